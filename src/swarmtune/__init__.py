@@ -1,0 +1,34 @@
+"""SwarmTune finds the settings at which an LLM inference service gives the most useful work within its promises.
+
+The public names are loaded on first use, so that ``import swarmtune`` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "records": ("Command", "Event", "File", "Group", "Measurement", "Score", "Setting", "Trial", "TrialState"),
+    "errors": ("ConfigurationError", "Culprit", "SwarmTuneError"),
+    "registry": ("register_benchmarks", "register_search", "register_settings", "register_simulator"),
+    "workload": ("Load", "Workload"),
+    "space": ("Field", "Space"),
+    "search.base": ("Search",),
+    "engines.base": ("Engine",),
+    "loadgen.base": ("Benchmark",),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+__all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604 - the names are built above, and a test reads them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'swarmtune' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"swarmtune.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

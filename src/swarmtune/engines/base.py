@@ -1,0 +1,73 @@
+"""The contract of every engine: it describes a service, and never starts anything."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from swarmtune.errors import SwarmTuneError
+from swarmtune.records import Command, Group, Setting
+from swarmtune.space import Field
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a service answered: status 0 means that it did not answer."""
+
+    status: int
+    body: str = ""
+
+
+class Probe(Protocol):
+    """What an engine may ask a starting service, given by whoever runs it."""
+
+    async def get(self, path: str) -> Reply:
+        """GET on the service's own address."""
+        ...
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
+        """POST of a JSON body on the service's own address."""
+        ...
+
+    async def logs(self) -> str:
+        """The last lines that the service printed."""
+        ...
+
+
+class Engine(ABC):
+    """Parameters + command + readiness + diagnosis of one kind of service.
+
+    ``config`` is the engine's own frozen section of config.toml (class attribute ``Config``, a pydantic model).
+    """
+
+    name: str
+    Config: type
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @property
+    @abstractmethod
+    def model(self) -> str:
+        """The model name that requests must carry."""
+
+    @abstractmethod
+    def fields(self) -> tuple[Field, ...]:
+        """The parameters that may change: the user's ``target_field`` entries, or the engine's own defaults."""
+
+    @abstractmethod
+    def command(self, setting: Setting, group: Group) -> Command:
+        """How to start the service with this setting on this group, answering on ``group.url``."""
+
+    @abstractmethod
+    async def ready(self, probe: Probe) -> bool:
+        """Is the service up: healthy, and one real completion came back?"""
+
+    @abstractmethod
+    def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
+        """Why did it not start, or why did it die? ``exit_code`` None: it still runs but never became ready.
+
+        The error says who must act (``culprit``) and holds the log's last lines.
+        """

@@ -1,0 +1,31 @@
+"""The contract of every load generator: workload in, command out; files in, measurement out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from swarmtune.records import Command, Measurement
+from swarmtune.workload import Workload
+
+
+class Benchmark(ABC):
+    """A load generator is a command that leaves files. Our own is one too.
+
+    ``config`` is the benchmark's own frozen section of config.toml (class attribute ``Config``, a pydantic model).
+    """
+
+    name: str
+    Config: type
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    @abstractmethod
+    def command(self, workload: Workload, url: str) -> Command:
+        """How to put this load on the service at ``url``. Result files go to the command's working directory."""
+
+    @abstractmethod
+    def read(self, directory: Path) -> Measurement:
+        """The measurement from the files that the command left. BenchmarkParseError if they do not hold one."""

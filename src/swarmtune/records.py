@@ -1,0 +1,206 @@
+"""Frozen facts that cross borders. No behaviour beyond what follows from the facts themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+Value = bool | int | float | str
+
+
+def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    return MappingProxyType(dict(mapping))
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """One candidate: the value of every field of the space, searched and derived.
+
+    Two settings with the same values are the same setting, whoever proposed them; ``origin`` remembers who did
+    ("baseline", "user:2", "particle:3", "tpe").
+    """
+
+    values: Mapping[str, Value]
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", _frozen(self.values))
+
+    @property
+    def key(self) -> str:
+        """Canonical text of the values: equal for equal settings, in every process."""
+        return json.dumps(dict(self.values), sort_keys=True)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Setting) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that a command needs. With ``restore`` the previous content comes back when the command has ended."""
+
+    path: str
+    content: str
+    restore: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """What an executor runs: argv, never a shell line.
+
+    ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown.
+    ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[File, ...] = ()
+    directory: str = ""
+    memory_limit_bytes: int | None = None
+    secrets: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "env", _frozen(self.env))
+
+    def same_process(self, other: Command | None) -> bool:
+        """Would this command start the very process that ``other`` started? Then no restart is needed (C7)."""
+        return other is not None and (self.argv, dict(self.env), self.files, self.memory_limit_bytes) == (
+            other.argv,
+            dict(other.env),
+            other.files,
+            other.memory_limit_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes that serve one candidate at a time: hosts (first = master), devices of each, and the service's port."""
+
+    name: str = "local"
+    hosts: tuple[str, ...] = ("127.0.0.1",)
+    port: int = 0
+    devices: tuple[int, ...] = ()
+
+    @property
+    def url(self) -> str:
+        """Where the service of this group answers."""
+        return f"http://{self.hosts[0]}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one load on one running service gave.
+
+    ``metrics`` has one meaning per name (loadgen/metrics.py): latencies in milliseconds (``p95_ttft_ms``), throughput in
+    tokens or requests per second, rates between 0 and 1. An absent name was not measured; there are no NaNs.
+    ``valid`` is the load generator's own verdict on itself, with ``reasons`` when it is not.
+    ``load`` is what was asked for, e.g. {"concurrency": 8} or {"request_rate": 2.5}.
+    """
+
+    metrics: Mapping[str, float]
+    load: Mapping[str, float] = field(default_factory=dict)
+    valid: bool = True
+    reasons: tuple[str, ...] = ()
+    source: str = "measured"  # or "predicted"; a predicted result is never stored as measured
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "metrics", _frozen(self.metrics))
+        object.__setattr__(self, "load", _frozen(self.load))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for storage and ``--json``."""
+        return {
+            "metrics": dict(self.metrics),
+            "load": dict(self.load),
+            "valid": self.valid,
+            "reasons": list(self.reasons),
+            "source": self.source,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Inverse of ``to_json``."""
+        return cls(data["metrics"], data["load"], data["valid"], tuple(data["reasons"]), data["source"])
+
+
+@dataclass(frozen=True)
+class Score:
+    """How good a setting is. ``loss`` is minimised by every search; ``value`` is the objective in its own unit.
+
+    ``violations`` maps each hard promise to how far it is broken, relative to its limit: <= 0 is kept, 0.2 is 20 % over.
+    A setting that could not even start has ``value`` None and the single violation ``start_failure``.
+    """
+
+    value: float | None
+    loss: float
+    violations: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "violations", _frozen(self.violations))
+
+    @property
+    def feasible(self) -> bool:
+        """Does it keep every promise?"""
+        return all(v <= 0 for v in self.violations.values())
+
+    @property
+    def total_violation(self) -> float:
+        """Sum of the broken parts; 0 when feasible."""
+        return sum(max(0.0, v) for v in self.violations.values())
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Sort key by Deb's feasibility rules: feasible by loss, then infeasible by violation (Deb 2000)."""
+        return (0, self.loss) if self.feasible else (1, self.total_violation)
+
+    @classmethod
+    def failed(cls, worst_loss: float = 1e9) -> Score:
+        """The score of a setting that cannot work at all."""
+        return cls(value=None, loss=worst_loss, violations={"start_failure": 10.0})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for storage and ``--json``."""
+        return {"value": self.value, "loss": self.loss, "violations": dict(self.violations)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Score:
+        """Inverse of ``to_json``."""
+        return cls(data["value"], data["loss"], data["violations"])
+
+
+class TrialState(StrEnum):
+    """Where a trial stands. A failed setting is COMPLETE with a violated promise; FAILED means infrastructure."""
+
+    RUNNING = "running"
+    COMPLETE = "complete"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One row of the study: a setting, and what came of it."""
+
+    number: int
+    setting: Setting
+    state: TrialState
+    score: Score | None = None
+    measurement: Measurement | None = None
+    failure: str | None = None
+    attempts: int = 1
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, for the terminal, the log and the dashboard."""
+
+    kind: str
+    at: float  # wall clock, seconds since the epoch
+    facts: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,93 @@
+"""Names of parts (engines, benchmarks, searches) and where their classes live. Nothing is imported until it is asked for.
+
+Built-in parts and plugins use the same door: an entry point in the group ``swarmtune.plugins`` names a function without
+arguments, which calls ``register_simulator``, ``register_benchmarks``, ``register_search`` or ``register_settings``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from swarmtune.errors import ConfigurationError
+
+GROUP = "swarmtune.plugins"
+
+
+class Registry:
+    """name -> class, given as the class itself or as ``"package.module:Class"``."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, tuple[type | str, str]] = {}
+
+    def register(self, name: str, target: type | str, summary: str = "") -> None:
+        """Add a part. Registering a name again replaces it: a plugin may override a built-in part."""
+        self._entries[name] = (target, summary)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def summary(self, name: str) -> str:
+        """One line for ``--help``."""
+        return self._entries[name][1]
+
+    def load(self, name: str) -> Any:
+        """The class registered under this name; ConfigurationError names the near ones if there is none."""
+        if name not in self._entries:
+            near = difflib.get_close_matches(name, list(self), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigurationError(f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}.")
+        target = self._entries[name][0]
+        if isinstance(target, str):
+            module, _, attribute = target.partition(":")
+            target = getattr(importlib.import_module(module), attribute)
+        return target
+
+
+engines = Registry("engine")
+benchmarks = Registry("benchmark")
+searches = Registry("search algorithm")
+settings_sections: dict[str, type] = {}
+
+_broken: list[str] = []
+_loaded = False
+
+
+def register_simulator(name: str, target: type | str, summary: str = "") -> None:
+    """Make an engine (the older tuner called it a simulator) known under ``-e NAME``."""
+    engines.register(name, target, summary)
+
+
+def register_benchmarks(name: str, target: type | str, summary: str = "") -> None:
+    """Make a load generator known under ``-b NAME``."""
+    benchmarks.register(name, target, summary)
+
+
+def register_search(name: str, target: type | str, summary: str = "") -> None:
+    """Make a search algorithm known under ``--algorithm NAME``."""
+    searches.register(name, target, summary)
+
+
+def register_settings(section: str, model: type) -> None:
+    """Declare a pydantic model for the table ``[section]`` of config.toml, for a plugin's own settings."""
+    settings_sections[section] = model
+
+
+def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[str]:
+    """Run every entry point once. A broken plugin is skipped; returned is one line for each, never an exception."""
+    global _loaded  # noqa: PLW0603 - the registry is the one thing that is per process by design
+    if not _loaded or found is not None:
+        _loaded = True
+        for entry in found() if found else list(entry_points(group=GROUP)):
+            try:
+                entry.load()()
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
+                _broken.append(f"plugin {entry.name!r} ({entry.value}) is broken and was skipped: {error!r}")
+    return list(_broken)

@@ -1,0 +1,35 @@
+"""The contract of every search: ask and tell."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from swarmtune.records import Score, Setting
+from swarmtune.space import Space
+
+
+class Search(ABC):
+    """Decides what to try next. Pure: it starts nothing, waits for nothing, and keeps no clock.
+
+    Its state is a function of the history: a new instance with the same space, seed and options that is told the same
+    results in the same order asks the same next question. Resume is replay, nothing else.
+    """
+
+    def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
+        """``budget`` is how many evaluations are planned in all (a hint: strategies decay over it)."""
+        self.space = space
+        self.seed = seed
+        self.budget = budget
+        self.options = options
+
+    @abstractmethod
+    def ask(self, pending: Sequence[Setting]) -> Setting:
+        """The next setting to measure, legal in the space, given those still being measured.
+
+        It is none of the told or pending ones unless the space has no other left. ``origin`` names who proposed it.
+        """
+
+    @abstractmethod
+    def tell(self, setting: Setting, score: Score) -> None:
+        """A result: of a setting that was asked, or of any other (baseline, user's own, replayed history)."""

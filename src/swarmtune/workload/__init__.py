@@ -1,0 +1,54 @@
+"""WHAT users send: requests, their lengths, and how they arrive. Pure values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Load:
+    """How hard the service is pushed: a closed loop of ``concurrency`` users, or ``request_rate`` arrivals per second.
+
+    With both, the rate is capped by the concurrency. ``arrivals`` shapes the rate: "poisson" or "constant".
+    """
+
+    concurrency: int | None = None
+    request_rate: float | None = None
+    arrivals: Literal["poisson", "constant"] = "poisson"
+
+    def to_json(self) -> dict[str, float]:
+        """The part that a Measurement records."""
+        known = {"concurrency": self.concurrency, "request_rate": self.request_rate}
+        return {name: value for name, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One load test: which requests, how many, how fast.
+
+    It ends after ``requests`` requests or ``duration_s`` seconds of measurement, whichever comes first (at least one is
+    given). ``warmup_requests`` are sent before and not counted. Lengths are in tokens, drawn from a normal distribution
+    cut off at 1. ``request_slos`` are the promises that a single request must keep to count for goodput:
+    {"ttft_ms": 500, "tpot_ms": 50, "e2el_ms": ...}. The same seed gives the same requests and the same arrivals.
+    """
+
+    model: str
+    load: Load = field(default_factory=lambda: Load(concurrency=1))
+    endpoint: Literal["chat", "completions"] = "completions"
+    requests: int | None = None
+    duration_s: float | None = None
+    warmup_requests: int = 0
+    input_tokens_mean: float = 64
+    input_tokens_stddev: float = 0
+    output_tokens_mean: float = 32
+    output_tokens_stddev: float = 0
+    ignore_eos: bool = True
+    seed: int = 0
+    request_timeout_s: float = 120.0
+    request_slos: Mapping[str, float] = field(default_factory=dict)
+
+    def at(self, load: Load) -> Workload:
+        """The same requests under another load."""
+        return replace(self, load=load)

@@ -1,0 +1,207 @@
+"""Encode/decode round trips, legality of every decoded setting, exact derived values: for random spaces."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from swarmtune.errors import ConfigValidationError
+from swarmtune.space import DTYPES, Dimension, Field, Space
+
+INDEPENDENT = ("int", "float", "bool", "enum", "range")
+
+
+@st.composite
+def independent_field(draw: st.DrawFn, name: str) -> Field:
+    dtype = draw(st.sampled_from(INDEPENDENT))
+    if dtype == "bool":
+        return Field(name, dtype=dtype, min=0, max=1)
+    if dtype == "enum":
+        pool = st.one_of(st.integers(-50, 50), st.sampled_from(["f16", "q8_0", "q4_0", "auto"]))
+        choices = draw(st.lists(pool, min_size=1, max_size=6, unique=True))
+        return Field(name, dtype=dtype, dtype_param=choices)
+    low = draw(st.integers(1, 500))
+    high = low + draw(st.integers(0, 70_000))
+    if dtype == "range":
+        step = draw(st.sampled_from([1, 2, 7, 10, 100, 0.5]))
+        return Field(name, dtype=dtype, min=low, max=high, dtype_param=step)
+    return Field(name, dtype=dtype, min=low, max=high, log=draw(st.booleans()))
+
+
+@st.composite
+def spaces(draw: st.DrawFn) -> Space:
+    """A few independent fields, and one of each derived kind."""
+    fields = [draw(independent_field(f"p{i}")) for i in range(draw(st.integers(1, 4)))]
+    low = draw(st.integers(1, 20))
+    batch = Field("batch", dtype="int", min=low, max=low + draw(st.integers(0, 1000)))
+    lowest = draw(st.sampled_from([0.0, 0.1, 0.25]))
+    ratio = Field("part", dtype="ratio", min=lowest, max=draw(st.sampled_from([0.3, 0.7, 1.0])), dtype_param="batch")
+    share = Field("rest", dtype="share", dtype_param="batch")
+    product = draw(st.sampled_from([1, 8, 12, 16, 36, 64]))
+    tp = Field("tp", dtype="int", min=1, max=draw(st.integers(1, 70)))
+    dp = Field("dp", dtype="factories", dtype_param={"target_name": "tp", "product": product})
+    twice = Field("tokens", dtype="times", dtype_param={"target_name": "batch", "product": draw(st.integers(1, 9))})
+    a = Field("a", dtype="enum", dtype_param=[1, 2, 3, 4, 6, 8])
+    b = Field("b", dtype="int", min=1, max=draw(st.integers(1, 20)))
+    policy = draw(st.sampled_from([{}, {"priority_policy": "fixed", "priority": "a"}]))
+    pair = {"target_names": ["a", "b"], "product": product}
+    quotient = Field("c", dtype="ternary_factories", dtype_param={**pair, **policy})
+    triple = Field("d", dtype="ternary_times", dtype_param={**pair})
+    order = draw(st.permutations([*fields, batch, ratio, share, tp, dp, twice, a, b, quotient, triple]))
+    return Space(order)
+
+
+@given(spaces(), st.integers(0, 2**32))
+@settings(max_examples=150, deadline=None)
+def test_decode_is_legal_and_encode_is_its_inverse(space: Space, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for point in (rng.uniform(size=len(space.dimensions)), rng.integers(0, 2, len(space.dimensions)).astype(float)):
+        setting = space.decode(point)
+        values = setting.values
+        for dimension in space.dimensions:
+            field = next(f for f in space.fields if f.name == dimension.name)
+            if field.dtype != "ratio":
+                assert dimension.contains(values[dimension.name])
+        unit = space.encode(setting)
+        assert np.all((unit >= 0) & (unit <= 1))
+        assert space.decode(unit) == setting
+        assert space.from_coordinates(space.coordinates(setting)) == setting
+        by_name = {f.name: f for f in space.fields}
+        low, high = by_name["part"].min or 0, by_name["part"].max or 0
+        assert math.floor(low * values["batch"]) <= values["part"] <= high * values["batch"]
+        assert values["rest"] == by_name["batch"].min + by_name["batch"].max - values["batch"]
+        assert values["tp"] * values["dp"] == by_name["dp"].dtype_param["product"]
+        assert values["tokens"] == values["batch"] * by_name["tokens"].dtype_param["product"]
+        assert values["a"] * values["b"] * values["c"] == by_name["c"].dtype_param["product"]
+        assert values["d"] == values["a"] * values["b"] * by_name["d"].dtype_param["product"]
+
+
+@given(independent_field("p"))
+@settings(max_examples=200, deadline=None)
+def test_every_value_of_a_grid_owns_a_share(field: Field) -> None:
+    if field.fixed is not None:
+        assert not field.searched
+        return
+    dimension = Dimension.of(field)
+    if dimension.count is not None and dimension.count <= 2000:
+        if dimension.choices:
+            values = list(dimension.choices)
+        else:
+            values = list(range(int(dimension.low), int(dimension.high) + 1))
+        assert [dimension.decode(dimension.encode(v)) for v in values] == values
+    assert dimension.contains(dimension.decode(0.0))
+    assert dimension.contains(dimension.decode(1.0))
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=50, deadline=None)
+def test_repair_gives_a_legal_point_or_none(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    fields = (
+        Field("seqs", dtype="int", min=1, max=512, log=True),
+        Field("tokens", dtype="range", min=64, max=8192, dtype_param=64),
+        Field("tp", dtype="enum", dtype_param=[1, 2, 4, 8]),
+        Field("pp", dtype="enum", dtype_param=[1, 2, 4, 8]),
+    )
+    space = Space(fields, ["tokens >= seqs", "tp * pp == 8", "seqs % 2 == 0 or tp == 1"])
+    for _ in range(5):
+        repaired = space.repair(rng.uniform(size=4), rng)
+        assert repaired is not None
+        assert space.legal(space.decode(repaired))
+    impossible = Space(fields, ["tp * pp == 7"])
+    assert impossible.repair(rng.uniform(size=4), rng) is None
+
+
+def test_a_legal_point_is_not_moved() -> None:
+    space = Space([Field("n", dtype="int", min=1, max=100)], ["n >= 50"])
+    point = np.array([0.9])
+    assert np.array_equal(space.repair(point, np.random.default_rng(0)), point)
+
+
+def test_constants_count_even_when_they_are_zero() -> None:
+    space = Space(
+        [
+            Field("n", dtype="int", min=1, max=9, constant=0),
+            Field("same", dtype="float", min=2.5, max=2.5),
+            Field("k", min=1, max=3),
+        ]
+    )
+    assert [d.name for d in space.dimensions] == ["k"]
+    assert space.default().values == {"n": 0, "same": 2.5, "k": 2}
+    assert space.size == 3
+
+
+def test_baseline_takes_values_and_ratios_both_ways() -> None:
+    batch = Field("batch", min=10, max=1000, value=200)
+    as_ratio = Space([batch, Field("part", dtype="ratio", min=0.1, max=0.7, dtype_param="batch", value=0.5)])
+    as_number = Space([batch, Field("part", dtype="ratio", min=0.1, max=0.7, dtype_param="batch", value=50)])
+    assert as_ratio.default().values["part"] == 100
+    assert as_number.default().values["part"] == 50
+
+
+def test_env_is_read_when_the_setting_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    space = Space([Field("world", dtype="env", dtype_param="WORLD_SIZE"), Field("n", min=1, max=2)])
+    assert space.default().values["world"] == "16"
+    assert [d.name for d in space.dimensions] == ["n"]
+
+
+def test_user_settings_are_checked_and_completed() -> None:
+    space = Space(
+        [
+            Field("n", min=1, max=100, value=10),
+            Field("twice", dtype="times", dtype_param={"target_name": "n", "product": 2}),
+        ]
+    )
+    assert space.setting({"n": 50}).values == {"n": 50, "twice": 100}
+    with pytest.raises(ConfigValidationError) as caught:
+        space.setting({"n": 1000, "m": 1})
+    assert len(caught.value.mistakes) == 2
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    with pytest.raises(ConfigValidationError) as caught:
+        Space(
+            [
+                Field("a", dtype="integer"),
+                Field("b", dtype="int", min=5, max=1),
+                Field("c", dtype="ratio", min=0, max=1, dtype_param="zzz"),
+                Field("d", dtype="range", min=0, max=10, dtype_param=0),
+                Field("e", dtype="enum", dtype_param=[]),
+                Field("e", dtype="bool"),
+                Field("f", dtype="factories", dtype_param={"target_name": "b"}),
+                Field("g", dtype="int", min=1, max=9, value=10),
+            ],
+            ["a >= nothing", "__import__('os')", "a +"],
+        )
+    assert len(caught.value.mistakes) >= 9
+
+
+def test_circles_are_named() -> None:
+    times = {"product": 2}
+    with pytest.raises(ConfigValidationError, match="circle"):
+        Space(
+            [
+                Field("x", dtype="times", dtype_param={"target_name": "y", **times}),
+                Field("y", dtype="times", dtype_param={"target_name": "x", **times}),
+            ]
+        )
+
+
+def test_indivisible_targets_are_a_mistake() -> None:
+    with pytest.raises(ConfigValidationError, match="divides"):
+        Space(
+            [
+                Field("tp", min=5, max=6),
+                Field("dp", dtype="factories", dtype_param={"target_name": "tp", "product": 16}),
+            ]
+        )
+
+
+def test_the_twelve_dtypes_are_the_documented_ones() -> None:
+    assert len(DTYPES) == 12
+    assert all(name in (Field.__doc__ or "") for name in DTYPES)
