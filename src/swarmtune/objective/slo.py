@@ -1,0 +1,66 @@
+"""Promises: limits on metrics of a measurement, hard by default."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from swarmtune.errors import FitnessCalculationError
+from swarmtune.records import Measurement
+
+# Latency metrics that a promise may bound, e.g. p95_ttft_ms: the loadgen gives them for every workload.
+LATENCIES = ("ttft", "tpot", "itl", "e2el")
+STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
+PROMISED = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
+
+
+def promise_mistakes(limits: Mapping[str, float]) -> list[str]:
+    """What is wrong with a table of promises, as sentences."""
+    form = f"{'|'.join(STATISTICS)}_{'|'.join(LATENCIES)}_ms"
+    return [
+        f"objective.slo.{name}: not a promise; write {form}, for example p95_ttft_ms = 500"
+        for name in limits
+        if not PROMISED.match(name)
+    ] + [
+        f"objective.slo.{name}: the limit must be above 0 ms, not {limit}"
+        for name, limit in limits.items()
+        if not limit > 0
+    ]
+
+
+def per_request_limits(limits: Mapping[str, float]) -> dict[str, float]:
+    """What one request must keep so that it counts for goodput: the tightest promise per latency, {"ttft_ms": 500}."""
+    found: dict[str, float] = {}
+    for name, limit in limits.items():
+        match = PROMISED.match(name)
+        if match and match[2] != "itl":
+            key = f"{match[2]}_ms"
+            found[key] = min(limit, found.get(key, limit))
+    return found
+
+
+def violations(measurement: Measurement, limits: Mapping[str, float], min_success_rate: float) -> dict[str, float]:
+    """How far each promise is broken, relative to its limit (<= 0: kept).
+
+    When not a single request completed there is no latency to judge, and each promise counts as broken by its full
+    limit; otherwise a missing metric is a FitnessCalculationError, never a kept promise.
+    """
+    found = {"success_rate": 1.0 - metric(measurement, "success_rate") / min_success_rate}
+    nothing_completed = measurement.metrics.get("completed") == 0
+    for name, limit in limits.items():
+        if nothing_completed:
+            found[name] = 1.0
+        else:
+            found[name] = metric(measurement, name) / limit - 1.0
+    return found
+
+
+def metric(measurement: Measurement, name: str) -> float:
+    """A metric that the objective cannot do without."""
+    if name not in measurement.metrics:
+        have = ", ".join(sorted(measurement.metrics)) or "none"
+        raise FitnessCalculationError(
+            f"The measurement has no {name}, which the objective needs. It has: {have}.",
+            details={"missing": name, "metrics": sorted(measurement.metrics)},
+        )
+    return measurement.metrics[name]
