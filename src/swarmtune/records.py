@@ -194,7 +194,7 @@ class Trial:
     measurement: Measurement | None = None
     failure: str | None = None
     attempts: int = 1
-    seconds: float | None = None
+    times: tuple[float, float] | None = None  # start and end of the last attempt, wall clock
 
 
 @dataclass(frozen=True)

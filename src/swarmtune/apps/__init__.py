@@ -1,0 +1,1 @@
+"""WHAT people touch: front ends. They may import anything, and nothing imports them."""

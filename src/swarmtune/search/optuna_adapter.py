@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -31,9 +32,9 @@ def distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log)
 
 
-def system_attributes(score: Score) -> dict[str, object]:
+def system_attributes(score: Score) -> dict[str, Any]:
     """A score's promises as Optuna 5 stores constraints, and as optuna-dashboard 0.21 still reads them (a list)."""
-    named: dict[str, object] = {f"constraints:{name}": value for name, value in score.violations.items()}
+    named: dict[str, Any] = {f"constraints:{name}": value for name, value in score.violations.items()}
     return {**named, "constraints": list(score.violations.values())}
 
 

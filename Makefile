@@ -1,0 +1,62 @@
+# SwarmTune. Everything lives in .venv; nothing else on this machine is touched. `make help` explains the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+UV ?= $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.cache/uv/bin/uv:
+	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
+
+.venv/.complete: pyproject.toml uv.lock | $(UV)
+	$(UV) sync --quiet --frozen --all-extras
+	@touch $@
+
+install: .venv/.complete ## the environment .venv with every extra that this machine can use
+
+demo: install ## tune the embedded llama.cpp on this machine: real server, real weights, at most 6 minutes
+	.venv/bin/swarmtune optimizer $(ARGS)
+
+lint: install ## ruff, mypy, import-linter
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+
+lint-fix: install ## let ruff repair what it can
+	.venv/bin/ruff check --fix
+
+format: install ## format the code
+	.venv/bin/ruff format
+
+check-format: install ## is everything formatted?
+	.venv/bin/ruff format --check
+
+test: lint ## lint, types and the whole test suite
+	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=90 -m "not vllm" $(ARGS)
+
+test-verbose: install ## the test suite, test by test
+	$(PY) -m pytest -v -m "not vllm" $(ARGS)
+
+test-vllm: install ## build the vLLM environment (3.5 GB, cached) and tune a real vLLM end to end
+	$(PY) tests/vllm/build_env.py
+	$(PY) -m pytest -v -m vllm tests/vllm $(ARGS)
+
+coverage: install ## branch coverage as HTML in htmlcov/
+	$(PY) -m pytest --cov --cov-report=html -m "not vllm"
+
+bench: install ## every benchmark of benchmarks/, one table each
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) $$file || exit 1; done
+
+docs: install ## write the generated parts of docs/ again
+	$(PY) docs/generate.py
+
+docker: ## build the container image (needs a Docker engine)
+	docker build -t swarmtune .
+
+clean: ## remove everything that was built; studies stay
+	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+.PHONY: help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

@@ -1,0 +1,114 @@
+"""``swarmtune check``: validate, and show the plan without running it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+
+from rich.console import Console
+from rich.table import Table
+
+from swarmtune.apps.cli import EXIT_DONE
+from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides
+from swarmtune.settings import BaseSections, config_path, read_settings
+from swarmtune.space import Dimension, Field
+from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.report import DEFAULT_PORT, command_line
+
+ASSUMED_START_S = 30.0  # of a service of which nothing is known yet
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_plan_arguments(parser)
+    add_search_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check and show; wrong settings end in ConfigValidationError."""
+    settings = read_settings(config_path(args.config), overrides(args))
+    show(make_plan(settings), settings)
+    return EXIT_DONE
+
+
+def show(plan: Plan, settings: BaseSections) -> None:
+    """The plan for people, on stdout."""
+    console = Console(highlight=False)
+    console.print("[bold]The configuration is right.[/bold] This is what would be run:\n")
+    for name, text in facts(plan, settings):
+        console.print(f"  [bold]{name:<12}[/bold] {text}", markup=True, soft_wrap=True)
+    console.print()
+    console.print(space_table(plan))
+    for text in (c.text for c in plan.space.constraints):
+        console.print(f"  rule: {text}", markup=False)
+    group = plan.groups[0]
+    port = group.port or DEFAULT_PORT
+    baseline = plan.engine.command(plan.baseline(), replace(group, port=port))
+    console.print("\n[bold]Service, baseline:[/bold]")
+    console.print(f"  {command_line(baseline)}", markup=False, soft_wrap=True)
+    load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
+    console.print("[bold]Load:[/bold]")
+    console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
+    for notice in plan.notices:
+        console.print(f"note: {notice}", markup=False)
+
+
+def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
+    """The plan in a few lines."""
+    promises = ", ".join(f"{name} <= {limit:g}" for name, limit in plan.objective.limits.items()) or "none"
+    search = plan.load_search
+    load = plan.workload.load.to_json()
+    loads = (
+        f"{plan.load_variable} {search.low:g} to {search.high:g}, at most {search.points} points"
+        if search
+        else f"{load}"
+    )
+    return [
+        ("engine", f"{plan.engine.name} ({plan.engine.model})"),
+        ("benchmark", plan.benchmark.name),
+        ("objective", f"{plan.objective.direction} {settings.objective.name} ({plan.objective.unit})"),
+        ("promises", f"{promises}, success rate >= {plan.objective.min_success_rate:g}"),
+        ("load", loads),
+        (
+            "search",
+            f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",
+        ),
+        ("space", f"{plan.space.size:.3g} settings in {len(plan.space.dimensions)} dimensions"),
+        ("time", expected_time(plan)),
+    ]
+
+
+def expected_time(plan: Plan) -> str:
+    """A rough expectation, and what it rests on."""
+    window = plan.workload.duration_s
+    limit = "" if plan.timeout_s is None else f", the search at most {plan.timeout_s / 60:.1f} min"
+    if window is None:
+        return f"unknown: the load is a number of requests, not of seconds{limit}"
+    points = plan.load_search.points if plan.load_search else 1
+    start = min(ASSUMED_START_S, plan.start_timeout_s)
+    total = plan.evaluations * (points * window + start) / len(plan.groups) + 2 * plan.confirm * (window + start)
+    return f"at most about {math.ceil(total / 60)} min, if a start takes {start:g} s{limit}"
+
+
+def space_table(plan: Plan) -> Table:
+    """Fields, their ranges and the baseline."""
+    table = Table("parameter", "position", "values", "baseline", box=None, header_style="bold", pad_edge=False)
+    baseline = plan.baseline().values
+    dimensions = {d.name: d for d in plan.space.dimensions}
+    for field in plan.space.fields:
+        table.add_row(
+            field.name, field.config_position, described(field, dimensions.get(field.name)), str(baseline[field.name])
+        )
+    return table
+
+
+def described(field: Field, dimension: Dimension | None) -> str:
+    """The values of a field in a few words."""
+    if dimension is None:
+        return "constant" if not field.derived and field.dtype != "env" else f"{field.dtype} of {field.dtype_param}"
+    if dimension.choices:
+        shown = [str(c) for c in dimension.choices]
+        return ", ".join(shown) if len(shown) <= 8 else f"{shown[0]}, {shown[1]} ... {shown[-1]} ({len(shown)})"
+    what = f" x {field.dtype_param}" if field.dtype == "ratio" else ""
+    return f"{dimension.low:g} to {dimension.high:g}{what}{' (log)' if dimension.log else ''}"

@@ -1,0 +1,126 @@
+"""``swarmtune init``: a commented config.toml for the engine, model and hardware found here."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from swarmtune import registry
+from swarmtune.apps.cli import EXIT_DONE
+from swarmtune.apps.cli.options import add_plan_arguments
+from swarmtune.errors import ConfigPathError, ConfigurationError
+from swarmtune.settings import BaseSections, Optimizer, Promises, read_settings, section_name
+from swarmtune.space import Field
+from swarmtune.tuner.plan import DEFAULT_EVALUATIONS, DEFAULT_PROMISES
+from swarmtune.tuner.study import write_private
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_plan_arguments(parser)
+    parser.add_argument("--model", help="model for the service: a name or a folder")
+    parser.add_argument("--force", action="store_true", help="write over an existing file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file (-c, default config.toml)."""
+    path = Path(args.config or "config.toml")
+    if path.exists() and not args.force:
+        raise ConfigPathError(f"{path} is there already; --force writes over it, -c FILE writes another one.")
+    engine_name = args.engine or found_engine()
+    benchmark_name = args.benchmark or "swarmtune"
+    settings = read_settings(None, {"optimizer": {"engine": engine_name, "benchmark": benchmark_name}})
+    text = config_text(settings, engine_name, benchmark_name, args.model)
+    write_private(path, text)
+    print(f"Wrote {path}: engine {engine_name}, benchmark {benchmark_name}. Next: swarmtune check -c {path}")
+    return EXIT_DONE
+
+
+def found_engine() -> str:
+    """The engine that is installed here."""
+    if shutil.which("vllm"):
+        return "vllm"
+    if importlib.util.find_spec("sglang"):
+        return "sglang"
+    return "llamacpp" if importlib.util.find_spec("xllamacpp") else "simulated"
+
+
+def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, model: str | None) -> str:
+    """The whole file."""
+    engine_class = registry.engines.load(engine_name)
+    engine = engine_class(getattr(settings, section_name(engine_class)))
+    memory = psutil.virtual_memory().total / 2**30
+    lines = [
+        f"# SwarmTune configuration for {engine_name}, written by `swarmtune init`.",
+        f"# Found here: {os.cpu_count()} CPUs, {memory:.0f} GiB of memory.",
+        "# Check it with `swarmtune check`, run it with `swarmtune optimizer`. Every key: docs/options.md.",
+        "",
+        "[optimizer]",
+        *key(Optimizer, "engine", engine_name),
+        *key(Optimizer, "benchmark", benchmark_name),
+        *key(Optimizer, "evaluations", DEFAULT_EVALUATIONS),
+        *key(Optimizer, "confirm", 3),
+        "",
+        "[objective]",
+        *key(Promises, "name", "goodput"),
+        f"# {Promises.model_fields['slo'].description}",
+        f"slo = {toml(DEFAULT_PROMISES)}",
+        "",
+        *engine_lines(engine, model),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def key(section: Any, name: str, value: Any) -> list[str]:
+    """A key with what it means."""
+    return [f"# {section.model_fields[name].description}", f"{name} = {toml(value)}"]
+
+
+def engine_lines(engine: Any, model: str | None) -> list[str]:
+    """The engine's own table and its parameters."""
+    name = section_name(engine)
+    lines = [f"[{name}]"]
+    options = type(engine).Config.model_fields
+    for option, info in options.items():
+        if option not in ("target_field", "command") and info.description:
+            value = getattr(engine.config, option)
+            shown = model if option == "model" and model else value
+            prefix = "" if option == "model" and model else "# "
+            if isinstance(shown, (bool, int, float, str)):
+                lines += [f"# {info.description}", f"{prefix}{option} = {toml(shown)}"]
+    if model and "command" in options:
+        lines += ["", f"[{name}.command]", f"model = {toml(model)}", "port = 8000"]
+    try:
+        fields = engine.fields()
+        rules = engine.constraints()
+    except ConfigurationError as error:
+        return [*lines, f"# its parameters could not be read yet: {error.message.splitlines()[0]}"]
+    lines += ["", "# What may change. `value` is the baseline; `constant = ...` takes a parameter out of the search."]
+    for field in fields:
+        lines += field_lines(name, field)
+    return [*[f"# rule of the engine: {rule}" for rule in rules], *lines]
+
+
+def field_lines(name: str, field: Field) -> list[str]:
+    """One [[ENGINE.target_field]] entry."""
+    names = ("name", "config_position", "dtype", "min", "max", "dtype_param", "log", "value", "constant")
+    given = {k: getattr(field, k) for k in names if getattr(field, k) is not None and (k != "log" or field.log)}
+    return ["", f"[[{name}.target_field]]", *(f"{k} = {toml(v)}" for k, v in given.items())]
+
+
+def toml(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(toml(v) for v in value)}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{k} = {toml(v)}' for k, v in value.items())} }}"
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,89 @@
+"""``swarmtune optimizer``: tune a service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from swarmtune.apps.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
+from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides
+from swarmtune.apps.cli.view import View, show_result
+from swarmtune.clock import RealClock
+from swarmtune.settings import BaseSections, config_path, read_settings
+from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.report import Result
+from swarmtune.tuner.run import tune
+from swarmtune.tuner.study import Place, last_place, merged, new_place
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add_plan_arguments(parser)
+    add_search_arguments(parser)
+    parser.add_argument(
+        "-lb", "--load-breakpoint", "--load_breakpoint", action="store_true", help="go on with the last study"
+    )
+    parser.add_argument(
+        "--backup", action="store_true", help="keep the service's files of every attempt beside its logs"
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print the result as one JSON object on stdout; progress goes to stderr"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything and show the plan, run nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run or go on with a study; returns the exit code."""
+    settings, plan, place, request = _prepare(args)
+    if args.dry_run:
+        check.show(plan, settings)
+        return EXIT_DONE
+    place = place or new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
+    view = View(plan, place.folder, settings.log_level)
+    with view:
+        result = asyncio.run(_tune(plan, place, request, view))
+    if result is None:
+        print(
+            f"\nInterrupted. Nothing is lost: `swarmtune optimizer -lb` goes on. The study: {place.folder}",
+            file=sys.stderr,
+        )
+        return EXIT_INTERRUPTED
+    if args.json:
+        sys.stdout.write(orjson.dumps(result.to_json()).decode() + "\n")
+    else:
+        show_result(result)
+    return EXIT_DONE if result.best is not None else EXIT_NOTHING_FEASIBLE
+
+
+def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None, dict[str, Any]]:
+    """Settings and plan; with -lb those of the last study, changed by what is given now."""
+    given, path = overrides(args), config_path(args.config)
+    place = None
+    if args.load_breakpoint:
+        study = getattr(args, "study", None)
+        place = last_place(Path(read_settings(path, given).output).expanduser(), study)
+        before = place.head.request if place.head else {}
+        given = merged(before.get("overrides", {}), given)
+        if args.config is None and before.get("config"):
+            path = Path(before["config"])
+    settings = read_settings(path, given)
+    request = {"overrides": given, "config": str(path.resolve()) if path else None}
+    return settings, make_plan(settings), place, request
+
+
+async def _tune(plan: Plan, place: Place, request: dict[str, Any], view: View) -> Result | None:
+    """The run, ended in order by SIGINT, SIGTERM or SIGHUP: then None."""
+    work = asyncio.ensure_future(tune(plan, place, request, RealClock(), view.listen))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        return None

@@ -1,0 +1,75 @@
+"""Options that several commands share, and the way from a command line to a plan."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from typing import Any
+
+from swarmtune import registry
+
+
+def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
+    """-e, -b and -c; ``-h`` lists what is registered."""
+    broken = registry.load_plugins()
+    parser.add_argument(
+        "-e", "--engine", metavar="ENGINE", help=f"service under tune (default llamacpp). {listed(registry.engines)}"
+    )
+    parser.add_argument(
+        "-b", "--benchmark", "--benchmark_policy", metavar="BENCHMARK", dest="benchmark",
+        help=f"load generator (default swarmtune). {listed(registry.benchmarks)}",
+    )  # fmt: skip
+    parser.add_argument(
+        "-c", "--config", metavar="FILE",
+        help="configuration (default $SWARMTUNE_CONFIG_PATH, then ./config.toml, then built-in defaults)",
+    )  # fmt: skip
+    if broken:
+        parser.epilog = "\n".join([*(parser.epilog or "").splitlines(), *broken])
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """Budget, algorithm, seed and study."""
+    parser.add_argument(
+        "--evaluations", type=int, metavar="N", help="settings to measure, baseline included (default 16)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="TIME",
+        help="time for the search, e.g. 300, 90s, 20m, 4h (without the final proof)",
+    )
+    parser.add_argument(
+        "--algorithm", metavar="NAME", help=f"search algorithm (default swarm). {listed(registry.searches)}"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same questions (default 0)")
+    parser.add_argument(
+        "--study", metavar="URL",
+        help="database of the study: a path, sqlite:///PATH or postgresql://USER@HOST/DB (default: a new folder)",
+    )  # fmt: skip
+
+
+def listed(known: registry.Registry) -> str:
+    """What is registered, for --help."""
+    return "; ".join(f"{name}: {known.summary(name)}" if known.summary(name) else name for name in known).replace(
+        "%", "%%"
+    )
+
+
+def seconds(text: str) -> float:
+    """A time span in seconds from 300, 90s, 20m or 4h."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:].lower())
+    try:
+        value = float(text[:-1]) * unit if unit else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 300, 90s, 20m or 4h") from None
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a time above 0")
+    return value
+
+
+def overrides(args: argparse.Namespace) -> dict[str, Any]:
+    """The given options as nested settings; what was not given is not there."""
+    names = ("engine", "benchmark", "evaluations", "timeout", "algorithm", "seed", "study", "backup")
+    given = {name: getattr(args, name, None) for name in names}
+    table = {name: value for name, value in given.items() if value not in (None, False)}
+    return {"optimizer": table} if table else {}

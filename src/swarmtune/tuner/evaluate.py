@@ -1,0 +1,234 @@
+"""One setting on one group: start the service, wait until it is ready, put load on it, score what came back."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from swarmtune.clock import Clock
+from swarmtune.cluster.executors.base import Executor, Handle
+from swarmtune.errors import (
+    BenchmarkExecutionError,
+    BenchmarkParseError,
+    Culprit,
+    SimulatorHealthCheckError,
+    SimulatorStartError,
+    SwarmTuneError,
+)
+from swarmtune.records import Command, Group, Measurement, Score, Setting
+from swarmtune.search.load import LoadPoint
+from swarmtune.tuner.plan import Plan
+from swarmtune.tuner.probe import HttpProbe
+from swarmtune.tuner.store import Attempt, Outcome
+from swarmtune.workload import Workload
+
+POLL_S = 0.05
+READY_POLL_S = 0.25
+INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
+LOG_LINES = 40
+
+Report = Callable[[str, dict[str, Any]], None]  # phase and facts, for the terminal
+Keep = Callable[[Measurement], None]  # a load point, for the ledger
+
+
+@dataclass(frozen=True)
+class _Running:
+    """The service that a group runs right now."""
+
+    command: Command
+    handle: Handle
+
+
+class Evaluator:
+    """Measures settings on one group, one at a time. A setting that needs no other process gets no restart (C7)."""
+
+    def __init__(self, plan: Plan, group: Group, executor: Executor, clock: Clock, directory: Path) -> None:
+        """``directory`` holds one folder per attempt."""
+        self.group = group
+        self._plan = plan
+        self._executor = executor
+        self._clock = clock
+        self._directory = directory
+        self._running: _Running | None = None
+
+    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, load: float | None = None) -> Outcome:
+        """The outcome of one attempt; ``load`` fixes the load instead of searching for it.
+
+        Errors that are the setting's fault become a failed score, those of the infrastructure an outcome without a
+        score. Errors that the user must act on, and bugs, are raised.
+        """
+        started = self._clock.monotonic()
+        folder = self._directory / f"{attempt.trial_number:04d}-{attempt.id}"
+        try:
+            await self._serve(attempt, folder, report)
+            points = await self._measure_loads(attempt, folder, report, keep, load, started)
+        except SwarmTuneError as error:
+            await self.stop()
+            if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
+                raise
+            score = Score.failed() if error.culprit is Culprit.SETTING else None
+            return Outcome(score=score, failure=error.message, facts={"details": _plain(error.details)})
+        except BaseException:
+            await self.stop()
+            raise
+        measurement, score = min(points, key=lambda p: p[1].rank)
+        return Outcome(score, measurement, facts={"load_points": len(points)})
+
+    async def stop(self) -> None:
+        """End the service of this group, if one runs."""
+        running, self._running = self._running, None
+        if running is not None:
+            await running.handle.stop()
+
+    # --- the service ---------------------------------------------------------------------------------------------
+
+    async def _serve(self, attempt: Attempt, folder: Path, report: Report) -> None:
+        command = self._plan.engine.command(attempt.setting, self._with_port())
+        if self._running and command.same_process(self._running.command) and await self._running.handle.poll() is None:
+            return
+        await self.stop()
+        if not self._plan.engine.port:
+            self.group = replace(self.group, port=0)
+            command = self._plan.engine.command(attempt.setting, self._with_port())
+        report("starting", {"setting": dict(attempt.setting.values)})
+        marked = replace(
+            command,
+            directory=command.directory or str(folder / "service"),
+            env={**command.env, "SWARMTUNE_TOKEN": attempt.token},
+        )
+        handle = await self._executor.start(marked)
+        self._running = _Running(command, handle)
+        await self._wait_ready(handle)
+        report("ready", {})
+
+    async def _wait_ready(self, handle: Handle) -> None:
+        deadline = self._clock.monotonic() + self._plan.start_timeout_s
+        async with aiohttp.ClientSession() as session:
+            probe = HttpProbe(self.group.url, handle, session)
+            while True:
+                code = await handle.poll()
+                if code is not None:
+                    raise self._plan.engine.diagnose(code, await handle.logs(LOG_LINES))
+                if await self._plan.engine.ready(probe):
+                    return
+                if self._clock.monotonic() > deadline:
+                    error = self._plan.engine.diagnose(None, await handle.logs(LOG_LINES))
+                    waited = f"not ready after {self._plan.start_timeout_s:g} s (wait_start_time). "
+                    raise SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
+                await self._clock.sleep(READY_POLL_S)
+
+    def _with_port(self) -> Group:
+        if not self.group.port:
+            self.group = replace(self.group, port=free_port())
+        return self.group
+
+    # --- the load ------------------------------------------------------------------------------------------------
+
+    async def _measure_loads(
+        self, attempt: Attempt, folder: Path, report: Report, keep: Keep, load: float | None, started: float
+    ) -> list[tuple[Measurement, Score]]:
+        plan = self._plan
+        found: list[tuple[Measurement, Score]] = []
+        tried: list[LoadPoint] = []
+        while True:
+            if plan.load_search is None:
+                wanted = plan.workload.at(plan.load_of(attempt.setting))
+            else:
+                value = load if load is not None else plan.load_search.next(tried)
+                if value is None:
+                    return found
+                wanted = plan.workload.at(plan.at(value))
+            report("load", dict(wanted.load.to_json()))
+            workload = replace(wanted, seed=seed_of(plan.seed, attempt.id, len(found)))
+            left = plan.evaluation_timeout_s - (self._clock.monotonic() - started)
+            measurement = await self._measure(workload, folder, len(found), left)
+            score = plan.objective.score(measurement)
+            keep(measurement)
+            found.append((measurement, score))
+            tried.append(LoadPoint(plan.load_value(measurement), max(score.violations.values(), default=-1.0)))
+            if plan.load_search is None or load is not None:
+                return found
+
+    async def _measure(self, workload: Workload, folder: Path, number: int, timeout_s: float) -> Measurement:
+        """One valid measurement; an invalid one is repeated, never used."""
+        reasons = ""
+        for repeat in range(1 + INVALID_REPEATS):
+            directory = folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
+            measurement = await self._benchmark(workload, directory, timeout_s)
+            if measurement.valid:
+                return replace(measurement, load={**workload.load.to_json(), **measurement.load})
+            reasons = "; ".join(measurement.reasons)
+        raise BenchmarkExecutionError(
+            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}. "
+            "Give it more CPU, or put less load on this machine.",
+            details={"reasons": reasons},
+        )
+
+    async def _benchmark(self, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
+        command = self._plan.benchmark.command(workload, self.group.url)
+        deadline = self._clock.monotonic() + max(1.0, timeout_s)
+        handle = await self._executor.start(replace(command, directory=str(directory)))
+        try:
+            while (code := await handle.poll()) is None:
+                await self._check_alive()
+                if self._clock.monotonic() > deadline:
+                    raise SimulatorHealthCheckError(
+                        f"The load did not end within particles_time_out = {self._plan.evaluation_timeout_s:g} s: the "
+                        "service is far too slow with this setting.",
+                        details={"cause": "timeout"},
+                    )
+                await self._clock.sleep(POLL_S)
+            await self._check_alive()
+            if code != 0:
+                raise BenchmarkExecutionError(
+                    f"The load generator {self._plan.benchmark.name} ended with code {code}: {await handle.logs(LOG_LINES)}",
+                    details={"exit_code": code},
+                )
+        finally:
+            await handle.stop(grace_s=2.0)
+        return self._read(directory)
+
+    def _read(self, directory: Path) -> Measurement:
+        path = self._directory / directory if not directory.is_absolute() else directory
+        try:
+            return self._plan.benchmark.read(path)
+        except OSError as error:
+            raise BenchmarkParseError(f"{path}: the result cannot be read: {error}") from error
+
+    async def _check_alive(self) -> None:
+        if self._running is None:
+            return
+        code = await self._running.handle.poll()
+        if code is None:
+            return
+        error = self._plan.engine.diagnose(code, await self._running.handle.logs(LOG_LINES))
+        raise SimulatorHealthCheckError(
+            f"The service died while it was measured. {error.message}", details=error.details, culprit=error.culprit
+        )
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def seed_of(seed: int, attempt: int, point: int) -> int:
+    """A seed for the requests of one load point: fresh prompts every time, the same in a repetition of the run."""
+    return int.from_bytes(sha256(f"{seed}:{attempt}:{point}".encode()).digest()[:4], "big") // 2
+
+
+def show(setting: Setting) -> str:
+    """A setting on one line."""
+    return " ".join(f"{name}={value}" for name, value in setting.values.items())
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    return {k: v if isinstance(v, (int, float, str, bool, type(None))) else str(v) for k, v in details.items()}

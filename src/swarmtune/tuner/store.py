@@ -1,0 +1,148 @@
+"""The ledger: everything that happens is a row in one database. One owner: the coordinator; nodes never touch it."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarmtune.errors import StoreError
+from swarmtune.records import Event, Measurement, Score, Setting, Trial, TrialState
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try to measure a trial on one group; ``token`` marks its processes."""
+
+    id: int
+    trial_number: int
+    setting: Setting
+    group: str
+    token: str
+    kind: str = "trial"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended. Without a score it was the infrastructure: the trial is tried again."""
+
+    score: Score | None = None
+    measurement: Measurement | None = None
+    failure: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    gave_up: bool = False  # the last attempt that is made: the trial has failed
+
+    def to_json(self) -> str:
+        """Text for the attempts table."""
+        return json.dumps(
+            {
+                "score": self.score.to_json() if self.score else None,
+                "measurement": self.measurement.to_json() if self.measurement else None,
+                "failure": self.failure,
+                "facts": dict(self.facts),
+                "gave_up": self.gave_up,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        """Inverse of ``to_json``."""
+        data = json.loads(text)
+        return cls(
+            Score.from_json(data["score"]) if data["score"] else None,
+            Measurement.from_json(data["measurement"]) if data["measurement"] else None,
+            data["failure"],
+            data["facts"],
+            data["gave_up"],
+        )
+
+
+class Store(ABC):
+    """What the coordinator needs of a ledger."""
+
+    @abstractmethod
+    def open(
+        self, setting: Setting, group: str, token: str, *, number: int | None = None, kind: str = "trial"
+    ) -> Attempt:
+        """Begin an attempt, leased to this tuner: of a new trial, or (``number``) of one that is already there."""
+
+    @abstractmethod
+    def close(self, attempt: Attempt, outcome: Outcome) -> None:
+        """End an attempt. With a score and kind "trial" the trial is finished; from then on it cannot be lost."""
+
+    @abstractmethod
+    def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
+        """Add a fact: an event, a load point of an attempt, or an artefact (name, path) of an attempt."""
+
+    @abstractmethod
+    def trials(self) -> list[Trial]:
+        """All trials by number, as they stand."""
+
+
+class MemoryStore(Store):
+    """A ledger that forgets: for tests, simulations and ``--dry-run``."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[Attempt, Outcome | None]] = []
+        self.records: list[tuple[Event | Measurement | tuple[str, str], Attempt | None]] = []
+        self._trials: dict[int, Trial] = {}
+
+    def open(
+        self, setting: Setting, group: str, token: str, *, number: int | None = None, kind: str = "trial"
+    ) -> Attempt:
+        if number is None:
+            number = len(self._trials)
+            self._trials[number] = Trial(number, setting, TrialState.RUNNING)
+        attempt = Attempt(len(self.attempts), number, self._trials[number].setting, group, token, kind)
+        self.attempts.append((attempt, None))
+        return attempt
+
+    def close(self, attempt: Attempt, outcome: Outcome) -> None:
+        self.attempts[attempt.id] = (attempt, outcome)
+        if attempt.kind == "trial":
+            self._trials[attempt.trial_number] = as_trial(
+                attempt.trial_number,
+                attempt.setting,
+                [o for a, o in self.attempts if a.trial_number == attempt.trial_number],
+            )
+
+    def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
+        self.records.append((record, attempt))
+
+    def trials(self) -> list[Trial]:
+        return [self._trials[n] for n in sorted(self._trials)]
+
+
+def as_trial(
+    number: int, setting: Setting, outcomes: list[Outcome | None], times: tuple[float, float] | None = None
+) -> Trial:
+    """The state of a trial from what its attempts came to (None: still running or lost); times: last start and end."""
+    scored = next((o for o in outcomes if o is not None and o.score is not None), None)
+    if scored is None:
+        failed = next((o for o in reversed(outcomes) if o is not None), None)
+        failure = failed.failure if failed else None
+        state = TrialState.FAILED if failed is not None and failed.gave_up else TrialState.RUNNING
+        return Trial(number, setting, state, failure=failure, attempts=len(outcomes), times=times)
+    return Trial(
+        number, setting, TrialState.COMPLETE, scored.score, scored.measurement, scored.failure, len(outcomes), times
+    )
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """SQL and Optuna errors become StoreError, which says what to do."""
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (SQLAlchemyError, OptunaError, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise StoreError(
+            f"The study database could not {what}: {reason}. What was finished before is safe; put the database right "
+            "(disk space, permissions, server) and go on with `swarmtune optimizer -lb`.",
+            details={"reason": reason},
+        ) from error
