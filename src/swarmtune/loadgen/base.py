@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ class Benchmark(ABC):
 
     def __init__(self, config: Any) -> None:
         self.config = config
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section for this benchmark, as sentences. Asked only of the benchmark that is used."""
+        return []
+
+    @abstractmethod
+    def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
+        """What the section asks for, on this model. ``request_slos``: limits in ms by ttft_ms, tpot_ms, e2el_ms."""
 
     @abstractmethod
     def command(self, workload: Workload, url: str) -> Command:

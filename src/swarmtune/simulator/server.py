@@ -1,0 +1,160 @@
+"""The HTTP server of the simulated engine: OpenAI completions and chat, /health, /v1/models, /metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from aiohttp import web
+
+from swarmtune.clock import Clock
+from swarmtune.simulator import openai
+from swarmtune.simulator.batching import Scheduler, StepTimer
+from swarmtune.simulator.config import SimulatorConfig
+from swarmtune.simulator.record import Record
+from swarmtune.simulator.stepper import Stepper
+
+STOP_GRACE_S = 0.5
+
+
+class SimulatedServer:
+    """One simulated engine behind HTTP. ``start`` gives the port; ``stop`` ends streams that still run."""
+
+    def __init__(self, config: SimulatorConfig, clock: Clock) -> None:
+        self.config = config
+        self.stepper = Stepper(Scheduler(config.limits), StepTimer(config.cost, config.noise, config.seed), clock)
+        self._ready = config.faults.fail_start != "hang"
+        self._received = 0
+        self._record: Record | None = None
+        self._runner: web.AppRunner | None = None
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen; port 0 takes a free one. OSError if the port is taken."""
+        if self.config.record:
+            self._record = Record(Path(self.config.record))
+        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=STOP_GRACE_S)
+        await self._runner.setup()
+        try:
+            await web.TCPSite(self._runner, host, port).start()
+        except OSError:
+            await self.stop()
+            raise
+        self._loop = asyncio.create_task(self.stepper.run())
+        return int(self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Close the listener, the streams, the engine's loop and the record."""
+        if self._loop:
+            self._loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._loop
+        if self._runner:
+            await self._runner.cleanup()
+        if self._record:
+            self._record.close()
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=64 * 2**20)
+        application.router.add_get("/health", self._health)
+        application.router.add_get("/v1/models", self._models)
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_post("/v1/completions", self._completions)
+        application.router.add_post("/v1/chat/completions", self._chat)
+        return application
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.Response(status=200 if self._ready else 503)
+
+    async def _models(self, _: web.Request) -> web.Response:
+        card = {"id": self.config.model, "object": "model", "created": 0, "owned_by": "swarmtune"}
+        return web.json_response({"object": "list", "data": [card]})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        scheduler = self.stepper.scheduler
+        rows = (
+            ("num_requests_running", "gauge", len(scheduler.running)),
+            ("num_requests_waiting", "gauge", len(scheduler.waiting)),
+            ("kv_cache_usage_perc", "gauge", scheduler.kv_usage),
+            ("num_preemptions_total", "counter", scheduler.preemptions),
+            ("prompt_tokens_total", "counter", self.stepper.prompt_tokens_total),
+            ("generation_tokens_total", "counter", self.stepper.generation_tokens_total),
+        )
+        label = f'{{model_name="{self.config.model}"}}'
+        text = "".join(f"# TYPE vllm:{name} {kind}\nvllm:{name}{label} {value}\n" for name, kind, value in rows)
+        return web.Response(text=text, content_type="text/plain")
+
+    async def _completions(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, "completions")
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        return await self._generate(request, "chat")
+
+    async def _generate(self, request: web.Request, endpoint: str) -> web.StreamResponse:
+        received_ns = time.monotonic_ns()
+        if not self._ready:
+            return _error("the engine is still starting", 503)
+        self._received += 1
+        crash_after = self.config.faults.crash_after_requests
+        if crash_after is not None and self._received > crash_after:
+            _crash()
+        config = self.config
+        body = await request.read()
+        try:
+            generation = openai.parse(body, endpoint, config.model, self._received, config.seed)
+            sequence = self.stepper.submit(generation.prompt_tokens, generation.output_tokens)
+        except openai.BadRequestError as error:
+            return _error(str(error), error.status)
+        except ValueError as error:
+            return _error(str(error), 400)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
+        stamps: list[int] = []
+        async with contextlib.aclosing(self.stepper.tokens(sequence)) as indexes:
+            if generation.stream:
+                try:
+                    await self._stream(request, response, generation, indexes, stamps)
+                except ConnectionError:
+                    return response
+            else:
+                stamps = [time.monotonic_ns() async for _ in indexes]
+        if self._record:
+            request_id = request.headers.get("X-Request-Id", generation.id)
+            self._record.write(request_id, received_ns, stamps, generation.prompt_tokens, generation.output_tokens)
+        if generation.stream:
+            return response
+        return web.Response(body=openai.answer(generation), content_type="application/json")
+
+    async def _stream(
+        self,
+        request: web.Request,
+        response: web.StreamResponse,
+        generation: openai.Generation,
+        indexes: AsyncIterator[int],
+        stamps: list[int],
+    ) -> None:
+        await response.prepare(request)
+        if generation.endpoint == "chat":
+            await response.write(openai.role_event(generation))
+        async for index in indexes:
+            event = openai.token_event(generation, index)
+            stamps.append(time.monotonic_ns())
+            await response.write(event)
+        await response.write(openai.closing_events(generation))
+
+
+def _error(message: str, status: int) -> web.Response:
+    return web.Response(body=openai.error(message, status), status=status, content_type="application/json")
+
+
+def _crash() -> None:
+    """Die as an engine does whose device fails: SIGABRT while serving."""
+    sys.stderr.write("RuntimeError: simulated crash: the engine core died unexpectedly (EngineDeadError)\n")
+    sys.stderr.flush()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.abort()

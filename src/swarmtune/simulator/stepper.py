@@ -1,0 +1,62 @@
+"""Runs the scheduler's steps in real time and hands out tokens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from swarmtune.clock import Clock
+from swarmtune.simulator.batching import Scheduler, Sequence, StepTimer
+
+CATCH_UP_S = 0.02  # a step that ends later than this (busy machine) moves the schedule instead of being caught up
+
+
+class Stepper:
+    """The engine's loop. A token of a sequence is an item in the queue of its request."""
+
+    def __init__(self, scheduler: Scheduler, timer: StepTimer, clock: Clock) -> None:
+        self.scheduler = scheduler
+        self.prompt_tokens_total = 0
+        self.generation_tokens_total = 0
+        self._timer = timer
+        self._clock = clock
+        self._arrived = asyncio.Event()
+        self._queues: dict[Sequence, asyncio.Queue[None]] = {}
+
+    def submit(self, prompt_tokens: int, output_tokens: int) -> Sequence:
+        """Queue a request. ValueError if it can never fit. Follow it with ``tokens``, which also cleans up."""
+        sequence = Sequence(prompt_tokens, output_tokens)
+        self.scheduler.add(sequence)
+        self._queues[sequence] = asyncio.Queue()
+        self.prompt_tokens_total += prompt_tokens
+        self._arrived.set()
+        return sequence
+
+    async def tokens(self, sequence: Sequence) -> AsyncGenerator[int, None]:
+        """Yield 0, 1, 2, ... as the tokens come out; closing it early takes the request out of the engine."""
+        queue = self._queues[sequence]
+        try:
+            for index in range(sequence.output_tokens):
+                await queue.get()
+                yield index
+        finally:
+            del self._queues[sequence]
+            if not sequence.finished:
+                self.scheduler.remove(sequence)
+
+    async def run(self) -> None:
+        """Step for ever. Each step begins when the one before should have ended, so that delays do not add up."""
+        due = self._clock.monotonic()
+        while True:
+            if not self.scheduler.busy:
+                self._arrived.clear()
+                await self._arrived.wait()
+                due = self._clock.monotonic()
+            step = self.scheduler.schedule()
+            due += self._timer.seconds(step)
+            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            due = max(due, self._clock.monotonic() - CATCH_UP_S)
+            for sequence in self.scheduler.complete(step):
+                self.generation_tokens_total += 1
+                if queue := self._queues.get(sequence):
+                    queue.put_nowait(None)
