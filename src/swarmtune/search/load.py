@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,10 @@ class LoadSearch:
     points: int = 4
     tolerance: float = 0.15
     whole: bool = True
+
+    def starting_at(self, load: float | None) -> LoadSearch:
+        """The same search from another first load: that of the best setting so far is the one to beat."""
+        return self if load is None else replace(self, start=load)
 
     def next(self, tried: Sequence[LoadPoint]) -> float | None:
         """The next load to try; None when enough is known."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from swarmtune.clock import Clock
 from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
 from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.tuner.evaluate import Keep, Report
+from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.store import Attempt, Outcome, Store
 
@@ -26,7 +26,7 @@ class Evaluates(Protocol):
     @property
     def group(self) -> Group: ...
 
-    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, load: float | None = None) -> Outcome: ...
+    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome: ...
 
     async def stop(self) -> None: ...
 
@@ -60,6 +60,8 @@ class Coordinator:
         self._opened = 0
         self._give_ups = 0
         self._exhausted = False
+        self._best: Score | None = None
+        self._best_load: float | None = None
 
     # --- the search ----------------------------------------------------------------------------------------------
 
@@ -94,7 +96,7 @@ class Coordinator:
         for trial in sorted(trials, key=lambda t: t.times[1] if t.times else float("inf")):
             self._known.add(trial.setting.key)
             if trial.state is TrialState.COMPLETE and trial.score is not None:
-                self._search.tell(trial.setting, trial.score)
+                self._tell(trial.setting, trial.score, trial.measurement)
             elif trial.state is TrialState.FAILED:
                 self._lost.append(trial.setting)
             else:
@@ -135,7 +137,8 @@ class Coordinator:
             "trial_started", {"trial": number, "origin": work.setting.origin, "group": group.group.name, **_facts(work)}
         )
         try:
-            outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt))
+            loads = Loads(start=self._best_load)
+            outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
         finally:
             self._pending.pop(number, None)
         tries = work.attempts + 1
@@ -148,8 +151,14 @@ class Coordinator:
             self._waiting.append(_Work(work.setting, number, tries))
             return
         self._give_ups = 0
-        self._search.tell(work.setting, outcome.score)
+        self._tell(work.setting, outcome.score, outcome.measurement)
         self._emit("trial_finished", {"trial": number, **_result(outcome)})
+
+    def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
+        self._search.tell(setting, score)
+        if measurement is not None and score.feasible and (self._best is None or score.rank < self._best.rank):
+            self._best = score
+            self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None
 
     def _give_up(self, attempt: Attempt, outcome: Outcome) -> None:
         """The infrastructure failed too often: no score, unseen by the search, another setting takes its place."""
@@ -188,13 +197,14 @@ class Coordinator:
         return scores
 
     async def _again(self, trial: Trial, group: Evaluates) -> Score:
-        load = self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
+        measured = trial.measurement if self._plan.load_search else None
+        loads = Loads(fixed=self._plan.load_value(measured) if measured else None)
         failure: str | None = None
         for _ in range(self._plan.max_attempts):
             attempt = self._store.open(
                 trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind="confirm"
             )
-            outcome = await group.evaluate(attempt, self._reporter(trial.number, group), self._keeper(attempt), load)
+            outcome = await group.evaluate(attempt, self._reporter(trial.number, group), self._keeper(attempt), loads)
             self._store.close(attempt, outcome)
             if outcome.score is not None:
                 return outcome.score

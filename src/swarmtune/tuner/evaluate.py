@@ -38,6 +38,17 @@ Keep = Callable[[Measurement], None]  # a load point, for the ledger
 
 
 @dataclass(frozen=True)
+class Loads:
+    """At what load a setting is measured: at ``fixed``, or at the highest that keeps the promises, from ``start`` on."""
+
+    fixed: float | None = None
+    start: float | None = None
+
+
+ANY_LOAD = Loads()
+
+
+@dataclass(frozen=True)
 class _Running:
     """The service that a group runs right now."""
 
@@ -57,8 +68,8 @@ class Evaluator:
         self._directory = directory
         self._running: _Running | None = None
 
-    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, load: float | None = None) -> Outcome:
-        """The outcome of one attempt; ``load`` fixes the load instead of searching for it.
+    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
+        """The outcome of one attempt at the load, or the highest of the loads, that ``loads`` asks for.
 
         Errors that are the setting's fault become a failed score, those of the infrastructure an outcome without a
         score. Errors that the user must act on, and bugs, are raised.
@@ -67,7 +78,7 @@ class Evaluator:
         folder = self._directory / f"{attempt.trial_number:04d}-{attempt.id}"
         try:
             await self._serve(attempt, folder, report)
-            points = await self._measure_loads(attempt, folder, report, keep, load, started)
+            points = await self._measure_loads(attempt, folder, report, keep, loads, started)
         except SwarmTuneError as error:
             await self.stop()
             if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
@@ -131,16 +142,17 @@ class Evaluator:
     # --- the load ------------------------------------------------------------------------------------------------
 
     async def _measure_loads(
-        self, attempt: Attempt, folder: Path, report: Report, keep: Keep, load: float | None, started: float
+        self, attempt: Attempt, folder: Path, report: Report, keep: Keep, loads: Loads, started: float
     ) -> list[tuple[Measurement, Score]]:
         plan = self._plan
+        search = plan.load_search.starting_at(loads.start) if plan.load_search else None
         found: list[tuple[Measurement, Score]] = []
         tried: list[LoadPoint] = []
         while True:
-            if plan.load_search is None:
+            if search is None:
                 wanted = plan.workload.at(plan.load_of(attempt.setting))
             else:
-                value = load if load is not None else plan.load_search.next(tried)
+                value = loads.fixed if loads.fixed is not None else search.next(tried)
                 if value is None:
                     return found
                 wanted = plan.workload.at(plan.at(value))
@@ -152,7 +164,7 @@ class Evaluator:
             keep(measurement)
             found.append((measurement, score))
             tried.append(LoadPoint(plan.load_value(measurement), max(score.violations.values(), default=-1.0)))
-            if plan.load_search is None or load is not None:
+            if search is None or loads.fixed is not None:
                 return found
 
     async def _measure(self, workload: Workload, folder: Path, number: int, timeout_s: float) -> Measurement:
