@@ -76,13 +76,12 @@ class Ledger(Store):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with translated("be opened"):
             self._database = open_database(self.url)
-            self._create_study()
-            self.ownership = Ownership(self._database, head.name, clock)
-            self.ownership.acquire()
-            self._storage = RDBStorage(self.url, engine_kwargs={"connect_args": connect_arguments(self.url)})
-            self._study_id = self._optuna_study()
-            self.swept_tokens = self._close_lost_attempts()
-            self._roll_forward()
+            self._optuna = RDBStorage(self.url, engine_kwargs={"connect_args": connect_arguments(self.url)})
+            try:
+                self._take_over()
+            except BaseException:
+                self._disconnect()
+                raise
 
     # --- the contract --------------------------------------------------------------------------------------------
 
@@ -134,7 +133,7 @@ class Ledger(Store):
 
     def trials(self) -> list[Trial]:
         with translated("be read"):
-            found = self._storage.get_all_trials(self._study_id, deepcopy=False)
+            found = self._optuna.get_all_trials(self._study_id, deepcopy=False)
             outcomes, times = self._outcomes("trial")
         return [
             as_trial(t.number, _setting(t.user_attrs), outcomes[t.number], times.get(t.number))
@@ -156,11 +155,25 @@ class Ledger(Store):
     def dispose(self) -> None:
         """Let go of the study and the database."""
         with translated("be released"):
-            self.ownership.release()
-            self._storage.remove_session()
-            self._database.dispose()
+            try:
+                self.ownership.release()
+            finally:
+                self._disconnect()
 
     # --- construction --------------------------------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        self._create_study()
+        self.ownership = Ownership(self._database, self.head.name, self._clock)
+        self.ownership.acquire()
+        self._study_id = self._optuna_study()
+        self.swept_tokens = self._close_lost_attempts()
+        self._roll_forward()
+
+    def _disconnect(self) -> None:
+        self._database.dispose()
+        self._optuna.remove_session()
+        self._optuna.engine.dispose()
 
     def _create_study(self) -> None:
         with self._database.begin() as db:
@@ -194,9 +207,9 @@ class Ledger(Store):
     def _optuna_study(self) -> int:
         direction = StudyDirection.MAXIMIZE if self._direction == "maximize" else StudyDirection.MINIMIZE
         try:
-            return self._storage.create_new_study([direction], self.head.name)
+            return self._optuna.create_new_study([direction], self.head.name)
         except optuna.exceptions.DuplicatedStudyError:
-            return self._storage.get_study_id_from_name(self.head.name)
+            return self._optuna.get_study_id_from_name(self.head.name)
 
     def _close_lost_attempts(self) -> list[str]:
         """Attempts of a tuner that died are lost; their tokens tell which processes may be left."""
@@ -208,7 +221,7 @@ class Ledger(Store):
 
     def _roll_forward(self) -> None:
         outcomes, _ = self._outcomes("trial")
-        for trial in self._storage.get_all_trials(self._study_id, deepcopy=False):
+        for trial in self._optuna.get_all_trials(self._study_id, deepcopy=False):
             ended = [o for o in outcomes[trial.number] if o is not None and (o.score is not None or o.gave_up)]
             if trial.state == OptunaState.RUNNING and ended:
                 self._finish(trial.number, ended[0])
@@ -220,25 +233,25 @@ class Ledger(Store):
             distributions={d.name: distribution(d) for d in self.space.dimensions},
             user_attrs={"setting": dict(setting.values), "origin": setting.origin},
         )
-        return self._storage.get_trial(self._storage.create_new_trial(self._study_id, template_trial=template)).number
+        return self._optuna.get_trial(self._optuna.create_new_trial(self._study_id, template_trial=template)).number
 
     def _finish(self, number: int, outcome: Outcome) -> None:
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+        trial_id = self._optuna.get_trial_id_from_study_id_trial_number(self._study_id, number)
         score = outcome.score
-        if not (score or outcome.gave_up) or self._storage.get_trial(trial_id).state.is_finished():
+        if not (score or outcome.gave_up) or self._optuna.get_trial(trial_id).state.is_finished():
             return
         if outcome.failure is not None:
-            self._storage.set_trial_user_attr(trial_id, "failure", outcome.failure)
+            self._optuna.set_trial_user_attr(trial_id, "failure", outcome.failure)
         if score is None:
-            self._storage.set_trial_state_values(trial_id, OptunaState.FAIL)
+            self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
             return
         for name, value in system_attributes(score).items():
-            self._storage.set_trial_system_attr(trial_id, name, value)
+            self._optuna.set_trial_system_attr(trial_id, name, value)
         if outcome.measurement is not None:
-            self._storage.set_trial_user_attr(trial_id, "metrics", dict(outcome.measurement.metrics))
-            self._storage.set_trial_user_attr(trial_id, "load", dict(outcome.measurement.load))
+            self._optuna.set_trial_user_attr(trial_id, "metrics", dict(outcome.measurement.metrics))
+            self._optuna.set_trial_user_attr(trial_id, "load", dict(outcome.measurement.load))
         value = WORST_VALUE[self._direction] if score.value is None else score.value
-        self._storage.set_trial_state_values(trial_id, OptunaState.COMPLETE, [value])
+        self._optuna.set_trial_state_values(trial_id, OptunaState.COMPLETE, [value])
 
     def _outcomes(self, kind: str) -> tuple[dict[int, list[Outcome | None]], dict[int, tuple[float, float]]]:
         with self._database.begin() as db:

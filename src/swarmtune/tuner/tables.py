@@ -96,9 +96,11 @@ def database_url(url: str) -> str:
     return url
 
 
-def connect_arguments(url: str) -> dict[str, float]:
+def connect_arguments(url: str) -> dict[str, float | str]:
     """Arguments of the driver: SQLite waits for locks, PostgreSQL for a dead server only so long."""
-    return {"timeout": SQLITE_TIMEOUT_S} if url.startswith("sqlite") else {"connect_timeout": 15}
+    if url.startswith("sqlite"):
+        return {"timeout": SQLITE_TIMEOUT_S}
+    return {"connect_timeout": 15, "client_encoding": "utf8"}  # an SQL_ASCII database would answer in bytes
 
 
 def open_database(url: str) -> Engine:
