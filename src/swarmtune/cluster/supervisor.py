@@ -1,0 +1,712 @@
+"""Runs one command and guarantees that nothing of it survives.
+
+Standard library only, one file, Python >= 3.8 on Linux, started as ``python -I supervisor.py``: it is sent along with the
+command to machines where SwarmTune is not installed.
+
+Standard input: the first line is the command as JSON (``Supervisor`` lists the keys). Every later line renews the lease;
+``{"stop": 5.0}`` (or ``stop``) asks for the end, with that many seconds of grace. The end of the input means that the
+tuner is gone, and ends the command too.
+
+Standard output, one JSON object per line: ``started`` (pid), ``exited`` (code or signal of the main process; what it left
+behind is then ended), ``failed`` (error; nothing runs, files are as before), ``left`` (pids that cannot be ended),
+``unrestored`` (path, error), ``done``. Exit status: 0 all gone and put back, 1 not started, 2 something is left.
+
+``--sweep TOKEN...`` ends what killed supervisors left behind and puts their files back; ``--restore JOURNAL`` does only
+the latter.
+
+The file is longer than our limit of 500 lines because it must travel as one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import functools
+import json
+import os
+import re
+import resource
+import select
+import selectors
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+TOKEN = "SWARMTUNE_TOKEN"  # noqa: S105 - the name of a variable that marks our processes; no secret
+JOURNAL = "supervisor-journal.json"
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
+KILL_WAIT_S = 30.0  # a killed process that is still there then cannot be ended (a driver holds it)
+LOCK_WAIT_S = 15.0  # how long another command may hold a file that we must write
+LOG_HEAD_BYTES, LOG_TAIL_BYTES = 1 << 20, 4 << 20
+
+
+class Refused(Exception):  # noqa: N818 - a verdict, reported as the event "failed"
+    """The command cannot be started as asked; the text is for people. ``program``: because argv[0] cannot be run."""
+
+    def __init__(self, text: str, program: bool = False) -> None:
+        super().__init__(text)
+        self.program = program
+
+
+# ---------------------------------------------------------------------------------------------------- processes
+
+
+class Process(NamedTuple):
+    """A process that no later one can be mistaken for: its number comes with its start (clock ticks since boot)."""
+
+    pid: int
+    parent: int
+    started: int
+
+
+def read_process(pid: int) -> Process | None:
+    """The process that now has this number, or None. Source of the fields: proc(5), /proc/pid/stat 4 and 22."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return Process(pid, int(fields[1]), int(fields[19]))
+
+
+def all_processes() -> list[Process]:
+    """Every process of the machine that we can see."""
+    with os.scandir("/proc") as entries:
+        numbers = [int(e.name) for e in entries if e.name.isdigit()]
+    return [p for p in map(read_process, numbers) if p]
+
+
+def descendants(roots: set[int]) -> list[Process]:
+    """Children, grandchildren and so on of these processes. Orphans count: they come to us, the subreaper."""
+    by_parent: dict[int, list[Process]] = {}
+    for process in all_processes():
+        by_parent.setdefault(process.parent, []).append(process)
+    found: list[Process] = []
+    waiting = list(roots)
+    while waiting:
+        children = [p for p in by_parent.pop(waiting.pop(), []) if p.pid not in roots]
+        found += children
+        waiting += [p.pid for p in children]
+    return found
+
+
+def signal_process(process: Process, number: int) -> bool:
+    """Send a signal to this very process; False if it is gone, or if its number now belongs to another one."""
+    try:
+        descriptor = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
+    except ProcessLookupError:
+        return False
+    except OSError:  # kernel before 5.3
+        descriptor = None
+    try:
+        now = read_process(process.pid)
+        if now is None or now.started != process.started:
+            return False
+        if descriptor is None:
+            os.kill(process.pid, number)
+        else:
+            signal.pidfd_send_signal(descriptor, number)
+    except OSError:
+        return False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    return True
+
+
+def end_processes(
+    find: Callable[[], list[Process]],
+    wait: Callable[[float], None],
+    kill_at: Callable[[], float],
+) -> list[int]:
+    """SIGTERM once to each, SIGKILL from ``kill_at()`` (monotonic seconds) on, until ``find`` finds none. The pids left."""
+    asked: set[tuple[int, int]] = set()
+    delay = 0.01
+    while True:
+        living = find()
+        if not living:
+            return []
+        now = time.monotonic()
+        if now >= kill_at() + KILL_WAIT_S:
+            return [p.pid for p in living]
+        for process in living:
+            if now >= kill_at():
+                signal_process(process, signal.SIGKILL)
+            elif (process.pid, process.started) not in asked:
+                asked.add((process.pid, process.started))
+                signal_process(process, signal.SIGTERM)
+                signal_process(process, signal.SIGCONT)
+        wait(min(delay, kill_at() - now) if now < kill_at() else delay)
+        delay = min(delay * 1.5, 0.2)
+
+
+def pause(seconds: float) -> None:
+    """Wait."""
+    select.select([], [], [], seconds)
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def make_private(directory: Path) -> None:
+    """Create the folder and what lies above it, readable by the owner only; those that exist stay as they are."""
+    for part in [*reversed(directory.parents), directory]:
+        if not part.exists():
+            with contextlib.suppress(FileExistsError):
+                part.mkdir(mode=0o700)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames in this folder survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_new(path: Path, content: bytes, like: os.stat_result | None = None) -> None:
+    """Write a file that must not exist, to the disk, with mode and owner of ``like`` (default: 0600, ours)."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if like is not None:
+                if (like.st_uid, like.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(descriptor, like.st_uid, like.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(like.st_mode))
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def real_target(path: Path) -> Path:
+    """Where a write to ``path`` lands. Refused: a link made by another user, or one that leads to another user's file."""
+    own = os.geteuid()
+    for part in [*path.parents, path]:
+        if part.is_symlink() and part.lstat().st_uid not in (0, own):
+            raise Refused(f"{part} is a link made by another user (uid {part.lstat().st_uid}); name the file itself")
+    if path.is_symlink():
+        target = Path(os.path.realpath(path))
+        if not target.exists():
+            raise Refused(f"{path} is a link to {target}, which does not exist; create it or remove the link")
+        if target.stat().st_uid != own:
+            raise Refused(f"{path} is a link to {target}, which belongs to another user; name the file itself")
+        path = target
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path} is not a regular file")
+    return path
+
+
+class TunedFile:
+    """A file of the command: locked while it is ours, written in one step, put back from what is kept beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.original = path.with_name(path.name + ".swarmtune-original")
+        self.absent = path.with_name(path.name + ".swarmtune-absent")
+        self.fresh = path.with_name(path.name + ".swarmtune-new")
+        self.lock_path = path.with_name(path.name + ".swarmtune-lock")
+        self._lock: int | None = None
+
+    def lock(self) -> None:
+        """Keep other supervisors off this file. The lock ends with our process, however that ends."""
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while True:
+            descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(descriptor).st_ino == self.lock_path.stat().st_ino:
+                    self._lock = descriptor
+                    return
+            os.close(descriptor)
+            if time.monotonic() > deadline:
+                raise Refused(f"{self.path} is in use by another command of SwarmTune; give each its own file")
+            pause(0.02)
+
+    def unlock(self) -> None:
+        """Let go of it; the lock's file disappears."""
+        if self._lock is not None:
+            self.lock_path.unlink()
+            os.close(self._lock)
+            self._lock = None
+
+    def write(self, content: str, restore: bool) -> None:
+        """Replace the file. With ``restore``, first what was there (or that nothing was) is kept beside it."""
+        like = self.path.stat() if self.path.exists() else None
+        if restore and like is None:
+            write_new(self.absent, b"")
+        elif restore:
+            self._keep_original()
+        sync_directory(self.path.parent)
+        write_new(self.fresh, content.encode(), like)
+        self.fresh.replace(self.path)
+        sync_directory(self.path.parent)
+
+    def _keep_original(self) -> None:
+        try:
+            os.link(self.path, self.original)  # the very file, with owner, mode, times; needs no space
+        except OSError:  # no hard links here, or not ours
+            write_new(self.fresh, self.path.read_bytes(), self.path.stat())
+            self.fresh.replace(self.original)
+
+    def put_back(self) -> None:
+        """Undo ``write`` with ``restore``, finished or cut off at any moment; nothing to undo is fine. Hold the lock."""
+        self.fresh.unlink(missing_ok=True)
+        if self.original.exists():
+            if self.path.exists() and self.path.samefile(self.original):
+                self.original.unlink()  # rename between two names of one file does nothing
+            else:
+                self.original.replace(self.path)
+            self.absent.unlink(missing_ok=True)
+        elif self.absent.exists():
+            self.path.unlink(missing_ok=True)
+            sync_directory(self.path.parent)
+            self.absent.unlink()
+        sync_directory(self.path.parent)
+
+
+def check_token(token: str) -> None:
+    """Refuse what is no token of ours: it becomes a file name, and an empty one would match too much."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{8,64}", token):
+        raise Refused(f"a token has 8 to 64 letters, digits, '_' or '-', not {token!r}")
+
+
+def index_path(token: str) -> Path:
+    """The user's own copy of a command's journal: with it ``--sweep`` needs nothing but the token."""
+    try:
+        state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
+    except RuntimeError as error:
+        raise OSError("this user has no home directory; set XDG_STATE_HOME") from error
+    return state / "swarmtune" / "commands" / f"{token}.json"
+
+
+def write_journal(path: Path, journal: dict[str, Any]) -> None:
+    """Write what is needed to clean up after us."""
+    make_private(path.parent)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}")
+    fresh.unlink(missing_ok=True)
+    write_new(fresh, json.dumps(journal).encode())
+    fresh.replace(path)
+    sync_directory(path.parent)
+
+
+def journal_paths(path: Path) -> list[str]:
+    """The files that a journal lists; none if there is no journal."""
+    try:
+        return [str(p) for p in json.loads(path.read_text())["paths"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise Refused(
+            f"{path} is not a journal of ours: {error!r}; put its files back by hand, then remove it"
+        ) from error
+
+
+def restore_journal(path: Path) -> list[str]:
+    """Put back the files that a journal lists, and remove it. The files that could not be put back, with the reason."""
+    try:
+        trouble = restore(journal_paths(path))
+    except (OSError, Refused) as error:
+        return [str(error)]
+    if not trouble:
+        path.unlink(missing_ok=True)
+    return trouble
+
+
+def restore(paths: Iterable[str]) -> list[str]:
+    """Put these files back. Those that could not be put back, with the reason."""
+    trouble = []
+    for file in map(TunedFile, map(Path, paths)):
+        if not file.path.parent.is_dir():
+            continue
+        try:
+            file.lock()
+            file.put_back()
+            file.unlock()
+        except (OSError, Refused) as error:
+            trouble.append(f"{file.path}: {error}")
+    return trouble
+
+
+# ------------------------------------------------------------------------------------------------------- output
+
+
+class Log:
+    """The command's output: never more than head + 2 x tail bytes; the middle of a long one is left out.
+
+    Values in ``redact`` are replaced, also when they arrive in pieces. A full disk loses output, not the command.
+    """
+
+    def __init__(self, path: Path, redact: Iterable[str]) -> None:
+        self.path = path
+        self._secrets = sorted((r.encode() for r in redact if len(r) >= 4), key=len, reverse=True)
+        self._held = b""
+        self._size = self._total = 0
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise Refused(f"cannot write the output to {path}: {error.strerror}") from error
+        info = os.fstat(self._file)
+        if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+            raise Refused(f"cannot write the output to {path}: it is not a regular file of ours")
+        os.ftruncate(self._file, 0)
+        os.fchmod(self._file, 0o600)
+
+    def write(self, data: bytes, last: bool = False) -> None:
+        """Add output; what may be the beginning of a secret waits for the next call, unless this is the last one."""
+        data = self._held + data
+        for secret in self._secrets:
+            data = data.replace(secret, b"***")
+        longest = min(len(data), max(map(len, self._secrets), default=1) - 1)
+        held = next((n for n in range(longest, 0, -1) if any(s.startswith(data[-n:]) for s in self._secrets)), 0)
+        if last:
+            held = 0
+        self._held = data[len(data) - held :]
+        self._append(data[: len(data) - held])
+
+    def _append(self, data: bytes) -> None:
+        self._total += len(data)
+        with contextlib.suppress(OSError):  # a full disk: keep the command going
+            if self._size + len(data) > LOG_HEAD_BYTES + 2 * LOG_TAIL_BYTES:
+                self._compact()
+            self._size += os.write(self._file, data)
+
+    def _compact(self) -> None:
+        head = os.pread(self._file, LOG_HEAD_BYTES, 0)
+        tail = os.pread(self._file, LOG_TAIL_BYTES, max(len(head), self._size - LOG_TAIL_BYTES))
+        note = f"\n[swarmtune: about {self._total - len(head) - len(tail)} bytes left out here]\n".encode()
+        fresh = self.path.with_name(self.path.name + ".new")
+        fresh.unlink(missing_ok=True)
+        write_new(fresh, head + note + tail)
+        fresh.replace(self.path)
+        os.close(self._file)
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+        self._size = len(head) + len(note) + len(tail)
+
+
+# --------------------------------------------------------------------------------------------------- supervisor
+
+
+def emit(event: str, **facts: Any) -> None:
+    """Tell the tuner; if it is gone, there is nobody to tell."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
+
+
+def prctl(option: int, value: int) -> None:
+    """See prctl(2)."""
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise Refused(f"prctl({option}) failed: {os.strerror(ctypes.get_errno())}")
+
+
+class Supervisor:
+    """One command from start to end.
+
+    ``spec``: argv; env (all of it); directory; files [{path, content, restore}], relative to the directory; log_path
+    (default output.log in the directory); memory_limit_bytes (of address space, per process); grace_s; lease_s (null:
+    none); token; redact (values that must not appear in the log).
+    """
+
+    def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
+        self.spec = spec
+        self.directory = Path(spec["directory"])
+        self.status: int | None = None
+        self.main: subprocess.Popen[bytes] | None = None
+        self.files: list[TunedFile] = []
+        self._unread = unread
+        self._kill_at: float | None = None
+        self._reaped = self._journal_is_ours = False
+        self._parent = os.getppid()
+        self._renewed = time.monotonic()
+        self._output, self._output_of_child = os.pipe()
+        os.set_blocking(self._output, False)
+        wake, wake_up = os.pipe()
+        for descriptor in (wake, wake_up):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wake_up)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: self.ask_end())
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(wake, selectors.EVENT_READ, lambda: os.read(wake, 4096))
+        self._selector.register(self._output, selectors.EVENT_READ, self._pump)
+        self._selector.register(0, selectors.EVENT_READ, self._listen)
+
+    def start(self) -> None:
+        """Write the files and start the command. Refused or OSError: nothing runs (call ``put_back``)."""
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        make_private(self.directory)
+        self.log = Log(Path(self.spec.get("log_path") or self.directory / "output.log"), self.spec.get("redact", ()))
+        self._write_files()
+        self._spawn()
+
+    def _write_files(self) -> None:
+        entries = []
+        for entry in self.spec.get("files", ()):
+            path = self.directory / entry["path"]
+            make_private(path.parent)
+            entries.append((TunedFile(real_target(path)), entry))
+        earlier = journal_paths(self.directory / JOURNAL)  # of a supervisor that was killed here
+        kept = earlier + [str(file.path) for file, entry in entries if entry.get("restore")]
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        journal = {"token": self.spec["token"], "paths": kept, "boot": boot, "pipe": os.fstat(self._output).st_ino}
+        with contextlib.suppress(OSError):  # no home to write to: --restore and the next start still work
+            write_journal(index_path(self.spec["token"]), journal)
+        if kept:
+            write_journal(self.directory / JOURNAL, journal)
+        trouble = restore(earlier)
+        if trouble:
+            raise Refused("files of an earlier command could not be put back: " + "; ".join(trouble))
+        self._journal_is_ours = bool(kept)
+        for file, entry in entries:
+            try:
+                file.lock()
+                self.files.append(file)
+                file.put_back()
+                file.write(entry["content"], bool(entry.get("restore")))
+            except OSError as error:
+                raise Refused(f"cannot write {file.path}: {error.strerror}") from error
+            if not entry.get("restore"):
+                self.files.remove(file)
+                file.unlock()
+
+    def _spawn(self) -> None:
+        supervisor = os.getpid()
+        limit = self.spec.get("memory_limit_bytes")
+
+        def prepare() -> None:  # between fork and exec
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != supervisor:
+                os._exit(127)
+            if limit:
+                hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+                limited = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+                resource.setrlimit(resource.RLIMIT_AS, (limited, limited))
+
+        try:
+            self.main = subprocess.Popen(
+                self.spec["argv"],
+                stdin=subprocess.DEVNULL,
+                stdout=self._output_of_child,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env={**self.spec["env"], TOKEN: self.spec["token"]},
+                start_new_session=True,
+                preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
+            )
+        except OSError as error:
+            raise Refused(f"cannot run {self.spec['argv'][0]!r}: {error.strerror}", program=True) from error
+        os.close(self._output_of_child)
+        emit("started", pid=self.main.pid)
+
+    def watch(self) -> None:
+        """Until the command exits by itself or must end."""
+        self._obey(b"")  # what came together with the command
+        while self.status is None and self._kill_at is None:
+            self._turn(0.5)
+
+    def ask_end(self, grace_s: float | None = None) -> None:
+        """SIGTERM now, SIGKILL after the grace; a second request can only make it sooner."""
+        grace = self.spec.get("grace_s", 5.0) if grace_s is None else grace_s
+        kill_at = time.monotonic() + grace
+        self._kill_at = kill_at if self._kill_at is None else min(kill_at, self._kill_at)
+
+    def end(self) -> list[int]:
+        """End all that is left of it; the pids that cannot be ended."""
+        self._end_once()
+        own = {os.getpid()}
+        left = end_processes(lambda: descendants(own), self._wait, lambda: self._kill_at or 0.0)
+        self._drain()
+        self.log.write(b"", last=True)
+        return left
+
+    def put_back(self) -> bool:
+        """Put the files back as they were and forget the journals; False if one could not be."""
+        trouble = False
+        for file in self.files:
+            try:
+                file.put_back()
+                file.unlock()
+            except OSError as error:
+                trouble = True
+                emit("unrestored", path=str(file.path), error=f"{error.strerror}; its content is in {file.original}")
+        if not trouble:
+            with contextlib.suppress(OSError):
+                index_path(self.spec["token"]).unlink(missing_ok=True)
+                if self._journal_is_ours:
+                    (self.directory / JOURNAL).unlink(missing_ok=True)
+        return not trouble
+
+    def _turn(self, timeout: float) -> None:
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        self._reap()
+        lease = self.spec.get("lease_s")
+        if os.getppid() != self._parent or (lease and time.monotonic() > self._renewed + lease):
+            self._end_once()
+
+    def _wait(self, seconds: float) -> None:
+        """That long, or until a process has ended."""
+        deadline = time.monotonic() + seconds
+        self._reaped = False
+        while not self._reaped and time.monotonic() < deadline:
+            self._turn(max(0.0, deadline - time.monotonic()))
+
+    def _end_once(self) -> None:
+        if self._kill_at is None:
+            self.ask_end()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                self._reaped = True
+                if self.main is not None and pid == self.main.pid and self.status is None:
+                    self.status = status
+                    self._drain()
+                    code, number = os.WEXITSTATUS(status), os.WTERMSIG(status)
+                    self.main.returncode = -number if number else code
+                    emit("exited", code=None if number else code, signal=number or None)
+
+    def _pump(self) -> bool:
+        try:
+            data = os.read(self._output, 1 << 16)
+        except BlockingIOError:
+            return False
+        if data:
+            self.log.write(data)
+        elif self._output in self._selector.get_map():
+            self._selector.unregister(self._output)
+        return bool(data)
+
+    def _drain(self) -> None:
+        for _ in range(64):  # more than a pipe holds; whoever still writes must not keep us here
+            if not self._pump():
+                return
+
+    def _listen(self) -> None:
+        data = os.read(0, 1 << 16)
+        if not data:
+            self._selector.unregister(0)
+            self._end_once()
+        self._obey(data)
+
+    def _obey(self, data: bytes) -> None:
+        self._renewed = time.monotonic()
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            if line == b"stop":
+                self.ask_end()
+            elif line.startswith(b"{"):
+                try:
+                    self.ask_end(float(json.loads(line)["stop"]))
+                except (ValueError, KeyError, TypeError):  # cut off, or not a number of seconds
+                    self.ask_end()
+
+
+def supervise() -> int:
+    """Read one command from standard input, run it, end it."""
+    with contextlib.suppress(OSError):  # already the first of its session
+        os.setsid()
+    unread = b""
+    while b"\n" not in unread:
+        data = os.read(0, 1 << 20)
+        if not data:
+            return 0
+        unread += data
+    line, _, unread = unread.partition(b"\n")
+    try:
+        spec = json.loads(line)
+        check_token(spec["token"])
+        supervisor = Supervisor(spec, unread)
+    except (ValueError, KeyError, TypeError, Refused) as error:
+        emit("failed", error=f"the command cannot be understood: {error!r}", program=False)
+        return 1
+    try:
+        supervisor.start()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the files must be put back and the tuner told
+        supervisor.put_back()
+        text = str(error) if isinstance(error, (OSError, Refused)) else repr(error)
+        emit("failed", error=text, program=isinstance(error, Refused) and error.program)
+        return 1
+    try:
+        supervisor.watch()
+    finally:
+        left = supervisor.end()
+        restored = supervisor.put_back()
+    if left:
+        emit("left", pids=left)
+    if left or not restored:
+        return 2
+    emit("done")
+    return 0
+
+
+def carriers(token: str) -> list[Process]:
+    """This user's processes of that command, found by token or by the output pipe they hold, and their descendants.
+
+    The pipe matters: a program that sets its title (vLLM does) may overwrite what /proc shows as its environment.
+    """
+    pipe = None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        journal = json.loads(index_path(token).read_text())
+        if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+            pipe = f"pipe:[{journal['pipe']}]"
+    mark = f"{TOKEN}={token}".encode()
+    found = {}
+    for process in all_processes():
+        folder = Path(f"/proc/{process.pid}")
+        with contextlib.suppress(OSError):
+            if process.pid == os.getpid() or folder.stat().st_uid != os.geteuid():
+                continue
+            if mark in (folder / "environ").read_bytes().split(b"\0") or any(
+                os.readlink(folder / "fd" / n) == pipe  # noqa: PTH115 - Path.readlink is newer than 3.8
+                for n in ("1", "2")
+                if (folder / "fd" / n).is_symlink()
+            ):
+                found[process.pid] = process
+    below = descendants(set(found)) if found else []
+    return [p for p in (*found.values(), *below) if p.pid != os.getpid()]
+
+
+def sweep(tokens: Iterable[str], grace_s: float = 2.0) -> int:
+    """Clean up after supervisors that were killed: processes first, then files."""
+    status = 0
+    for token in tokens:
+        check_token(token)
+        kill_at = time.monotonic() + grace_s
+        left = end_processes(functools.partial(carriers, token), pause, lambda limit=kill_at: limit)  # type: ignore[misc]
+        trouble = restore_journal(index_path(token))
+        if left or trouble:
+            status = 2
+        emit("swept", token=token, left=left, unrestored=trouble)
+    return status
+
+
+def main(arguments: list[str]) -> int:
+    """The command line."""
+    try:
+        if arguments[:1] == ["--sweep"]:
+            return sweep(arguments[1:])
+        if arguments[:1] == ["--restore"]:
+            trouble = [t for path in arguments[1:] for t in restore_journal(Path(path))]
+            emit("restored", unrestored=trouble)
+            return 2 if trouble else 0
+    except (OSError, Refused) as error:
+        emit("failed", error=str(error), program=False)
+        return 2
+    return supervise()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
