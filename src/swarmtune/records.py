@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,17 @@ Value = bool | int | float | str
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
+
+
+_SECRET_WORDS = frozenset({"key", "pwd", "token"})
+_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$", re.IGNORECASE)
+_COUNT_WORDS = frozenset({"max", "min", "num"})  # MAX_PREFILL_TOKEN is a number of tokens
+
+
+def looks_secret(name: str) -> bool:
+    """Does the name of a variable or flag say that its value is a secret (HF_TOKEN, --api-key, dbPassword)?"""
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    return bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +67,8 @@ class File:
 class Command:
     """What an executor runs: argv, never a shell line.
 
-    ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown.
+    ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown,
+    and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
     """
 
@@ -68,6 +81,7 @@ class Command:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _frozen(self.env))
+        object.__setattr__(self, "secrets", self.secrets | {name for name in self.env if looks_secret(name)})
 
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the very process that ``other`` started? Then no restart is needed (C7)."""

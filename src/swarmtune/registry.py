@@ -45,10 +45,14 @@ class Registry:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigurationError(f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}.")
         target = self._entries[name][0]
-        if isinstance(target, str):
-            module, _, attribute = target.partition(":")
-            target = getattr(importlib.import_module(module), attribute)
-        return target
+        if not isinstance(target, str):
+            return target
+        module, _, attribute = target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except Exception as error:  # a plugin's module may raise anything
+            message = f"The {self.kind} {name!r} cannot be loaded from {target}: {error!r}"
+            raise ConfigurationError(message, details={"name": name, "target": target}) from error
 
 
 engines = Registry("engine")
@@ -81,13 +85,23 @@ def register_settings(section: str, model: type) -> None:
 
 
 def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[str]:
-    """Run every entry point once. A broken plugin is skipped; returned is one line for each, never an exception."""
+    """Run every entry point once. A broken plugin is skipped; returned is one line for each, never an exception.
+
+    ``found`` names other entry points than the installed ones.
+    """
     global _loaded  # noqa: PLW0603 - the registry is the one thing that is per process by design
     if not _loaded or found is not None:
         _loaded = True
         for entry in found() if found else list(entry_points(group=GROUP)):
             try:
                 entry.load()()
-            except Exception as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
-                _broken.append(f"plugin {entry.name!r} ({entry.value}) is broken and was skipped: {error!r}")
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
+                skip(f"plugin {entry.name!r} ({entry.value})", error)
     return list(_broken)
+
+
+def skip(what: str, error: BaseException) -> None:
+    """Remember something of a plugin that is broken and left out, for ``load_plugins`` to report."""
+    line = f"{what} is broken and was skipped: {error!r}"
+    if line not in _broken:
+        _broken.append(line)

@@ -7,9 +7,11 @@ those parts; reading settings creates no directory and has no other side effect.
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +19,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
-from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
+from swarmtune.records import looks_secret
 from swarmtune.search.swarm import Strategy
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
+MAX_DEPTH = 32  # tables and lists inside each other
+MAX_INTEGER = 2**63  # TOML promises whole numbers below this, and so do the files and databases behind us
 ENVIRONMENT_PREFIX = "SWARMTUNE_"
 CONFIG_PATH_VARIABLES = ("SWARMTUNE_CONFIG_PATH", "MODEL_EVAL_STATE_CONFIG_PATH")
 OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVALSTATE_LEVEL"}
@@ -82,7 +87,7 @@ class Optimizer(Section):
     max_attempts: int = Field(3, ge=1, le=20, description="tries of a trial whose port, node or load generator failed")
     backup: bool = Field(False, description="keep each attempt's service files and logs (--backup)")
     user_settings: list[dict[str, bool | int | float | str]] = Field(
-        [], description="own settings, measured right after the baseline"
+        [], max_length=1000, description="own settings, measured right after the baseline"
     )
 
 
@@ -122,8 +127,11 @@ class LoadSearchSection(Section):
     tolerance: float = Field(0.15, gt=0, lt=1, description="relative width at which the search stops")
 
 
+_OLD_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}
+
+
 def _level(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
+    return _OLD_LEVELS.get(value.upper(), value.upper()) if isinstance(value, str) else value
 
 
 class BaseSections(BaseSettings):
@@ -139,7 +147,7 @@ class BaseSections(BaseSettings):
     pso_options: PsoOptions = PsoOptions()
     pso_strategy: PsoStrategy = PsoStrategy()
     constraints: list[str] = Field(
-        [], description="rules between parameters, e.g. 'max_num_batched_tokens >= max_num_seqs'"
+        [], max_length=1000, description="rules between parameters, e.g. 'max_num_batched_tokens >= max_num_seqs'"
     )
     n_particles: int | None = Field(None, gt=0, lt=1000, description="swarm size")
     iters: int | None = Field(None, gt=0, lt=1000, description="with n_particles: the number of evaluations")
@@ -183,7 +191,7 @@ def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
         def settings_customise_sources(
             cls, settings_cls: type[BaseSettings], *_: Any, **sources: PydanticBaseSettingsSource
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            old = {key: os.environ[name] for key, name in OLD_VARIABLES.items() if name in os.environ}
+            old = {key: os.environ[name] for key, name in OLD_VARIABLES.items() if os.environ.get(name)}
             return (
                 sources["init_settings"],
                 sources["env_settings"],
@@ -195,10 +203,17 @@ def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
     tables: dict[str, Any] = {}
     for known in (registry.engines, registry.benchmarks):
         for name in known:
-            part = known.load(name)
-            tables[section_name(part)] = (part.Config, Field(default_factory=part.Config))
+            try:
+                part = known.load(name)
+                section = section_name(part)
+                tables[section] = _table(section, part.Config)
+            except Exception as error:  # noqa: BLE001 - a broken part of a plugin must not stop a run that does without it
+                registry.skip(f"{known.kind} {name!r}", error)
     for name, model in registry.settings_sections.items():
-        tables[name] = (model, Field(default_factory=model))
+        try:
+            tables[name] = _table(name, model)
+        except (ConfigurationError, TypeError) as error:
+            registry.skip(f"settings table {name!r}", error)
     for name in OLD_TABLES:
         tables.setdefault(name, (dict[str, Any] | list[Any] | None, None))
     for name in OLD_KEYS:
@@ -206,12 +221,33 @@ def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
     return create_model("Settings", __base__=FileSettings, **tables)
 
 
+def _table(name: str, model: Any) -> Any:
+    """The field of a part's table. Where it has keys without a default, leaving the table out leaves it None."""
+    if not name.isidentifier() or name.startswith(("_", "model_")) or name in BaseSections.model_fields:
+        raise ConfigurationError(f"a table of config.toml cannot be named {name!r}")
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        raise ConfigurationError(f"its Config must be a pydantic model, not {model!r}")
+    if any(field.is_required() for field in model.model_fields.values()):
+        return (model | None, None)
+    return (model, Field(default_factory=model))
+
+
 def config_path(given: str | None) -> Path | None:
     """The file to read: the one given, else the environment's, else ./config.toml if it is there."""
+    if given is not None and not given.strip():
+        raise ConfigPathError("-c needs the name of a file, not an empty text.")
     named = given or next((os.environ[v] for v in CONFIG_PATH_VARIABLES if os.environ.get(v)), None)
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     return Path("config.toml") if Path("config.toml").is_file() else None
+
+
+def expanded(path: str) -> Path:
+    """The path with ``~`` replaced; ConfigPathError if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigPathError(f"{path}: there is no such home directory") from error
 
 
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSections:
@@ -222,14 +258,18 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     content = read_toml(path) if path else {}
     model = settings_model(content)
     source = str(path) if path else "defaults"
+    mistakes = [f"{source}: {m}" for m in _unusable(content)]
     try:
-        return model(**overrides)
+        settings = model(**overrides)
     except ValidationError as error:
-        raise ConfigValidationError(
-            [_sentence(e, source, content, overrides, model) for e in error.errors()]
-        ) from error
-    except ValueError as error:  # pydantic-settings cannot parse a variable of the environment
-        raise ConfigValidationError([f"environment: {error}"]) from error
+        raise ConfigValidationError(mistakes + _sentences(error, source, content, overrides, model)) from error
+    except (ValueError, RecursionError) as error:  # pydantic-settings cannot parse a variable of the environment
+        raise ConfigValidationError([*mistakes, f"environment: {error}"]) from error
+    if not mistakes:
+        mistakes = [f"environment: {m}" for m in _unusable(settings.model_dump(warnings=False))]
+    if mistakes:
+        raise ConfigValidationError(mistakes)
+    return settings
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -237,18 +277,68 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
-    except OSError as error:
-        raise ConfigPathError(
-            f"{path}: cannot be read: {error.strerror or error}", details={"path": str(path)}
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigPathError(f"{path}: cannot be read: {reason}", details={"path": str(path)}) from error
     if len(raw) > MAX_CONFIG_BYTES:
         raise ConfigPathError(f"{path}: larger than {MAX_CONFIG_BYTES // 2**20} MiB; that is no configuration")
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        content = tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ConfigValidationError([f"{path}: not UTF-8 text (byte {error.start})"]) from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except RecursionError as error:
+        raise ConfigValidationError([f"{path}: not valid TOML: nested too deep"]) from error
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise ConfigValidationError([f"{path}: not valid TOML: {error}"]) from error
+    if deep := _too_deep(content):
+        raise ConfigValidationError([f"{path}: {deep}: nested deeper than {MAX_DEPTH} levels"])
+    return content
+
+
+def _items(data: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(data, Mapping):
+        yield from data.items()
+    elif isinstance(data, (list, tuple)):
+        yield from enumerate(data)
+
+
+def _too_deep(content: Any) -> str:
+    """The place that is nested too deep; empty if there is none."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
+    while waiting:
+        place, data = waiting.pop()
+        if len(place) > MAX_DEPTH:
+            return _dotted(place[:3]) + " ..."
+        waiting += [((*place, key), value) for key, value in _items(data) if isinstance(value, (dict, list, tuple))]
+    return ""
+
+
+def _unusable(content: Mapping[str, Any]) -> list[str]:
+    """Values that are valid TOML and no use anywhere: infinite or enormous numbers, text with NUL characters.
+
+    The older tuner's keys without effect may have them: it wrote ftol = -inf.
+    """
+    found = []
+    waiting: list[tuple[tuple[Any, ...], Any]] = [
+        ((key,), value) for key, value in content.items() if key not in (*OLD_KEYS, *OLD_TABLES)
+    ]
+    while waiting:
+        place, value = waiting.pop()
+        if isinstance(value, str) and "\0" in value:
+            found.append(f"{_dotted(place)}: holds a NUL character, which no command or file name can carry")
+        elif isinstance(value, float) and not math.isfinite(value):
+            found.append(f"{_dotted(place)}: {value} is no finite number")
+        elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
+            found.append(f"{_dotted(place)}: the number has more than 64 bits")
+        waiting += [((*place, key), inner) for key, inner in _items(value)]
+        waiting += [((*place, "name"), key) for key, _ in _items(value) if isinstance(key, str) and "\0" in key]
+    return found
+
+
+def _dotted(place: tuple[Any, ...]) -> str:
+    """A place as people write it; strange keys are quoted, so that no message holds control characters."""
+    parts = (str(part) if str(part).isprintable() else repr(part) for part in place)
+    return ".".join(part if len(part) <= 80 else f"{part[:80]}..." for part in parts)
 
 
 def without_effect(settings: BaseSections) -> list[str]:
@@ -256,37 +346,74 @@ def without_effect(settings: BaseSections) -> list[str]:
     return [name for name in (*OLD_TABLES, *OLD_KEYS) if getattr(settings, name, None) not in (None, {}, [])]
 
 
-def _sentence(
-    error: Any, source: str, content: Mapping[str, Any], overrides: Mapping[str, Any], model: type[BaseModel]
-) -> str:
-    """One pydantic error as: where: key: what is wrong, and what would be right."""
+def _sentences(
+    error: ValidationError,
+    source: str,
+    content: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    model: type[BaseModel],
+) -> list[str]:
+    """One sentence for each place that is wrong, however many types were tried on it."""
+    by_place: dict[tuple[str, str], list[str]] = {}
+    for mistake in error.errors():
+        where, place = _origin(mistake["loc"], source, content, overrides)
+        if mistake["type"] in ("missing", "extra_forbidden"):
+            place = mistake["loc"]
+        what = _what(mistake, model)
+        said = by_place.setdefault((where, _dotted(place)), [])
+        if what not in said:
+            said.append(what)
+    return [f"{where}: {place}: {'; or '.join(said)}" for (where, place), said in by_place.items()]
+
+
+def _what(error: Any, model: type[BaseModel]) -> str:
+    """What is wrong, and what would be right."""
     location = error["loc"]
-    keys = ".".join(str(part) for part in location)
-    if _reaches(overrides, location):
-        where = "command line"
-    else:
-        where = source if _reaches(content, location[:1]) else "environment"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        return f"{where}: {keys}: there is no such key{hint}"
+        return "there is no such key" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    text = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    if error["type"] == "missing" or "env" in location or any(looks_secret(str(part)) for part in location):
+        return text
     shown = repr(error.get("input"))
-    shown = "" if error["type"] == "missing" else f" (it is {shown[:80]}{'...' if len(shown) > 80 else ''})"
-    return f"{where}: {keys}: {error['msg'][:1].lower()}{error['msg'][1:]}{shown}"
+    return f"{text} (it is {shown[:80]}{'...' if len(shown) > 80 else ''})"
 
 
-def _reaches(data: Any, location: tuple[Any, ...]) -> bool:
-    """Does this source hold the place of the mistake, or what stands in its stead?"""
-    for part in location:
-        if isinstance(data, Mapping):
-            if part not in data:
-                return False
+def _origin(
+    location: tuple[Any, ...], source: str, content: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> tuple[str, tuple[Any, ...]]:
+    """Who gave the value at this place, and the place as it is in the data (pydantic adds the names of types)."""
+    if place := _followed(overrides, location):
+        return "command line", place
+    variables = {name.upper(): value for name, value in os.environ.items()}
+    for end in range(len(location), 0, -1):
+        name = ENVIRONMENT_PREFIX + "__".join(str(part) for part in location[:end]).upper()
+        if name in variables:
+            whole = end == 1 and len(location) > 1  # a table in JSON; the file may have the same table
+            if not whole or _followed(_json(variables[name]), location[1:]):
+                return f"environment variable {name}", location[:end] if not whole else location
+    old = OLD_VARIABLES.get(str(location[0])) if location else None
+    if old and os.environ.get(old):
+        return f"environment variable {old}", location
+    return source, _followed(content, location) or location
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
+    """As much of the location as leads through this data, () if not even the first step does."""
+    for i, part in enumerate(location):
+        inside = isinstance(data, Mapping) and part in data
+        if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
             data = data[part]
-        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
-            data = data[part]
-        else:
-            return True
-    return True
+            continue
+        return () if i == 0 or (i == 1 and isinstance(data, Mapping)) else location[:i]
+    return location
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

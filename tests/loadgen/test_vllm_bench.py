@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.adapters.vllm_bench import RESULT_FILE, VllmBenchmark, measurement
@@ -87,9 +86,11 @@ def test_a_duration_becomes_requests() -> None:
     assert "--max-concurrency" not in argv
 
 
-def test_a_quote_that_is_not_closed_is_a_mistake() -> None:
-    with pytest.raises(ValidationError, match="No closing quotation"):
-        make(command={"others": "--x 'y"})
+def test_mistakes() -> None:
+    prompts, others = make(command={"num_prompts": "num_prompts", "others": "--x 'y"}).mistakes()
+    assert "'num_prompts' is no whole number" in prompts
+    assert "No closing quotation" in others
+    assert make().mistakes() == []
 
 
 def test_the_real_result() -> None:

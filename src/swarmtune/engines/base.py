@@ -53,9 +53,23 @@ class Engine(ABC):
     def model(self) -> str:
         """The model name that requests must carry."""
 
+    @property
+    def port(self) -> int:
+        """The port that the section fixes (``[ENGINE.command] port``); 0: any free one."""
+        text = str(getattr(getattr(self.config, "command", None), "port", ""))
+        return int(text) if text.isascii() and text.isdigit() else 0
+
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:
         """The parameters that may change: the user's ``target_field`` entries, or the engine's own defaults."""
+
+    def constraints(self) -> tuple[str, ...]:
+        """Rules between the fields that this engine would refuse at start, in the language of ``space.Constraint``."""
+        return ()
+
+    def mistakes(self) -> list[str]:
+        """What is wrong with the section for this engine, as sentences. Asked only of the engine that is used."""
+        return []
 
     @abstractmethod
     def command(self, setting: Setting, group: Group) -> Command:

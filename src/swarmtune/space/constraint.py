@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
 MAX_LENGTH = 500  # characters of one expression
+MAX_DEPTH = 40  # expressions inside each other
 
 
 class ConstraintError(ValueError):
@@ -53,22 +55,30 @@ class Constraint:
         if len(text) > MAX_LENGTH:
             raise ConstraintError(f"longer than {MAX_LENGTH} characters")
         try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-            raise ConstraintError(f"not an expression: {error}") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # what Python only warns of ("1or 2", "\\d") is a slip here
+                tree = ast.parse(text.strip(), mode="eval").body
+        except (SyntaxError, ValueError, MemoryError, RecursionError, Warning) as error:
+            raise ConstraintError(f"not an expression: {getattr(error, 'msg', error)}") from error
         names: set[str] = set()
-        _check(tree, names)
+        try:
+            _check(tree, names)
+        except RecursionError as error:
+            raise ConstraintError(f"more than {MAX_DEPTH} expressions inside each other") from error
         return cls(text.strip(), tree, frozenset(names))
 
     def holds(self, values: Mapping[str, Value]) -> bool:
         """Is it true for these values? A division by zero or a comparison of unlike types counts as false."""
         try:
             return bool(_evaluate(self.tree, values))
-        except (ArithmeticError, TypeError):
+        except (ArithmeticError, TypeError, ValueError):
             return False
 
 
-def _check(node: ast.AST, names: set[str]) -> None:
+def _check(node: ast.AST, names: set[str], depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ConstraintError(f"more than {MAX_DEPTH} expressions inside each other")
+    deeper = depth + 1
     match node:
         case ast.Name(id=name):
             if name not in ("true", "false"):
@@ -78,18 +88,18 @@ def _check(node: ast.AST, names: set[str]) -> None:
                 raise ConstraintError(f"{value!r} is not a number, string or boolean")
         case ast.BoolOp(values=parts) | ast.Tuple(elts=parts) | ast.List(elts=parts):
             for part in parts:
-                _check(part, names)
+                _check(part, names, deeper)
         case ast.UnaryOp(op=ast.Not() | ast.USub() | ast.UAdd(), operand=operand):
-            _check(operand, names)
+            _check(operand, names, deeper)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            _check(left, names)
-            _check(right, names)
+            _check(left, names, deeper)
+            _check(right, names, deeper)
         case ast.Compare(left=left, ops=ops, comparators=others) if all(type(o) in _COMPARE for o in ops):
             for part in (left, *others):
-                _check(part, names)
+                _check(part, names, deeper)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS and args:
             for part in args:
-                _check(part, names)
+                _check(part, names, deeper)
         case _:
             raise ConstraintError(f"{ast.unparse(node) if isinstance(node, ast.expr) else node!r} is not allowed here")
 
@@ -110,8 +120,8 @@ def _evaluate(node: ast.expr, values: Mapping[str, Value]) -> Any:
             return (not inner) if isinstance(op, ast.Not) else -inner if isinstance(op, ast.USub) else inner
         case ast.BinOp(left=left, op=op, right=right):
             a, b = _evaluate(left, values), _evaluate(right, values)
-            if isinstance(a, str) or isinstance(b, str):
-                raise TypeError("arithmetic on text")
+            if not (isinstance(a, (int, float)) and isinstance(b, (int, float))):
+                raise TypeError("arithmetic on text or lists")
             return _BINARY[type(op)](a, b)
         case ast.Compare(left=left, ops=ops, comparators=others):
             chain = [_evaluate(part, values) for part in (left, *others)]

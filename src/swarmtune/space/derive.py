@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from swarmtune.records import Value
@@ -55,4 +56,4 @@ def legal_pairs(field: Field, first: Sequence[Value], second: Sequence[Value]) -
 
 def _whole(number: float) -> Value:
     """Whole numbers as int, so that they read and compare as written."""
-    return int(number) if number == int(number) else number
+    return int(number) if math.isfinite(number) and number == int(number) else number

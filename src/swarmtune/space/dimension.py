@@ -81,6 +81,8 @@ class Dimension:
                 middle = (math.log(number) + math.log(number + 1)) / 2
                 return (middle - math.log(self.low)) / (math.log(self.high + 1) - math.log(self.low))
             return (number + 0.5 - self.low) / (self.high + 1 - self.low)
+        if self.low == self.high:
+            return 0.5
         if self.log:
             return (math.log(number) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
         return (number - self.low) / (self.high - self.low)
@@ -93,6 +95,12 @@ class Dimension:
         if len(numbers) == len(self.choices) and isinstance(value, (int, float)):
             return min(range(len(numbers)), key=lambda i: abs(numbers[i] - value))
         raise ValueError(f"{self.name}: {value!r} is not one of {list(self.choices)}")
+
+    def exact(self, value: Value) -> Value:
+        """A value of this dimension in the type of its grid: 64.0 of whole numbers is 64."""
+        if self.choices:
+            return self.choices[self._index(value)]
+        return int(value) if self.kind == "int" else value
 
     def contains(self, value: Value) -> bool:
         """Is it one of the values of this dimension?"""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,16 @@ from swarmtune.records import Value
 SEARCHED = ("int", "float", "bool", "enum", "range", "ratio")
 DERIVED = ("share", "factories", "times", "ternary_factories", "ternary_times")
 DTYPES = (*SEARCHED, *DERIVED, "env")
+
+MAX_CHOICES = 100_000  # values of one enum or range
+MAX_NUMBER = 1e15  # below 2^53, so that whole numbers stay exact as floats
+MAX_PRODUCT = {"factories": 10**9, "ternary_factories": 10**6}  # their divisors are listed
+_PARAM_KEYS = (
+    *("target_name", "target_names", "product", "dtype"),
+    *("min_value", "max_value", "priority_policy", "priority"),
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+_FLAG = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True)
@@ -35,6 +47,7 @@ class Field:
     ==================  ================================================================================
 
     ``value`` is the baseline. ``constant`` (0 and False count) or ``min`` == ``max`` takes a field out of the search.
+    Whole numbers written with a point become int where ``dtype`` is int, 0 and 1 become booleans where it is bool.
     """
 
     name: str
@@ -47,6 +60,17 @@ class Field:
     constant: Value | None = None
     log: bool = False
 
+    def __post_init__(self) -> None:
+        for key in ("value", "constant"):
+            object.__setattr__(self, key, self._typed(getattr(self, key)))
+
+    def _typed(self, value: Value | None) -> Value | None:
+        if self.dtype == "int" and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.dtype == "bool" and isinstance(value, (int, float)) and value in (0, 1):
+            return bool(value)
+        return value
+
     @property
     def derived(self) -> bool:
         """Does its value follow from other fields?"""
@@ -57,10 +81,16 @@ class Field:
         """The only value that it may take, if there is only one."""
         if self.constant is not None:
             return self.constant
-        if self.dtype in ("int", "float", "range") and self.min is not None and self.min == self.max:
+        if self.min is None or self.min != self.max or not math.isfinite(self.min):
+            return self._only_choice
+        if self.dtype in ("int", "float", "range"):
             return int(self.min) if self.dtype == "int" or self.min == int(self.min) else self.min
-        if self.dtype == "bool" and self.min is not None and self.min == self.max:
+        if self.dtype == "bool":
             return self.min > 0.5
+        return self.value if self.dtype == "enum" and self.value is not None else self._only_choice
+
+    @property
+    def _only_choice(self) -> Value | None:
         if self.dtype == "enum" and isinstance(self.dtype_param, (list, tuple)) and len(self.dtype_param) == 1:
             return self.dtype_param[0]  # type: ignore[no-any-return]
         return None
@@ -84,23 +114,54 @@ class Field:
 
     def mistakes(self, known: set[str]) -> list[str]:
         """Everything wrong with this entry, as sentences; ``known`` are the names of all fields."""
-        found = []
+        if not _NAME.fullmatch(self.name):
+            shown = repr(self.name[:40])
+            return [
+                f"name {shown} must be letters, digits, '_', '-' and '.', begin with no digit, and have at most 100"
+            ]
         if self.dtype not in DTYPES:
-            return [f"{self.name}: dtype {self.dtype!r} is not one of {', '.join(DTYPES)}"]
+            near = difflib.get_close_matches(self.dtype, DTYPES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            return [f"{self.name}: dtype {self.dtype[:40]!r} is not one of {', '.join(DTYPES)}{hint}"]
+        found = self._place_mistakes() + self._number_mistakes()
         found += [f"{self.name}: dtype_param names {t!r}, which is no field" for t in self.targets if t not in known]
         if self.name in self.targets:
             found.append(f"{self.name}: depends on itself")
         if self.constant is not None:
             return found
-        return found + self._range_mistakes() + self._param_mistakes()
+        return found + (self._range_mistakes() or self._param_mistakes())
+
+    def _place_mistakes(self) -> list[str]:
+        position = self.config_position
+        if position.startswith("-") and not _FLAG.fullmatch(position):
+            return [f"{self.name}: config_position {position[:40]!r} is no flag; write it like --max-num-seqs"]
+        if not position or not position.isprintable() or len(position) > 500:
+            return [f'{self.name}: config_position {position[:40]!r} is neither "env", a flag nor a dotted path']
+        return []
+
+    def _number_mistakes(self) -> list[str]:
+        numbers = {"min": self.min, "max": self.max, "value": self.value, "constant": self.constant}
+        found = []
+        for key, number in numbers.items():
+            if isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if not math.isfinite(number):
+                found.append(f"{self.name}: {key} must be a finite number, not {number}")
+            elif abs(number) > MAX_NUMBER:
+                found.append(f"{self.name}: {key} must lie between -{MAX_NUMBER:g} and {MAX_NUMBER:g}")
+        if self.dtype == "ratio" and self.constant is None and isinstance(self.value, (bool, str)):
+            found.append(f"{self.name}: value {self.value!r} is no number; a ratio needs one")
+        return found
 
     def _range_mistakes(self) -> list[str]:
         needs_range = self.dtype in ("int", "float", "range", "ratio")
         if needs_range and (self.min is None or self.max is None):
             return [f"{self.name}: dtype {self.dtype} needs min and max"]
         bounds = [b for b in (self.min, self.max) if b is not None]
-        found = [f"{self.name}: min and max must be finite numbers, not {b}" for b in bounds if not math.isfinite(b)]
-        if not found and self.min is not None and self.max is not None and self.min > self.max:
+        if not all(math.isfinite(b) and abs(b) <= MAX_NUMBER for b in bounds):
+            return []  # said already
+        found = []
+        if self.min is not None and self.max is not None and self.min > self.max:
             found.append(f"{self.name}: min {self.min} is larger than max {self.max}")
         if not found and self.dtype == "int" and needs_range and math.ceil(self.min or 0) > math.floor(self.max or 0):
             found.append(f"{self.name}: no whole number lies between min {self.min} and max {self.max}")
@@ -112,15 +173,19 @@ class Field:
         p = self.dtype_param
         match self.dtype:
             case "enum":
-                if not isinstance(p, (list, tuple)) or not p or len({repr(x) for x in p}) != len(p):
+                if not isinstance(p, (list, tuple)) or not p:
                     return [f"{self.name}: dtype enum needs dtype_param = [a list of different values]"]
-                if not all(isinstance(x, (bool, int, float, str)) for x in p):
-                    return [f"{self.name}: the values of an enum are strings, numbers or booleans"]
+                return self._enum_mistakes(p)
             case "range":
-                if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 < p < math.inf:
+                if not _number(p) or not 0 < p < math.inf:
                     return [f"{self.name}: dtype range needs dtype_param = the step, a number above 0"]
+                low, high = float(self.min or 0), float(self.max or 0)
+                if (high - low) / p >= MAX_CHOICES or max(abs(low), abs(high)) / p > 1e11:
+                    return [
+                        f"{self.name}: the step {p:g} gives too many values; at most {MAX_CHOICES} (use int or float)"
+                    ]
             case "ratio" | "share" | "env":
-                if not isinstance(p, str) or not p:
+                if not isinstance(p, str) or not p or not p.isprintable():
                     what = "the environment variable" if self.dtype == "env" else "the field"
                     return [f"{self.name}: dtype {self.dtype} needs dtype_param = the name of {what}"]
             case "factories" | "times" | "ternary_factories" | "ternary_times":
@@ -131,17 +196,51 @@ class Field:
         key, count = ("target_names", 2) if self.dtype.startswith("ternary") else ("target_name", 1)
         if not isinstance(p, dict) or key not in p or "product" not in p:
             return [f"{self.name}: dtype {self.dtype} needs dtype_param = {{{key} = ..., product = ...}}"]
-        found = []
-        if len(self.targets) != count:
-            found.append(f"{self.name}: {key} names {count} field{'s' if count > 1 else ''}")
+        found = self._key_mistakes(p)
+        if len(set(self.targets)) != count:
+            found.append(f"{self.name}: {key} names {count} different field{'s' if count > 1 else ''}")
         product = p["product"]
+        limit = MAX_PRODUCT.get(self.dtype, MAX_NUMBER)
         whole = isinstance(product, int) and not isinstance(product, bool) and product >= 1
         if self.dtype.endswith("factories") and not whole:
-            found.append(f"{self.name}: product must be a whole number of at least 1, not {product!r}")
-        elif isinstance(product, bool) or not isinstance(product, (int, float)) or not math.isfinite(product):
-            found.append(f"{self.name}: product must be a number, not {product!r}")
+            found.append(f"{self.name}: product must be a whole number of at least 1, not {_shown(product)}")
+        elif not _number(product) or not math.isfinite(product):
+            found.append(f"{self.name}: product must be a number, not {_shown(product)}")
+        elif abs(product) > limit:
+            found.append(f"{self.name}: product {_shown(product)} is too large; at most {limit:g}")
+        for bound in ("min_value", "max_value"):
+            if bound in p and (not _number(p[bound]) or not math.isfinite(p[bound])):
+                found.append(f"{self.name}: {bound} must be a number, not {_shown(p[bound])}")
         if p.get("priority_policy", "balanced") not in ("balanced", "fixed"):
-            found.append(f"{self.name}: priority_policy is 'balanced' or 'fixed', not {p['priority_policy']!r}")
+            found.append(f"{self.name}: priority_policy is 'balanced' or 'fixed', not {_shown(p['priority_policy'])}")
         if p.get("priority_policy") == "fixed" and p.get("priority") not in self.targets:
             found.append(f"{self.name}: priority_policy 'fixed' needs priority = one of {', '.join(self.targets)}")
         return found
+
+    def _key_mistakes(self, p: dict[str, Any]) -> list[str]:
+        found = []
+        for key in sorted(p.keys() - set(_PARAM_KEYS), key=str):
+            near = difflib.get_close_matches(str(key), _PARAM_KEYS, n=1, cutoff=0.7)
+            if near:
+                found.append(f"{self.name}: dtype_param has no key {_shown(key)}; did you mean {near[0]}?")
+        return found
+
+    def _enum_mistakes(self, p: Any) -> list[str]:
+        if len(p) > MAX_CHOICES:
+            return [f"{self.name}: an enum has at most {MAX_CHOICES} values, not {len(p)}"]
+        if not all(isinstance(x, (bool, int, float, str)) for x in p):
+            return [f"{self.name}: the values of an enum are strings, numbers or booleans"]
+        if not all(math.isfinite(x) and abs(x) <= MAX_NUMBER for x in p if _number(x)):
+            return [f"{self.name}: the numbers of an enum must lie between -{MAX_NUMBER:g} and {MAX_NUMBER:g}"]
+        if len({(isinstance(x, bool), x) for x in p}) != len(p):
+            return [f"{self.name}: dtype enum needs dtype_param = [a list of different values]"]
+        return []
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."

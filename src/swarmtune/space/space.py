@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,8 @@ Point = NDArray[np.float64]  # coordinates in [0, 1], one per searched dimension
 
 REPAIR_LEVELS = 64  # values per dimension that a repair looks at
 REPAIR_SAMPLES = 4000
+MAX_FIELDS = 200
+MAX_DERIVED = 2.0**63  # a derived value beyond that fits into no service
 
 
 class Space:
@@ -33,6 +36,8 @@ class Space:
         """ConfigValidationError lists everything that is wrong with the fields and constraints."""
         self.fields = tuple(fields)
         self._by_name = {f.name: f for f in self.fields}
+        if len(self.fields) > MAX_FIELDS:
+            raise ConfigValidationError([f"{len(self.fields)} fields are too many; at most {MAX_FIELDS}"])
         parsed, mistakes = _parse(constraints, set(self._by_name))
         mistakes += self._field_mistakes()
         if mistakes:
@@ -48,6 +53,8 @@ class Space:
         empty += [
             f"{f.name}: no values of {f.targets[0]} and {f.targets[1]} divide its product" for f in self._impossible()
         ]
+        if not empty:
+            empty = self._too_large()
         if empty:
             raise ConfigValidationError(empty)
 
@@ -56,7 +63,7 @@ class Space:
     @property
     def size(self) -> float:
         """How many points the grid has, legal or not; inf with a continuous dimension."""
-        return math.prod(d.count if d.count is not None else math.inf for d in self.dimensions)
+        return math.prod(float(d.count) if d.count is not None else math.inf for d in self.dimensions)
 
     def default(self) -> Setting:
         """The baseline: each field's ``value``, the middle of its range where it has none."""
@@ -118,10 +125,13 @@ class Space:
             axis = dimensions.get(name) if field is not None and field.dtype != "ratio" else None
             if axis is not None and not axis.contains(value):
                 mistakes.append(f"{name} = {value!r} is outside its range")
+            if field is not None and field.dtype == "ratio" and not _finite(value):
+                mistakes.append(f"{name} = {value!r} is no number")
         if mistakes:
             raise ConfigValidationError(mistakes)
         base = dict(self.default().values)
-        given = {**{n: v for n, v in base.items() if not self._by_name[n].derived}, **values}
+        on_grid = {n: dimensions[n].exact(v) if n in dimensions else v for n, v in values.items()}
+        given = {**{n: v for n, v in base.items() if not self._by_name[n].derived}, **on_grid}
         return replace(self._complete(np.full(len(self.dimensions), 0.5), given), origin=origin)
 
     def _complete(self, point: Point, known: Mapping[str, Value]) -> Setting:
@@ -193,6 +203,7 @@ class Space:
         twice = {f.name for f in self.fields if sum(g.name == f.name for g in self.fields) > 1}
         mistakes += [f"{name}: given more than once" for name in sorted(twice)]
         if not mistakes:
+            mistakes += self._target_mistakes()
             mistakes += self._value_mistakes()
             try:
                 _dependency_order(self.fields)
@@ -200,13 +211,43 @@ class Space:
                 mistakes.append(str(error))
         return mistakes
 
+    def _target_mistakes(self) -> list[str]:
+        """Only numbers can be multiplied and divided; a share needs a budget to share."""
+        found = []
+        for field in self.fields:
+            for target in (self._by_name[t] for t in field.targets if field.constant is None):
+                choices = target.dtype_param if target.dtype == "enum" and target.constant is None else ()
+                values = [*choices, *([] if target.constant is None else [target.constant])]
+                if target.dtype in ("bool", "env") or not all(_finite(v) for v in values):
+                    found.append(f"{field.name}: {target.name} is no number, so nothing can be computed from it")
+                elif field.dtype == "share" and (target.min is None or target.max is None):
+                    found.append(f"{field.name}: a share needs the min and max of {target.name}, which has none")
+        return found
+
+    def _too_large(self) -> list[str]:
+        """Derived fields whose values leave the numbers, judged at the ends of the ranges."""
+        found = []
+        for corner in (0.0, 1.0):
+            values = self._complete(np.full(len(self.dimensions), corner), {}).values
+            for field in self.fields:
+                value = values[field.name]
+                if field.derived and not (_finite(value) and abs(float(value)) < MAX_DERIVED):
+                    found.append(f"{field.name}: its value can become {float(value):g}, which is too large")
+        return list(dict.fromkeys(found))
+
     def _value_mistakes(self) -> list[str]:
         found = []
         for field in self.fields:
             if not field.searched or field.value is None or field.dtype == "ratio":
                 continue
             if not Dimension.of(field).contains(field.value):
-                what = f"one of {list(field.dtype_param)}" if field.dtype == "enum" else f"{field.min} to {field.max}"
+                what = f"{field.min} to {field.max}"
+                if field.dtype == "enum":
+                    what = f"one of {', '.join(map(repr, field.dtype_param[:10]))}"
+                elif field.dtype == "range":
+                    what += f" in steps of {field.dtype_param}"
+                elif field.dtype == "bool":
+                    what = "true or false"
                 found.append(f"{field.name}: value {field.value!r} is outside its range ({what})")
         return found
 
@@ -230,7 +271,7 @@ class Space:
                 continue
             values = self._complete(point, {}).values
             a, b = field.targets
-            axes = [self._axis(name, values) for name in (a, b)]
+            axes = [self._axis(field, name, values) for name in (a, b)]
             pairs = legal_pairs(field, axes[0], axes[1])
             if not pairs or (values[a], values[b]) in pairs:
                 continue
@@ -248,14 +289,15 @@ class Space:
         if not ternary or any(d.kind == "choice" and not d.choices for d in self.dimensions):
             return []
         values = self._complete(np.full(len(self.dimensions), 0.5), {}).values
-        return [f for f in ternary if not legal_pairs(f, *(self._axis(t, values) for t in f.targets))]
+        return [f for f in ternary if not legal_pairs(f, *(self._axis(f, t, values) for t in f.targets))]
 
-    def _axis(self, name: str, values: Mapping[str, Value]) -> list[Value]:
+    def _axis(self, field: Field, name: str, values: Mapping[str, Value]) -> list[Value]:
+        """The values of a target that can divide the field's product."""
         for dimension in self.dimensions:
             if dimension.name == name:
                 if dimension.choices:
                     return list(dimension.choices)
-                return list(range(int(dimension.low), int(dimension.high) + 1))
+                return [d for d in divisors(int(field.dtype_param["product"])) if dimension.contains(d)]
         return [values[name]]
 
 
@@ -265,10 +307,12 @@ def _parse(texts: Iterable[str], known: set[str]) -> tuple[list[Constraint], lis
         try:
             constraint = Constraint.parse(text)
         except ConstraintError as error:
-            mistakes.append(f"constraint {text!r}: {error}")
+            mistakes.append(f"constraint {text[:100]!r}: {error}")
             continue
-        unknown = sorted(constraint.names - known)
-        mistakes += [f"constraint {text!r}: {name!r} is no field" for name in unknown]
+        for name in sorted(constraint.names - known):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            mistakes.append(f"constraint {text[:100]!r}: {name!r} is no field{hint}")
         parsed.append(constraint)
     return parsed, mistakes
 
@@ -309,3 +353,7 @@ def _ratio_of(value: float, target: float, field: Field) -> float:
 
 def _nearer(a: Point, b: Point, start: Point) -> bool:
     return float(np.sum((a - start) ** 2)) < float(np.sum((b - start) ** 2))
+
+
+def _finite(value: Value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -141,6 +141,7 @@ class Coordinator:
             outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
         finally:
             self._pending.pop(number, None)
+        self._keep_folder(attempt, outcome)
         tries = work.attempts + 1
         if outcome.score is None and tries >= self._plan.max_attempts:
             self._give_up(attempt, outcome)
@@ -205,6 +206,7 @@ class Coordinator:
                 trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind="confirm"
             )
             outcome = await group.evaluate(attempt, self._reporter(trial.number, group), self._keeper(attempt), loads)
+            self._keep_folder(attempt, outcome)
             self._store.close(attempt, outcome)
             if outcome.score is not None:
                 return outcome.score
@@ -226,6 +228,10 @@ class Coordinator:
             self._listen(Event("load_point", self._clock.wall(), facts))
 
         return keep
+
+    def _keep_folder(self, attempt: Attempt, outcome: Outcome) -> None:
+        if "folder" in outcome.facts:
+            self._store.append(("logs and load results", str(outcome.facts["folder"])), attempt)
 
     def _emit(self, kind: str, facts: dict[str, Any]) -> None:
         event = Event(kind, self._clock.wall(), facts)

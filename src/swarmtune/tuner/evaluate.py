@@ -23,6 +23,7 @@ from swarmtune.errors import (
 )
 from swarmtune.records import Command, Group, Measurement, Score, Setting
 from swarmtune.search.load import LoadPoint
+from swarmtune.tuner.backup import LIMIT_BYTES, back_up
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.probe import HttpProbe
 from swarmtune.tuner.store import Attempt, Outcome
@@ -76,6 +77,7 @@ class Evaluator:
         """
         started = self._clock.monotonic()
         folder = self._directory / f"{attempt.trial_number:04d}-{attempt.id}"
+        place = {"folder": str(folder)}
         try:
             await self._serve(attempt, folder, report)
             points = await self._measure_loads(attempt, folder, report, keep, loads, started)
@@ -84,12 +86,20 @@ class Evaluator:
             if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
                 raise
             score = Score.failed() if error.culprit is Culprit.SETTING else None
-            return Outcome(score=score, failure=error.message, facts={"details": _plain(error.details)})
+            return Outcome(score=score, failure=error.message, facts={**place, "details": _plain(error.details)})
         except BaseException:
             await self.stop()
             raise
+        finally:
+            if self._plan.backup:
+                self._back_up(attempt, folder, report)
         measurement, score = min(points, key=lambda p: p[1].rank)
-        return Outcome(score, measurement, facts={"load_points": len(points)})
+        return Outcome(score, measurement, facts={**place, "load_points": len(points)})
+
+    def _back_up(self, attempt: Attempt, folder: Path, report: Report) -> None:
+        command = self._plan.engine.command(attempt.setting, self.group)
+        if not back_up(command, folder, self._directory.parent / "backup" / folder.name):
+            report("backup_full", {"limit_bytes": LIMIT_BYTES})
 
     async def stop(self) -> None:
         """End the service of this group, if one runs."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from swarmtune import registry
 from swarmtune.engines.base import Engine
@@ -19,8 +20,9 @@ from swarmtune.records import Group, Measurement, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
-from swarmtune.settings import BaseSections, section_name, without_effect
+from swarmtune.settings import BaseSections, expanded, section_name, without_effect
 from swarmtune.space import Field, Space
+from swarmtune.space.space import MAX_FIELDS
 from swarmtune.workload import Load, Workload
 
 DEFAULT_EVALUATIONS = 16
@@ -103,8 +105,9 @@ def make_plan(settings: BaseSections) -> Plan:
     o = settings.optimizer
     mistakes: list[str] = []
     engine, benchmark = _parts(settings, mistakes)
-    if o.algorithm not in registry.searches:
-        mistakes.append(f"optimizer.algorithm: {o.algorithm!r} is not one of {', '.join(registry.searches)}")
+    _algorithm(o.algorithm, mistakes)
+    output = _output(settings.output, mistakes)
+    _study(o.study, mistakes)
     limits = _limits(settings, mistakes)
     load_search = _load_search(settings, mistakes)
     space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
@@ -115,6 +118,9 @@ def make_plan(settings: BaseSections) -> Plan:
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
+    groups = _groups(o.groups, engine)
+    _runnable(engine, benchmark, space, workload, groups, settings.particles_time_out)
+    notices += [*registry.load_plugins()]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
     return Plan(
@@ -131,30 +137,131 @@ def make_plan(settings: BaseSections) -> Plan:
         timeout_s=o.timeout,
         seed=o.seed,
         confirm=o.confirm,
-        groups=_groups(o.groups, engine),
+        groups=groups,
         user_settings=users,
         start_timeout_s=settings.wait_start_time,
         evaluation_timeout_s=settings.particles_time_out,
         max_attempts=o.max_attempts,
         backup=o.backup,
-        output=Path(settings.output).expanduser(),
+        output=output,
         study=o.study,
         notices=tuple(notices),
     )
 
 
 def _parts(settings: BaseSections, mistakes: list[str]) -> tuple[Engine | None, Benchmark | None]:
-    made: list[Any] = []
-    engine_name = "simulated" if settings.simulate else settings.optimizer.engine
-    for known, name in ((registry.engines, engine_name), (registry.benchmarks, settings.optimizer.benchmark)):
+    o = settings.optimizer
+    engine_name = "simulated" if settings.simulate else o.engine
+    engine = _part(settings, registry.engines, "optimizer.engine", engine_name, mistakes)
+    return engine, _part(settings, registry.benchmarks, "optimizer.benchmark", o.benchmark, mistakes)
+
+
+def _part(settings: BaseSections, known: registry.Registry, key: str, name: str, mistakes: list[str]) -> Any:
+    """The engine or benchmark of this name with its table; None, and what is wrong, if there is none."""
+    try:
+        part = known.load(name)
+    except ConfigurationError as error:
+        mistakes.append(f"{key}: {error.message}")
+        return None
+    section = section_name(part)
+    table = getattr(settings, section, None)
+    if table is None:
+        needed = ", ".join(n for n, field in part.Config.model_fields.items() if field.is_required())
+        mistakes.append(f"{section}: the table [{section}] is needed, with at least {needed or 'its keys'}")
+        return None
+    if len(getattr(table, "target_field", ())) > MAX_FIELDS:
+        mistakes.append(f"{section}.target_field: {len(table.target_field)} fields are too many; at most {MAX_FIELDS}")
+        return None
+    try:
+        made = part(table)
+        mistakes += [_keyed(m, section) for m in made.mistakes()]
+    except ConfigurationError as error:
+        mistakes += [_keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
+        return None
+    return made
+
+
+def _keyed(mistake: str, section: str) -> str:
+    """The mistake with the table that it is about in front, unless it begins with it."""
+    return mistake if mistake.startswith((f"{section}.", f"{section}:")) else f"{section}: {mistake}"
+
+
+def _algorithm(name: str, mistakes: list[str]) -> None:
+    try:
+        registry.searches.load(name)
+    except ConfigurationError as error:
+        mistakes.append(f"optimizer.algorithm: {error.message}")
+
+
+def _output(given: str, mistakes: list[str]) -> Path:
+    try:
+        path = expanded(given)
+        taken = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
+    except (ConfigurationError, OSError) as error:
+        mistakes.append(f"output: {error}")
+        return Path(given)
+    if taken is not None:
+        mistakes.append(f"output: no folder can be made at {given[:200]!r}: {str(taken)[:200]!r} is a file")
+    return path
+
+
+def _study(url: str | None, mistakes: list[str]) -> None:
+    """The address of a study may hold a password, so it is not repeated."""
+    if url is None:
+        return
+    scheme, found, rest = url.partition("://")
+    kind = scheme.partition("+")[0]
+    if not url.strip():
+        mistakes.append("optimizer.study: an empty text is no address; leave it out for a new folder")
+    elif found and kind not in ("sqlite", "postgresql", "postgres"):
+        mistakes.append(
+            f"optimizer.study: {kind[:20]!r} is not supported; write a path, sqlite:///PATH or postgresql://USER@HOST/DB"
+        )
+    elif found and kind == "sqlite" and not rest.startswith("/"):
+        mistakes.append(
+            "optimizer.study: a SQLite address has three slashes or four: sqlite:///PATH, sqlite:////ROOT/PATH"
+        )
+    elif found and kind != "sqlite":
         try:
-            part = known.load(name)
-            made.append(part(getattr(settings, section_name(part))))
-            mistakes += made[-1].mistakes()
+            reason = "" if urlsplit(url).port != 0 else "port 0"
+        except ValueError as error:
+            reason = str(error).partition(":")[0]
+        if reason:
+            mistakes.append(f"optimizer.study: not a database address ({reason}); write postgresql://USER@HOST:PORT/DB")
+
+
+def _runnable(
+    engine: Engine,
+    benchmark: Benchmark,
+    space: Space,
+    workload: Workload,
+    groups: tuple[Group, ...],
+    time_out_s: float,
+) -> None:
+    """Can the baseline's commands be written, and can they end in time? ConfigValidationError if not."""
+    mistakes = []
+    ports = [g.port for g in groups if g.port > 65535]
+    if ports:
+        mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
+    if workload.duration_s is not None and workload.duration_s >= time_out_s:
+        mistakes.append(
+            f"{section_name(benchmark)}.duration_s: {workload.duration_s:g} s of load do not fit into one evaluation "
+            f"(particles_time_out = {time_out_s:g})"
+        )
+    sections = (section_name(engine), section_name(benchmark))
+    makers = (
+        lambda: engine.command(space.default(), groups[0]),
+        lambda: benchmark.command(workload, "http://[::1]:8000"),
+    )
+    for section, make in zip(sections, makers, strict=True):
+        try:
+            make()
         except ConfigurationError as error:
-            mistakes += getattr(error, "mistakes", [error.message])
-            made.append(None)
-    return made[0], made[1]
+            mistakes += [_keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
+        except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+            mistakes.append(f"{section}: no command can be made of these values: {error}")
+    if mistakes:
+        raise ConfigValidationError(mistakes)
 
 
 def _limits(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
@@ -220,14 +327,22 @@ def _space(
             ]
         space = Space(fields, (*engine.constraints(), *settings.constraints))
     except ConfigurationError as error:
-        mistakes += [f"{engine.name}: {m}" for m in getattr(error, "mistakes", [error.message])]
+        section = section_name(engine)
+        for text in getattr(error, "mistakes", [error.message]):
+            if text.startswith("constraint "):
+                mistakes.append(f"constraints: {text.removeprefix('constraint ')}")
+            elif not any(m.endswith(text) for m in mistakes):
+                mistakes.append(f"{section}.target_field: {text}")
         return None, []
     if not space.dimensions:
-        mistakes.append(f"{engine.name}: no parameter is left to search; every target_field is constant or derived")
+        if not fields:
+            return None, []  # the engine has said so
+        key = f"{section_name(engine)}.target_field"
+        mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
         return None, []
     broken = space.broken(space.default())
     mistakes += [
-        f"constraint {text!r}: the baseline breaks it; change the rule or the fields' value" for text in broken
+        f"constraints: {text!r}: the baseline breaks it; change the rule or the fields' value" for text in broken
     ]
     return space, notices
 

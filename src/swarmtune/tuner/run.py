@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from swarmtune.clock import Clock
@@ -23,11 +24,19 @@ from swarmtune.tuner.study import Place, write_private
 RUNNERS_UP = 3  # winners that may break their promises on re-measurement before the run says so
 
 
-async def tune(
+@dataclass(frozen=True)
+class Session:
+    """A study that is ours, with what works on it."""
+
+    coordinator: Coordinator
+    ledger: Ledger
+
+
+@contextlib.asynccontextmanager
+async def session(
     plan: Plan, place: Place, request: dict[str, Any], clock: Clock, listen: Callable[[Event], None]
-) -> Result:
-    """Run or go on with a study until its budget is spent, and leave ``report.json`` in its folder."""
-    started = clock.monotonic()
+) -> AsyncIterator[Session]:
+    """Take a study over, clean up after a tuner that died on it, and let go of everything in the end."""
     head = place.head or StudyHead(place.name, request, {})
     head = StudyHead(head.name, head.request, plan.fingerprint())
     ledger = Ledger(place.url, head, plan.space, plan.objective.direction, clock)
@@ -36,17 +45,25 @@ async def tune(
         executor = LocalExecutor(place.folder, clock)
         attempts = place.folder.resolve() / "attempts"
         groups = [Evaluator(plan, group, executor, clock, attempts) for group in plan.groups]
-        coordinator = Coordinator(plan, ledger, groups, clock, listen)
         async with _renewing(ledger, clock):
             try:
-                trials = await coordinator.search(ledger.ownership.active_seconds())
-                result = await _prove(plan, place, coordinator, ledger, trials, started, clock)
+                yield Session(Coordinator(plan, ledger, groups, clock, listen), ledger)
             finally:
                 for group in groups:
                     await group.stop()
                 await executor.close()
     finally:
         ledger.dispose()
+
+
+async def tune(
+    plan: Plan, place: Place, request: dict[str, Any], clock: Clock, listen: Callable[[Event], None]
+) -> Result:
+    """Run or go on with a study until its budget is spent, and leave ``report.json`` in its folder."""
+    started = clock.monotonic()
+    async with session(plan, place, request, clock, listen) as study:
+        trials = await study.coordinator.search(study.ledger.ownership.active_seconds())
+        result = await _prove(plan, place, study, trials, started, clock)
     write_private(place.folder / "report.json", json.dumps(result.to_json(), indent=2) + "\n")
     return result
 
@@ -70,17 +87,11 @@ async def _renewing(ledger: Ledger, clock: Clock) -> AsyncIterator[None]:
 
 
 async def _prove(
-    plan: Plan,
-    place: Place,
-    coordinator: Coordinator,
-    ledger: Ledger,
-    trials: Sequence[Trial],
-    started: float,
-    clock: Clock,
+    plan: Plan, place: Place, study: Session, trials: Sequence[Trial], started: float, clock: Clock
 ) -> Result:
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.score is not None]
     baseline = next((t for t in complete if t.setting.origin == "baseline"), None)
-    best, verdict, scores = await _winner(plan, coordinator, ledger, complete, baseline)
+    best, verdict, scores = await _winner(plan, study, complete, baseline)
     return Result(
         study=str(place.folder),
         plan=plan,
@@ -94,7 +105,7 @@ async def _prove(
 
 
 async def _winner(
-    plan: Plan, coordinator: Coordinator, ledger: Ledger, complete: Sequence[Trial], baseline: Trial | None
+    plan: Plan, study: Session, complete: Sequence[Trial], baseline: Trial | None
 ) -> tuple[Trial | None, Verdict, dict[int, list[Score]]]:
     """The setting to deploy and how sure that is: the best that keeps its promises on re-measurement, or the baseline."""
     ranked = sorted(
@@ -111,7 +122,7 @@ async def _winner(
         if candidate.number == baseline.number:
             return baseline, verdict, scores
         compared = [baseline, candidate] if can_start else [candidate]
-        scores.update(await coordinator.remeasure(compared, plan.confirm, ledger.confirmations()))
+        scores.update(await study.coordinator.remeasure(compared, plan.confirm, study.ledger.confirmations()))
         again, before = scores[candidate.number], scores.get(baseline.number, [])
         if not can_start:
             before = [Score.failed()] * len(again)

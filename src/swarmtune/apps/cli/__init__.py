@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -36,6 +38,9 @@ EPILOG = "exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 3 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the command ``swarmtune``."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number
+            stream.reconfigure(errors="backslashreplace")
     if arguments and arguments[0] in COMMANDS:
         sys.exit(_run(arguments[0], arguments[1:]))
     parser = argparse.ArgumentParser(
@@ -58,11 +63,12 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     )
     try:
         module.add_arguments(parser)
-        return int(module.run(parser.parse_args(arguments)))
+        code = int(module.run(parser.parse_args(arguments)))
+        sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except SwarmTuneError as error:
         print(f"swarmtune {name}: {error}", file=sys.stderr)
@@ -71,3 +77,4 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         if error.culprit is Culprit.BUG:
             print("This should not happen. Please report it with the lines above.", file=sys.stderr)
         return EXIT_FAILED
+    return code

@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from swarmtune.apps.cli import EXIT_DONE
-from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides
+from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, one_line, overrides, planned
 from swarmtune.settings import BaseSections, config_path, read_settings
 from swarmtune.space import Dimension, Field
-from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import DEFAULT_PORT, command_line
 
 ASSUMED_START_S = 30.0  # of a service of which nothing is known yet
@@ -27,8 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and show; wrong settings end in ConfigValidationError."""
-    settings = read_settings(config_path(args.config), overrides(args))
-    show(make_plan(settings), settings)
+    given, path = overrides(args), config_path(args.config)
+    settings = read_settings(path, given)
+    show(planned(settings, path, given), settings)
     return EXIT_DONE
 
 
@@ -37,7 +39,7 @@ def show(plan: Plan, settings: BaseSections) -> None:
     console = Console(highlight=False)
     console.print("[bold]The configuration is right.[/bold] This is what would be run:\n")
     for name, text in facts(plan, settings):
-        console.print(f"  [bold]{name:<12}[/bold] {text}", markup=True, soft_wrap=True)
+        console.print(Text.assemble("  ", (f"{name:<12}", "bold"), f" {one_line(text)}"), soft_wrap=True)
     console.print()
     console.print(space_table(plan))
     for text in (c.text for c in plan.space.constraints):
@@ -59,6 +61,7 @@ def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
     promises = ", ".join(f"{name} <= {limit:g}" for name, limit in plan.objective.limits.items()) or "none"
     search = plan.load_search
     load = plan.workload.load.to_json()
+    size = f"{plan.space.size:.3g}" if math.isfinite(plan.space.size) else "countless"
     loads = (
         f"{plan.load_variable} {search.low:g} to {search.high:g}, at most {search.points} points"
         if search
@@ -74,7 +77,7 @@ def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
             "search",
             f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",
         ),
-        ("space", f"{plan.space.size:.3g} settings in {len(plan.space.dimensions)} dimensions"),
+        ("space", f"{size} settings in {len(plan.space.dimensions)} dimensions"),
         ("time", expected_time(plan)),
     ]
 
@@ -97,9 +100,9 @@ def space_table(plan: Plan) -> Table:
     baseline = plan.baseline().values
     dimensions = {d.name: d for d in plan.space.dimensions}
     for field in plan.space.fields:
-        table.add_row(
-            field.name, field.config_position, described(field, dimensions.get(field.name)), str(baseline[field.name])
-        )
+        values = described(field, dimensions.get(field.name))
+        shown = (field.name, field.config_position, values, str(baseline[field.name]))
+        table.add_row(*(Text(shortened(one_line(text))) for text in shown))
     return table
 
 
@@ -112,3 +115,8 @@ def described(field: Field, dimension: Dimension | None) -> str:
         return ", ".join(shown) if len(shown) <= 8 else f"{shown[0]}, {shown[1]} ... {shown[-1]} ({len(shown)})"
     what = f" x {field.dtype_param}" if field.dtype == "ratio" else ""
     return f"{dimension.low:g} to {dimension.high:g}{what}{' (log)' if dimension.log else ''}"
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """A text that leaves room for the others in its row."""
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,10 +15,14 @@ from swarmtune import registry
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
-from swarmtune.settings import BaseSections, Optimizer, Promises, read_settings, section_name
+from swarmtune.settings import BaseSections, Optimizer, Promises, expanded, read_settings, section_name
 from swarmtune.space import Field
 from swarmtune.tuner.plan import DEFAULT_EVALUATIONS, DEFAULT_PROMISES
 from swarmtune.tuner.study import write_private
+
+UNUSED = "read for older files"  # how descriptions of keys without effect begin
+TEMPLATE = {"argv": ["./start.sh", "--port", "$PORT"]}  # of an engine of which nothing is known
+EXAMPLE = Field("max_num_seqs", "--max-num-seqs", 1, 256, value=16, log=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file (-c, default config.toml)."""
-    path = Path(args.config or "config.toml")
+    path = expanded("config.toml" if args.config is None else args.config)
+    if not args.config and args.config is not None:
+        raise ConfigPathError("-c needs the name of a file, not an empty text.")
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigPathError(f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}.")
     if path.exists() and not args.force:
         raise ConfigPathError(f"{path} is there already; --force writes over it, -c FILE writes another one.")
     engine_name = args.engine or found_engine()
@@ -89,21 +96,24 @@ def engine_lines(engine: Any, model: str | None) -> list[str]:
     lines = [f"[{name}]"]
     options = type(engine).Config.model_fields
     for option, info in options.items():
-        if option not in ("target_field", "command") and info.description:
-            value = getattr(engine.config, option)
-            shown = model if option == "model" and model else value
-            prefix = "" if option == "model" and model else "# "
-            if isinstance(shown, (bool, int, float, str)):
-                lines += [f"# {info.description}", f"{prefix}{option} = {toml(shown)}"]
-    if model and "command" in options:
-        lines += ["", f"[{name}.command]", f"model = {toml(model)}", "port = 8000"]
+        if option in ("target_field", *TEMPLATE) or not info.description or info.description.startswith(UNUSED):
+            continue
+        mine = bool(model) and option in ("model", "model_path")
+        shown = model if mine else getattr(engine.config, option)
+        if isinstance(shown, (bool, int, float, str)):
+            lines += [f"# {info.description}", f"{'' if mine else '# '}{option} = {toml(shown)}"]
+    if "argv" in options:
+        lines += [f"# {options['argv'].description}", f"argv = {toml(TEMPLATE['argv'])}"]
+    if hasattr(getattr(engine.config, "command", None), "model"):
+        given = f"model = {toml(model)}" if model else '# model = "name or path of the model"'
+        lines += ["", f"[{name}.command]", given, "# port = 8000"]
     try:
         fields = engine.fields()
         rules = engine.constraints()
     except ConfigurationError as error:
         return [*lines, f"# its parameters could not be read yet: {error.message.splitlines()[0]}"]
     lines += ["", "# What may change. `value` is the baseline; `constant = ...` takes a parameter out of the search."]
-    for field in fields:
+    for field in fields or [EXAMPLE]:
         lines += field_lines(name, field)
     return [*[f"# rule of the engine: {rule}" for rule in rules], *lines]
 

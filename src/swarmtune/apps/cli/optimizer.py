@@ -12,13 +12,12 @@ from typing import Any
 import orjson
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
-from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides
+from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides, planned
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
 from swarmtune.settings import BaseSections, config_path, read_settings
-from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import Result
-from swarmtune.tuner.run import tune
 from swarmtune.tuner.study import Place, last_place, merged, new_place
 
 
@@ -74,11 +73,13 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
             path = Path(before["config"])
     settings = read_settings(path, given)
     request = {"overrides": given, "config": str(path.resolve()) if path else None}
-    return settings, make_plan(settings), place, request
+    return settings, planned(settings, path, given), place, request
 
 
 async def _tune(plan: Plan, place: Place, request: dict[str, Any], view: View) -> Result | None:
     """The run, ended in order by SIGINT, SIGTERM or SIGHUP: then None."""
+    from swarmtune.tuner.run import tune  # takes a second to import; --help and --dry-run do without
+
     work = asyncio.ensure_future(tune(plan, place, request, RealClock(), view.listen))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from swarmtune import registry
+from swarmtune.errors import ConfigValidationError
+
+if TYPE_CHECKING:
+    from swarmtune.settings import BaseSections
+    from swarmtune.tuner.plan import Plan
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,5 +78,25 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The given options as nested settings; what was not given is not there."""
     names = ("engine", "benchmark", "evaluations", "timeout", "algorithm", "seed", "study", "backup")
     given = {name: getattr(args, name, None) for name in names}
-    table = {name: value for name, value in given.items() if value not in (None, False)}
+    table = {name: value for name, value in given.items() if value is not None and value is not False}
     return {"optimizer": table} if table else {}
+
+
+def planned(settings: BaseSections, path: Path | None, given: Mapping[str, Any]) -> Plan:
+    """The plan of these settings; each mistake begins with where it was written: the file or the command line."""
+    from swarmtune.tuner.plan import make_plan
+
+    options = [f"optimizer.{name}:" for name in given.get("optimizer", {})]
+    try:
+        return make_plan(settings)
+    except ConfigValidationError as error:
+        source = str(path) if path else "defaults"
+        mistakes = [
+            f"{'command line' if m.startswith(tuple(options)) else source}: {m}" for m in map(one_line, error.mistakes)
+        ]
+        raise ConfigValidationError(mistakes) from error
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks and control characters: what it quotes may hold anything."""
+    return "".join(c if c.isprintable() else " " if c == "\n" else repr(c)[1:-1] for c in text)

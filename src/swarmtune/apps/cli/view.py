@@ -162,7 +162,7 @@ class View:
         )
         doing = Table.grid(padding=(0, 2))
         for group, what in self._doing.items():
-            doing.add_row(Text(group, style="bold"), what)
+            doing.add_row(Text(group, style="bold"), Text(what))
         return Group(head, doing, *self._recent)
 
 
@@ -172,7 +172,7 @@ def show_result(result: Result) -> None:
     baseline, best, unit = result.baseline, result.best, result.plan.objective.unit
     if best is None:
         console.print(
-            f"\n[bold]Nothing feasible was found[/bold] in {result.evaluations} evaluations: {result.verdict.reason}."
+            f"\nNothing feasible was found in {result.evaluations} evaluations: {result.verdict.reason}.", markup=False
         )
         console.print("Loosen [objective.slo], widen the ranges, or give more evaluations.", markup=False)
     table = Table("", "baseline", "winner", "difference", box=None, header_style="bold", pad_edge=False)
@@ -180,15 +180,15 @@ def show_result(result: Result) -> None:
     if best is not None and baseline is not None:
         for name, value in best.setting.values.items():
             before = baseline.setting.values[name]
-            table.add_row(name, str(before), str(value), "" if before == value else "changed")
+            table.add_row(Text(name), Text(str(before)), Text(str(value)), "" if before == value else "changed")
     console.print()
     console.print(table)
-    console.print(f"\n[bold]{verdict_text(result)}[/bold]")
+    console.print(Text(f"\n{verdict_text(result)}", style="bold"))
     if best is not None:
         console.print("\nRun the winner:" if best is not baseline else "\nRun the baseline:")
         console.print(f"  {result.to_json()['best']['command']}", markup=False, soft_wrap=True)
     counts = f"{result.evaluations} evaluations, {result.failures} failed, {clock_text(result.wall_seconds)}"
-    console.print(f"\n{counts}. Study: {result.study}", soft_wrap=True)
+    console.print(f"\n{counts}. Study: {result.study}", soft_wrap=True, markup=False)
 
 
 def _add_measured(table: Table, result: Result, unit: str) -> None:

@@ -1,0 +1,121 @@
+"""Any command line or start script as an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field as Option
+
+from swarmtune.engines import document
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import diagnose
+from swarmtune.engines.document import DocumentError
+from swarmtune.engines.memory import memory_mistakes
+from swarmtune.engines.placement import BoolStyle, place, substitute, tokens, unknown_tokens
+from swarmtune.engines.readiness import serves
+from swarmtune.engines.service_config import ServiceConfig, program
+from swarmtune.errors import SimulatorStartError
+from swarmtune.records import Command, File, Group, Setting
+from swarmtune.space import Field
+
+PLACES = ("HOST", "PORT", "MODEL")
+
+
+class CommandConfig(ServiceConfig):
+    """The section ``[command]``. ``$UPPER_NAME`` in argv stands for a field's value, HOST, PORT, MODEL or ``env``."""
+
+    argv: tuple[str, ...] = Option((), description='program and arguments: ["./start.sh", "$PORT", "$MAX_NUM_SEQS"]')
+    model: str = Option("", description="model name that requests must carry")
+    port: int = Option(0, ge=0, le=65535, description="port on which it serves; 0: any free one, given as PORT")
+    ready_path: str = Option("/health", pattern="^/", description="answers 200 to GET when the service is up")
+    completion_path: str = Option("/v1/completions", pattern="^/", description="one completion is tried here")
+    config_path: str = Option("", description="JSON or YAML file of the service, for dotted config_positions")
+    cwd: str = Option("", description="directory in which it runs; work_path is its older name")
+    bool_flags: BoolStyle = Option("pair", description="how booleans are written: --x/--no-x, --x/nothing, --x true")
+
+
+class CommandEngine(Engine):
+    """The command gets the values in argv, in its environment, and in its file; it must serve on PORT."""
+
+    name = "command"
+    config: CommandConfig
+    Config = CommandConfig
+
+    @cached_property
+    def _document(self) -> Any:
+        """The service's file as it was before anything was tuned."""
+        return document.load(Path(self.config.config_path))
+
+    @property
+    def model(self) -> str:
+        """As configured."""
+        return self.config.model
+
+    @property
+    def port(self) -> int:
+        """As configured."""
+        return self.config.port
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's; nothing is known of the command."""
+        return tuple(entry.to_field() for entry in self.config.target_field)
+
+    def mistakes(self) -> list[str]:
+        """Missing keys, tokens that nothing stands behind, and paths without a file."""
+        config, fields, found = self.config, self.fields(), memory_mistakes(self.config.memory)
+        if not config.argv:
+            found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
+        if not config.model:
+            found.append("command.model: give the model name that requests must carry")
+        if not fields:
+            found.append("command.target_field: give at least one parameter to tune")
+        known = {f.name.upper() for f in fields} | set(PLACES) | config.env.keys()
+        for token in unknown_tokens(config.argv, known):
+            found.append(f"command.argv: ${token} is no field, none of {', '.join(PLACES)}, and not in command.env")
+        paths = [f.config_position for f in fields if f.config_position != "env" and f.config_position[0] != "-"]
+        return found + self._path_mistakes(paths)
+
+    def _path_mistakes(self, paths: list[str]) -> list[str]:
+        if paths and not self.config.config_path:
+            return [f"command.config_path: {paths[0]!r} is a path into a file; name the file"]
+        found = []
+        for path in paths:
+            try:
+                document.read(self._document, path)
+            except DocumentError as error:
+                found.append(f"command.target_field: {error.message}")
+        return list(dict.fromkeys(found))
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """argv with the tokens replaced, flags appended; HOST, PORT and MODEL are also environment variables."""
+        config = self.config
+        placed = place(self.fields(), setting, style=config.bool_flags)
+        places = {"HOST": group.hosts[0], "PORT": str(group.port), "MODEL": config.model}
+        files: tuple[File, ...] = ()
+        if placed.document:
+            path = Path(config.config_path).absolute()
+            files = (File(str(path), document.dump(document.changed(self._document, placed.document), path), True),)
+        return Command(
+            argv=(*self._argv({**config.env, **tokens(setting, **places)}), *placed.flags),
+            env={**places, **config.env, **placed.env},
+            files=files,
+            directory=config.cwd or config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    def _argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
+        """A program named by a relative path is looked for where the tuner runs, unless ``cwd`` says otherwise."""
+        first, *rest = substitute(self.config.argv, values)
+        started_elsewhere = self.config.cwd or self.config.work_path
+        return (first if started_elsewhere else program(first), *rest)
+
+    async def ready(self, probe: Probe) -> bool:
+        """GET ``ready_path``, then one completion."""
+        return await serves(probe, self.model, self.config.ready_path, self.config.completion_path)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """By the common patterns."""
+        return diagnose(f"The command {self.config.argv[0] if self.config.argv else ''!r}", exit_code, log)

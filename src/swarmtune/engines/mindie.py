@@ -1,0 +1,177 @@
+"""MindIE: a daemon that is tuned through its config.json.
+
+It runs on Ascend hardware; here it is tested against a stand-in daemon that reads the same file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field as Option
+
+from swarmtune.engines import document
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.document import DocumentError
+from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.mindie_schema import SCHEMA, default_fields
+from swarmtune.engines.placement import place, split, substitute, tokens
+from swarmtune.engines.readiness import completes, healthy
+from swarmtune.engines.schema import with_default
+from swarmtune.engines.service_config import ServiceConfig
+from swarmtune.errors import SimulatorStartError
+from swarmtune.records import Command, File, Group, Setting, Value
+from swarmtune.space import Field
+
+SCHEDULE = "BackendConfig.ScheduleConfig"
+MODEL_NAME = "BackendConfig.ModelDeployConfig.ModelConfig.0.modelName"
+PORT = "ServerConfig.port"
+SUCCESS = "Daemon start success!"
+INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
+PATTERNS: Patterns = {
+    Cause.PORT_TAKEN: (r"bind address failed", r"port.{0,40}(already|is) (in use|used|occupied)"),
+    Cause.OUT_OF_MEMORY: (r"NPU out of memory", r"npuBlockNum.{0,40}(less|invalid|<= ?0)", r"EL0004"),
+    Cause.DEVICE_ERROR: (r"\bE[EZ]\d{4}\b", r"ErrCode=507\d{3}", r"set device.{0,20}fail"),
+    Cause.BAD_ARGUMENT: (r"check (config|param\w*).{0,80}fail", r"(invalid|illegal) (config|param)"),
+}
+
+
+class MindieConfig(ServiceConfig):
+    """The section ``[mindie]``."""
+
+    command: str | tuple[str, ...] | dict[str, Any] = Option(
+        f"{INSTALLED}/bin/mindieservice_daemon", description="the daemon's command line (older files: an empty table)"
+    )
+    config_path: str = Option(f"{INSTALLED}/conf/config.json", description="the daemon's file; put back afterwards")
+    config_bak_path: str = Option("", description="read for older files; not used, the supervisor keeps the original")
+    model: str = Option("", description="model name that requests must carry; modelName of the file if empty")
+    port: int = Option(0, ge=0, le=65535, description="port of the service; 0: any free one, written to port_path")
+    port_path: str = Option(PORT, description="where the file holds the port; empty: leave it as it is")
+    ready: Literal["log", "health"] = Option("log", description=f'"log": the line "{SUCCESS}"; "health": GET /health')
+
+
+class MindieEngine(Engine):
+    """Values go into a copy of config.json as it was when this engine was made."""
+
+    name = "mindie"
+    config: MindieConfig
+    Config = MindieConfig
+
+    @cached_property
+    def original(self) -> Any:
+        """The daemon's file before anything was tuned. DocumentError if it cannot be read."""
+        return document.load(Path(self.config.config_path))
+
+    @property
+    def model(self) -> str:
+        """As configured, or ``modelName`` of the first model in the file."""
+        return self.config.model or str(document.read(self.original, MODEL_NAME))
+
+    @property
+    def port(self) -> int:
+        """As configured; what the file says where no ``port_path`` lets it be changed."""
+        if self.config.port or self.config.port_path:
+            return self.config.port
+        return int(document.read(self.original, PORT))
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's, or the scheduler's; a field without a value has what the file says now."""
+        named = [entry.to_field() for entry in self.config.target_field] or default_fields()
+        fields = [self._with_current(made) for made in named]
+        batch = SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
+        return within_memory(fields, self.config.memory, batch, self.config.baselines)
+
+    def _with_current(self, made: Field) -> Field:
+        if made.config_position in ("env", "") or made.value is not None:
+            return made
+        try:
+            current = document.read(self.original, made.config_position)
+        except DocumentError:
+            known = SCHEMA.find(made.config_position)
+            current = known.default if known else None
+        number = isinstance(current, (int, float)) and not isinstance(current, bool)
+        if made.dtype == "ratio" and number and current > (made.max or 0):  # as the resulting number
+            return replace(made, value=current)
+        return with_default(made, current)
+
+    def constraints(self) -> tuple[str, ...]:
+        """A prefill batch is at most a batch, and no batch is larger than what the KV cache holds."""
+        fields = self.fields()
+        batch = SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
+        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+
+    def mistakes(self) -> list[str]:
+        """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
+        found = memory_mistakes(self.config.memory)
+        if isinstance(self.config.command, dict) and self.config.command:
+            found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
+        try:
+            paths = [f.config_position for f in self.fields() if f.config_position != "env"]
+            more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
+            found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
+        except DocumentError as error:
+            found.append(f"mindie.config_path: {error.message}")
+        return list(dict.fromkeys(found))
+
+    def _path_mistakes(self, path: str) -> list[str]:
+        try:
+            if SCHEMA.find(path):  # a parameter that the file may leave out
+                document.changed(self.original, {path: 0})
+            else:
+                document.read(self.original, path)
+        except DocumentError as error:
+            return [f"mindie: {self.config.config_path}: {error.message}"]
+        return []
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """The daemon with the changed file."""
+        config = self.config
+        placed = place(self.fields(), setting)
+        values: dict[str, Value] = dict(placed.document)
+        if config.port_path and group.port:
+            values[config.port_path] = group.port
+        path = Path(config.config_path).absolute()
+        content = document.dump(corrected(document.changed(self.original, values)), path)
+        given = f"{INSTALLED}/bin/mindieservice_daemon" if isinstance(config.command, dict) else config.command
+        known = {**config.env, **tokens(setting, HOST=group.hosts[0], PORT=str(group.port))}
+        return Command(
+            argv=substitute(split(given), known),
+            env={**config.env, **placed.env},
+            files=(File(str(path), content, restore=True),),
+            directory=config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    async def ready(self, probe: Probe) -> bool:
+        """The line in the log or GET /health, then one completion."""
+        if self.config.ready == "log":
+            up = SUCCESS in await probe.logs()
+        else:
+            up = await healthy(probe)
+        return up and await completes(probe, self.model)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """By MindIE's own messages first."""
+        return diagnose("MindIE", exit_code, log, PATTERNS)
+
+
+def corrected(tuned: Any) -> Any:
+    """The file with what the daemon would refuse put right, in place.
+
+    A prefill batch holds at least one request. The two times per request mean something only while batches are
+    selected by cost (supportSelectBatch); without it they are 0.
+    """
+    try:
+        schedule = document.read(tuned, SCHEDULE)
+    except DocumentError:
+        return tuned
+    if schedule.get("maxPrefillBatchSize") == 0:
+        schedule["maxPrefillBatchSize"] = 1
+    if schedule.get("supportSelectBatch") is False:
+        for name in ("prefillTimeMsPerReq", "decodeTimeMsPerReq"):
+            if name in schedule:
+                schedule[name] = 0
+    return tuned

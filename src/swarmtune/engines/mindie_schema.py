@@ -1,0 +1,46 @@
+"""MindIE's scheduler parameters. Source: the ranges that the older tuner shipped, and MindIE's documentation."""
+
+from __future__ import annotations
+
+from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.space import Field
+
+_S = "BackendConfig.ScheduleConfig."
+SCHEMA = Schema(
+    "MindIE",
+    "2",
+    (
+        Parameter(_S + "maxBatchSize", default=200, min=10, max=1000),
+        Parameter(_S + "maxPrefillBatchSize", "ratio", 50, min=0.1, max=0.7, dtype_param="max_batch_size"),
+        Parameter(_S + "maxPrefillTokens", default=8192, min=4096, max=409600, log=True),
+        Parameter(_S + "prefillTimeMsPerReq", "range", 150, min=0, max=1000, dtype_param=10),
+        Parameter(_S + "decodeTimeMsPerReq", "range", 50, min=0, max=1000, dtype_param=10),
+        Parameter(_S + "supportSelectBatch", "bool", False),
+        Parameter(_S + "maxQueueDelayMicroseconds", "range", 5000, min=500, max=1_000_000, dtype_param=100),
+        Parameter(_S + "maxPreemptCount", "ratio", 0, min=0, max=1, dtype_param="max_batch_size"),
+        Parameter(_S + "prefillPolicyType", "enum", 0, dtype_param=[0, 1, 3]),
+        Parameter(_S + "decodePolicyType", "enum", 0, dtype_param=[0, 1, 3]),
+    ),
+    rules=("{maxprefillbatchsize} <= {maxbatchsize}",),
+)
+_DEFAULT_FIELDS = {
+    "max_batch_size": "maxBatchSize",
+    "max_prefill_batch_size": "maxPrefillBatchSize",
+    "prefill_time_ms_per_req": "prefillTimeMsPerReq",
+    "decode_time_ms_per_req": "decodeTimeMsPerReq",
+    "support_select_batch": "supportSelectBatch",
+    "max_queue_delay_microseconds": "maxQueueDelayMicroseconds",
+    "max_preempt_count": "maxPreemptCount",
+}
+
+
+def default_fields() -> tuple[Field, ...]:
+    """The fields that the older tuner searched by default, without values: the daemon's file has them."""
+    found = []
+    for name, parameter in _DEFAULT_FIELDS.items():
+        known = SCHEMA.find(_S + parameter)
+        if known is not None:
+            found.append(
+                Field(name, known.name, known.min, known.max, known.dtype, dtype_param=known.dtype_param, log=known.log)
+            )
+    return tuple(found)

@@ -1,0 +1,131 @@
+"""Puts the values of a setting where their fields' ``config_position`` says. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from swarmtune.records import Setting, Value
+from swarmtune.space import Field
+
+# Names, in lower case, of fields that say how hard the service is pushed; the service itself never sees them.
+LOAD_FIELDS: Mapping[str, Literal["concurrency", "request_rate"]] = MappingProxyType(
+    {
+        "concurrency": "concurrency",
+        "maxconcurrency": "concurrency",
+        "max_concurrency": "concurrency",
+        "request_rate": "request_rate",
+        "requestrate": "request_rate",
+    }
+)
+_TOKEN = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)\}|([A-Z][A-Z0-9_]*))")
+
+BoolStyle = Literal["pair", "present", "value"]  # --x / --no-x; --x or nothing; --x true
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The values of one setting by the kind of place they go to."""
+
+    flags: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    document: Mapping[str, Value] = field(default_factory=dict)
+
+
+def load_field(name: str) -> Literal["concurrency", "request_rate"] | None:
+    """Which part of the load this field sets, if any."""
+    return LOAD_FIELDS.get(name.lower())
+
+
+def text(value: Value) -> str:
+    """A value as environment variables and arguments show it: booleans as true/false, whole floats as they are."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def flag(name: str, value: Value, style: BoolStyle = "pair") -> tuple[str, ...]:
+    """One flag as arguments; ``style`` is how this engine writes booleans."""
+    if isinstance(value, bool) and style != "value":
+        if value:
+            return (name,)
+        return ("--no-" + name.removeprefix("--"),) if style == "pair" else ()
+    return (name, text(value))
+
+
+def place(
+    fields: Iterable[Field],
+    setting: Setting,
+    flag_of: Callable[[str], str | None] = lambda _: None,
+    style: BoolStyle = "pair",
+) -> Placed:
+    """Sort the values of a setting by place. ``flag_of`` tells which env-position names this engine takes as flags."""
+    flags: list[str] = []
+    env: dict[str, str] = {}
+    document: dict[str, Value] = {}
+    for f in fields:
+        if f.name not in setting.values or load_field(f.name):
+            continue
+        value = setting.values[f.name]
+        name = f.config_position if f.config_position.startswith("-") else None
+        if f.config_position == "env":
+            name = flag_of(f.name)
+            if name is None:
+                env[f.name.upper()] = text(value)
+        if name is not None:
+            flags += flag(name, value, style)
+        elif f.config_position != "env":
+            document[f.config_position] = value
+    return Placed(tuple(flags), env, document)
+
+
+def tokens(setting: Setting, **more: str) -> dict[str, str]:
+    """What ``$UPPER_NAME`` stands for: every value of the setting, and what the engine adds (PORT, MODEL, ...)."""
+    return {**{name.upper(): text(value) for name, value in setting.values.items()}, **more}
+
+
+def unknown_tokens(argv: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Names of ``$UPPER_NAME`` tokens in the arguments that nothing stands behind."""
+    names = set(known)
+    found = (a or b for argument in argv for a, b in _TOKEN.findall(argument))
+    return [n for n in dict.fromkeys(found) if n not in names]
+
+
+def substitute(argv: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:
+    """Replace ``$UPPER_NAME`` and ``${UPPER_NAME}``; unknown names stay as they are. Empty arguments are dropped."""
+
+    def known(match: re.Match[str]) -> str:
+        return values.get(match[1] or match[2], match[0])
+
+    replaced = (_TOKEN.sub(known, argument) for argument in argv)
+    return tuple(argument for argument in replaced if argument)
+
+
+def without_given(flags: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
+    """``flags`` less those that the user already wrote among ``given``, in either form (--x, --no-x, --x=1)."""
+    names = {_bare(g) for g in given if g.startswith("--")}
+    kept: list[str] = []
+    skipping = False
+    for argument in flags:
+        if argument.startswith("--"):
+            skipping = _bare(argument) in names
+        if not skipping:
+            kept.append(argument)
+    return tuple(kept)
+
+
+def _bare(argument: str) -> str:
+    name = argument.partition("=")[0].removeprefix("--").replace("_", "-")
+    return name.removeprefix("no-")
+
+
+def split(arguments: str | Sequence[str]) -> tuple[str, ...]:
+    """Extra arguments as the user wrote them: a list as it is, a text by the quoting rules of a shell.
+
+    ValueError if a quote is not closed.
+    """
+    return tuple(shlex.split(arguments)) if isinstance(arguments, str) else tuple(arguments)

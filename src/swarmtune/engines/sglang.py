@@ -1,0 +1,126 @@
+"""SGLang: ``python -m sglang.launch_server``.
+
+Written from SGLang 0.5.23's documentation and source; it needs a GPU, so only its command lines are tested here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field as Option
+
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.readiness import serves
+from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
+from swarmtune.errors import SimulatorStartError
+from swarmtune.records import Command, Group, Setting
+from swarmtune.space import Field
+
+POLICIES = ["lpm", "random", "fcfs", "dfs-weight", "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first"]
+SCHEMA = Schema(
+    "SGLang",
+    "0.5",
+    (
+        Parameter("--max-running-requests", default=256, min=1, max=2048, log=True, note="computed from free memory"),
+        Parameter("--chunked-prefill-size", "enum", 8192, dtype_param=[512, 1024, 2048, 4096, 8192, 16384]),
+        Parameter("--max-prefill-tokens", default=16384, min=1024, max=65536, log=True),
+        Parameter("--mem-fraction-static", "float", 0.88, min=0.5, max=0.95, note="weights and KV cache of the total"),
+        Parameter("--schedule-policy", "enum", "fcfs", dtype_param=POLICIES),
+        Parameter("--schedule-conservativeness", "float", 1.0, min=0.1, max=2.0),
+        Parameter("--page-size", "enum", 1, dtype_param=[1, 16, 32, 64, 128]),
+        Parameter("--num-continuous-decode-steps", default=1, min=1, max=16),
+        Parameter("--prefill-max-requests", min=1, max=256, log=True),
+        Parameter("--max-queued-requests", min=1, max=4096, log=True),
+        Parameter("--prefill-decode-interval", default=1, min=1, max=16),
+        Parameter("--enable-mixed-chunk", "bool", False),
+        Parameter("--cuda-graph-max-bs-decode", min=8, max=512, log=True),
+        Parameter("--cuda-graph-max-bs-prefill", min=8, max=512, log=True),
+        Parameter("--attn-dp-size", default=1, min=1, max=64),
+        Parameter("--tp-size", default=1, min=1, max=64),
+        Parameter("--dp-size", default=1, min=1, max=64),
+        Parameter("--pp-size", default=1, min=1, max=64),
+    ),
+    rules=("{chunked_prefill_size} % {page_size} == 0", "{max_prefill_tokens} >= {chunked_prefill_size}"),
+)
+DEFAULT_FIELDS = ("max_running_requests", "chunked_prefill_size", "mem_fraction_static", "schedule_conservativeness")
+PATTERNS: Patterns = {
+    Cause.OUT_OF_MEMORY: (
+        r"Not enough memory",
+        r"Please try to (increase|decrease|reduce) --mem-fraction-static",
+        r"max_total_num_tokens.*(<= 0|negative)",
+    ),
+}
+
+
+class SglangConfig(ServiceConfig):
+    """The section ``[sglang]``."""
+
+    command: CommandSection = Option(default_factory=CommandSection, description="what to serve, and how")
+    python: str = Option("python", min_length=1, description="the Python that has SGLang")
+
+
+class SglangEngine(Engine):
+    """Booleans are flags without a value; False leaves the flag out."""
+
+    name = "sglang"
+    config: SglangConfig
+    Config = SglangConfig
+
+    @property
+    def model(self) -> str:
+        """``served_model_name``, or the model itself."""
+        return self.config.command.served
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's, or running requests, prefill chunk, memory fraction and conservativeness."""
+        known = [(n, SCHEMA.find(n)) for n in DEFAULT_FIELDS]
+        fields = SCHEMA.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
+        return self._within_memory(fields)
+
+    def _batch(self, fields: Sequence[Field]) -> str | None:
+        return SCHEMA.fields_by_parameter(fields).get("max_running_requests")
+
+    def _within_memory(self, fields: Sequence[Field]) -> tuple[Field, ...]:
+        return within_memory(fields, self.config.memory, self._batch(fields), self.config.baselines)
+
+    def constraints(self) -> tuple[str, ...]:
+        """What SGLang refuses at start, and what the KV cache cannot hold."""
+        fields = self.fields()
+        batch = self._batch(fields)
+        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+
+    def mistakes(self) -> list[str]:
+        """Placeholders, slips of known flags, and a memory table that cannot be used."""
+        found = self.config.command.mistakes("sglang.command") + memory_mistakes(self.config.memory)
+        return found + SCHEMA.field_mistakes(self.fields(), "sglang")
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """``python -m sglang.launch_server --model-path MODEL --host H --port P`` with the setting's flags."""
+        config, section = self.config, self.config.command
+        placed = place(self.fields(), setting, SCHEMA.flag_of, "present")
+        port = section.port_for(group.port)
+        values = tokens(setting, HOST=group.hosts[0], PORT=str(port), MODEL=section.model_argument)
+        others = substitute(split(section.others), {**config.env, **values})
+        served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
+        argv = (program(config.python), "-m", "sglang.launch_server", "--model-path", section.model_argument, *served)
+        return Command(
+            argv=(
+                *(*argv, "--host", group.hosts[0], "--port", str(port)),
+                *(*without_given(placed.flags, others), *others),
+            ),
+            env={**config.env, **placed.env},
+            directory=config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    async def ready(self, probe: Probe) -> bool:
+        """GET /health, then one completion."""
+        return await serves(probe, self.model)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """By SGLang's own messages first."""
+        return diagnose("SGLang", exit_code, log, PATTERNS)

@@ -1,0 +1,101 @@
+"""A simulated engine (``python -m swarmtune.simulator``): a real server that pretends to compute."""
+
+from __future__ import annotations
+
+import sys
+
+from pydantic import Field as Option
+
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import diagnose
+from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.readiness import serves
+from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.engines.service_config import ServiceConfig, others_mistakes
+from swarmtune.errors import SimulatorStartError
+from swarmtune.records import Command, Group, Setting
+from swarmtune.space import Field
+
+SCHEMA = Schema(
+    "the simulated engine",
+    "0.1",
+    (
+        Parameter("--max-num-seqs", default=16, min=1, max=256, log=True),
+        Parameter("--max-num-batched-tokens", default=512, min=16, max=8192, log=True),
+        Parameter("--kv-cache-tokens", default=16384, min=1024, max=65536, log=True, note="too many: out of memory"),
+        Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64]),
+        Parameter("--enable-chunked-prefill", "bool", True),
+    ),
+    flags=frozenset({"--memory-gib", "--weights-gib", "--kv-bytes-per-token", "--noise", "--seed", "--startup-delay"}),
+    rules=("{max_num_batched_tokens} >= {max_num_seqs}",),
+)
+
+
+class SimulatedConfig(ServiceConfig):
+    """The section ``[simulated]``."""
+
+    model: str = Option("simulated", min_length=1, description="model name that requests must carry")
+    seed: int = Option(0, description="of the noise on step times")
+    noise: float = Option(0.0, ge=0, description="sigma of the lognormal noise on step times")
+    startup_delay_s: float = Option(0.0, ge=0, description="seconds before it listens")
+    record: str = Option("", description="file for one JSON line of true times per finished request")
+    others: str | tuple[str, ...] = Option("", description="further arguments, for example --crash-after-requests 10")
+
+
+class SimulatedEngine(Engine):
+    """Runs on this machine's own Python."""
+
+    name = "simulated"
+    config: SimulatedConfig
+    Config = SimulatedConfig
+
+    @property
+    def model(self) -> str:
+        """As configured."""
+        return self.config.model
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's, or all of its parameters."""
+        defaults = [p.to_field(p.name.removeprefix("--").replace("-", "_")) for p in SCHEMA.parameters]
+        fields = SCHEMA.fields(self.config.target_field, defaults)
+        batch = SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
+        return within_memory(fields, self.config.memory, batch, self.config.baselines)
+
+    def constraints(self) -> tuple[str, ...]:
+        """What it refuses at start, as vLLM does."""
+        fields = self.fields()
+        batch = SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
+        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+
+    def mistakes(self) -> list[str]:
+        """Slips of known flags, and arguments that cannot be split."""
+        found = others_mistakes(self.config.others, "simulated.others") + memory_mistakes(self.config.memory)
+        return found + SCHEMA.field_mistakes(self.fields(), "simulated")
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """``python -m swarmtune.simulator --host H --port P --model M`` with the setting's flags."""
+        config = self.config
+        placed = place(self.fields(), setting, SCHEMA.flag_of)
+        others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
+        own = ["--seed", str(config.seed), "--noise", str(config.noise)]
+        own += ["--startup-delay", str(config.startup_delay_s)] if config.startup_delay_s else []
+        own += ["--record", config.record] if config.record else []
+        where = ("--host", group.hosts[0], "--port", str(group.port), "--model", config.model)
+        return Command(
+            argv=(
+                *(sys.executable, "-P", "-m", "swarmtune.simulator", *where),
+                *(*without_given((*own, *placed.flags), others), *others),
+            ),
+            env={**config.env, **placed.env},
+            directory=config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    async def ready(self, probe: Probe) -> bool:
+        """GET /health, then one completion."""
+        return await serves(probe, self.model)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """It fails in the words of real engines, so the common patterns do."""
+        return diagnose("The simulated engine", exit_code, log)

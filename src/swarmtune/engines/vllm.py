@@ -1,0 +1,105 @@
+"""vLLM: ``vllm serve``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field as Option
+
+from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.readiness import serves
+from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
+from swarmtune.engines.vllm_schema import vllm_schema
+from swarmtune.errors import SimulatorStartError
+from swarmtune.records import Command, Group, Setting
+from swarmtune.space import Field
+
+DEFAULT_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching")
+PATTERNS: Patterns = {
+    Cause.OUT_OF_MEMORY: (
+        r"No available memory for the cache blocks",
+        r"Available memory on node .* is less than",
+        r"is larger than the (maximum|available) (number of tokens|KV cache memory)",
+        r"larger than the available KV cache memory",
+        r"Free memory on device .* is less than desired",
+        r"Available KV cache memory: -",
+        r"estimated maximum model length is",
+    ),
+    Cause.BAD_ARGUMENT: (r"validation errors? for \w+Config", r"vllm( serve)?: error: "),
+}
+
+
+class VllmConfig(ServiceConfig):
+    """The section ``[vllm]``."""
+
+    command: CommandSection = Option(default_factory=CommandSection, description="what to serve, and how")
+    executable: str = Option("vllm", min_length=1, description="the vllm program: a name on the PATH or a path")
+    check_flags: bool = Option(True, description="refuse flags that SwarmTune does not know of vLLM 0.30-0.33")
+
+
+class VllmEngine(Engine):
+    """Flags come from fields with a flag as position, and from "env" fields whose name is a flag (MAX_NUM_SEQS)."""
+
+    name = "vllm"
+    config: VllmConfig
+    Config = VllmConfig
+
+    def __init__(self, config: VllmConfig) -> None:
+        super().__init__(config)
+        self.schema = vllm_schema()
+
+    @property
+    def model(self) -> str:
+        """``served_model_name``, or the model itself."""
+        return self.config.command.served
+
+    def fields(self) -> tuple[Field, ...]:
+        """The user's, or batch sizes, chunked prefill and prefix caching."""
+        known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
+        fields = self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
+        return self._within_memory(fields)
+
+    def _batch(self, fields: Sequence[Field]) -> str | None:
+        return self.schema.fields_by_parameter(fields).get("max_num_seqs")
+
+    def _within_memory(self, fields: Sequence[Field]) -> tuple[Field, ...]:
+        return within_memory(fields, self.config.memory, self._batch(fields), self.config.baselines)
+
+    def constraints(self) -> tuple[str, ...]:
+        """What vLLM refuses at start, and what the KV cache cannot hold."""
+        fields = self.fields()
+        batch = self._batch(fields)
+        return self.schema.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+
+    def mistakes(self) -> list[str]:
+        """Placeholders, unknown flags, and a memory table that cannot be used."""
+        found = self.config.command.mistakes("vllm.command") + memory_mistakes(self.config.memory)
+        return found + (self.schema.field_mistakes(self.fields(), "vllm") if self.config.check_flags else [])
+
+    def command(self, setting: Setting, group: Group) -> Command:
+        """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``."""
+        config, section = self.config, self.config.command
+        placed = place(self.fields(), setting, self.schema.flag_of)
+        port = section.port_for(group.port)
+        values = tokens(setting, HOST=group.hosts[0], PORT=str(port), MODEL=section.model_argument)
+        others = substitute(split(section.others), {**config.env, **values})
+        served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
+        where = ("--host", group.hosts[0], "--port", str(port))
+        argv = (program(config.executable), "serve", section.model_argument, *served, *where)
+        return Command(
+            argv=(*argv, *without_given(placed.flags, others), *others),
+            env={**config.env, **placed.env},
+            directory=config.work_path,
+            memory_limit_bytes=config.memory_limit_bytes,
+        )
+
+    async def ready(self, probe: Probe) -> bool:
+        """GET /health, then one completion."""
+        return await serves(probe, self.model)
+
+    def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
+        """By vLLM's own messages first; its last line only says "See root cause above"."""
+        return diagnose("vLLM", exit_code, log, PATTERNS)

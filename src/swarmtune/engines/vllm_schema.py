@@ -1,0 +1,47 @@
+"""vLLM's parameters that are worth tuning. Source: vLLM 0.32 and 0.33, ``vllm serve --help=all`` and config/*.py."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from swarmtune.engines.schema import Parameter, Schema
+
+KV_DTYPES = ["auto", "fp8", "fp8_e4m3", "fp8_e5m2"]
+PARAMETERS = (
+    Parameter("--max-num-seqs", default=256, min=1, max=1024, log=True, note="CPU 128; 1024 from 70 GiB of GPU"),
+    Parameter("--max-num-batched-tokens", default=2048, min=256, max=65536, log=True, note="8192 from 70 GiB of GPU"),
+    Parameter("--max-num-active-seqs", min=1, max=1024, log=True, note="<= max_num_seqs; cheap to change"),
+    Parameter("--max-num-scheduled-tokens", min=256, max=65536, log=True, note="<= max_num_batched_tokens"),
+    Parameter("--performance-mode", "enum", "balanced", dtype_param=["balanced", "interactivity", "throughput"]),
+    Parameter("--long-prefill-token-threshold", default=0, min=0, max=8192, note="0: off"),
+    Parameter("--prefill-schedule-interval", default=1, min=1, max=16),
+    Parameter("--enable-chunked-prefill", "bool", True),
+    Parameter("--enable-prefix-caching", "bool", True, note="prompts must be fresh in every measurement"),
+    Parameter("--async-scheduling", "bool", True),
+    Parameter("--scheduling-policy", "enum", "fcfs", dtype_param=["fcfs", "priority"]),
+    Parameter("--stream-interval", default=1, min=1, max=16, note="above 1 clients cannot measure token gaps"),
+    Parameter("--scheduler-reserve-full-isl", "bool", True),
+    Parameter("--watermark", "float", 0.0, min=0.0, max=0.2),
+    Parameter("--gpu-memory-utilization", "float", 0.92, min=0.5, max=0.98),
+    Parameter("--kv-cache-memory-bytes", min=2**28, max=2**38, log=True),
+    Parameter("--kv-cache-dtype", "enum", "auto", dtype_param=KV_DTYPES, note="changes the output: check quality"),
+    Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64, 128]),
+    Parameter("--tensor-parallel-size", default=1, min=1, max=64, note="divides the attention heads"),
+    Parameter("--pipeline-parallel-size", default=1, min=1, max=64),
+    Parameter("--data-parallel-size", default=1, min=1, max=64),
+    Parameter("--max-model-len", min=256, max=131072, log=True),
+    Parameter("--enforce-eager", "bool", False),
+)
+RULES = (
+    "{max_num_batched_tokens} >= {max_num_seqs}",
+    "{max_num_active_seqs} <= {max_num_seqs}",
+    "{max_num_scheduled_tokens} <= {max_num_batched_tokens}",
+    "{enable_chunked_prefill} or {max_num_batched_tokens} >= {max_model_len}",
+)
+
+
+def vllm_schema() -> Schema:
+    """With the names of all flags of ``vllm serve``."""
+    text = (files("swarmtune.engines") / "vllm_flags.txt").read_text(encoding="utf-8")
+    flags = frozenset(line for line in text.splitlines() if line.startswith("--"))
+    return Schema("vLLM", "0.30-0.33", PARAMETERS, flags, complete=True, rules=RULES)

@@ -1,0 +1,247 @@
+"""``vllm bench serve`` as a load generator.
+
+Its percentiles interpolate between samples (numpy), ours are values that occurred; its TPOT is (e2e - TTFT) / (tokens - 1).
+Source of the flags and keys: vLLM 0.32, vllm/benchmarks/serve.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from swarmtune.errors import BenchmarkParseError
+from swarmtune.loadgen.base import Benchmark
+from swarmtune.records import Command, Measurement
+from swarmtune.workload import Load, Workload
+
+RESULT_FILE = "result.json"
+PERCENTILES = "50,90,95,99"
+DEFAULT_REQUESTS = 100
+DEFAULT_CONCURRENCY = 8
+PLACEHOLDERS = frozenset({"", "model", "model_path", "served_model_name", "model_name", "dataset_path"})
+SAME_NAME = ("request_throughput", "output_throughput", "total_token_throughput", "request_goodput")
+_LATENCY = re.compile(r"^(mean|std|p\d+)_(ttft|tpot|itl|e2el)_ms$")
+
+
+class BenchCommand(BaseModel):
+    """The table ``[vllm_benchmark.command]`` of the older tuner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = Field("", description="read for older files; the service's own address is used")
+    port: int | str = Field("", description="read for older files; the service's own address is used")
+    model: str = Field("", description="path of the model, for its tokenizer; the engine's model name if empty")
+    served_model_name: str = Field("", description="read for older files; the engine's model name is used")
+    dataset_name: str = Field("random", description="random, sharegpt, sonnet, ... as vllm bench serve has them")
+    dataset_path: str = Field("", description="file of the dataset, for those that need one")
+    num_prompts: int | str = Field(DEFAULT_REQUESTS, description="requests to send")
+    result_dir: str = Field("", description="read for older files; results are in the trial's directory")
+    others: str | tuple[str, ...] = Field("", description="further arguments; $CONCURRENCY and $REQUESTRATE are known")
+
+
+class Metric(BaseModel):
+    """Which statistic of a latency the older tuner's cost looked at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str = Field("", description="name of the latency in the older tuner")
+    algorithm: str = Field("average", description="average, p50, p90, p95 or p99")
+
+
+class PerformanceConfig(BaseModel):
+    """The table ``[vllm_benchmark.performance_config]`` of the older tuner."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time_to_first_token: Metric = Field(default_factory=Metric, description="TTFT")
+    time_per_output_token: Metric = Field(default_factory=Metric, description="TPOT")
+
+
+class VllmBenchmarkConfig(BaseModel):
+    """The section ``[vllm_benchmark]``. Lengths in tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    executable: str = Field("vllm", min_length=1, description="the vllm program: a name on the PATH or a path")
+    command: BenchCommand = Field(default_factory=BenchCommand, description="what to send")
+    performance_config: PerformanceConfig = Field(
+        default_factory=PerformanceConfig, description="statistics for the older tuner's cost"
+    )
+    tokenizer: str = Field("", description="name or path of the tokenizer; the model's if empty")
+    input_tokens: int = Field(64, ge=1, description="prompt length of the random dataset, tokens")
+    output_tokens: int = Field(32, ge=1, description="answer length of the random dataset, tokens")
+    concurrency: int | None = Field(None, ge=1, description="users at a time; 8 if no rate is given either")
+    request_rate: float | None = Field(None, gt=0, description="arrivals per second")
+    warmup_requests: int = Field(0, ge=0, description="requests sent before, not counted")
+    ignore_eos: bool = Field(True, description="ask for answers of exactly the given length")
+    env: dict[str, str] = Field(default_factory=dict, description="environment variables of the load generator")
+
+
+class VllmBenchmark(Benchmark):
+    """One run is one load; the result file is the tool's own JSON."""
+
+    name = "vllm_benchmark"
+    config: VllmBenchmarkConfig
+    Config = VllmBenchmarkConfig
+
+    def mistakes(self) -> list[str]:
+        """Placeholders that were never filled in, and arguments that cannot be split."""
+        section, found = self.config.command, []
+        prompts = str(section.num_prompts)
+        if not (prompts.isascii() and prompts.isdigit() and int(prompts)):
+            found.append(f"vllm_benchmark.command.num_prompts: {prompts!r} is no whole number above 0")
+        try:
+            _arguments(section.others, {})
+        except ValueError as error:
+            found.append(f"vllm_benchmark.command.others: cannot be split into arguments: {error}")
+        return found
+
+    def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
+        """What the section asks for, on this model."""
+        config = self.config
+        concurrency = config.concurrency
+        if concurrency is None and config.request_rate is None:
+            concurrency = DEFAULT_CONCURRENCY
+        prompts = str(config.command.num_prompts)
+        return Workload(
+            model=model,
+            load=Load(concurrency, config.request_rate),
+            requests=int(prompts) if prompts.isascii() and prompts.isdigit() and int(prompts) else DEFAULT_REQUESTS,
+            warmup_requests=config.warmup_requests,
+            input_tokens_mean=config.input_tokens,
+            output_tokens_mean=config.output_tokens,
+            ignore_eos=config.ignore_eos,
+            seed=seed,
+            request_slos=dict(request_slos),
+        )
+
+    def command(self, workload: Workload, url: str) -> Command:
+        """``vllm bench serve --base-url URL ...``; a duration becomes as many requests as the rate sends in it."""
+        config, program = self.config, self.config.executable
+        values = {
+            "CONCURRENCY": "" if workload.load.concurrency is None else str(workload.load.concurrency),
+            "REQUESTRATE": "inf" if workload.load.request_rate is None else f"{workload.load.request_rate:g}",
+        }
+        others = _arguments(config.command.others, values)
+        chat = workload.endpoint == "chat"
+        flags: dict[str, str | None] = {
+            "--backend": "openai-chat" if chat else "openai",
+            "--base-url": url,
+            "--endpoint": "/v1/chat/completions" if chat else "/v1/completions",
+            "--model": workload.model,
+            "--served-model-name": workload.model,
+            "--tokenizer": self._tokenizer(),
+            "--dataset-name": config.command.dataset_name or "random",
+            "--dataset-path": _local(_given(config.command.dataset_path)),
+            "--num-prompts": str(_request_count(workload)),
+            "--num-warmups": str(workload.warmup_requests) if workload.warmup_requests else None,
+            "--max-concurrency": values["CONCURRENCY"] or None,
+            "--request-rate": values["REQUESTRATE"],
+            "--seed": str(workload.seed),
+            "--percentile-metrics": "ttft,tpot,itl,e2el",
+            "--metric-percentiles": PERCENTILES,
+            "--result-dir": ".",
+            "--result-filename": RESULT_FILE,
+            **self._shape(workload),
+        }
+        written = {argument.partition("=")[0] for argument in others}
+        argv = [str(Path(program).absolute()) if "/" in program else program, "bench", "serve"]
+        for flag, value in flags.items():
+            if value is not None and flag not in written:
+                argv += [flag, value]
+        argv += [f for f in ("--save-result", "--disable-tqdm") if f not in written]
+        argv += ["--ignore-eos"] if workload.ignore_eos and "--ignore-eos" not in written else []
+        goodput = [f"{name.removesuffix('_ms')}:{limit:g}" for name, limit in sorted(workload.request_slos.items())]
+        argv += ["--goodput", *goodput] if goodput and "--goodput" not in written else []
+        return Command(argv=(*argv, *others), env=config.env)
+
+    def _tokenizer(self) -> str | None:
+        return _local(_given(self.config.tokenizer) or _given(self.config.command.model))
+
+    def _shape(self, workload: Workload) -> dict[str, str | None]:
+        if (self.config.command.dataset_name or "random") != "random":
+            return {}
+        shape: dict[str, str | None] = {
+            "--random-input-len": str(round(workload.input_tokens_mean)),
+            "--random-output-len": str(round(workload.output_tokens_mean)),
+        }
+        if workload.load.request_rate is not None and workload.load.arrivals == "constant":
+            shape["--burstiness"] = "1e6"  # a gamma distribution this narrow is constant
+        return shape
+
+    def read(self, directory: Path) -> Measurement:
+        """The measurement in ``result.json``. BenchmarkParseError if there is none."""
+        path = directory / RESULT_FILE
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            return measurement(result)
+        except OSError as error:
+            message = f"vllm bench serve left no {path}: {error.strerror}. Its output says why."
+            raise BenchmarkParseError(message) from error
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise BenchmarkParseError(f"{path} is no result of vllm bench serve: {error!r}") from error
+
+
+def measurement(result: Mapping[str, Any]) -> Measurement:
+    """The tool's result in our names. KeyError, ValueError or TypeError if it is not one.
+
+    A latency is left out when nothing was measured: the tool writes 0 for it. Its max_... keys are no latencies.
+    """
+    completed, failed = int(result["completed"]), int(result.get("failed", 0))
+    ended = completed + failed
+    metrics: dict[str, float] = {
+        "completed": completed,
+        "failed": failed,
+        "success_rate": completed / ended if ended else 0.0,
+        "duration_s": float(result["duration"]),
+        "total_input_tokens": float(result["total_input_tokens"]),
+        "total_output_tokens": float(result["total_output_tokens"]),
+    }
+    metrics |= {name: float(result[name]) for name in SAME_NAME if result.get(name) is not None}
+    if completed:
+        metrics |= {name: float(value) for name, value in result.items() if _LATENCY.match(name)}
+    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
+        raise ValueError(f"no numbers: {', '.join(sorted(wrong))}")
+    if missing := [name for name in SAME_NAME[:3] if name not in metrics]:
+        raise ValueError(f"missing: {', '.join(missing)}")
+    reasons = () if ended else ("no request was sent",)
+    return Measurement(metrics, _load(result), valid=not reasons, reasons=reasons)
+
+
+def _load(result: Mapping[str, Any]) -> dict[str, float]:
+    load: dict[str, float] = {}
+    if result.get("max_concurrency"):
+        load["concurrency"] = result["max_concurrency"]
+    rate = result.get("request_rate", "inf")
+    if rate not in ("inf", None) and math.isfinite(float(rate)):
+        load["request_rate"] = float(rate)
+    return load
+
+
+def _request_count(workload: Workload) -> int:
+    if workload.requests is not None:
+        return workload.requests
+    rate, seconds = workload.load.request_rate, workload.duration_s
+    return max(1, math.ceil(rate * seconds)) if rate and seconds else DEFAULT_REQUESTS
+
+
+def _given(text: str) -> str | None:
+    return None if text in PLACEHOLDERS else text
+
+
+def _local(path: str | None) -> str | None:
+    """The tool runs in the trial's directory: what exists here is made absolute; names of models stay."""
+    return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+
+def _arguments(others: str | tuple[str, ...], values: Mapping[str, str]) -> list[str]:
+    words = shlex.split(others) if isinstance(others, str) else list(others)
+    replaced = (re.sub(r"\$\{?(\w+)\}?", lambda m: values.get(m[1], m[0]), word) for word in words)
+    return [word for word in replaced if word]

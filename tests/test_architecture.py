@@ -1,0 +1,204 @@
+"""The budgets of CONTRIBUTING.md, counted over the source itself. A budget is broken only with a written reason here."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import swarmtune
+from swarmtune.apps.cli import COMMANDS
+
+SOURCE = Path(swarmtune.__file__).parent
+PACKAGES = {
+    *("apps", "testing", "tuner", "settings", "search", "engines", "loadgen", "simulator", "cluster"),
+    *("space", "objective", "workload", "records", "clock", "registry", "errors"),
+}
+LONG_MODULES = {"cluster/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
+ENVIRONMENT_READERS = {
+    "settings.py": "the one place where our own settings are read",
+    "space/space.py": "fields of dtype env take the value of a variable that the user names",
+    "cluster/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
+    "cluster/supervisor.py": "travels alone: passes the environment on and finds the journals",
+    "testing/executor.py": "proves that our own variables do not leak into services",
+}
+STANDALONE = {"cluster/supervisor.py"}  # the standard library only, and nothing of ours
+KILLERS_BY_NAME = re.compile(r"\b(pkill|killall|process_iter)\b")
+
+
+class Module:
+    """One file of the source."""
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.relative_to(SOURCE).as_posix()
+        self.text = path.read_text(encoding="utf-8")
+        self.tree = ast.parse(self.text)
+        self.lines = len(self.text.splitlines())
+
+    def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                yield node
+
+    def classes(self) -> Iterator[ast.ClassDef]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ClassDef):
+                yield node
+
+
+MODULES = [Module(path) for path in sorted(SOURCE.rglob("*.py"))]
+
+
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    return (function.end_lineno or function.lineno) - function.lineno + 1
+
+
+def test_modules_are_short() -> None:
+    long = {m.name: m.lines for m in MODULES if m.lines > 500 and m.name not in LONG_MODULES}
+    assert not long
+    assert statistics.median(m.lines for m in MODULES) <= 150
+
+
+def test_functions_are_short() -> None:
+    lengths = sorted((length(f), f"{m.name}:{f.name}") for m in MODULES for f in m.functions())
+    assert not [row for row in lengths if row[0] > 80]
+    assert lengths[int(len(lengths) * 0.95)][0] <= 50
+
+
+def test_classes_have_at_most_two_ancestors_in_the_package() -> None:
+    bases = {
+        c.name: [
+            b.id if isinstance(b, ast.Name) else b.attr for b in c.bases if isinstance(b, (ast.Name, ast.Attribute))
+        ]
+        for m in MODULES
+        for c in m.classes()
+    }
+
+    def ancestors(name: str) -> set[str]:
+        own = {base for base in bases.get(name, []) if base in bases and base != name}
+        return own.union(*(ancestors(base) for base in own))
+
+    tall = {name: found for name in bases if len(found := ancestors(name)) > 2}
+    assert not {name: found for name, found in tall.items() if not name.endswith("Error")}
+    # Errors say their family by inheritance: SwarmTuneError, the layer's error, the error, and one kind of it.
+    assert all(len(found) <= 3 for found in tall.values()), tall
+    mixed = [c.name for m in MODULES for c in m.classes() if "mixin" in c.name.lower()]
+    assert not mixed
+
+
+def test_constructors_take_few_arguments() -> None:
+    wide = {}
+    for module in MODULES:
+        for cls in module.classes():
+            for node in cls.body:
+                if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                    count = len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]) - 1
+                    if count > 7:
+                        wide[f"{module.name}:{cls.name}"] = count
+    assert not wide
+
+
+def test_only_the_packages_of_the_design() -> None:
+    found = {p.stem for p in SOURCE.iterdir() if (p.suffix == ".py" or (p / "__init__.py").is_file())} - {
+        "__init__",
+        "__main__",
+    }
+    assert found <= PACKAGES, found - PACKAGES
+
+
+def test_no_junk_drawers() -> None:
+    drawers = {"common", "utils", "util", "helpers", "misc", "schemas", "core"}
+    assert not [m.name for m in MODULES if drawers & set(m.name.removesuffix(".py").split("/"))]
+
+
+def test_no_shell() -> None:
+    for module in MODULES:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Call):
+                named = ast.unparse(node.func)
+                assert named not in ("os.system", "os.popen", "asyncio.create_subprocess_shell"), module.name
+                shells = [k for k in node.keywords if k.arg == "shell" and getattr(k.value, "value", True)]
+                assert not shells, f"{module.name}:{node.lineno}"
+
+
+def test_nothing_is_killed_by_name() -> None:
+    assert not {m.name for m in MODULES if KILLERS_BY_NAME.search(m.text)}
+
+
+def test_the_environment_is_read_in_few_places() -> None:
+    readers = set()
+    for module in MODULES:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.environb", "os.getenv"):
+                readers.add(module.name)
+            elif isinstance(node, ast.ImportFrom) and node.module == "os":
+                readers |= {module.name for a in node.names if a.name in ("environ", "environb", "getenv")}
+    assert readers <= set(ENVIRONMENT_READERS), readers - set(ENVIRONMENT_READERS)
+
+
+def test_the_supervisor_stands_alone() -> None:
+    for module in MODULES:
+        if module.name in STANDALONE:
+            for node in ast.walk(module.tree):
+                if isinstance(node, ast.Import):
+                    names = [a.name for a in node.names]
+                else:
+                    names = [node.module or "."] if isinstance(node, ast.ImportFrom) else []
+                assert all(name.partition(".")[0] in sys.stdlib_module_names for name in names), names
+
+
+def test_time_is_a_parameter() -> None:
+    """Product code never sleeps by itself; the supervisor, which stands alone, waits for signals with a limit."""
+    sleepers = {
+        m.name
+        for m in MODULES
+        for node in ast.walk(m.tree)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "time.sleep"
+    }
+    assert not sleepers - STANDALONE
+
+
+def test_import_is_light() -> None:
+    program = "import sys, swarmtune; print(len(sys.modules))"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 200
+
+
+def test_help_loads_no_heavy_library() -> None:
+    """The budget of 0.3 s, told by what is loaded: a busy machine cannot fail this test."""
+    program = (
+        "import sys\n"
+        "from swarmtune.apps.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print('loaded', len(sys.modules), *sorted({m.partition('.')[0] for m in sys.modules}))\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    _, count, *loaded = done.stdout.splitlines()[-1].split()
+    assert int(count) < 200
+    assert not {"pydantic", "numpy", "optuna", "sqlalchemy", "rich", "aiohttp", "loguru", "psutil"} & set(loaded)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_help(command: str) -> None:
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[command][0]}").add_arguments(parser)
+    silent = [action.option_strings for action in parser._actions if not action.help]
+    assert not silent
+
+
+@pytest.mark.parametrize("name", swarmtune.__all__)
+def test_public_names_can_be_imported(name: str) -> None:
+    assert getattr(swarmtune, name) is not None
+
+
+def test_modules_say_what_they_are() -> None:
+    silent = [m.name for m in MODULES if m.text.strip() and not ast.get_docstring(m.tree)]
+    assert not silent

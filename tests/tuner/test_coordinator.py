@@ -1,0 +1,200 @@
+"""The loop in virtual time: no barrier, exact budgets, retries that teach nothing, resume, interleaved proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from swarmtune.clock import VirtualClock
+from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
+from swarmtune.errors import BenchmarkExecutionError
+from swarmtune.loadgen.benchmark import LoadgenConfig, SwarmtuneBenchmark
+from swarmtune.objective import Goodput
+from swarmtune.records import Event, Group, Setting, TrialState
+from swarmtune.search.load import LoadSearch
+from swarmtune.search.swarm import SwarmOptions
+from swarmtune.space import Field, Space
+from swarmtune.testing.search import MIXED, RULES, service
+from swarmtune.testing.synthetic import SyntheticGroup
+from swarmtune.tuner.coordinator import Coordinator
+from swarmtune.tuner.plan import Plan
+from swarmtune.tuner.store import Attempt, MemoryStore, Outcome
+
+FIELDS = tuple(replace(f, value=f.value) for f in MIXED)
+
+
+def plan(evaluations: int = 12, **changes: object) -> Plan:
+    benchmark = SwarmtuneBenchmark(LoadgenConfig())
+    made = Plan(
+        engine=SimulatedEngine(SimulatedConfig()),
+        benchmark=benchmark,
+        space=Space(FIELDS, RULES),
+        objective=Goodput(limits={"p95_ttft_ms": 500.0}),
+        workload=benchmark.workload("m", 0, {}),
+        load_search=LoadSearch(1, 64, 4),
+        load_variable="concurrency",
+        algorithm="swarm",
+        swarm=SwarmOptions(),
+        evaluations=evaluations,
+        timeout_s=None,
+        seed=1,
+        confirm=3,
+        groups=(Group("a"),),
+        user_settings=(),
+        start_timeout_s=60,
+        evaluation_timeout_s=600,
+        max_attempts=3,
+        backup=False,
+        output=Path("unused"),
+        study=None,
+    )
+    return replace(made, **changes)
+
+
+def fivefold(setting: Setting) -> float:
+    """Evaluation times that differ fivefold, in seconds."""
+    return 20.0 + 80.0 * (hash(setting.key) % 1000) / 1000
+
+
+class Loop:
+    """A coordinator with its parts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        groups: int = 1,
+        store: MemoryStore | None = None,
+        seconds: Callable[[Setting], float] = lambda _: 10.0,
+        lose: Callable[[Attempt], bool] = lambda _: False,
+    ) -> None:
+        self.clock = VirtualClock()
+        self.store = store or MemoryStore()
+        self.events: list[Event] = []
+        self.groups = [SyntheticGroup(f"g{i}", self.clock, service, seconds, lose) for i in range(groups)]
+        self.coordinator = Coordinator(plan, self.store, self.groups, self.clock, self.events.append)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [e.kind for e in self.events]
+
+
+async def test_exactly_the_budget_and_the_baseline_first() -> None:
+    loop = Loop(plan(12))
+    trials = await loop.coordinator.search()
+    assert len(trials) == 12
+    assert trials[0].setting.origin == "baseline"
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert len({t.setting.key for t in trials}) == 12
+
+
+async def test_no_barrier_between_groups() -> None:
+    """Four groups with times that differ fivefold are busy nearly all the time; with a barrier they could not be."""
+    loop = Loop(plan(60), groups=4, seconds=fivefold)
+    begun = loop.clock.monotonic()
+    await loop.coordinator.search()
+    total = loop.clock.monotonic() - begun
+    busy = sum(end - start for g in loop.groups for start, end, _ in g.measured)
+    assert busy / (4 * total) > 0.93
+    for group in loop.groups:
+        gaps = [b[0] - a[1] for a, b in zip(group.measured, group.measured[1:], strict=False)]
+        assert max(gaps, default=0) < 1e-6
+
+
+async def test_users_settings_come_right_after_the_baseline() -> None:
+    space = Space(FIELDS, RULES)
+    own = (space.setting({"seqs": 77}, "user:1"), space.setting({"seqs": 78}, "user:2"))
+    loop = Loop(plan(5, user_settings=own))
+    trials = await loop.coordinator.search()
+    assert [t.setting.origin for t in trials[:3]] == ["baseline", "user:1", "user:2"]
+
+
+async def test_a_setting_given_twice_is_measured_once() -> None:
+    space = Space(FIELDS, RULES)
+    twice = (space.setting({"seqs": 77}, "user:1"), space.setting({"seqs": 77}, "user:2"))
+    trials = await Loop(plan(4, user_settings=twice)).coordinator.search()
+    assert sum(t.setting.values["seqs"] == 77 for t in trials) == 1
+
+
+async def test_the_time_budget_ends_the_search_but_not_a_measurement() -> None:
+    loop = Loop(plan(100, timeout_s=95.0))
+    trials = await loop.coordinator.search()
+    assert len(trials) == 10
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    spent = Loop(plan(100, timeout_s=95.0))
+    assert len(await spent.coordinator.search(spent_s=50.0)) == 5
+
+
+async def test_a_lost_measurement_is_repeated_and_teaches_nothing() -> None:
+    loop = Loop(plan(8), lose=lambda a: a.id in (2, 3))
+    trials = await loop.coordinator.search()
+    assert len(trials) == 8
+    assert loop.kinds.count("trial_retried") == 2
+    assert max(t.attempts for t in trials) >= 2
+    told = Loop(plan(8))
+    assert [t.setting.key for t in await told.coordinator.search()] == [t.setting.key for t in trials]
+
+
+async def test_a_trial_that_cannot_be_measured_is_given_up_and_replaced() -> None:
+    loop = Loop(plan(8), lose=lambda a: a.trial_number == 3)
+    trials = await loop.coordinator.search()
+    assert [t.state for t in trials].count(TrialState.FAILED) == 1
+    assert [t.state for t in trials].count(TrialState.COMPLETE) == 8
+
+
+async def test_when_nothing_can_be_measured_the_run_says_so() -> None:
+    loop = Loop(plan(8), lose=lambda _: True)
+    with pytest.raises(BenchmarkExecutionError, match="the node was lost"):
+        await loop.coordinator.search()
+    late = Loop(plan(20), lose=lambda a: a.trial_number > 4)
+    with pytest.raises(BenchmarkExecutionError, match="2 setting"):
+        await late.coordinator.search()
+
+
+async def test_resume_measures_what_was_running_and_then_exactly_the_rest() -> None:
+    whole = Loop(plan(14))
+    expected = [t.setting.key for t in await whole.coordinator.search()]
+    store = MemoryStore()
+    first = Loop(plan(6), store=store)
+    await first.coordinator.search()
+    cut_off = store.open(store.trials()[-1].setting, "g0", "t")  # a trial whose tuner died
+    second = Loop(plan(14), store=store)
+    trials = await second.coordinator.search()
+    assert len(trials) == 14
+    assert {t.state for t in trials} == {TrialState.COMPLETE}
+    assert second.groups[0].measured[0][2].trial_number == cut_off.trial_number
+    assert [t.setting.key for t in trials[:6]] == expected[:6]
+    assert second.kinds[0] == "resumed"
+
+
+async def test_a_small_space_ends_early() -> None:
+    space = Space([Field("n", min=1, max=3, value=1)])
+    loop = Loop(plan(10, space=space))
+    with pytest.MonkeyPatch.context():
+        loop.groups[0]._service = lambda s: service(Setting({**Space(FIELDS, RULES).default().values}))
+        trials = await loop.coordinator.search()
+    assert len(trials) == 3
+    assert "exhausted" in loop.kinds
+
+
+async def test_proof_is_interleaved_at_the_scored_load_and_resumes() -> None:
+    loop = Loop(plan(4))
+    trials = await loop.coordinator.search()
+    before = len(loop.groups[0].measured)
+    scores = await loop.coordinator.remeasure(trials[:2], 3, [])
+    order = [a.trial_number for _, _, a in loop.groups[0].measured[before:]]
+    assert order == [0, 1, 1, 0, 0, 1]
+    assert [len(v) for v in scores.values()] == [3, 3]
+    again = Loop(plan(4), store=loop.store)
+    done = [(0, Outcome(service(trials[0].setting)))] * 2 + [(1, Outcome(service(trials[1].setting)))]
+    await again.coordinator.remeasure(trials[:2], 3, done)
+    assert [a.trial_number for _, _, a in again.groups[0].measured] == [1, 0, 1]
+
+
+async def test_every_attempt_is_in_the_store_before_it_is_told() -> None:
+    loop = Loop(plan(5))
+    await loop.coordinator.search()
+    assert all(outcome is not None for _, outcome in loop.store.attempts)
+    assert loop.kinds.count("trial_finished") == 5
