@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
-from sqlalchemy import insert, select, update
+from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.engine import make_url
 
 from swarmtune.clock import Clock
@@ -20,7 +22,7 @@ from swarmtune.errors import ConfigurationError
 from swarmtune.records import Event, Measurement, Setting, Trial
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
-from swarmtune.tuner.ownership import LEASE_S, Ownership
+from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens
 from swarmtune.tuner.store import Attempt, Outcome, Store, as_trial, translated
 from swarmtune.tuner.tables import (
     SCHEMA_VERSION,
@@ -49,14 +51,25 @@ class StudyHead:
 
 def latest_study(url: str) -> StudyHead | None:
     """The newest study in a database; None if there is none."""
+    with _reading(url) as database, database.begin() as db:
+        row = db.execute(select(studies).order_by(studies.c.created_at.desc()).limit(1)).first()
+    return StudyHead(row.name, json.loads(row.request), json.loads(row.fingerprint)) if row else None
+
+
+def leftovers(url: str, study: str, now: float) -> list[str]:
+    """Tokens of what a tuner that has died may have left behind, to be swept before anything is read or started."""
+    with _reading(url) as database:
+        return lost_tokens(database, study, now)
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[Engine]:
     with translated("be read"):
         database = open_database(database_url(url))
         try:
-            with database.begin() as db:
-                row = db.execute(select(studies).order_by(studies.c.created_at.desc()).limit(1)).first()
+            yield database
         finally:
             database.dispose()
-    return StudyHead(row.name, json.loads(row.request), json.loads(row.fingerprint)) if row else None
 
 
 class Ledger(Store):

@@ -83,6 +83,16 @@ class Ownership:
             )
 
 
+def lost_tokens(database: Engine, study: str, now: float) -> list[str]:
+    """Tokens of attempts whose tuner has died; empty while a live one works on the study. ``now``: wall clock."""
+    with database.begin() as db:
+        row = db.execute(select(studies.c.owner, studies.c.owner_expires_at).where(studies.c.name == study)).first()
+        if row is None or (row.owner and (row.owner_expires_at or 0) > now and _alive(row.owner)):
+            return []
+        running = select(attempts.c.token).where(attempts.c.study == study, attempts.c.state == "running")
+        return [r.token for r in db.execute(running)]
+
+
 def _identity() -> str:
     """host:pid:start time, so that a pid that was given to another process later is not taken for us."""
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -249,9 +249,9 @@ def _runnable(
             f"(particles_time_out = {time_out_s:g})"
         )
     sections = (section_name(engine), section_name(benchmark))
-    makers = (
+    makers: tuple[Callable[[], Any], ...] = (
         lambda: engine.command(space.default(), groups[0]),
-        lambda: benchmark.command(workload, "http://[::1]:8000"),
+        lambda: benchmark.command(workload, "http://127.0.0.1:8000"),
     )
     for section, make in zip(sections, makers, strict=True):
         try:
@@ -335,7 +335,7 @@ def _space(
                 mistakes.append(f"{section}.target_field: {text}")
         return None, []
     if not space.dimensions:
-        if not fields:
+        if not fields and not notices:
             return None, []  # the engine has said so
         key = f"{section_name(engine)}.target_field"
         mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")

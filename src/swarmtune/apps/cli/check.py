@@ -11,8 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.apps.cli import EXIT_DONE
-from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, one_line, overrides, planned
-from swarmtune.settings import BaseSections, config_path, read_settings
+from swarmtune.apps.cli.options import (
+    add_plan_arguments,
+    add_search_arguments,
+    chosen_config,
+    one_line,
+    overrides,
+    planned,
+)
+from swarmtune.settings import BaseSections, read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import DEFAULT_PORT, command_line
@@ -28,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check and show; wrong settings end in ConfigValidationError."""
-    given, path = overrides(args), config_path(args.config)
+    given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
     show(planned(settings, path, given), settings)
     return EXIT_DONE

@@ -12,10 +12,10 @@ from typing import Any
 import orjson
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
-from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, overrides, planned
+from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, chosen_config, overrides, planned
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
-from swarmtune.settings import BaseSections, config_path, read_settings
+from swarmtune.settings import BaseSections, read_settings
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import Result
 from swarmtune.tuner.study import Place, last_place, merged, new_place
@@ -62,18 +62,27 @@ def run(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None, dict[str, Any]]:
     """Settings and plan; with -lb those of the last study, changed by what is given now."""
-    given, path = overrides(args), config_path(args.config)
+    given, path = overrides(args), chosen_config(args.config, args.engine)
     place = None
     if args.load_breakpoint:
-        study = getattr(args, "study", None)
-        place = last_place(Path(read_settings(path, given).output).expanduser(), study)
+        place = last_place(Path(read_settings(path, given).output).expanduser(), args.study)
         before = place.head.request if place.head else {}
         given = merged(before.get("overrides", {}), given)
         if args.config is None and before.get("config"):
             path = Path(before["config"])
+        _sweep(place)
     settings = read_settings(path, given)
-    request = {"overrides": given, "config": str(path.resolve()) if path else None}
+    asked = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
+    request = {"overrides": asked, "config": str(path.resolve()) if path else None}
     return settings, planned(settings, path, given), place, request
+
+
+def _sweep(place: Place) -> None:
+    """End what a killed tuner left, and put its files back, before anything is read from them."""
+    from swarmtune.cluster.executors.local import sweep_leftovers
+    from swarmtune.tuner.ledger import leftovers
+
+    asyncio.run(sweep_leftovers(leftovers(place.url, place.name, RealClock().wall())))
 
 
 async def _tune(plan: Plan, place: Place, request: dict[str, Any], view: View) -> Result | None:

