@@ -94,8 +94,9 @@ async def test_no_barrier_between_groups() -> None:
     """Four groups with times that differ fivefold are busy nearly all the time; with a barrier they could not be."""
     loop = Loop(plan(60), groups=4, seconds=fivefold)
     begun = loop.clock.monotonic()
-    await loop.coordinator.search()
+    trials = await loop.coordinator.search()
     total = loop.clock.monotonic() - begun
+    assert len({t.setting.key for t in trials}) == 60, "groups that are free at once must not get the same setting"
     busy = sum(end - start for g in loop.groups for start, end, _ in g.measured)
     assert busy / (4 * total) > 0.93
     for group in loop.groups:

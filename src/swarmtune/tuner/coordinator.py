@@ -54,7 +54,7 @@ class Coordinator:
         self._listen = listen
         self._search = plan.new_search()
         self._waiting: deque[_Work] = deque()
-        self._pending: dict[int, Setting] = {}
+        self._pending: dict[str, Setting] = {}  # handed out and not told yet, by key
         self._lost: list[Setting] = []
         self._known: set[str] = set()
         self._opened = 0
@@ -101,6 +101,7 @@ class Coordinator:
                 self._lost.append(trial.setting)
             else:
                 self._waiting.append(_Work(trial.setting, trial.number))
+                self._pending[trial.setting.key] = trial.setting
         self._opened = sum(1 for t in trials if t.state is not TrialState.FAILED)
         if trials:
             self._emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._waiting)})
@@ -121,6 +122,7 @@ class Coordinator:
                 self._emit("exhausted", {"message": error.message})
                 return None
         self._known.add(setting.key)
+        self._pending[setting.key] = setting
         self._opened += 1
         return _Work(setting)
 
@@ -132,15 +134,11 @@ class Coordinator:
             await self._clock.sleep(RETRY_PAUSE_S * 2 ** (work.attempts - 1))
         attempt = self._store.open(work.setting, group.group.name, uuid.uuid4().hex, number=work.number)
         number = attempt.trial_number
-        self._pending[number] = work.setting
         self._emit(
             "trial_started", {"trial": number, "origin": work.setting.origin, "group": group.group.name, **_facts(work)}
         )
-        try:
-            loads = Loads(start=self._best_load)
-            outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
-        finally:
-            self._pending.pop(number, None)
+        loads = Loads(start=self._best_load)
+        outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
         self._keep_folder(attempt, outcome)
         tries = work.attempts + 1
         if outcome.score is None and tries >= self._plan.max_attempts:
@@ -156,6 +154,7 @@ class Coordinator:
         self._emit("trial_finished", {"trial": number, **_result(outcome)})
 
     def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
+        self._pending.pop(setting.key, None)
         self._search.tell(setting, score)
         if measurement is not None and score.feasible and (self._best is None or score.rank < self._best.rank):
             self._best = score
@@ -165,6 +164,7 @@ class Coordinator:
         """The infrastructure failed too often: no score, unseen by the search, another setting takes its place."""
         self._store.close(attempt, replace(outcome, gave_up=True))
         self._emit("trial_failed", {"trial": attempt.trial_number, "failure": outcome.failure})
+        self._pending.pop(attempt.setting.key, None)
         self._lost.append(attempt.setting)
         self._opened -= 1
         self._give_ups += 1

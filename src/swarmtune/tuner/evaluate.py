@@ -32,7 +32,7 @@ from swarmtune.workload import Workload
 POLL_S = 0.05
 READY_POLL_S = 0.25
 INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
-LOG_LINES = 40
+LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
 Report = Callable[[str, dict[str, Any]], None]  # phase and facts, for the terminal
 Keep = Callable[[Measurement], None]  # a load point, for the ledger
