@@ -258,7 +258,7 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     content = read_toml(path) if path else {}
     model = settings_model(content)
     source = str(path) if path else "defaults"
-    mistakes = [f"{source}: {m}" for m in _unusable(content)]
+    mistakes = [f"{source}: {_dotted(place)}: {what}" for place, what in _unusable(content)]
     try:
         settings = model(**overrides)
     except ValidationError as error:
@@ -266,7 +266,9 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     except (ValueError, RecursionError) as error:  # pydantic-settings cannot parse a variable of the environment
         raise ConfigValidationError([*mistakes, f"environment: {error}"]) from error
     if not mistakes:
-        mistakes = [f"environment: {m}" for m in _unusable(settings.model_dump(warnings=False))]
+        for place, what in _unusable(settings.model_dump(warnings=False)):
+            where, _ = _origin(place, source, content, overrides)
+            mistakes.append(f"{where}: {_dotted(place)}: {what}")
     if mistakes:
         raise ConfigValidationError(mistakes)
     return settings
@@ -313,7 +315,7 @@ def _too_deep(content: Any) -> str:
     return ""
 
 
-def _unusable(content: Mapping[str, Any]) -> list[str]:
+def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
     """Values that are valid TOML and no use anywhere: infinite or enormous numbers, text with NUL characters.
 
     The older tuner's keys without effect may have them: it wrote ftol = -inf.
@@ -325,11 +327,11 @@ def _unusable(content: Mapping[str, Any]) -> list[str]:
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str) and "\0" in value:
-            found.append(f"{_dotted(place)}: holds a NUL character, which no command or file name can carry")
+            found.append((place, "holds a NUL character, which no command or file name can carry"))
         elif isinstance(value, float) and not math.isfinite(value):
-            found.append(f"{_dotted(place)}: {value} is no finite number")
+            found.append((place, f"{value} is no finite number"))
         elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            found.append(f"{_dotted(place)}: the number has more than 64 bits")
+            found.append((place, "the number has more than 64 bits"))
         waiting += [((*place, key), inner) for key, inner in _items(value)]
         waiting += [((*place, "name"), key) for key, _ in _items(value) if isinstance(key, str) and "\0" in key]
     return found
@@ -422,6 +424,8 @@ def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]
     for part in location[:-1]:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):
             break
+        if isinstance(part, int):  # an entry of a list, whose model is known already
+            continue
         field = current.model_fields.get(str(part))
         current = field.annotation if field else None
         arguments = [a for a in getattr(current, "__args__", ()) if isinstance(a, type) and issubclass(a, BaseModel)]

@@ -20,6 +20,11 @@ max = 9
 """
 
 
+def product_of(dtype: str, param: str) -> str:
+    """A field called x that is computed from others."""
+    return range_of(dtype=f'"{dtype}"', dtype_param=f"{{{param}}}")
+
+
 def range_of(**keys: str) -> str:
     """A field called x with a range, changed by these values."""
     return field(**{"name": '"x"', "min": "1", "max": "9", **keys})
@@ -124,7 +129,7 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("name with newline", range_of(name='"a\\nb"'), "simulated.target_field: name"),
     ("name with =", range_of(name='"PATH=x"'), "simulated.target_field: name"),
     ("name of digits", range_of(name='"1"'), "simulated.target_field: name '1'"),
-    ("name in Greek", range_of(name='"α"'), "simulated.target_field: name"),
+    ("name in Greek", range_of(name='"\u03b1"'), "simulated.target_field: name"),
     ("name of 10000", range_of(name=f'"{"x" * 10000}"'), "simulated.target_field: name"),
     ("name twice", range_of(name='"sound"'), "sound: given more than once"),
     ("position with escape", range_of(config_position='"a\\u001b[2J"'), "x: config_position"),
@@ -172,14 +177,14 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("share without", range_of(dtype='"share"'), "x: dtype share needs"),
     ("env without", range_of(dtype='"env"'), "x: dtype env needs"),
     ("factories text", range_of(dtype='"factories"', dtype_param='"sound"'), "x: dtype factories needs"),
-    ("factories prime", range_of(dtype='"factories"', dtype_param='{target_name = "sound", product = 0}'), "product must be"),
-    ("factories huge", range_of(dtype='"factories"', dtype_param='{target_name = "sound", product = 9999999999}'), "too large"),
-    ("factories half", range_of(dtype='"factories"', dtype_param='{target_name = "sound", product = 1.5}'), "product must be"),
-    ("factories typing error", range_of(dtype='"factories"', dtype_param='{target_nam = "sound", product = 8}'), "x: dtype"),
-    ("times nan", range_of(dtype='"times"', dtype_param='{target_name = "sound", product = nan}'), "product: nan"),
-    ("times text", range_of(dtype='"times"', dtype_param='{target_name = "sound", product = "2"}'), "product must be a number"),
-    ("ternary of one", range_of(dtype='"ternary_times"', dtype_param='{target_names = ["sound"], product = 2}'), "names 2"),
-    ("ternary twice", range_of(dtype='"ternary_times"', dtype_param='{target_names = ["sound", "sound"], product = 2}'), "names 2"),
+    ("factories prime", product_of('factories', 'target_name = "sound", product = 0'), "product must be"),
+    ("factories huge", product_of('factories', 'target_name = "sound", product = 9999999999'), "too large"),
+    ("factories half", product_of('factories', 'target_name = "sound", product = 1.5'), "product must be"),
+    ("factories typing error", product_of('factories', 'target_nam = "sound", product = 8'), "x: dtype"),
+    ("times nan", product_of('times', 'target_name = "sound", product = nan'), "product: nan"),
+    ("times text", product_of('times', 'target_name = "sound", product = "2"'), "product must be a number"),
+    ("ternary of one", product_of('ternary_times', 'target_names = ["sound"], product = 2'), "names 2"),
+    ("ternary twice", product_of('ternary_times', 'target_names = ["sound", "sound"], product = 2'), "names 2"),
     (
         "ternary bound",
         range_of(dtype='"ternary_factories"', dtype_param='{target_names = ["sound", "x"], product = 2, min_value = "a"}'),
@@ -210,7 +215,7 @@ MALFORMED: list[tuple[str, str, str]] = [
     # --- user settings
     ("user setting unknown", HEAD + "user_settings = [{seqs = 4}]", "optimizer.user_settings.1: 'seqs' is no field"),
     ("user setting outside", HEAD + "user_settings = [{max_num_seqs = 9999}]", "max_num_seqs = 9999 is outside"),
-    ("user setting breaks rule", HEAD + "user_settings = [{max_num_seqs = 200, max_num_batched_tokens = 16}]", "breaks the rule"),
+    ("user setting breaks rule", HEAD + "user_settings = [{max_num_seqs = 99, max_num_batched_tokens = 16}]", "the rule"),
     # --- engines
     ("vllm without model", '[optimizer]\nengine = "vllm"', "vllm.command.model: '' is no model"),
     ("vllm port", '[optimizer]\nengine = "vllm"\n[vllm.command]\nmodel = "m"\nport = 99999', "vllm.command.port"),
@@ -219,14 +224,19 @@ MALFORMED: list[tuple[str, str, str]] = [
         '[optimizer]\nengine = "vllm"\ngroups = 9\n[vllm.command]\nmodel = "m"\nport = 65530',
         "optimizer.groups: the ports",
     ),
-    ("vllm open quote", "[optimizer]\nengine = \"vllm\"\n[vllm.command]\nmodel = 'm'\nothers = \"--a 'b\"", "vllm.command.others"),
+    ("open quote", "[optimizer]\nengine = 'vllm'\n[vllm.command]\nmodel = 'm'\nothers = \"--a 'b\"", "vllm.command.others"),
     ("mindie without file", '[optimizer]\nengine = "mindie"\n[mindie]\nconfig_path = "none.json"', "none.json"),
     ("command without all", '[optimizer]\nengine = "command"', "command.argv: give the program"),
     ("llamacpp without file", '[optimizer]\nengine = "llamacpp"\n[llamacpp]\nmodel_path = "none.gguf"', "none.gguf"),
     (
         "slots that are text",
-        '[optimizer]\nengine = "llamacpp"\n[[llamacpp.target_field]]\nname = "n_parallel"\ndtype = "enum"\n'
-        'dtype_param = ["few", "many"]',
+        """[optimizer]
+engine = "llamacpp"
+[[llamacpp.target_field]]
+name = "n_parallel"
+dtype = "enum"
+dtype_param = ["few", "many"]
+""",
         "llamacpp",
     ),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_runs import Cli
+from cli_runs import Cli, names_in
 
 from swarmtune import registry
 from swarmtune.engines.vllm import VllmEngine
@@ -18,7 +18,7 @@ from swarmtune.tuner.report import command_line
 
 SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
 
-PLUGIN = '''
+PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field
 from swarmtune import register_benchmarks, register_settings, register_simulator
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
@@ -64,7 +64,7 @@ def broken():
 
 def rude():
     raise SystemExit(7)
-'''
+"""
 ENTRY_POINTS = """[swarmtune.plugins]
 other = other_plugin:register
 broken = other_plugin:broken
@@ -135,7 +135,7 @@ def test_check_shows_the_plan_and_leaves_nothing(clean: Path, cli: Cli) -> None:
     for word in ("7 evaluations", "settings in 5 dimensions", "-m swarmtune.simulator --host", "-m swarmtune.loadgen",
                  "the search at most 2.0 min", "max_num_batched_tokens >= max_num_seqs"):  # fmt: skip
         assert word in text
-    assert os.listdir(clean) == []
+    assert names_in(clean) == []
 
 
 def test_check_tells_the_time(clean: Path, cli: Cli) -> None:
@@ -147,7 +147,7 @@ def test_dry_run_runs_nothing(clean: Path, cli: Cli) -> None:
     ended = cli("optimizer", "-e", "simulated", "--dry-run")
     assert ended.code == 0
     assert "This is what would be run" in ended.out
-    assert os.listdir(clean) == []
+    assert names_in(clean) == []
 
 
 def test_a_reader_that_goes_away_is_no_error(clean: Path) -> None:
@@ -155,7 +155,13 @@ def test_a_reader_that_goes_away_is_no_error(clean: Path) -> None:
     os.close(reader)
     for arguments in (("check", "-e", "simulated"), ("optimizer", "-h")):
         done = subprocess.run(
-            [SWARMTUNE, *arguments], stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False, cwd=clean
+            [SWARMTUNE, *arguments],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=clean,
         )
         assert done.stderr == ""
         assert done.returncode in (0, 1)
@@ -163,7 +169,9 @@ def test_a_reader_that_goes_away_is_no_error(clean: Path) -> None:
 
 
 def test_head_of_the_plan(clean: Path) -> None:
-    with subprocess.Popen([SWARMTUNE, "check", "-e", "simulated"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [SWARMTUNE, "check", "-e", "simulated"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         assert child.stderr is not None
         assert child.stdout.readline().startswith(b"The configuration is right")
@@ -193,7 +201,7 @@ def test_init_writes_what_check_accepts(clean: Path, cli: Cli, arguments: tuple[
     assert ended.code == 0, ended
     path = clean / "config.toml"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert os.listdir(clean) == ["config.toml"]
+    assert names_in(clean) == ["config.toml"]
     checked = cli("check")
     assert checked.code == 0, checked
     assert arguments[0] in checked.out
@@ -222,7 +230,7 @@ def test_init_where_no_file_can_be(clean: Path, cli: Cli, path: str) -> None:
     (clean / "file").write_text("")
     ended = cli("init", "-e", "simulated", "--force", "-c", path)
     assert ended.code == 2, ended
-    assert os.listdir(clean) == ["file"]
+    assert names_in(clean) == ["file"]
 
 
 # --- plugins -----------------------------------------------------------------------------------------------------------
@@ -311,7 +319,7 @@ def test_a_missing_extra_is_named_in_one_line(clean: Path, missing: str, argumen
     assert done.returncode == 2, done
     assert [command in line for line in done.stderr.splitlines()].count(True) == 1
     assert "Traceback" not in done.stderr
-    assert os.listdir(clean) == []
+    assert names_in(clean) == []
 
 
 def test_a_missing_extra_disables_only_its_own_features(clean: Path) -> None:
@@ -331,14 +339,17 @@ def test_secret_names(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["MAX_NUM_BATCHED_TOKENS", "MAX_PREFILL_TOKEN", "--cache-type-k", "--tokenizer", "CUDA_VISIBLE_DEVICES", "KEYS"]
+    "name",
+    ["MAX_NUM_BATCHED_TOKENS", "MAX_PREFILL_TOKEN", "--cache-type-k", "--tokenizer", "CUDA_VISIBLE_DEVICES", "KEYS"],
 )
 def test_names_that_are_no_secrets(name: str) -> None:
     assert not looks_secret(name)
 
 
 def test_a_command_knows_its_secrets() -> None:
-    command = Command(("serve",), env={"HF_TOKEN": "hunter2", "MODE": "fast", "PLAIN": "x"}, secrets=frozenset({"PLAIN"}))
+    command = Command(
+        ("serve",), env={"HF_TOKEN": "hunter2", "MODE": "fast", "PLAIN": "x"}, secrets=frozenset({"PLAIN"})
+    )
     assert command.secrets == {"HF_TOKEN", "PLAIN"}
     assert command_line(command) == "HF_TOKEN=*** MODE=fast PLAIN=*** serve"
 

@@ -112,8 +112,12 @@ def test_repair_gives_a_legal_point_or_none(seed: int) -> None:
         repaired = space.repair(rng.uniform(size=4), rng)
         assert repaired is not None
         assert space.legal(space.decode(repaired))
-    impossible = Space(fields, ["tp * pp == 7"])
-    assert impossible.repair(rng.uniform(size=4), rng) is None
+
+
+def test_repair_says_when_nothing_is_legal() -> None:
+    pair = [Field("tp", dtype="enum", dtype_param=[1, 2, 4, 8]), Field("pp", dtype="enum", dtype_param=[1, 2, 4, 8])]
+    rng = np.random.default_rng(0)
+    assert Space(pair, ["tp * pp == 7"]).repair(rng.uniform(size=2), rng) is None
 
 
 def test_a_legal_point_is_not_moved() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swarmtune.records import Command, Score, Trial, TrialState
+from swarmtune.records import Command, Score, Trial, TrialState, looks_secret
 from swarmtune.tuner.confirm import Verdict
 from swarmtune.tuner.plan import Plan
 
@@ -86,10 +86,25 @@ def run_line(plan: Plan, trial: Trial) -> str:
 
 
 def command_line(command: Command) -> str:
-    """A command as a shell would take it, secrets hidden."""
+    """A command as a shell would take it, secrets of environment and flags hidden."""
     hidden = command.secrets
     variables = [f"{k}={'***' if k in hidden else shlex.quote(v)}" for k, v in sorted(command.env.items())]
-    return " ".join([*variables, shlex.join(command.argv)])
+    return " ".join([*variables, shlex.join(_without_secrets(command.argv))])
+
+
+def _without_secrets(argv: Sequence[str]) -> list[str]:
+    """``--api-key X`` and ``--api-key=X`` with the value hidden."""
+    shown: list[str] = []
+    for i, argument in enumerate(argv):
+        name, equals, _ = argument.partition("=")
+        flag_before = i > 0 and argv[i - 1].startswith("-") and "=" not in argv[i - 1]
+        if equals and name.startswith("-") and looks_secret(name):
+            shown.append(f"{name}=***")
+        elif flag_before and looks_secret(argv[i - 1]) and not argument.startswith("--"):
+            shown.append("***")
+        else:
+            shown.append(argument)
+    return shown
 
 
 def mean_value(scores: Sequence[Score]) -> float | None:

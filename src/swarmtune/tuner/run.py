@@ -118,11 +118,16 @@ async def _winner(
         return ranked[0], Verdict(False, None, None, 0, "nothing was re-measured"), scores
     can_start = baseline.score is not None and baseline.score.value is not None
     verdict = Verdict(False, None, None, 0, "the baseline is the best setting")
+    used = 0  # re-measurements that belong to earlier candidates: each is compared with the baseline of its own time
     for candidate in ranked[:RUNNERS_UP]:
         if candidate.number == baseline.number:
+            if baseline.number in scores and not keeps_promises(scores[baseline.number]):
+                continue
             return baseline, verdict, scores
         compared = [baseline, candidate] if can_start else [candidate]
-        scores.update(await study.coordinator.remeasure(compared, plan.confirm, study.ledger.confirmations()))
+        done = study.ledger.confirmations()[used : used + plan.confirm * len(compared)]
+        scores.update(await study.coordinator.remeasure(compared, plan.confirm, done))
+        used += plan.confirm * len(compared)
         again, before = scores[candidate.number], scores.get(baseline.number, [])
         if not can_start:
             before = [Score.failed()] * len(again)

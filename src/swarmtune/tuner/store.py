@@ -115,6 +115,10 @@ class MemoryStore(Store):
     def trials(self) -> list[Trial]:
         return [self._trials[n] for n in sorted(self._trials)]
 
+    def confirmations(self) -> list[tuple[int, Outcome]]:
+        """As ``Ledger.confirmations``."""
+        return [(a.trial_number, o) for a, o in self.attempts if a.kind == "confirm" and o is not None and o.score]
+
 
 def as_trial(
     number: int, setting: Setting, outcomes: list[Outcome | None], times: tuple[float, float] | None = None

@@ -1,0 +1,129 @@
+"""Names of parts: lazily loaded, near names told, replaced by plugins; broken plugins skipped."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from swarmtune import registry
+from swarmtune.errors import ConfigurationError
+from swarmtune.registry import GROUP, Registry
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone afterwards."""
+    monkeypatch.setattr(registry, "_broken", [])
+    for known in (registry.engines, registry.benchmarks, registry.searches):
+        monkeypatch.setattr(known, "_entries", dict(known._entries))
+    monkeypatch.setattr(registry, "settings_sections", dict(registry.settings_sections))
+
+
+def register_one() -> None:
+    registry.register_simulator("from_plugin", int, "an engine")
+    registry.register_benchmarks("from_plugin", "json:JSONDecoder")
+    registry.register_search("from_plugin", float)
+    registry.register_settings("from_plugin", dict)
+
+
+def fails() -> None:
+    raise ValueError("no luck")
+
+
+def leaves() -> None:
+    sys.exit(3)
+
+
+def entry(name: str) -> EntryPoint:
+    return EntryPoint(name, f"{__name__}:{name}", GROUP)
+
+
+def test_nothing_is_imported_before_it_is_asked_for() -> None:
+    known = Registry("thing")
+    known.register("lazy", "no_such_module_anywhere:Class", "a summary")
+    assert list(known) == ["lazy"]
+    assert "lazy" in known
+    assert known.summary("lazy") == "a summary"
+    with pytest.raises(
+        ConfigurationError, match="The thing 'lazy' cannot be loaded from no_such_module_anywhere:Class"
+    ):
+        known.load("lazy")
+
+
+def test_classes_and_their_names() -> None:
+    known = Registry("thing")
+    known.register("b", dict)
+    known.register("a", "collections:OrderedDict")
+    assert list(known) == ["a", "b"]
+    assert known.load("b") is dict
+    assert known.load("a").__name__ == "OrderedDict"
+    known.register("c", "collections:Nothing")
+    with pytest.raises(ConfigurationError, match="Nothing"):
+        known.load("c")
+
+
+def test_near_names_and_all_names() -> None:
+    known = Registry("thing")
+    known.register("swarm", dict)
+    known.register("random", dict)
+    with pytest.raises(ConfigurationError) as caught:
+        known.load("swarn")
+    assert str(caught.value) == "There is no thing named 'swarn'. Did you mean 'swarm'? Registered: random, swarm."
+    with pytest.raises(ConfigurationError, match=r"named 'zzz'\. Registered"):
+        known.load("zzz")
+
+
+def test_a_name_is_replaced_by_who_comes_later() -> None:
+    known = Registry("thing")
+    known.register("x", dict, "first")
+    known.register("x", list, "second")
+    assert known.load("x") is list
+    assert known.summary("x") == "second"
+
+
+def test_a_plugin_registers_all_kinds() -> None:
+    assert registry.load_plugins(lambda: [EntryPoint("one", f"{__name__}:register_one", GROUP)]) == []
+    assert registry.engines.load("from_plugin") is int
+    assert registry.benchmarks.load("from_plugin").__name__ == "JSONDecoder"
+    assert registry.searches.load("from_plugin") is float
+    assert registry.settings_sections["from_plugin"] is dict
+
+
+def test_broken_plugins_are_reported_and_skipped() -> None:
+    absent = EntryPoint("absent", "no_such_module_anywhere:register", GROUP)
+    good = EntryPoint("one", f"{__name__}:register_one", GROUP)
+    lines = registry.load_plugins(lambda: [entry("fails"), absent, entry("leaves"), entry("nothing"), good])
+    assert len(lines) == 4
+    assert "plugin 'fails'" in lines[0]
+    assert "ValueError('no luck')" in lines[0]
+    assert "no_such_module_anywhere" in lines[1]
+    assert "SystemExit(3)" in lines[2]
+    assert "from_plugin" in registry.engines
+    assert registry.load_plugins() == lines
+
+
+def test_built_in_parts_come_through_the_same_door() -> None:
+    code = (
+        "from swarmtune import registry; assert not list(registry.engines); assert registry.load_plugins() == []; "
+        "print(*registry.engines, *registry.benchmarks, *registry.searches); import sys; "
+        "print(sorted(m for m in sys.modules if m in ('numpy', 'optuna', 'aiohttp', 'pydantic')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    names, heavy = done.stdout.splitlines()
+    for name in (
+        "llamacpp",
+        "vllm",
+        "mindie",
+        "sglang",
+        "simulated",
+        "command",
+        "swarmtune",
+        "vllm_benchmark",
+        "swarm",
+        "tpe",
+    ):
+        assert name in names.split()
+    assert heavy == "[]"
