@@ -31,7 +31,7 @@ from swarmtune.tuner.study import new_place
 
 BAD: Mapping[str, Value] = {"n_parallel": 1, "n_batch": 32, "n_ubatch": 16, "n_threads": 1, "n_threads_batch": 1}
 USERS = 4
-REQUESTS = 24
+REQUESTS = 16
 TARGET = 0.9
 REPEATS = 4
 
@@ -44,7 +44,7 @@ def bad_plan(algorithm: str, evaluations: int, seed: int, folder: Path) -> Plan:
         "load_search": {"enabled": False},
         "loadgen": {
             "concurrency": USERS, "requests": REQUESTS, "warmup_requests": USERS,
-            "input_tokens_mean": 16, "output_tokens_mean": 16,
+            "input_tokens_mean": 8, "output_tokens_mean": 12,
         },
         "output": str(folder),
     }  # fmt: skip

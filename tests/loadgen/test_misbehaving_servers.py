@@ -190,16 +190,18 @@ async def test_what_still_runs_after_the_grace_is_incomplete_and_not_failed(raw_
 
 
 async def test_answers_of_the_drain_count(raw_server: Start) -> None:
-    release = asyncio.Event()
+    asked, release = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.request()
+        asked.set()
         await release.wait()
         await peer.answer(BODY)
 
     server = await raw_server(script)
     running = asyncio.create_task(load(server.url, None, duration_s=0.1))
-    await asyncio.sleep(0.3)
+    await asked.wait()
+    await asyncio.sleep(0.3)  # the measurement of 0.1 s is over
     release.set()
     assert [row.outcome for row in (await running).rows] == [Outcome.COMPLETED]
 
