@@ -26,7 +26,7 @@ from swarmtune.settings import read_settings
 from swarmtune.space import Space
 from swarmtune.tuner.plan import Plan, make_plan
 from swarmtune.tuner.report import Result
-from swarmtune.tuner.run import session, tune
+from swarmtune.tuner.run import scores_of, session, tune
 from swarmtune.tuner.study import new_place
 
 BAD: Mapping[str, Value] = {"n_parallel": 1, "n_batch": 32, "n_ubatch": 16, "n_threads": 1, "n_threads_batch": 1}
@@ -82,10 +82,9 @@ def judged(settings: Mapping[str, Setting], plan: Plan) -> dict[str, list[float]
         ) as open_study:
             trials = await open_study.coordinator.search()
             chosen = {name: next(t for t in trials if t.setting == s) for name, s in settings.items()}
-            scores = await open_study.coordinator.remeasure(
-                list({t.number: t for t in chosen.values()}.values()), REPEATS, []
-            )
-        return {name: [s.value or 0.0 for s in scores[t.number]] for name, t in chosen.items()}
+            several = list({t.number: t for t in chosen.values()}.values())
+            again = await open_study.coordinator.remeasure(several, REPEATS, [], {})
+        return {n: [s.value or 0.0 for s in scores_of(again[t.number])] for n, t in chosen.items()}
 
     return asyncio.run(measure())
 

@@ -83,6 +83,20 @@ class Command:
         object.__setattr__(self, "env", _frozen(self.env))
         object.__setattr__(self, "secrets", self.secrets | {name for name in self.env if looks_secret(name)})
 
+    @property
+    def secret_values(self) -> tuple[str, ...]:
+        """What must never be seen: of the environment, and behind flags such as ``--api-key``."""
+        found = [self.env[name] for name in self.secrets if name in self.env]
+        for i, argument in enumerate(self.argv):
+            name, equals, value = argument.partition("=")
+            if equals and name.startswith("-") and looks_secret(name):
+                found.append(value)
+            elif (
+                i and self.argv[i - 1].startswith("-") and "=" not in self.argv[i - 1] and not argument.startswith("--")
+            ):
+                found += [argument] if looks_secret(self.argv[i - 1]) else []
+        return tuple(v for v in found if v)
+
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the very process that ``other`` started? Then no restart is needed (C7)."""
         return other is not None and (self.argv, dict(self.env), self.files, self.memory_limit_bytes) == (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -38,14 +39,24 @@ def test_every_metric_of_a_small_example() -> None:
     assert (found["request_throughput"], found["output_throughput"]) == (6.0, 18.0)
     assert found["total_token_throughput"] == 78.0
     assert found["request_goodput"] == 2.0
-    assert (found["min_ttft_ms"], found["p50_ttft_ms"], found["max_ttft_ms"]) == (30, 50, 60)
-    assert found["mean_ttft_ms"] == pytest.approx(140 / 3)
+    assert (found["min_ttft_ms"], found["p50_ttft_ms"], found["max_ttft_ms"]) == (30, 50, 200)
+    assert found["mean_ttft_ms"] == pytest.approx(340 / 4)
     assert found["std_ttft_ms"] == pytest.approx(
-        math.sqrt(((50 - 140 / 3) ** 2 + (30 - 140 / 3) ** 2 + (60 - 140 / 3) ** 2) / 3)
+        math.sqrt(((50 - 85) ** 2 + (30 - 85) ** 2 + (60 - 85) ** 2 + 115**2) / 4)
     )
     assert (found["min_tpot_ms"], found["max_tpot_ms"]) == (10, 15)
     assert (found["p50_itl_ms"], found["p99_itl_ms"]) == (10, 20)
     assert (found["p50_e2el_ms"], found["p90_e2el_ms"]) == (70, 80)
+
+
+def test_requests_that_wait_for_ever_are_not_forgotten() -> None:
+    """60 of 64 users got no first token in 13 s: that service is not fast."""
+    quick = [row(0, (100, 110)) for _ in range(4)]
+    waiting = [replace(row(0, (), Outcome.INCOMPLETE), end_ns=13_000 * MS) for _ in range(60)]
+    unsent = replace(row(0, (), Outcome.INCOMPLETE), sent_ns=None, end_ns=13_000 * MS)
+    found = metrics([*quick, *waiting, unsent], 0, {})
+    assert found["incomplete"] == 61
+    assert (found["min_ttft_ms"], found["p50_ttft_ms"], found["p95_ttft_ms"]) == (100, 13_000, 13_000)
 
 
 def test_tpot_uses_the_servers_token_count() -> None:

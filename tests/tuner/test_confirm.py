@@ -75,6 +75,22 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
     assert alarms / 2000 < 0.04
 
 
+def test_a_baseline_at_its_limit_is_not_called_broken() -> None:
+    """The load search puts settings right at their limits: noise must not make one of two equal settings "break"."""
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(1000):
+        winner, baseline = (
+            [
+                Score(10 + n, -10.0, {"p95_ttft_ms": v})
+                for n, v in zip(*rng.normal(0, [[0.5], [0.08]], (2, 3)), strict=True)
+            ]
+            for _ in range(2)
+        )
+        alarms += compare(winner, baseline, "maximize").significant
+    assert alarms / 1000 < 0.06
+
+
 def test_quantiles() -> None:
     assert student_t95(1) == 12.706
     assert student_t95(30) == 2.042

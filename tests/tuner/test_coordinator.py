@@ -184,13 +184,13 @@ async def test_proof_is_interleaved_at_the_scored_load_and_resumes() -> None:
     loop = Loop(plan(4))
     trials = await loop.coordinator.search()
     before = len(loop.groups[0].measured)
-    scores = await loop.coordinator.remeasure(trials[:2], 3, [])
+    scores = await loop.coordinator.remeasure(trials[:2], 3, [], {})
     order = [a.trial_number for _, _, a in loop.groups[0].measured[before:]]
     assert order == [0, 1, 1, 0, 0, 1]
     assert [len(v) for v in scores.values()] == [3, 3]
     again = Loop(plan(4), store=loop.store)
     done = [(0, Outcome(service(trials[0].setting)))] * 2 + [(1, Outcome(service(trials[1].setting)))]
-    await again.coordinator.remeasure(trials[:2], 3, done)
+    await again.coordinator.remeasure(trials[:2], 3, done, {})
     assert [a.trial_number for _, _, a in again.groups[0].measured] == [1, 0, 1]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tests.tuner.test_coordinator import Loop, plan
 from swarmtune.records import Score, Setting, TrialState
 from swarmtune.testing.search import service
 from swarmtune.tuner.run import Session, _winner
-from swarmtune.tuner.store import MemoryStore, Outcome
+from swarmtune.tuner.store import MemoryStore, Outcome, confirmation_of
 
 
 async def judged(
@@ -67,8 +68,8 @@ async def test_a_winner_that_breaks_its_promises_gives_way_to_the_next_against_a
     (best, verdict, scores), _, order = await judged(again)
     assert order == [0, 1, 1, 0, 0, 1, 0, 2, 2, 0, 0, 2]
     assert verdict.significant
-    assert [s.value for s in scores[best.number]] == pytest.approx([15.0, 15.1, 15.2])
-    assert [s.value for s in scores[0]] == pytest.approx([10.3, 10.4, 10.5])
+    assert [o.score.value for o in scores[best.number]] == pytest.approx([15.0, 15.1, 15.2])
+    assert [o.score.value for o in scores[0]] == pytest.approx([10.3, 10.4, 10.5])
 
 
 async def test_when_all_break_their_promises_nothing_is_recommended() -> None:
@@ -96,8 +97,29 @@ async def test_resume_of_the_proof_measures_only_what_is_missing() -> None:
     trials = await loop.coordinator.search()
     best = min((t for t in trials if t.score.feasible), key=lambda t: t.score.rank)
     for number in (0, best.number, best.number):
-        attempt = loop.store.open(trials[number].setting, "g0", "t", number=number, kind="confirm")
+        attempt = loop.store.open(trials[number].setting, "g0", "t", number=number, kind=confirmation_of(best.number))
         loop.store.close(attempt, Outcome(service(trials[number].setting)))
     before = len(loop.groups[0].measured)
     await _winner(loop.coordinator._plan, Session(loop.coordinator, loop.store), trials, trials[0])
     assert [a.trial_number for _, _, a in loop.groups[0].measured[before:]] == [0]
+
+
+async def test_the_baseline_gets_the_winners_load_if_it_does_better_there() -> None:
+    """Otherwise a setting without any effect could win only because its load search went further."""
+    loop = Loop(plan(6, confirm=2))
+    trials = await loop.coordinator.search()
+    best = min((t for t in trials if t.score.feasible), key=lambda t: t.score.rank)
+    best = replace(best, measurement=replace(best.measurement, load={"concurrency": 8.0}))
+    loads: list[tuple[int, float | None]] = []
+    evaluate = loop.groups[0].evaluate
+
+    async def spy(attempt: Any, report: Any, keep: Any, wanted: Any) -> Outcome:
+        loads.append((attempt.trial_number, wanted.fixed))
+        outcome = await evaluate(attempt, report, keep, wanted)
+        better = Score(99.0, -99.0, {"latency": -0.1})
+        return replace(outcome, score=better) if wanted.fixed == 8.0 else outcome
+
+    loop.groups[0].evaluate = spy
+    await _winner(loop.coordinator._plan, Session(loop.coordinator, loop.store), [trials[0], best], trials[0])
+    assert loads[0] == (0, 8.0)
+    assert loads[1:] == [(0, 8.0), (best.number, 8.0), (best.number, 8.0), (0, 8.0)]

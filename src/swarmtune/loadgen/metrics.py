@@ -1,6 +1,8 @@
 """Rows in, metrics out. Pure; one meaning per name. Latencies in ms, throughputs per second, shares from 0 to 1.
 
-Only completed requests count for latencies, tokens and throughputs.
+Only completed requests count for latencies, tokens and throughputs, with one exception: a request that was sent and given
+up on counts for ttft, with its own or, without a first token, with the time that it had waited. Otherwise a service that
+answers few of many requests would look fast.
 
 =========================  ==========================================================================================
 completed                  requests whose answer ended well ([DONE] or a finish_reason, at least one token)
@@ -68,6 +70,12 @@ def keeps(row: Row, request_slos: Mapping[str, float]) -> bool:
     return True
 
 
+def _least_ttft_ms(row: Row) -> float:
+    """TTFT of a request that was sent and given up on: its own, or how long it had waited for a first token by then."""
+    sent_ns = row.end_ns if row.sent_ns is None else row.sent_ns
+    return ((row.token_ns[0] if row.token_ns else row.end_ns) - sent_ns) / 1e6
+
+
 def metrics(rows: Sequence[Row], started_ns: int, request_slos: Mapping[str, float]) -> dict[str, float]:
     """All metrics of the module's table. ``started_ns`` is the start of the measurement."""
     completed = [row for row in rows if row.outcome is Outcome.COMPLETED]
@@ -91,8 +99,10 @@ def metrics(rows: Sequence[Row], started_ns: int, request_slos: Mapping[str, flo
         result["total_token_throughput"] = (input_tokens + output_tokens) / duration_s
         if request_slos:
             result["request_goodput"] = sum(keeps(row, request_slos) for row in completed) / duration_s
+    waited = [_least_ttft_ms(row) for row in rows if row.outcome is Outcome.INCOMPLETE and row.sent_ns is not None]
     for name in ("ttft", "tpot", "e2el"):
         samples = (getattr(row, f"{name}_ms") for row in completed)
-        result |= summary(name, [value for value in samples if value is not None])
+        more = waited if name == "ttft" else []
+        result |= summary(name, [value for value in samples if value is not None] + more)
     result |= summary("itl", [(b - a) / 1e6 for row in completed for a, b in pairwise(row.token_ns)])
     return result

@@ -22,6 +22,9 @@ class LoadPoint:
         return self.violation <= 0
 
 
+THOROUGH_POINTS = 16  # doubling and halving over any sensible range of loads
+
+
 @dataclass(frozen=True)
 class LoadSearch:
     """Bracket by doubling, then bisection on a log scale (monotone: more load never helps latency).
@@ -37,9 +40,13 @@ class LoadSearch:
     tolerance: float = 0.15
     whole: bool = True
 
-    def starting_at(self, load: float | None) -> LoadSearch:
-        """The same search from another first load: that of the best setting so far is the one to beat."""
-        return self if load is None else replace(self, start=load)
+    def starting_at(self, load: float | None, thorough: bool = False) -> LoadSearch:
+        """The same search from another first load: that of the best setting so far is the one to beat.
+
+        ``thorough``: only the tolerance ends it.
+        """
+        points = THOROUGH_POINTS if thorough else self.points
+        return replace(self, start=self.start if load is None else load, points=points)
 
     def next(self, tried: Sequence[LoadPoint]) -> float | None:
         """The next load to try; None when enough is known."""

@@ -16,6 +16,9 @@ _T95 = (
 )  # fmt: skip
 
 
+BASELINE_BREAKS = "the baseline breaks its promises, the winner keeps them"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """How sure it is. ``gain_percent`` and ``ci95_percent`` are of the objective, positive = better, None = unknown."""
@@ -31,30 +34,27 @@ def compare(winner: Sequence[Score], baseline: Sequence[Score], direction: Liter
     """Compare paired re-measurements, the i-th of each taken next to each other in time.
 
     The gain is the geometric mean of the paired ratios, with a t-interval on their logarithms (paired t, log-normal
-    noise). It is significant when the 95 % interval lies above zero and the winner kept its promises on average.
+    noise). It is significant when the winner kept its promises on average and either the 95 % interval of the gain lies
+    above zero or the 95 % interval of the baseline's violation does.
     """
     pairs = [(w, b) for w, b in zip(winner, baseline, strict=False)]
     if not pairs:
         return Verdict(False, None, None, 0, "nothing was re-measured")
-    winner_keeps, baseline_keeps = keeps_promises(winner), keeps_promises(baseline)
-    if not winner_keeps:
+    if not keeps_promises(winner):
         return Verdict(False, None, None, len(pairs), "the winner broke its promises when it was measured again")
+    broken = clearly_breaks(baseline)
     logs = [_log_gain(w, b, direction) for w, b in pairs]
     known = [g for g in logs if g is not None]
     if len(known) < len(pairs) or len(known) < 2:
         gain = math.expm1(known[0]) * 100 if len(known) == len(pairs) == 1 else None
-        if not baseline_keeps:
-            return Verdict(
-                len(pairs) > 1, gain, None, len(pairs), "the baseline breaks its promises, the winner keeps them"
-            )
-        return Verdict(False, gain, None, len(pairs), "too few re-measurements to tell")
+        reason = BASELINE_BREAKS if broken else "too few re-measurements to tell"
+        return Verdict(broken, gain, None, len(pairs), reason)
     mean = sum(known) / len(known)
     deviation = math.sqrt(sum((g - mean) ** 2 for g in known) / (len(known) - 1))
     half = student_t95(len(known) - 1) * deviation / math.sqrt(len(known))
     interval = (math.expm1(mean - half) * 100, math.expm1(mean + half) * 100)
-    if not baseline_keeps:
-        reason = "the baseline breaks its promises, the winner keeps them"
-        return Verdict(True, math.expm1(mean) * 100, interval, len(pairs), reason)
+    if broken:
+        return Verdict(True, math.expm1(mean) * 100, interval, len(pairs), BASELINE_BREAKS)
     significant = mean - half > 0
     reason = "the 95 % interval of the gain lies above zero" if significant else "no significant gain"
     return Verdict(significant, math.expm1(mean) * 100, interval, len(pairs), reason)
@@ -66,6 +66,21 @@ def keeps_promises(scores: Sequence[Score]) -> bool:
     return bool(scores) and all(
         sum(score.violations.get(name, 0.0) for score in scores) / len(scores) <= 0 for name in names
     )
+
+
+def clearly_breaks(scores: Sequence[Score]) -> bool:
+    """Is the mean violation of some promise above zero with 95 % confidence? One measurement alone never tells."""
+    names = {name for score in scores for name in score.violations}
+    count = len(scores)
+    if count < 2:
+        return False
+    for name in names:
+        values = [score.violations.get(name, 0.0) for score in scores]
+        mean = sum(values) / count
+        deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1))
+        if mean - student_t95(count - 1) * deviation / math.sqrt(count) > 0:
+            return True
+    return False
 
 
 def student_t95(freedom: int) -> float:

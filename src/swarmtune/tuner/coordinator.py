@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
 from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.store import Attempt, Outcome, Store
+from swarmtune.tuner.store import Attempt, Outcome, Store, confirmation_of
 
 GIVE_UPS_IN_A_ROW = 2  # trials that could not be measured at all before the run says that something is wrong
 RETRY_PAUSE_S = 1.0  # doubled with every attempt
@@ -94,11 +94,12 @@ class Coordinator:
         """Tell the search what the store knows; what was running when the last tuner died is measured again."""
         trials = self._store.trials()
         for trial in sorted(trials, key=lambda t: t.times[1] if t.times else float("inf")):
+            if trial.state is TrialState.FAILED:
+                self._lost.append(replace(trial.setting, origin=""))
+                continue  # a baseline or user's own setting that could not be measured gets another chance
             self._known.add(trial.setting.key)
             if trial.state is TrialState.COMPLETE and trial.score is not None:
                 self._tell(trial.setting, trial.score, trial.measurement)
-            elif trial.state is TrialState.FAILED:
-                self._lost.append(trial.setting)
             else:
                 self._waiting.append(_Work(trial.setting, trial.number))
                 self._pending[trial.setting.key] = trial.setting
@@ -110,8 +111,12 @@ class Coordinator:
         """What to measure next; None when nothing is left or allowed."""
         if self._waiting:
             return self._waiting.popleft()
-        late = deadline is not None and self._clock.monotonic() >= deadline
-        if self._opened >= self._plan.evaluations or self._exhausted or (late and self._opened > 0):
+        if self._opened >= self._plan.evaluations or self._exhausted:
+            return None
+        if deadline is not None and self._clock.monotonic() >= deadline and self._opened > 0:
+            self._exhausted = True
+            spent = f"the time of {self._plan.timeout_s:g} s (timeout) is spent after {self._opened} evaluations"
+            self._emit("exhausted", {"message": spent})
             return None
         setting = next((s for s in self._given() if s.key not in self._known), None)
         if setting is None:
@@ -137,7 +142,7 @@ class Coordinator:
         self._emit(
             "trial_started", {"trial": number, "origin": work.setting.origin, "group": group.group.name, **_facts(work)}
         )
-        loads = Loads(start=self._best_load)
+        loads = Loads(start=self._best_load, thorough=self._best_load is None)
         outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
         self._keep_folder(attempt, outcome)
         tries = work.attempts + 1
@@ -165,7 +170,7 @@ class Coordinator:
         self._store.close(attempt, replace(outcome, gave_up=True))
         self._emit("trial_failed", {"trial": attempt.trial_number, "failure": outcome.failure})
         self._pending.pop(attempt.setting.key, None)
-        self._lost.append(attempt.setting)
+        self._lost.append(replace(attempt.setting, origin=""))
         self._opened -= 1
         self._give_ups += 1
         if self._give_ups >= GIVE_UPS_IN_A_ROW or attempt.setting.origin == "baseline":
@@ -177,39 +182,60 @@ class Coordinator:
 
     # --- the proof -----------------------------------------------------------------------------------------------
 
-    async def remeasure(
-        self, trials: Sequence[Trial], repeats: int, done: Sequence[tuple[int, Outcome]]
-    ) -> dict[int, list[Score]]:
-        """Measure these finished trials again, interleaved (A B, B A, ...), each at the load that it was scored at.
+    async def fair_load(self, baseline: Trial, winner: Trial) -> float | None:
+        """The load at which the baseline is measured in the proof: its own, or the winner's if it does better there.
 
-        ``done`` are re-measurements of an earlier run, which are not repeated. Returns the scores by trial number.
+        The winner's load search started where better settings had led; the baseline's did not. None without load search.
         """
-        scores: dict[int, list[Score]] = {t.number: [] for t in trials}
+        own, other = self._load_of(baseline), self._load_of(winner)
+        if own is None or other is None or own == other or baseline.score is None:
+            return own
+        at_winners = await self._again(baseline, self._groups[0], "fair-load", other)
+        return other if at_winners.score is not None and at_winners.score.rank < baseline.score.rank else own
+
+    async def remeasure(
+        self,
+        trials: Sequence[Trial],
+        repeats: int,
+        done: Sequence[tuple[int, Outcome]],
+        loads: Mapping[int, float | None],
+    ) -> dict[int, list[Outcome]]:
+        """Measure these finished trials again, interleaved (A B, B A, ...), each at its load of ``loads``.
+
+        ``done`` are re-measurements of an earlier run for the same comparison, which are not repeated. The last trial
+        is the one that is to be proven. Returns the outcomes by trial number.
+        """
+        found: dict[int, list[Outcome]] = {t.number: [] for t in trials}
         for number, outcome in done:
-            if number in scores and outcome.score is not None:
-                scores[number].append(outcome.score)
+            if number in found and outcome.score is not None:
+                found[number].append(outcome)
+        kind = confirmation_of(trials[-1].number)
         for repeat in range(repeats):
             for trial in trials if repeat % 2 == 0 else reversed(trials):
-                if len(scores[trial.number]) <= repeat:
-                    score = await self._again(trial, self._groups[repeat % len(self._groups)])
-                    scores[trial.number].append(score)
-                    facts = {"trial": trial.number, "repeat": repeat + 1, "of": repeats, "value": score.value}
+                if len(found[trial.number]) <= repeat:
+                    group = self._groups[repeat % len(self._groups)]
+                    outcome = await self._again(trial, group, kind, loads.get(trial.number))
+                    found[trial.number].append(outcome)
+                    value = outcome.score.value if outcome.score else None
+                    facts = {"trial": trial.number, "repeat": repeat + 1, "of": repeats, "value": value}
                     self._emit("remeasured", facts)
-        return scores
+        return found
 
-    async def _again(self, trial: Trial, group: Evaluates) -> Score:
-        measured = trial.measurement if self._plan.load_search else None
-        loads = Loads(fixed=self._plan.load_value(measured) if measured else None)
+    def _load_of(self, trial: Trial) -> float | None:
+        return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
+
+    async def _again(self, trial: Trial, group: Evaluates, kind: str, load: float | None) -> Outcome:
         failure: str | None = None
         for _ in range(self._plan.max_attempts):
             attempt = self._store.open(
-                trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind="confirm"
+                trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind=kind
             )
-            outcome = await group.evaluate(attempt, self._reporter(trial.number, group), self._keeper(attempt), loads)
+            report, keep = self._reporter(trial.number, group), self._keeper(attempt)
+            outcome = await group.evaluate(attempt, report, keep, Loads(fixed=load))
             self._keep_folder(attempt, outcome)
             self._store.close(attempt, outcome)
             if outcome.score is not None:
-                return outcome.score
+                return outcome
             failure = outcome.failure
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
 

@@ -21,7 +21,7 @@ from swarmtune.errors import (
     SimulatorStartError,
     SwarmTuneError,
 )
-from swarmtune.records import Command, Group, Measurement, Score, Setting
+from swarmtune.records import Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
 from swarmtune.tuner.backup import LIMIT_BYTES, back_up
 from swarmtune.tuner.plan import Plan
@@ -31,6 +31,7 @@ from swarmtune.workload import Workload
 
 POLL_S = 0.05
 READY_POLL_S = 0.25
+DYING_S = 1.0  # a dying process is given this long to be gone
 INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
 LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
@@ -40,10 +41,15 @@ Keep = Callable[[Measurement], None]  # a load point, for the ledger
 
 @dataclass(frozen=True)
 class Loads:
-    """At what load a setting is measured: at ``fixed``, or at the highest that keeps the promises, from ``start`` on."""
+    """At what load a setting is measured: at ``fixed``, or at the highest that keeps the promises, from ``start`` on.
+
+    ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes; so that the
+    first setting, which has nobody's load to start from, is not judged at a lower load than those that follow it.
+    """
 
     fixed: float | None = None
     start: float | None = None
+    thorough: bool = False
 
 
 ANY_LOAD = Loads()
@@ -68,6 +74,7 @@ class Evaluator:
         self._clock = clock
         self._directory = directory
         self._running: _Running | None = None
+        self._served = False  # was a service of this plan ever ready?
 
     async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
         """The outcome of one attempt at the load, or the highest of the loads, that ``loads`` asks for.
@@ -126,6 +133,7 @@ class Evaluator:
         handle = await self._executor.start(marked)
         self._running = _Running(command, handle)
         await self._wait_ready(handle)
+        self._served = True
         report("ready", {})
 
     async def _wait_ready(self, handle: Handle) -> None:
@@ -135,11 +143,11 @@ class Evaluator:
             while True:
                 code = await handle.poll()
                 if code is not None:
-                    raise self._plan.engine.diagnose(code, await handle.logs(LOG_LINES))
+                    raise self._diagnosed(code, await handle.logs(LOG_LINES))
                 if await self._plan.engine.ready(probe):
                     return
                 if self._clock.monotonic() > deadline:
-                    error = self._plan.engine.diagnose(None, await handle.logs(LOG_LINES))
+                    error = self._diagnosed(None, await handle.logs(LOG_LINES))
                     waited = f"not ready after {self._plan.start_timeout_s:g} s (wait_start_time). "
                     raise SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
                 await self._clock.sleep(READY_POLL_S)
@@ -155,7 +163,7 @@ class Evaluator:
         self, attempt: Attempt, folder: Path, report: Report, keep: Keep, loads: Loads, started: float
     ) -> list[tuple[Measurement, Score]]:
         plan = self._plan
-        search = plan.load_search.starting_at(loads.start) if plan.load_search else None
+        search = plan.load_search.starting_at(loads.start, loads.thorough) if plan.load_search else None
         found: list[tuple[Measurement, Score]] = []
         tried: list[LoadPoint] = []
         while True:
@@ -169,7 +177,7 @@ class Evaluator:
             report("load", dict(wanted.load.to_json()))
             workload = replace(wanted, seed=seed_of(plan.seed, attempt.id, len(found)))
             left = plan.evaluation_timeout_s - (self._clock.monotonic() - started)
-            measurement = await self._measure(workload, folder, len(found), left)
+            measurement = await self._measure(workload, folder, attempt, len(found), left)
             score = plan.objective.score(measurement)
             keep(measurement)
             found.append((measurement, score))
@@ -177,12 +185,14 @@ class Evaluator:
             if search is None or loads.fixed is not None:
                 return found
 
-    async def _measure(self, workload: Workload, folder: Path, number: int, timeout_s: float) -> Measurement:
+    async def _measure(
+        self, workload: Workload, folder: Path, attempt: Attempt, number: int, timeout_s: float
+    ) -> Measurement:
         """One valid measurement; an invalid one is repeated, never used."""
         reasons = ""
         for repeat in range(1 + INVALID_REPEATS):
             directory = folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
-            measurement = await self._benchmark(workload, directory, timeout_s)
+            measurement = await self._benchmark(workload, directory, attempt, timeout_s)
             if measurement.valid:
                 return replace(measurement, load={**workload.load.to_json(), **measurement.load})
             reasons = "; ".join(measurement.reasons)
@@ -192,10 +202,11 @@ class Evaluator:
             details={"reasons": reasons},
         )
 
-    async def _benchmark(self, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
+    async def _benchmark(self, workload: Workload, directory: Path, attempt: Attempt, timeout_s: float) -> Measurement:
         command = self._plan.benchmark.command(workload, self.group.url)
         deadline = self._clock.monotonic() + max(1.0, timeout_s)
-        handle = await self._executor.start(replace(command, directory=str(directory)))
+        environment = {**command.env, "SWARMTUNE_TOKEN": f"{attempt.token}-load"}
+        handle = await self._executor.start(replace(command, directory=str(directory), env=environment))
         try:
             while (code := await handle.poll()) is None:
                 await self._check_alive()
@@ -208,6 +219,7 @@ class Evaluator:
                 await self._clock.sleep(POLL_S)
             await self._check_alive()
             if code != 0:
+                await self._check_answers()
                 raise BenchmarkExecutionError(
                     f"The load generator {self._plan.benchmark.name} ended with code {code}: {await handle.logs(LOG_LINES)}",
                     details={"exit_code": code},
@@ -229,10 +241,30 @@ class Evaluator:
         code = await self._running.handle.poll()
         if code is None:
             return
-        error = self._plan.engine.diagnose(code, await self._running.handle.logs(LOG_LINES))
+        error = self._diagnosed(code, await self._running.handle.logs(LOG_LINES))
         raise SimulatorHealthCheckError(
             f"The service died while it was measured. {error.message}", details=error.details, culprit=error.culprit
         )
+
+    async def _check_answers(self) -> None:
+        """A service that was ready and answers no more is the setting's fault, not the load generator's."""
+        if self._running is None:
+            return
+        await self._clock.sleep(DYING_S)
+        await self._check_alive()
+        async with aiohttp.ClientSession() as session:
+            if await self._plan.engine.ready(HttpProbe(self.group.url, self._running.handle, session)):
+                return
+        raise SimulatorHealthCheckError(
+            "The service still runs but answers no more after it was measured.", details={"cause": "hang"}
+        )
+
+    def _diagnosed(self, code: int | None, log: str) -> SwarmTuneError:
+        """The engine's diagnosis; what worked for one setting (the model is there) is not the user's fault in another."""
+        error = self._plan.engine.diagnose(code, log)
+        if self._served and error.culprit is Culprit.USER:
+            error.culprit = Culprit.SETTING
+        return error
 
 
 def free_port() -> int:
@@ -245,11 +277,6 @@ def free_port() -> int:
 def seed_of(seed: int, attempt: int, point: int) -> int:
     """A seed for the requests of one load point: fresh prompts every time, the same in a repetition of the run."""
     return int.from_bytes(sha256(f"{seed}:{attempt}:{point}".encode()).digest()[:4], "big") // 2
-
-
-def show(setting: Setting) -> str:
-    """A setting on one line."""
-    return " ".join(f"{name}={value}" for name, value in setting.values.items())
 
 
 def _plain(details: dict[str, Any]) -> dict[str, Any]:

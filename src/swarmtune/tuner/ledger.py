@@ -22,8 +22,8 @@ from swarmtune.errors import ConfigurationError
 from swarmtune.records import Event, Measurement, Setting, Trial
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
-from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens
-from swarmtune.tuner.store import Attempt, Outcome, Store, as_trial, translated
+from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens, marks_of
+from swarmtune.tuner.store import Attempt, Outcome, Store, as_trial, confirmation_of, translated
 from swarmtune.tuner.tables import (
     SCHEMA_VERSION,
     artifacts,
@@ -155,12 +155,16 @@ class Ledger(Store):
 
     # --- what only a database can tell ---------------------------------------------------------------------------
 
-    def confirmations(self) -> list[tuple[int, Outcome]]:
-        """Finished re-measurements (trial number, outcome), in the order they ended."""
+    def confirmations(self, candidate: int) -> list[tuple[int, Outcome]]:
+        """Finished re-measurements that prove this trial (trial number, outcome), in the order they ended."""
         with translated("be read"), self._database.begin() as db:
             rows = db.execute(
                 select(attempts.c.trial_number, attempts.c.outcome)
-                .where(attempts.c.study == self.head.name, attempts.c.kind == "confirm", attempts.c.state == "done")
+                .where(
+                    attempts.c.study == self.head.name,
+                    attempts.c.kind == confirmation_of(candidate),
+                    attempts.c.state == "done",
+                )
                 .order_by(attempts.c.ended_at, attempts.c.id)
             ).all()
         return [(row.trial_number, Outcome.from_json(row.outcome)) for row in rows]
@@ -225,10 +229,11 @@ class Ledger(Store):
             return self._optuna.get_study_id_from_name(self.head.name)
 
     def _close_lost_attempts(self) -> list[str]:
-        """Attempts of a tuner that died are lost; their tokens tell which processes may be left."""
-        mine = (attempts.c.study == self.head.name, attempts.c.state == "running")
+        """Attempts of a tuner that died are lost; the marks of the study's processes tell what may be left."""
+        of_study = attempts.c.study == self.head.name
+        mine = (of_study, attempts.c.state == "running")
         with self._database.begin() as db:
-            tokens = [row.token for row in db.execute(select(attempts.c.token).where(*mine))]
+            tokens = marks_of([row.token for row in db.execute(select(attempts.c.token).where(of_study))])
             db.execute(update(attempts).where(*mine).values(state="lost", ended_at=self._clock.wall()))
         return tokens
 

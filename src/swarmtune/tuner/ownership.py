@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterable
 
 import psutil
 from sqlalchemy import Engine, or_, select, update
 
 from swarmtune.clock import Clock
 from swarmtune.errors import StudyBusyError
+from swarmtune.tuner.store import translated
 from swarmtune.tuner.tables import attempts, studies
 
 LEASE_S = 30.0
@@ -55,12 +58,17 @@ class Ownership:
         """Prolong the lease of the study and of its running attempts, and book the time spent."""
         now, monotonic = self._clock.wall(), self._clock.monotonic()
         spent, self._renewed_at = monotonic - self._renewed_at, monotonic
-        with self._database.begin() as db:
-            db.execute(
+        with translated("be renewed"), self._database.begin() as db:
+            renewed = db.execute(
                 update(studies)
                 .where(studies.c.name == self._study, studies.c.owner == self.identity)
                 .values(owner_expires_at=now + LEASE_S, active_seconds=studies.c.active_seconds + spent)
             )
+            if renewed.rowcount != 1:
+                raise StudyBusyError(
+                    f"Another tuner took the study {self._study!r} over while this one was not heard of for {LEASE_S:g} s. "
+                    "It goes on there; this one stops."
+                )
             db.execute(
                 update(attempts)
                 .where(attempts.c.study == self._study, attempts.c.state == "running")
@@ -69,13 +77,14 @@ class Ownership:
 
     def active_seconds(self) -> float:
         """Seconds that tuners have worked on this study, all runs together (up to the last renewal)."""
-        with self._database.begin() as db:
+        with translated("be read"), self._database.begin() as db:
             return float(db.execute(select(studies.c.active_seconds).where(studies.c.name == self._study)).scalar_one())
 
     def release(self) -> None:
         """Let go of the study."""
-        self.renew()
-        with self._database.begin() as db:
+        with contextlib.suppress(StudyBusyError):
+            self.renew()
+        with translated("be released"), self._database.begin() as db:
             db.execute(
                 update(studies)
                 .where(studies.c.name == self._study, studies.c.owner == self.identity)
@@ -89,8 +98,15 @@ def lost_tokens(database: Engine, study: str, now: float) -> list[str]:
         row = db.execute(select(studies.c.owner, studies.c.owner_expires_at).where(studies.c.name == study)).first()
         if row is None or (row.owner and (row.owner_expires_at or 0) > now and _alive(row.owner)):
             return []
-        running = select(attempts.c.token).where(attempts.c.study == study, attempts.c.state == "running")
-        return [r.token for r in db.execute(running)]
+        return marks_of([r.token for r in db.execute(select(attempts.c.token).where(attempts.c.study == study))])
+
+
+def marks_of(tokens: Iterable[str]) -> list[str]:
+    """What marks the processes of these attempts: the token its service, another its load generators.
+
+    All attempts count, not only those that were cut off: a service lives on while the next setting needs no other.
+    """
+    return [mark for token in tokens for mark in (token, f"{token}-load")]
 
 
 def _identity() -> str:

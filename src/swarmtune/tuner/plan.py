@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+
+from pydantic import BaseModel
 
 from swarmtune import registry
 from swarmtune.engines.base import Engine
@@ -16,7 +20,7 @@ from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import OBJECTIVES as KNOWN_OBJECTIVES
 from swarmtune.objective import Objective, Weighted, Weights, per_request_limits, promise_mistakes
-from swarmtune.records import Group, Measurement, Setting
+from swarmtune.records import Group, Measurement, Setting, looks_secret
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
@@ -80,7 +84,8 @@ class Plan:
         """The workload's load with the searched variable at this value."""
         if self.load_variable == "concurrency":
             return replace(self.workload.load, concurrency=int(load), request_rate=None)
-        return replace(self.workload.load, request_rate=load)
+        cap = getattr(self.benchmark.config, "concurrency", None)  # the user's own, not a default number of users
+        return replace(self.workload.load, request_rate=load, concurrency=cap)
 
     def load_value(self, measurement: Measurement) -> float:
         """The searched load variable of a measurement."""
@@ -97,6 +102,7 @@ class Plan:
             "objective": repr(self.objective),
             "workload": repr(replace(self.workload, seed=0)),
             "load_search": repr(self.load_search),
+            "sections": _digest(self.engine.config, self.benchmark.config),
         }
 
 
@@ -384,3 +390,15 @@ def _groups(count: int, engine: Engine) -> tuple[Group, ...]:
 
 def _plain(field: Field) -> dict[str, Any]:
     return {name: value for name, value in vars(field).items() if value is not None}
+
+
+def _digest(*sections: BaseModel) -> str:
+    """A hash of the tables of engine and benchmark, without what looks secret: a new token is no new service."""
+    plain = json.dumps([_known(s.model_dump(mode="json")) for s in sections], sort_keys=True)
+    return sha256(plain.encode()).hexdigest()
+
+
+def _known(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _known(v) for k, v in value.items() if not looks_secret(str(k))}
+    return [_known(v) for v in value] if isinstance(value, list) else value

@@ -6,13 +6,24 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from swarmtune.records import Command, Score, Trial, TrialState, looks_secret
+from swarmtune.records import Command, Trial, TrialState
 from swarmtune.tuner.confirm import Verdict
 from swarmtune.tuner.plan import Plan
+from swarmtune.tuner.store import Outcome
 
 DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of the winner's: where its service reads it, and where its content is kept."""
+
+    path: str
+    kept: Path
+    content: str
 
 
 @dataclass(frozen=True)
@@ -25,7 +36,7 @@ class Result:
     baseline: Trial | None
     best: Trial | None
     verdict: Verdict
-    remeasured: Mapping[int, Sequence[Score]]
+    remeasured: Mapping[int, Sequence[Outcome]]
     wall_seconds: float
 
     @property
@@ -63,12 +74,43 @@ class Result:
         }
         if data["best"] is not None and self.best is not None:
             data["best"]["command"] = run_line(self.plan, self.best)
+            data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in self.files()]
         return _finite(data)  # type: ignore[no-any-return]
+
+    def files(self) -> list[KeptFile]:
+        """The files that the best setting's command reads, and where a copy of each is kept in the study."""
+        if self.best is None:
+            return []
+        group = self.plan.groups[0]
+        command = self.plan.engine.command(self.best.setting, replace(group, port=group.port or DEFAULT_PORT))
+        folder = Path(self.study) / "winner"
+        return [KeptFile(f.path, folder / f"{i}-{Path(f.path).name}", f.content) for i, f in enumerate(command.files)]
+
+    def again(self, trial: Trial, metric: str) -> float | None:
+        """The mean of a metric over the re-measurements of a trial; None if there is none."""
+        known = [o.measurement.metrics.get(metric) for o in self.remeasured.get(trial.number, ()) if o.measurement]
+        values = [v for v in known if v is not None]
+        return sum(values) / len(values) if values else None
+
+    def shown_metric(self, trial: Trial | None, metric: str) -> float | None:
+        """A metric for the final table: of the re-measurements where there are any, else of the search."""
+        if trial is None:
+            return None
+        again = self.again(trial, metric)
+        return again if again is not None or trial.measurement is None else trial.measurement.metrics.get(metric)
 
     def _shown(self, trial: Trial | None) -> dict[str, Any] | None:
         if trial is None:
             return None
-        again = [s.value for s in self.remeasured.get(trial.number, ())]
+        again = [
+            {
+                "value": o.score.value if o.score else None,
+                "keeps_promises": bool(o.score and o.score.feasible),
+                "metrics": dict(o.measurement.metrics) if o.measurement else {},
+                "load": dict(o.measurement.load) if o.measurement else {},
+            }
+            for o in self.remeasured.get(trial.number, ())
+        ]
         return {
             "trial": trial.number,
             "setting": dict(trial.setting.values),
@@ -87,29 +129,21 @@ def run_line(plan: Plan, trial: Trial) -> str:
 
 def command_line(command: Command) -> str:
     """A command as a shell would take it, secrets of environment and flags hidden."""
-    hidden = command.secrets
-    variables = [f"{k}={'***' if k in hidden else shlex.quote(v)}" for k, v in sorted(command.env.items())]
-    return " ".join([*variables, shlex.join(_without_secrets(command.argv))])
+    hidden = set(command.secret_values)
+    variables = [f"{k}={'***' if k in command.secrets else shlex.quote(v)}" for k, v in sorted(command.env.items())]
+    return " ".join([*variables, *(_shown(argument, hidden) for argument in command.argv)])
 
 
-def _without_secrets(argv: Sequence[str]) -> list[str]:
-    """``--api-key X`` and ``--api-key=X`` with the value hidden."""
-    shown: list[str] = []
-    for i, argument in enumerate(argv):
-        name, equals, _ = argument.partition("=")
-        flag_before = i > 0 and argv[i - 1].startswith("-") and "=" not in argv[i - 1]
-        if equals and name.startswith("-") and looks_secret(name):
-            shown.append(f"{name}=***")
-        elif flag_before and looks_secret(argv[i - 1]) and not argument.startswith("--"):
-            shown.append("***")
-        else:
-            shown.append(argument)
-    return shown
+def _shown(argument: str, hidden: set[str]) -> str:
+    name, equals, value = argument.partition("=")
+    if argument in hidden:
+        return "***"
+    return f"{name}=***" if equals and value in hidden else shlex.quote(argument)
 
 
-def mean_value(scores: Sequence[Score]) -> float | None:
+def mean_value(outcomes: Sequence[Outcome]) -> float | None:
     """The mean of the known values."""
-    values = [s.value for s in scores if s.value is not None]
+    values = [o.score.value for o in outcomes if o.score is not None and o.score.value is not None]
     return sum(values) / len(values) if values else None
 
 

@@ -60,6 +60,11 @@ class Outcome:
         )
 
 
+def confirmation_of(candidate: int) -> str:
+    """The kind of attempts that re-measure a trial, and the baseline beside it, to prove the trial."""
+    return f"confirm:{candidate}"
+
+
 class Store(ABC):
     """What the coordinator needs of a ledger."""
 
@@ -115,9 +120,10 @@ class MemoryStore(Store):
     def trials(self) -> list[Trial]:
         return [self._trials[n] for n in sorted(self._trials)]
 
-    def confirmations(self) -> list[tuple[int, Outcome]]:
+    def confirmations(self, candidate: int) -> list[tuple[int, Outcome]]:
         """As ``Ledger.confirmations``."""
-        return [(a.trial_number, o) for a, o in self.attempts if a.kind == "confirm" and o is not None and o.score]
+        kind = confirmation_of(candidate)
+        return [(a.trial_number, o) for a, o in self.attempts if a.kind == kind and o is not None and o.score]
 
 
 def as_trial(

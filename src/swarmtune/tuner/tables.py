@@ -32,7 +32,7 @@ attempts = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("study", String(255), nullable=False, index=True),
     Column("trial_number", Integer, nullable=False),
-    Column("kind", String(16), nullable=False),  # "trial", or "confirm" for a re-measurement at the end
+    Column("kind", String(32), nullable=False),  # "trial"; at the end "confirm:N" to prove trial N, "fair-load"
     Column("service_group", String(255), nullable=False),
     Column("token", String(64), nullable=False),  # marks the processes of this attempt, to sweep after a crash
     Column("state", String(16), nullable=False),  # running, done, failed (infrastructure), lost (tuner died)
@@ -80,8 +80,9 @@ def database_url(url: str) -> str:
         return f"sqlite:///{url}"
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError(f"The study address {url!r} is not a database URL: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        kind = url.partition("://")[0]  # the rest may hold a password
+        raise ConfigurationError(f"The study address {kind}://... is not a database URL; see docs/study.md.") from error
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         result = asyncio.run(_tune(plan, place, request, view))
     if result is None:
         print(
-            f"\nInterrupted. Nothing is lost: `swarmtune optimizer -lb` goes on. The study: {place.folder}",
+            f"\nInterrupted. Nothing is lost: `{resume_line(args)}` goes on. The study: {place.folder}",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
@@ -60,17 +61,25 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_DONE if result.best is not None else EXIT_NOTHING_FEASIBLE
 
 
+def resume_line(args: argparse.Namespace) -> str:
+    """The command that goes on with this study; the address of a database stays out, it may hold a password."""
+    config = f" -c {shlex.quote(args.config)}" if args.config else ""
+    return f"swarmtune optimizer -lb{config}{' --study URL' if args.study else ''}"
+
+
 def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None, dict[str, Any]]:
     """Settings and plan; with -lb those of the last study, changed by what is given now."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     place = None
     if args.load_breakpoint:
-        place = last_place(Path(read_settings(path, given).output).expanduser(), args.study)
+        before_resume = read_settings(path, given)
+        place = last_place(Path(before_resume.output).expanduser(), before_resume.optimizer.study)
         before = place.head.request if place.head else {}
         given = merged(before.get("overrides", {}), given)
         if args.config is None and before.get("config"):
             path = Path(before["config"])
-        _sweep(place)
+        if not args.dry_run:
+            _sweep(place)
     settings = read_settings(path, given)
     asked = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": asked, "config": str(path.resolve()) if path else None}
@@ -92,7 +101,8 @@ async def _tune(plan: Plan, place: Place, request: dict[str, Any], view: View) -
     work = asyncio.ensure_future(tune(plan, place, request, RealClock(), view.listen))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, work.cancel)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP, and so do we then
+            loop.add_signal_handler(number, work.cancel)
     try:
         return await work
     except asyncio.CancelledError:

@@ -185,6 +185,8 @@ def show_result(result: Result) -> None:
     console.print(table)
     console.print(Text(f"\n{verdict_text(result)}", style="bold"))
     if best is not None:
+        for file in result.files():
+            console.print(f"\nFirst copy {file.kept} to {file.path}", markup=False, soft_wrap=True)
         console.print("\nRun the winner:" if best is not baseline else "\nRun the baseline:")
         console.print(f"  {result.to_json()['best']['command']}", markup=False, soft_wrap=True)
     counts = f"{result.evaluations} evaluations, {result.failures} failed, {clock_text(result.wall_seconds)}"
@@ -204,7 +206,7 @@ def _add_measured(table: Table, result: Result, unit: str) -> None:
     table.add_row(name, *("-" if v is None else f"{v:.4g}" for v in shown), difference)
     metrics = [*result.plan.objective.limits, "output_throughput", "success_rate"]
     for metric in metrics:
-        row = [t.measurement.metrics.get(metric) if t and t.measurement else None for t in pair]
+        row = [result.shown_metric(t, metric) for t in pair]
         table.add_row(metric, *("-" if v is None else f"{v:.4g}" for v in row), "")
     loads = [t.measurement.load if t and t.measurement else {} for t in pair]
     table.add_row("load", *(" ".join(f"{k} {v:g}" for k, v in load.items()) or "-" for load in loads), "")
@@ -217,6 +219,8 @@ def verdict_text(result: Result) -> str:
         return f"No setting can be recommended: {verdict.reason}."
     if result.best is result.baseline:
         return "No significant gain: keep the baseline."
+    if verdict.significant and (verdict.gain_percent or 0) < 0:
+        return f"The winner is to be preferred: {verdict.reason} ({verdict.pairs} interleaved pairs)."
     if verdict.significant:
         gain = "" if verdict.gain_percent is None else f" by {verdict.gain_percent:.1f} %"
         return f"The winner is better{gain}: {verdict.reason} ({verdict.pairs} interleaved pairs)."

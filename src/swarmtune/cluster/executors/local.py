@@ -240,7 +240,7 @@ def _spec(command: Command, directory: Path, token: str) -> dict[str, Any]:
         "grace_s": GRACE_S,
         "lease_s": None,
         "token": token,
-        "redact": [command.env[name] for name in command.secrets if name in command.env],
+        "redact": list(command.secret_values),
     }
 
 
