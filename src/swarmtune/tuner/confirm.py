@@ -16,6 +16,7 @@ _T95 = (
 )  # fmt: skip
 
 
+NO_GAIN = "no significant gain"
 BASELINE_BREAKS = "the baseline breaks its promises, the winner keeps them"
 
 
@@ -56,7 +57,7 @@ def compare(winner: Sequence[Score], baseline: Sequence[Score], direction: Liter
     if broken:
         return Verdict(True, math.expm1(mean) * 100, interval, len(pairs), BASELINE_BREAKS)
     significant = mean - half > 0
-    reason = "the 95 % interval of the gain lies above zero" if significant else "no significant gain"
+    reason = "the 95 % interval of the gain lies above zero" if significant else NO_GAIN
     return Verdict(significant, math.expm1(mean) * 100, interval, len(pairs), reason)
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.records import Event
+from swarmtune.tuner.confirm import NO_GAIN
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import Result, mean_value
 
@@ -225,7 +226,8 @@ def verdict_text(result: Result) -> str:
         gain = "" if verdict.gain_percent is None else f" by {verdict.gain_percent:.1f} %"
         return f"The winner is better{gain}: {verdict.reason} ({verdict.pairs} interleaved pairs)."
     gain = "" if verdict.gain_percent is None else f" (measured {verdict.gain_percent:+.1f} %)"
-    return f"No significant gain{gain}: {verdict.reason} ({verdict.pairs} interleaved pairs)."
+    why = "" if verdict.reason == NO_GAIN else f": {verdict.reason}"
+    return f"No significant gain{gain}{why} ({verdict.pairs} interleaved pairs)."
 
 
 def clock_text(seconds: float) -> str:
