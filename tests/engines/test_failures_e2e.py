@@ -77,7 +77,9 @@ async def ended(handle: LocalHandle) -> int:
 
 async def failure(engine: Engine, executor: LocalExecutor, group: Group, setting: Setting) -> SwarmTuneError:
     handle = await executor.start(engine.command(setting, group))
-    return engine.diagnose(await ended(handle), await handle.logs(LINES))
+    error = engine.diagnose(await ended(handle), await handle.logs(LINES))
+    await handle.stop()  # its files are back from here on
+    return error
 
 
 async def test_llamacpp_serves(executor: LocalExecutor, group: Group) -> None:

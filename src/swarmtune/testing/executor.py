@@ -60,8 +60,8 @@ Arguments: for how many seconds the first process lives; "polite" if the others 
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
-    """argv of a Python program."""
-    return (sys.executable, "-c", code, *arguments)
+    """argv of a Python program that prints what it is told to and nothing else (-S: no tool of site-packages joins in)."""
+    return (sys.executable, "-S", "-c", code, *arguments)
 
 
 def alive(pid: int) -> bool:
@@ -126,7 +126,9 @@ class ExecutorContract:
         await handle.stop()
 
     async def test_last_words_are_in_the_log_when_poll_gives_the_code(self, executor: Executor) -> None:
-        handle = await executor.start(Command(python("print('x' * 60_000); raise SystemExit('out of memory')")))
+        handle = await executor.start(
+            Command(python("print('x' * 60_000, flush=True); raise SystemExit('out of memory')"))
+        )
         await finished(handle)
         assert (await handle.logs(1)).strip() == "out of memory"
 

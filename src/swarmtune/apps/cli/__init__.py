@@ -63,8 +63,10 @@ def _run(name: str, arguments: Sequence[str]) -> int:
     )
     try:
         module.add_arguments(parser)
-        code = int(module.run(parser.parse_args(arguments)))
-        sys.stdout.flush()
+        try:
+            return int(module.run(parser.parse_args(arguments)))
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone can still be handled; --help leaves this way, too
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
@@ -77,4 +79,3 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         if error.culprit is Culprit.BUG:
             print("This should not happen. Please report it with the lines above.", file=sys.stderr)
         return EXIT_FAILED
-    return code
