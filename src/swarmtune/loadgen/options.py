@@ -1,0 +1,211 @@
+"""Everything that a load test can be told: ``[loadgen]`` of config.toml and the options of ``swarmtune bench``.
+
+One table for both. The names are AIPerf's where AIPerf has one (``--request-rate`` is ``request_rate``), units are in the
+name or the description. What a combination means is decided in timing.py (load) and dataset.py (data).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+ENDPOINT_TYPES = ("chat", "completions", "embeddings", "responses", "rankings", "tgi", "template")
+Pattern = Literal["constant", "poisson", "gamma", "concurrency_burst"]
+Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+def option(group: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A field that the command line shows under ``group``."""
+    return Field(default, description=description, json_schema_extra={"group": group}, **bounds)
+
+
+class LoadgenOptions(BaseModel):
+    """The section ``[loadgen]``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # --- endpoint: how a request looks -----------------------------------------------------------------------------
+    endpoint_type: Literal["chat", "completions", "embeddings", "responses", "rankings", "tgi", "template"] = option(
+        "endpoint", "completions", "API to call"
+    )
+    custom_endpoint: str = option("endpoint", "", "path of the API where it is not the usual one, e.g. /v2/generate")
+    streaming: bool = option("endpoint", True, "ask for the answer token by token, where the endpoint can")
+    header: Texts = option("endpoint", (), "further HTTP header, 'Name: value'; values are never stored")
+    extra_inputs: Texts = option("endpoint", (), "further field of every body: 'name:value' or a JSON object")
+    ignore_eos: bool = option("endpoint", True, "ask for answers of exactly the drawn length")
+    payload_template: str = option(
+        "endpoint", "", "template endpoint: the body as JSON with {{prompt}}, {{model}}, {{output_tokens}}, or a file"
+    )
+    response_field: str = option(
+        "endpoint", "text", "template endpoint: where the text of an answer is, e.g. outputs.0.text"
+    )
+    request_timeout_seconds: float = option(
+        "endpoint", 120.0, "a request without its whole answer by then has failed, s", gt=0
+    )
+    connection_reuse_strategy: Literal["pooled", "never", "sticky-user-sessions"] = option(
+        "endpoint", "pooled", "a new connection for each request, or for each session, or as few as possible"
+    )
+    proxy: str = option("endpoint", "", "HTTP proxy; default the environment's http_proxy, https_proxy and no_proxy")
+    tls_verify: bool = option("endpoint", True, "check the certificate of an https endpoint")
+    ca_file: str = option("endpoint", "", "certificates to trust besides the system's, a PEM file")
+    source_addresses: Texts = option(
+        "endpoint", (), "local address to connect from; several share the connections (more than 28,000 need it)"
+    )
+
+    # --- data: what is asked ---------------------------------------------------------------------------------------
+    isl: float = option("data", 64, "mean prompt length, tokens", ge=1)
+    isl_stddev: float = option("data", 0, "standard deviation of the prompt length, tokens", ge=0)
+    isl_distribution: Distribution = option("data", "normal", "shape of the prompt lengths (all are cut off at 1)")
+    osl: float = option("data", 32, "mean answer length, tokens", ge=1)
+    osl_stddev: float = option("data", 0, "standard deviation of the answer length, tokens", ge=0)
+    osl_distribution: Distribution = option("data", "normal", "shape of the answer lengths (all are cut off at 1)")
+    sequence_distribution: str = option(
+        "data", "", "pairs of lengths with weights instead: 'ISL|stddev,OSL|stddev:percent;...'"
+    )
+    shared_system_prompt_length: int = option("data", 0, "tokens of a system prompt that all requests share", ge=0)
+    user_context_prompt_length: int = option("data", 0, "tokens that each session repeats in all its turns", ge=0)
+    prompt_prefix_pool_size: int = option("data", 0, "number of prefixes of which each session draws one", ge=0)
+    prompt_prefix_length: int = option("data", 0, "length of those prefixes, tokens", ge=0)
+    prompt_batch_size: int = option("data", 1, "texts in one embeddings request, passages in one of rankings", ge=1)
+    input_file: str = option("data", "", "file of requests, conversations or a trace, instead of synthetic prompts")
+    custom_dataset_type: Literal[
+        "auto", "single_turn", "multi_turn", "random_pool", "sharegpt",
+        "mooncake_trace", "bailian_trace", "azure_trace", "burst_gpt_trace",
+    ] = option("data", "auto", "format of the input file; auto looks at it")  # fmt: skip
+    public_dataset: Literal["", "sharegpt"] = option("data", "", "a public data set, fetched once and kept")
+    dataset_sampling_strategy: Literal["sequential", "shuffle", "random"] = option(
+        "data", "sequential", "order in which the entries of a file are used"
+    )
+    isl_block_size: int = option("data", 0, "tokens per hash_id of a trace; 0: 512 for Mooncake, 16 for Bailian", ge=0)
+    max_isl: int | None = option("data", None, "leave out entries of a file with longer prompts, tokens", ge=1)
+    max_osl: int | None = option("data", None, "cut longer answers of a file to this, tokens", ge=1)
+    random_seed: int | None = option("data", None, "same seed: same requests and same schedule, byte for byte", ge=0)
+
+    # --- conversations ---------------------------------------------------------------------------------------------
+    conversation_turn_mean: float = option("conversation", 1, "mean number of turns of a synthetic session", ge=1)
+    conversation_turn_stddev: float = option("conversation", 0, "standard deviation of the number of turns", ge=0)
+    conversation_turn_delay_mean: float = option("conversation", 0, "mean think time before a further turn, ms", ge=0)
+    conversation_turn_delay_stddev: float = option("conversation", 0, "its standard deviation, ms", ge=0)
+    conversation_turn_delay_ratio: float = option("conversation", 1, "factor on all think times", ge=0)
+
+    # --- load: when it is asked ------------------------------------------------------------------------------------
+    concurrency: int | None = option(
+        "load", None, "requests at a time, or the ceiling of a rate; 8 if no other load is given", ge=1
+    )
+    prefill_concurrency: int | None = option("load", None, "ceiling of requests that wait for their first token", ge=1)
+    request_rate: float | None = option("load", None, "arrivals per second", gt=0)
+    arrival_pattern: Pattern = option("load", "poisson", "shape of the arrivals of a rate")
+    arrival_smoothness: float = option(
+        "load", 1.0, "gamma: shape of the gaps; 1 is Poisson, below bursty, above even (vLLM's burstiness)", gt=0
+    )
+    request_count: int | None = option("load", None, "requests to measure; 100 if nothing else ends the run", ge=1)
+    benchmark_duration: float | None = option("load", None, "length of the measurement, s", gt=0)
+    benchmark_grace_period: float = option(
+        "load", 10.0, "wait for running requests after the duration's end, s; then they are incomplete", ge=0
+    )
+    conversation_num: int | None = option("load", None, "sessions to measure", ge=1)
+    concurrency_ramp_duration: float = option("load", 0, "raise the concurrency from 1 over this time, s", ge=0)
+    prefill_concurrency_ramp_duration: float = option("load", 0, "the same for the prefill concurrency, s", ge=0)
+    request_rate_ramp_duration: float = option("load", 0, "raise the rate from 0 over this time, s", ge=0)
+    request_cancellation_rate: float = option("load", 0, "share of requests to cancel, percent", ge=0, le=100)
+    request_cancellation_delay: float = option("load", 0, "time from sending to cancelling, s", ge=0)
+    user_centric_rate: float | None = option(
+        "load", None, "requests per second of all users together, each at even intervals through its session", gt=0
+    )
+    num_users: int | None = option("load", None, "users of --user-centric-rate", ge=1)
+    fixed_schedule: bool = option("load", False, "send at the timestamps of the input file")
+    fixed_schedule_auto_offset: bool = option("load", True, "the first timestamp of the slice is time 0")
+    fixed_schedule_start_offset: float | None = option("load", None, "use entries from this timestamp on, ms", ge=0)
+    fixed_schedule_end_offset: float | None = option("load", None, "use entries up to this timestamp, ms", ge=0)
+    replay_speedup: float = option("load", 1.0, "divide all timestamps and think times of a file by this", gt=0)
+
+    # --- warm-up ---------------------------------------------------------------------------------------------------
+    warmup_request_count: int = option("warm-up", 0, "requests before the measurement, not counted", ge=0)
+    warmup_duration: float | None = option("warm-up", None, "length of the warm-up, s", gt=0)
+    warmup_concurrency: int | None = option("warm-up", None, "concurrency of the warm-up, if another", ge=1)
+    warmup_request_rate: float | None = option("warm-up", None, "rate of the warm-up, if another", gt=0)
+    warmup_grace_period: float | None = option(
+        "warm-up", None, "wait this long for the warm-up's last answers, s; default: until they have come", ge=0
+    )
+
+    # --- measurement: what is believed -----------------------------------------------------------------------------
+    stop_when_decided: bool = option(
+        "measurement", False, "end as soon as the goodput limits are surely kept or surely broken"
+    )
+    confidence_level: float = option("measurement", 0.95, "of all confidence intervals", gt=0.5, lt=1)
+    max_lag_ms: float = option(
+        "measurement", 25.0, "p99 of lateness (sending or reading) above which a run is invalid, ms; a fifth: degraded",
+        gt=0,
+    )  # fmt: skip
+    max_cpu_share: float = option(
+        "measurement", 0.95, "a worker's CPU use above which a run is invalid, share of one core", gt=0, le=1
+    )
+    max_coalesced_share: float = option(
+        "measurement", 0.05, "share of chunks without a stamp of their own above which a run is invalid", gt=0, le=1
+    )
+    server_metrics: Texts = option("measurement", (), "Prometheus address to read during the run; 'auto': URL/metrics")
+    gpu_telemetry: Texts = option("measurement", (), "Prometheus address of a device exporter (DCGM, NPU) to read")
+
+    # --- machine ---------------------------------------------------------------------------------------------------
+    workers_max: int = option("workers", 1, "processes that send", ge=1, le=256)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        rules = (
+            (not self.fixed_schedule or self.input_file or self.public_dataset, "fixed_schedule needs an input_file"),
+            (
+                sum((self.fixed_schedule, self.user_centric_rate is not None, self.request_rate is not None)) <= 1,
+                "only one of fixed_schedule, user_centric_rate and request_rate can be given",
+            ),
+            ((self.user_centric_rate is None) == (self.num_users is None), "user_centric_rate and num_users go together"),
+            (self.user_centric_rate is None or self.conversation_turn_mean >= 2 or self.input_file,
+             "user_centric_rate needs sessions of at least 2 turns (conversation_turn_mean)"),
+            (self.request_count is None or self.conversation_num is None,
+             "only one of request_count and conversation_num can be given"),
+            (self.endpoint_type != "template" or self.payload_template, "the template endpoint needs a payload_template"),
+            (not (self.prompt_prefix_pool_size and self.shared_system_prompt_length),
+             "prompt_prefix_pool_size and shared_system_prompt_length exclude each other"),
+            ((self.prompt_prefix_pool_size > 0) == (self.prompt_prefix_length > 0),
+             "prompt_prefix_pool_size and prompt_prefix_length go together"),
+            (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
+            (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
+            (all(_is_extra(text) for text in self.extra_inputs),
+             "extra_inputs have the form 'name:value' or are a JSON object"),
+        )  # fmt: skip
+        broken = [message for kept, message in rules if not kept]
+        if broken:
+            raise ValueError("; ".join(broken))
+        return self
+
+    def extra_body(self) -> dict[str, Any]:
+        """The fields of ``extra_inputs`` as one object; a value that reads as JSON is that, else it is text."""
+        body: dict[str, Any] = {}
+        for text in self.extra_inputs:
+            if text.lstrip().startswith("{"):
+                body |= json.loads(text)
+            else:
+                name, _, value = text.partition(":")
+                body[name.strip()] = _plain(value.strip())
+        return body
+
+
+def _plain(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _is_extra(text: str) -> bool:
+    if text.lstrip().startswith("{"):
+        return isinstance(_plain(text), dict)
+    return bool(text.partition(":")[1])

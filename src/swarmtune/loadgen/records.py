@@ -1,0 +1,104 @@
+"""What a run recorded, as columns: one row per request, one entry per chunk with content. No sockets, no JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Outcome(IntEnum):
+    """How a request ended.
+
+    Incomplete: the measurement ended before its answer did. Cancelled: on purpose, by request_cancellation_rate.
+    Dropped: it was scheduled, and never sent, because no slot came free before the end. These three are no failures.
+    """
+
+    COMPLETED = 0
+    FAILED = 1
+    INCOMPLETE = 2
+    CANCELLED = 3
+    DROPPED = 4
+
+
+class Phase(IntEnum):
+    """Requests of the warm-up are recorded, and left out of all results."""
+
+    WARMUP = 0
+    MEASURED = 1
+
+
+# All _ns are CLOCK_MONOTONIC of the recording machine (the controller's, after merging); 0: it did not happen.
+# Arrivals (first_byte, chunks, end of an answer) are the kernel's receive stamps where there are any.
+REQUEST = np.dtype(
+    [
+        ("session", "i8"),  # number in the dataset
+        ("turn", "i4"),
+        ("phase", "u1"),  # Phase
+        ("outcome", "u1"),  # Outcome
+        ("worker", "u2"),
+        ("scheduled_ns", "i8"),  # intended send; in a closed loop, when the slot came free (or the think time ended)
+        ("sent_ns", "i8"),  # before the first byte was written, connection made
+        ("connect_ns", "i8"),  # duration of connecting (and TLS); 0: connection was there
+        ("first_byte_ns", "i8"),
+        ("end_ns", "i8"),  # the last byte came, or it was given up
+        ("end_read_ns", "i8"),  # when the worker knew of the end
+        ("first_chunk", "i8"),  # its chunks are chunk[first_chunk : first_chunk + chunks]
+        ("chunks", "i4"),
+        ("first_answer", "i4"),  # index among its chunks of the first without reasoning; -1: none
+        ("asked_input_tokens", "i4"),
+        ("input_tokens", "i4"),  # server's usage, else as asked
+        ("asked_output_tokens", "i4"),  # -1: not asked
+        ("output_tokens", "i4"),  # server's usage, else the number of chunks
+        ("reasoning_tokens", "i4"),  # -1: unknown
+        ("cached_tokens", "i4"),  # of the prompt, from the server's cache; -1: unknown
+        ("server_counted", "?"),  # output_tokens is the server's usage
+        ("status", "i2"),  # HTTP status; 0: none
+        ("retried", "?"),  # sent twice, because the server closed an idle connection
+        ("bytes", "i8"),  # received
+        ("error", "i4"),  # index into errors; -1: none
+    ]
+)
+CHUNK = np.dtype(
+    [
+        ("ns", "i8"),  # arrival: the kernel's stamp, else the worker's
+        ("lag_ns", "i4"),  # worker's read after the kernel's stamp; -1: no kernel stamp
+        ("doubt_ns", "i4"),  # it arrived at most this much earlier than ``ns`` (it came with later bytes in one read)
+        ("tokens", "i2"),  # as the server said; 0: it did not
+    ]
+)
+
+
+@dataclass
+class WorkerFacts:
+    """How a worker fared: what certification needs besides the records. Times in ms, shares from 0 to 1."""
+
+    worker: str
+    wire: str  # "native" or "python"
+    kernel_stamps: bool
+    cpu_share: float = 0.0  # of one core, over the measurement
+    cpu_share_max: float = 0.0  # in the busiest second
+    cycle_p99_ms: float = 0.0  # time between two looks at the sockets, while there was something to do
+    cycle_max_ms: float = 0.0
+    clock_steps: int = 0  # jumps of the wall clock against the monotonic one
+    clock_offset_error_ms: float = 0.0  # of a worker on another machine
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Records:
+    """A whole run. ``started_ns`` to ``ended_ns``: the measurement (CLOCK_MONOTONIC); ``started_unix_ns``: wall clock."""
+
+    requests: NDArray[Any]  # of REQUEST, ordered by scheduled_ns
+    chunks: NDArray[Any]  # of CHUNK, those of one request together and in order
+    errors: list[str]
+    workers: list[WorkerFacts]
+    started_ns: int
+    ended_ns: int
+    started_unix_ns: int
+    request_prefix: str = ""  # the id of a request is f"{request_prefix}{session}-{turn}"
+    interrupted: bool = False
+    lost: bool = False  # the endpoint could no longer be reached
