@@ -43,8 +43,8 @@ def bad_plan(algorithm: str, evaluations: int, seed: int, folder: Path) -> Plan:
         "objective": {"slo": {"p95_ttft_ms": 2000.0, "p95_tpot_ms": 150.0}},
         "load_search": {"enabled": False},
         "loadgen": {
-            "concurrency": USERS, "requests": REQUESTS, "warmup_requests": USERS,
-            "input_tokens_mean": 8, "output_tokens_mean": 12,
+            "concurrency": USERS, "request_count": REQUESTS, "warmup_request_count": USERS,
+            "isl": 8, "osl": 12,
         },
         "output": str(folder),
     }  # fmt: skip

@@ -18,11 +18,15 @@ from swarmtune import errors, registry
 from swarmtune.apps.cli import COMMANDS
 from swarmtune.engines.diagnosis import CULPRITS, Cause
 from swarmtune.errors import Culprit, SwarmTuneError
-from swarmtune.loadgen.metrics import PERCENTILES, metrics
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.report import report
+from swarmtune.loadgen.results.statistics import PERCENTILES
+from swarmtune.loadgen.spec import Spec
 from swarmtune.objective import OBJECTIVES
 from swarmtune.objective.slo import LATENCIES
 from swarmtune.settings import read_settings
 from swarmtune.space.field import DTYPES
+from swarmtune.testing.fake_records import fake_records
 from swarmtune.tuner.plan import make_plan
 from swarmtune.tuner.tables import metadata
 
@@ -143,11 +147,13 @@ def test_every_part_is_explained() -> None:
 
 def test_every_metric_is_explained() -> None:
     text = text_of("docs/loadgen.md")
-    for name in metrics([], 0, {}):
+    made = report(Spec(url=("http://x",), model="m", request_slos={"ttft_ms": 5.0}), fake_records(100))
+    statistics = {name.removesuffix("_ms") for name in made.results.statistics} - {"reasoning_tokens"}
+    for name in {*made.results.scalars, *statistics}:
         assert f"`{name}`" in text, name
     for name in ("request_throughput", "output_throughput", "total_token_throughput", "request_goodput", *LATENCIES):
         assert f"`{name}`" in text, name
-    for statistic in ("mean", "std", "min", "max", *(f"p{p}" for p in PERCENTILES)):
+    for statistic in ("mean", "std", "min", "max", *PERCENTILES):
         assert f"`{statistic}_`" in text, statistic
 
 

@@ -33,7 +33,7 @@ OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVA
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (
-    "ais_bench", "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "deploy", "health_check",
+    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "deploy", "health_check",
     "kubectl", "latency_model", "parallel", "suggrogate", "surrogate",
 )  # fmt: skip
 OLD_KEYS = (

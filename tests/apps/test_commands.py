@@ -22,7 +22,8 @@ PLUGIN = """
 from pydantic import BaseModel, ConfigDict, Field
 from swarmtune import register_benchmarks, register_settings, register_simulator
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
-from swarmtune.loadgen.benchmark import LoadgenConfig, SwarmtuneBenchmark
+from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.options import LoadgenOptions
 
 
 class OtherConfig(SimulatedConfig):
@@ -34,7 +35,7 @@ class OtherEngine(SimulatedEngine):
     Config = OtherConfig
 
 
-class QuietConfig(LoadgenConfig):
+class QuietConfig(LoadgenOptions):
     model_config = ConfigDict(frozen=True, extra="forbid")
     quiet: bool = Field(True, description="less noise")
 
@@ -139,7 +140,7 @@ def test_check_shows_the_plan_and_leaves_nothing(clean: Path, cli: Cli) -> None:
 
 
 def test_check_tells_the_time(clean: Path, cli: Cli) -> None:
-    (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n[loadgen]\nduration_s = 5\n')
+    (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n[loadgen]\nbenchmark_duration = 5\n')
     assert "at most about" in cli("check").out
 
 

@@ -109,7 +109,7 @@ VALID: dict[str, Any] = {
     "load_search": {"low": 1.0, "high": 32.0, "start": 2.0, "points": 3},
     "pso_options": {"c1": 2.0, "c2": 2.0, "w": 1.8},
     "pso_strategy": {"w": "exp_decay"},
-    "loadgen": {"requests": 10, "output_tokens_mean": 16},
+    "loadgen": {"request_count": 10, "osl": 16},
     "simulated": {
         "noise": 0.1,
         "env": {"A": "b"},

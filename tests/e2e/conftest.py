@@ -24,9 +24,9 @@ slo = { p95_ttft_ms = 2000, p95_tpot_ms = 500 }
 start = 4
 points = 2
 [loadgen]
-requests = 12
-input_tokens_mean = 16
-output_tokens_mean = 8
+request_count = 12
+isl = 16
+osl = 8
 """
 
 

@@ -10,6 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swarmtune.loadgen.exports import jsonl
+from swarmtune.loadgen.exports.measurement import measurement
+from swarmtune.loadgen.report import Report, report
+from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.spec import Spec
+from swarmtune.records import Measurement
+
 Script = Callable[["Peer"], Awaitable[None]]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -21,6 +28,62 @@ def chunk(data: bytes, extension: bytes = b"") -> bytes:
 def token(word: str = " x", reason: str | None = None) -> bytes:
     body = json.dumps({"choices": [{"text": word, "finish_reason": reason}]}, ensure_ascii=False)
     return b"data: " + body.encode() + b"\n\n"
+
+
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
+DONE = b"data: [DONE]\n\n"
+TEXT = b"".join([token(" a"), token(" ü"), token(" c", "length"), USAGE, DONE])
+
+
+def pieces(data: bytes, size: int) -> list[bytes]:
+    return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+@dataclass
+class Done:
+    """A finished run: its rows as they are exported, without the warm-up, and what was made of them."""
+
+    rows: list[dict[str, Any]]
+    warmup: list[dict[str, Any]]
+    report: Report
+
+    @property
+    def outcomes(self) -> list[str]:
+        return [row["outcome"] for row in self.rows]
+
+    @property
+    def measurement(self) -> Measurement:
+        return measurement(self.report.results, self.report.facts)
+
+
+@dataclass
+class Load:
+    """Runs the load generator on a wire of this kind, in a thread."""
+
+    directory: Path
+    wire: str = "auto"
+    running: WorkerRun | None = None
+
+    async def __call__(
+        self, url: str, *, seed: int = 0, slos: dict[str, float] | None = None, **options: object
+    ) -> Done:
+        given = {"concurrency": None if "request_rate" in options else 1, "isl": 5, "wire": self.wire, **options}
+        spec = Spec.model_validate(
+            {"url": url, "model": "m", "seed": seed, "request_slos": slos or {}, "options": given}
+        )
+        return await asyncio.to_thread(self._run, spec)
+
+    def _run(self, spec: Spec) -> Done:
+        self.running = WorkerRun(Part(spec, self.directory))
+        try:
+            self.running.prepare()
+            self.running.execute()
+        finally:
+            self.running.close()
+        made = report(spec, self.running.collected())
+        rows = list(jsonl.rows(made.records))
+        measured = [row for row in rows if row["phase"] == "measured"]
+        return Done(measured, [row for row in rows if row["phase"] == "warmup"], made)
 
 
 @dataclass

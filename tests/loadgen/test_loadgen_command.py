@@ -14,10 +14,10 @@ from loadgen_servers import Simulated
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
-from swarmtune.loadgen.export import read_rows
-from swarmtune.loadgen.rows import Outcome
-from swarmtune.loadgen.spec import Spec
-from swarmtune.workload import Load, Workload
+from swarmtune.loadgen.exports.jsonl import read
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.records import Outcome, Records
+from swarmtune.loadgen.spec import Spec, headers_of
 
 Start = Callable[..., Awaitable[Simulated]]
 
@@ -34,8 +34,13 @@ async def ended(directory: Path, *argv: str) -> tuple[int | None, str]:
     return process.returncode, stderr.decode()
 
 
-def leave_spec(directory: Path, url: str, workload: Workload) -> None:
-    (directory / "spec.json").write_text(Spec(url=url, workload=workload).to_json())
+def leave_spec(directory: Path, url: str, model: str, **options: object) -> None:
+    spec = Spec(url=(url,), model=model, options=LoadgenOptions.model_validate(options))
+    (directory / "spec.json").write_text(spec.to_json())
+
+
+def errors(records: Records) -> list[str]:
+    return [records.errors[number] for number in records.requests["error"] if number >= 0]
 
 
 @pytest.mark.parametrize(
@@ -44,13 +49,13 @@ def leave_spec(directory: Path, url: str, workload: Workload) -> None:
         (None, "cannot be read"),
         ("{", "Invalid JSON"),
         ("{}", "url: Field required"),
-        ('{"url": "ftp://x", "workload": {"model": "m", "requests": 1}}', "http://host:port"),
-        ('{"url": "http://x", "workload": {"model": "m"}}', "requests or duration_s"),
-        ('{"url": "http://x", "workload": {"model": "m", "requests": 0}}', "requests must be at least 1"),
-        ('{"url": "http://x", "workload": {"model": "m", "requests": 1, "endpoint": "x"}}', "endpoint"),
-        ('{"url": "http://x", "workload": {"model": "m", "requests": 1, "load": {}}}', "concurrency or request_rate"),
-        ('{"url": "http://x", "workload": {"model": "m", "requests": 1, "request_slos": {"x": 1}}}', "knows only"),
-        ('{"url": "http://x", "workload": {"model": "m", "requests": 1}, "extra": 1}', "extra"),
+        ('{"url": "ftp://x", "model": "m"}', "http://host:port"),
+        ('{"url": "http://x", "model": "m", "options": {"request_count": 0}}', "request_count"),
+        ('{"url": "http://x", "model": "m", "options": {"endpoint_type": "x"}}', "endpoint_type"),
+        ('{"url": "http://x", "model": "m", "request_slos": {"x": 1}}', "knows only"),
+        ('{"url": "http://x", "model": "m", "request_slos": {"ttft_ms": 0}}', "above 0"),
+        ('{"url": "http://x", "model": "m", "extra": 1}', "extra"),
+        ('{"url": "http://x", "model": "m", "options": {"input_file": "/no/such"}}', "/no/such"),
     ],
 )
 async def test_a_bad_spec_is_code_2_and_told(tmp_path: Path, spec: str | None, words: str) -> None:
@@ -68,20 +73,28 @@ async def test_no_argument_is_code_2(tmp_path: Path) -> None:
     assert "usage" in stderr
 
 
-def test_a_spec_survives_its_file(tmp_path: Path) -> None:
-    workload = Workload("m", Load(3, 2.5, "constant"), duration_s=4.0, request_slos={"ttft_ms": 5.0}, seed=9)
-    leave_spec(tmp_path, "http://127.0.0.1:1/", workload)
-    assert Spec.read(tmp_path / "spec.json").workload == workload
+def test_a_spec_survives_its_file_without_the_values_of_headers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = LoadgenOptions(concurrency=3, request_rate=2.5, arrival_pattern="constant", header=("X-Key: secret",))
+    spec = Spec(url=("http://127.0.0.1:1/",), model="m", seed=9, request_slos={"ttft_ms": 5.0}, options=options)
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    assert "secret" not in (tmp_path / "spec.json").read_text()
+    read_back = Spec.read(tmp_path / "spec.json")
+    assert read_back.options.model_copy(update={"header": options.header}) == options
+    for name, value in spec.secret_environment().items():
+        monkeypatch.setenv(name, value)
+    assert headers_of(read_back.options) == {"X-Key": "secret"}
 
 
-def test_misspelt_workload_keys_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "spec.json").write_text('{"url": "http://x", "workload": {"model": "m", "request": 1}}')
+def test_misspelt_keys_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text('{"url": "http://x", "model": "m", "options": {"request": 1}}')
     with pytest.raises(ConfigValidationError):
         Spec.read(tmp_path / "spec.json")
 
 
 async def test_an_endpoint_that_nobody_serves_is_code_3(tmp_path: Path, unused_tcp_port: int) -> None:
-    leave_spec(tmp_path, f"http://127.0.0.1:{unused_tcp_port}", Workload("m", requests=1))
+    leave_spec(tmp_path, f"http://127.0.0.1:{unused_tcp_port}", "m", request_count=1)
     code, stderr = await ended(tmp_path, "spec.json")
     assert code == 3
     assert "cannot be reached" in stderr
@@ -90,22 +103,21 @@ async def test_an_endpoint_that_nobody_serves_is_code_3(tmp_path: Path, unused_t
 
 async def test_failed_requests_are_code_0_and_in_the_success_rate(simulated: Start, tmp_path: Path) -> None:
     server = await simulated()
-    leave_spec(tmp_path, server.url, Workload("no-such-model", requests=3))
+    leave_spec(tmp_path, server.url, "no-such-model", request_count=3)
     code, _ = await ended(tmp_path, "spec.json")
     measurement = json.loads((tmp_path / "measurement.json").read_text())
     assert code == 0
-    assert measurement["valid"]
     assert (measurement["metrics"]["success_rate"], measurement["metrics"]["failed"]) == (0, 3)
-    assert "does not exist" in (read_rows(tmp_path)[0].error or "")
+    assert "does not exist" in errors(read(tmp_path))[0]
 
 
 async def test_a_service_that_crashes_is_code_3_with_what_there_is(simulated: Start, tmp_path: Path) -> None:
     server = await simulated("--crash-after-requests", "5")
-    leave_spec(tmp_path, server.url, Workload("simulated", Load(4), requests=500))
+    leave_spec(tmp_path, server.url, "simulated", concurrency=4, request_count=500)
     code, stderr = await ended(tmp_path, "spec.json")
     assert code == 3
     assert "lost during the run" in stderr
-    outcomes = [row.outcome for row in read_rows(tmp_path)]
+    outcomes = read(tmp_path).requests["outcome"].tolist()
     assert outcomes.count(Outcome.COMPLETED) <= 5
     assert outcomes.count(Outcome.FAILED) >= 1
     assert await server.process.wait() == -signal.SIGABRT
@@ -116,7 +128,7 @@ async def test_interrupted_is_code_130_with_what_there_is(
     simulated: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     server = await simulated()
-    leave_spec(tmp_path, server.url, Workload("simulated", Load(2), duration_s=1000.0, output_tokens_mean=8))
+    leave_spec(tmp_path, server.url, "simulated", concurrency=2, benchmark_duration=1000.0, osl=8)
     process = await started(tmp_path, "spec.json")
     async with asyncio.timeout(60):
         while not server.record.exists() or len(server.record.read_text().splitlines()) < 5:  # noqa: ASYNC110
@@ -127,4 +139,4 @@ async def test_interrupted_is_code_130_with_what_there_is(
     measurement = SwarmtuneBenchmark(SwarmtuneBenchmark.Config()).read(tmp_path)
     assert measurement.metrics["completed"] >= 4
     assert not measurement.valid
-    assert len(read_rows(tmp_path)) >= 5
+    assert len(read(tmp_path).requests) >= 5

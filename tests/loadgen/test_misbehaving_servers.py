@@ -1,38 +1,33 @@
-"""The load generator against servers that break the rules, on raw sockets, in the test's own event loop."""
+"""The load generator against servers that break the rules, on raw sockets; the run is in a thread, the server in the test's
+event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
-from loadgen_servers import HEAD, Peer, RawServer, Script, chunk, token
+from loadgen_servers import DONE, HEAD, TEXT, Load, Peer, RawServer, Script, chunk, pieces, token
 
-from swarmtune.clock import RealClock
 from swarmtune.errors import CommunicationError
-from swarmtune.loadgen.rows import Outcome, Row
-from swarmtune.loadgen.run import Result, Run
-from swarmtune.loadgen.spec import Limits, Spec
-from swarmtune.workload import Load, Workload
 
 Start = Callable[[Script], Awaitable[RawServer]]
-USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3}}\n\n'
-DONE = b"data: [DONE]\n\n"
-BODY = b"".join([token(" a"), token(" ü"), token(" c", "length"), USAGE, DONE])
+Row = dict[str, Any]
 
 
-async def load(
-    url: str, requests: int | None = 1, load: Load | None = None, limits: Limits | None = None, **more: object
-) -> Result:
-    workload = Workload(model="m", load=load or Load(1), requests=requests, input_tokens_mean=5, **more)  # type: ignore[arg-type]
-    return await Run(Spec(url=url, workload=workload, limits=limits or Limits()), RealClock()).execute()
+@pytest.fixture(params=["native", "python"])
+def load(request: pytest.FixtureRequest, tmp_path: Path) -> Load:
+    """Both wires, on everything."""
+    return Load(tmp_path, request.param)
 
 
-async def one(start: Start, script: Script, **more: object) -> Row:
+async def one(load: Load, start: Start, script: Script, **options: object) -> Row:
     server = await start(script)
-    result = await load(server.url, **more)  # type: ignore[arg-type]
-    (row,) = result.rows
+    (row,) = (await load(server.url, request_count=1, **options)).rows
     return row
 
 
@@ -44,35 +39,30 @@ def answering(*parts: bytes) -> Script:
     return script
 
 
-def pieces(data: bytes, size: int) -> list[bytes]:
-    return [data[i : i + size] for i in range(0, len(data), size)]
-
-
 @pytest.mark.parametrize(
     "parts",
     [
-        pytest.param([HEAD, chunk(BODY), chunk(b"")], id="all-in-one-read"),
-        pytest.param([HEAD, *(chunk(p) for p in pieces(BODY, 7)), chunk(b"")], id="events-and-utf8-split-over-chunks"),
-        pytest.param(pieces(HEAD + chunk(BODY) + chunk(b""), 11), id="everything-split-anywhere"),
-        pytest.param([HEAD, chunk(BODY.replace(b"\n", b"\r\n")), chunk(b"")], id="crlf"),
-        pytest.param([HEAD, chunk(BODY, b";name=value"), chunk(b"", b";last")], id="chunk-extensions"),
-        pytest.param([HEAD, chunk(BODY.replace(DONE, b"")), chunk(b"")], id="no-done-but-a-finish-reason"),
-        pytest.param([HEAD, chunk(BODY)], id="closed-without-the-last-chunk"),
-        pytest.param([b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", BODY], id="body-until-close"),
-        pytest.param([b"HTTP/1.0 200 OK\r\n\r\n", BODY], id="http-1.0"),
-        pytest.param([b"HTTP/1.1 100 Continue\r\n\r\n", HEAD, chunk(BODY), chunk(b"")], id="100-continue"),
-        pytest.param([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY), BODY], id="content-length"),
+        pytest.param([HEAD, chunk(TEXT), chunk(b"")], id="all-in-one-read"),
+        pytest.param([HEAD, *(chunk(p) for p in pieces(TEXT, 7)), chunk(b"")], id="events-and-utf8-split-over-chunks"),
+        pytest.param(pieces(HEAD + chunk(TEXT) + chunk(b""), 11), id="everything-split-anywhere"),
+        pytest.param([HEAD, chunk(TEXT.replace(b"\n", b"\r\n")), chunk(b"")], id="crlf"),
+        pytest.param([HEAD, chunk(TEXT, b";name=value"), chunk(b"", b";last")], id="chunk-extensions"),
+        pytest.param([HEAD, chunk(TEXT.replace(DONE, b"")), chunk(b"")], id="no-done-but-a-finish-reason"),
+        pytest.param([HEAD, chunk(TEXT)], id="closed-without-the-last-chunk"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", TEXT], id="body-until-close"),
+        pytest.param([b"HTTP/1.0 200 OK\r\n\r\n", TEXT], id="http-1.0"),
+        pytest.param([b"HTTP/1.1 100 Continue\r\n\r\n", HEAD, chunk(TEXT), chunk(b"")], id="100-continue"),
+        pytest.param([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(TEXT), TEXT], id="content-length"),
     ],
 )
-async def test_fine_in_every_form(raw_server: Start, parts: list[bytes]) -> None:
-    row = await one(raw_server, answering(*parts))
-    assert (row.outcome, row.error) == (Outcome.COMPLETED, None)
-    assert (row.output_tokens, row.input_tokens, len(row.token_ns)) == (3, 7, 3)
-    assert row.sent_ns is not None
-    assert row.sent_ns < row.token_ns[0] <= row.token_ns[1] <= row.token_ns[2] <= row.end_ns
+async def test_fine_in_every_form(load: Load, raw_server: Start, parts: list[bytes]) -> None:
+    row = await one(load, raw_server, answering(*parts))
+    assert (row["outcome"], row["error"]) == ("completed", None)
+    assert (row["output_tokens"], row["input_tokens"], len(row["token_ns"])) == (3, 7, 3)
+    assert 0 < row["sent_ns"] < row["token_ns"][0] <= row["token_ns"][1] <= row["token_ns"][2] <= row["end_ns"]
 
 
-async def test_chat_role_reasoning_and_empty_deltas(raw_server: Start) -> None:
+async def test_chat_role_reasoning_and_empty_deltas(load: Load, raw_server: Start) -> None:
     deltas: list[dict[str, object]] = [{"role": "assistant", "content": ""}, {}, {"reasoning_content": "hm"}]
     deltas += [{"reasoning": "so"}, {"content": None}, {"content": "x"}]
     events = [b"data: " + json.dumps({"choices": [{"delta": d}]}).encode() + b"\n\n" for d in deltas]
@@ -81,9 +71,9 @@ async def test_chat_role_reasoning_and_empty_deltas(raw_server: Start) -> None:
         assert b"messages" in await peer.request()
         await peer.answer(*events, DONE)
 
-    row = await one(raw_server, script, endpoint="chat")
-    assert row.outcome is Outcome.COMPLETED
-    assert row.output_tokens == len(row.token_ns) == 3
+    row = await one(load, raw_server, script, endpoint_type="chat")
+    assert row["outcome"] == "completed"
+    assert row["output_tokens"] == len(row["token_ns"]) == 3
 
 
 @pytest.mark.parametrize(
@@ -104,109 +94,195 @@ async def test_chat_role_reasoning_and_empty_deltas(raw_server: Start) -> None:
         ([b""], "closed during the answer"),
     ],
 )
-async def test_failures_are_counted_and_named(raw_server: Start, parts: list[bytes], words: str) -> None:
-    row = await one(raw_server, answering(*parts))
-    assert row.outcome is Outcome.FAILED
-    assert words in (row.error or "")
+async def test_failures_are_counted_and_named(load: Load, raw_server: Start, parts: list[bytes], words: str) -> None:
+    row = await one(load, raw_server, answering(*parts))
+    assert row["outcome"] == "failed"
+    assert words in (row["error"] or "")
 
 
-async def test_a_request_that_takes_too_long_fails(raw_server: Start) -> None:
+async def test_a_request_that_takes_too_long_fails(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.send(HEAD, chunk(token()))
         await peer.reader.read()
 
-    row = await one(raw_server, script, request_timeout_s=0.2)
-    assert row.outcome is Outcome.FAILED
-    assert "within 0.2 s" in (row.error or "")
-    assert len(row.token_ns) == 1
+    row = await one(load, raw_server, script, request_timeout_seconds=0.2)
+    assert row["outcome"] == "failed"
+    assert "within 0.2 s" in (row["error"] or "")
+    assert len(row["token_ns"]) == 1
 
 
-async def test_connections_are_kept_alive_and_closed_ones_replaced(raw_server: Start) -> None:
+async def test_connections_are_kept_alive_and_closed_ones_replaced(load: Load, raw_server: Start) -> None:
     async def keep(peer: Peer) -> None:
         while True:
             await peer.request()
-            await peer.answer(BODY)
+            await peer.answer(TEXT)
 
     async def close(peer: Peer) -> None:
         await peer.request()
-        await peer.send(HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), chunk(BODY), chunk(b""))
+        await peer.send(HEAD.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), chunk(TEXT), chunk(b""))
 
     kept, closed = await raw_server(keep), await raw_server(close)
-    for server, connections in ((kept, 1), (closed, 4)):
-        result = await load(server.url, 4)
-        assert [row.outcome for row in result.rows] == [Outcome.COMPLETED] * 4
+    for server, connections in ((kept, 2), (closed, 5)):  # one of them to see whether somebody listens
+        assert (await load(server.url, request_count=4)).outcomes == ["completed"] * 4
         assert len(server.peers) == connections
 
 
-async def test_a_kept_connection_that_died_is_replaced_once(raw_server: Start) -> None:
+async def test_a_kept_connection_that_died_is_replaced_once(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.answer(BODY)
-        if peer.number == 0:
+        await peer.answer(TEXT)
+        if peer.number == 1:
             await peer.request()
             return
         while True:
             await peer.request()
-            await peer.answer(BODY)
+            await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, 3)
-    assert [(row.outcome, row.retried) for row in result.rows] == [
-        (Outcome.COMPLETED, False),
-        (Outcome.COMPLETED, True),
-        (Outcome.COMPLETED, False),
+    rows = (await load(server.url, request_count=3)).rows
+    assert [(row["outcome"], row["retried"]) for row in rows] == [
+        ("completed", False),
+        ("completed", True),
+        ("completed", False),
     ]
-    assert server.peers[0].requests[1] == server.peers[1].requests[0]
+    assert server.peers[1].requests[1] == server.peers[2].requests[0]
 
 
-async def test_a_fresh_connection_that_dies_is_a_failure_and_not_retried(raw_server: Start) -> None:
+async def test_a_fresh_connection_that_dies_is_a_failure_and_not_retried(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
 
     server = await raw_server(script)
-    result = await load(server.url, 2)
-    assert [row.outcome for row in result.rows] == [Outcome.FAILED] * 2
-    assert [len(peer.requests) for peer in server.peers] == [1, 1]
+    assert (await load(server.url, request_count=2)).outcomes == ["failed"] * 2
+    assert [len(peer.requests) for peer in server.peers[1:]] == [1, 1]
 
 
-async def test_what_still_runs_after_the_grace_is_incomplete_and_not_failed(raw_server: Start) -> None:
+@pytest.mark.parametrize(("strategy", "connections"), [("never", 4), ("pooled", 1)])
+async def test_connections_are_used_as_the_strategy_says(
+    load: Load, raw_server: Start, strategy: str, connections: int
+) -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.request()
-            if peer.number == 0:
-                await peer.send(HEAD, chunk(token()))
-                await peer.reader.read()
-            await peer.answer(BODY)
+            await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, None, Load(2), Limits(drain_grace_s=0.1), duration_s=0.3)
-    outcomes = [row.outcome for row in result.rows]
-    assert outcomes.count(Outcome.INCOMPLETE) == 1
-    assert Outcome.FAILED not in outcomes
-    metrics = result.measurement.metrics
+    done = await load(server.url, request_count=4, connection_reuse_strategy=strategy)
+    assert done.outcomes == ["completed"] * 4
+    assert len([peer for peer in server.peers if peer.requests]) == connections
+    assert [row["connect_ns"] > 0 for row in done.rows] == [strategy == "never"] * 4
+
+
+async def test_a_session_keeps_its_connection_if_it_is_to_stick(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    options = {"conversation_num": 3, "conversation_turn_mean": 3, "endpoint_type": "chat"}
+    done = await load(server.url, connection_reuse_strategy="sticky-user-sessions", **options)
+    assert done.outcomes == ["completed"] * 9
+    assert [len(peer.requests) for peer in server.peers if peer.requests] == [3, 3, 3]
+
+
+async def test_a_conversation_goes_on_with_the_words_of_the_answer(load: Load, raw_server: Start) -> None:
+    bodies = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            bodies.append(json.loads(await peer.request()))
+            await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    delays = {"conversation_turn_mean": 2, "conversation_turn_delay_mean": 30}
+    chat = TEXT.replace(b'"text": ', b'"delta": {"content": ').replace(b', "finish_reason"', b'}, "finish_reason"')
+    done = await load(server.url, conversation_num=1, endpoint_type="completions", **delays)
+    assert done.outcomes == ["completed"] * 2
+    first, second = done.rows
+    assert second["scheduled_ns"] - first["end_ns"] == pytest.approx(30e6, abs=1e3)
+    assert bodies[1]["prompt"].startswith(bodies[0]["prompt"])
+    assert " a ü c" in bodies[1]["prompt"]
+    assert chat != TEXT
+
+
+async def test_too_many_requests_are_failures_and_the_server_is_left_alone_as_it_asks(
+    load: Load, raw_server: Start
+) -> None:
+    asked = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            asked.append(time.monotonic())
+            if len(asked) == 1:
+                await peer.send(b"HTTP/1.1 429 Slow down\r\nRetry-After: 0.3\r\nContent-Length: 0\r\n\r\n")
+            else:
+                await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    done = await load(server.url, request_count=2)
+    assert done.outcomes == ["failed", "completed"]
+    assert done.rows[0]["status"] == 429
+    assert asked[1] - asked[0] >= 0.3
+
+
+async def test_a_share_of_requests_is_cancelled_as_asked(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(HEAD, chunk(token()))
+            await asyncio.sleep(0.3)
+            await peer.send(chunk(TEXT), chunk(b""))
+
+    server = await raw_server(script)
+    options = {"request_cancellation_rate": 50.0, "request_cancellation_delay": 0.05, "concurrency": 4}
+    done = await load(server.url, request_count=16, **options)
+    assert set(done.outcomes) == {"completed", "cancelled"}
+    again = await load(server.url, request_count=16, **options)
+    assert [r["session"] for r in done.rows if r["outcome"] == "cancelled"] == [
+        r["session"] for r in again.rows if r["outcome"] == "cancelled"
+    ]
+    assert done.measurement.metrics["success_rate"] == 1.0
+
+
+async def test_what_still_runs_after_the_grace_is_incomplete_and_not_failed(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            if peer.number == 1:
+                await peer.send(HEAD, chunk(token()))
+                await peer.reader.read()
+            await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    done = await load(server.url, concurrency=2, benchmark_duration=0.3, benchmark_grace_period=0.1)
+    assert done.outcomes.count("incomplete") == 1
+    assert "failed" not in done.outcomes
+    metrics = done.measurement.metrics
     assert (metrics["incomplete"], metrics["success_rate"]) == (1, 1.0)
-    assert metrics["completed"] == len(outcomes) - 1 > 0
+    assert metrics["completed"] == len(done.outcomes) - 1 > 0
 
 
-async def test_answers_of_the_drain_count(raw_server: Start) -> None:
+async def test_answers_after_the_end_of_the_duration_count(load: Load, raw_server: Start) -> None:
     asked, release = asyncio.Event(), asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.request()
         asked.set()
         await release.wait()
-        await peer.answer(BODY)
+        await peer.answer(TEXT)
 
     server = await raw_server(script)
-    running = asyncio.create_task(load(server.url, None, duration_s=0.1))
+    running = asyncio.create_task(load(server.url, benchmark_duration=0.1))
     await asked.wait()
     await asyncio.sleep(0.3)  # the measurement of 0.1 s is over
     release.set()
-    assert [row.outcome for row in (await running).rows] == [Outcome.COMPLETED]
+    assert (await running).outcomes == ["completed"]
 
 
-async def test_a_rate_is_capped_by_the_concurrency(raw_server: Start) -> None:
+async def test_a_rate_is_capped_by_the_concurrency(load: Load, raw_server: Start) -> None:
     now, most = 0, 0
 
     async def script(peer: Peer) -> None:
@@ -216,17 +292,41 @@ async def test_a_rate_is_capped_by_the_concurrency(raw_server: Start) -> None:
             now += 1
             most = max(most, now)
             await asyncio.sleep(0.02)
-            await peer.answer(BODY)
             now -= 1
+            await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, 12, Load(concurrency=3, request_rate=500.0))
+    done = await load(server.url, request_count=12, concurrency=3, request_rate=500.0)
     assert most == 3
-    assert [row.outcome for row in result.rows] == [Outcome.COMPLETED] * 12
-    assert all(row.sent_ns is not None and row.sent_ns >= row.scheduled_ns for row in result.rows)
+    assert done.outcomes == ["completed"] * 12
+    assert all(row["sent_ns"] >= row["ready_ns"] >= row["scheduled_ns"] for row in done.rows)
 
 
-async def test_without_a_cap_every_arrival_is_sent_however_slow_the_service(raw_server: Start) -> None:
+async def test_the_prefill_concurrency_caps_requests_without_a_first_token(load: Load, raw_server: Start) -> None:
+    now, most, together = 0, 0, 0
+    running = 0
+
+    async def script(peer: Peer) -> None:
+        nonlocal now, most, running, together
+        while True:
+            await peer.request()
+            now, running = now + 1, running + 1
+            most, together = max(most, now), max(together, running)
+            await asyncio.sleep(0.02)
+            now -= 1
+            await peer.send(HEAD, chunk(token()))
+            await asyncio.sleep(0.1)
+            running -= 1
+            await peer.send(chunk(TEXT), chunk(b""))
+
+    server = await raw_server(script)
+    done = await load(server.url, request_count=12, concurrency=6, prefill_concurrency=2)
+    assert done.outcomes == ["completed"] * 12
+    assert most == 2
+    assert together > 2
+
+
+async def test_without_a_cap_every_arrival_is_sent_however_slow_the_service(load: Load, raw_server: Start) -> None:
     waiting, all_there = 0, asyncio.Event()
 
     async def script(peer: Peer) -> None:
@@ -236,89 +336,124 @@ async def test_without_a_cap_every_arrival_is_sent_however_slow_the_service(raw_
         if waiting == 12:
             all_there.set()
         await all_there.wait()
-        await peer.answer(BODY)
+        await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, 12, Load(request_rate=200.0))
-    assert [row.outcome for row in result.rows] == [Outcome.COMPLETED] * 12
+    assert (await load(server.url, request_count=12, request_rate=200.0)).outcomes == ["completed"] * 12
 
 
-async def test_arrivals_without_a_slot_before_the_end_are_incomplete(raw_server: Start) -> None:
+async def test_arrivals_without_a_slot_before_the_end_are_dropped(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
         await peer.reader.read()
 
     server = await raw_server(script)
-    limits = Limits(drain_grace_s=0.0)
-    result = await load(server.url, None, Load(1, 50.0, "constant"), limits, duration_s=0.5)
-    assert all(row.outcome is Outcome.INCOMPLETE for row in result.rows)
-    assert [row.sent_ns is None for row in result.rows[:3]] == [False, True, True]
-    assert "no free slot" in (result.rows[1].error or "")
+    options = {"benchmark_duration": 0.5, "benchmark_grace_period": 0, "arrival_pattern": "constant"}
+    done = await load(server.url, concurrency=1, request_rate=50.0, **options)
+    assert done.outcomes == ["incomplete", *["dropped"] * 24]
+    assert [row["sent_ns"] > 0 for row in done.rows[:3]] == [True, False, False]
+    assert "no slot" in done.rows[1]["error"]
 
 
-async def test_warm_up_is_sent_before_and_not_counted(raw_server: Start) -> None:
+@pytest.mark.parametrize(
+    "warmup", [{"warmup_request_count": 3}, {"warmup_request_count": 3, "warmup_request_rate": 50}]
+)
+async def test_warm_up_is_sent_before_and_not_counted(load: Load, raw_server: Start, warmup: dict[str, object]) -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.request()
-            await peer.answer(BODY)
+            await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, 4, Load(2), warmup_requests=3)
-    assert result.measurement.metrics["completed"] == 4
-    heads = [request for peer in server.peers for request in peer.requests]
-    assert sum(b"X-Request-Id: warmup-" in head for head in heads) == 3
-    assert len(heads) == 7
+    done = await load(server.url, request_count=4, concurrency=2, **warmup)
+    assert done.measurement.metrics["completed"] == 4
+    assert (len(done.rows), len(done.warmup)) == (4, 3)
+    assert sum(len(peer.requests) for peer in server.peers) == 7
+    assert max(row["end_ns"] for row in done.warmup) <= min(row["sent_ns"] for row in done.rows)
 
 
-async def test_an_interrupted_run_gives_what_it_has(raw_server: Start) -> None:
+async def test_the_measurement_can_begin_while_the_warm_up_still_runs(load: Load, raw_server: Start) -> None:
+    """No moment without load between the two."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.sleep(0.1)
+            await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    done = await load(server.url, request_count=4, concurrency=2, warmup_request_count=3, warmup_grace_period=0)
+    assert [row["outcome"] for row in done.warmup] == ["completed"] * 3
+    assert done.outcomes == ["completed"] * 4
+    assert max(row["end_ns"] for row in done.warmup) > min(row["sent_ns"] for row in done.rows)
+
+
+async def test_an_interrupted_run_gives_what_it_has(load: Load, raw_server: Start) -> None:
     second_asked = asyncio.Event()
 
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.answer(BODY)
+        await peer.answer(TEXT)
         await peer.request()
         second_asked.set()
         await peer.reader.read()
 
     server = await raw_server(script)
-    run = Run(Spec(url=server.url, workload=Workload("m", requests=9)), RealClock())
-    running = asyncio.create_task(run.execute())
+    running = asyncio.create_task(load(server.url, request_count=9))
     await second_asked.wait()
-    run.interrupt()
-    result = await running
-    assert [row.outcome for row in result.rows] == [Outcome.COMPLETED, Outcome.INCOMPLETE]
-    assert result.interrupted
-    assert not result.measurement.valid
-    assert any("interrupted" in reason for reason in result.measurement.reasons)
+    assert load.running
+    load.running.worker.stop()
+    done = await running
+    assert done.outcomes == ["completed", "incomplete"]
+    assert done.report.records.interrupted
+    assert not done.measurement.valid
+    assert any("interrupted" in reason for reason in done.measurement.reasons)
 
 
-async def test_nobody_listens(unused_tcp_port: int) -> None:
+async def test_nobody_listens(load: Load, unused_tcp_port: int) -> None:
     with pytest.raises(CommunicationError, match="cannot be reached"):
         await load(f"http://127.0.0.1:{unused_tcp_port}")
 
 
-async def test_a_service_that_dies_ends_the_run(raw_server: Start) -> None:
+async def test_a_service_that_dies_ends_the_run(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         await peer.request()
-        await peer.answer(BODY)
+        await peer.answer(TEXT)
         assert server.listener
         server.listener.close()
 
     server = await raw_server(script)
-    result = await load(server.url, None, Load(8), Limits(drain_grace_s=0.0), duration_s=60.0)
-    assert result.lost
-    assert any("cannot connect" in (row.error or "") for row in result.rows)
+    done = await load(server.url, concurrency=8, benchmark_duration=60.0, benchmark_grace_period=0)
+    assert done.report.records.lost
+    assert any("cannot connect" in (row["error"] or "") for row in done.rows)
 
 
-async def test_a_client_that_is_too_busy_does_not_trust_itself(raw_server: Start) -> None:
+async def test_several_services_share_the_requests(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.answer(TEXT)
+
+    servers = [await raw_server(script), await raw_server(script)]
+    done = await load([server.url for server in servers], request_count=8, concurrency=2)  # type: ignore[arg-type]
+    assert done.outcomes == ["completed"] * 8
+    assert [sum(len(peer.requests) for peer in server.peers) for server in servers] == [4, 4]
+
+
+async def test_a_server_that_sends_a_byte_at_a_time_is_understood(load: Load, raw_server: Start) -> None:
+    row = await one(load, raw_server, answering(*pieces(HEAD + chunk(TEXT) + chunk(b""), 1)))
+    assert (row["outcome"], row["output_tokens"]) == ("completed", 3)
+
+
+async def test_a_client_that_is_too_busy_does_not_trust_itself(load: Load, raw_server: Start) -> None:
     async def script(peer: Peer) -> None:
         while True:
             await peer.request()
             await asyncio.sleep(0.05)
-            await peer.answer(BODY)
+            await peer.answer(TEXT)
 
     server = await raw_server(script)
-    result = await load(server.url, 3, limits=Limits(max_loop_lag_ms=1e-9, max_cpu_share=1e-9))
-    assert not result.measurement.valid
-    assert len(result.measurement.reasons) == 2
-    assert result.measurement.metrics["client_lag_ms"] > 0
+    done = await load(server.url, request_count=3, max_idle_share=1e-12, max_cpu_share=1e-9)
+    assert not done.measurement.valid
+    assert any("before their next request" in reason for reason in done.measurement.reasons)
+    assert done.measurement.metrics["client_send_lag_p99_ms"] > 0

@@ -13,12 +13,10 @@ from pydantic import ValidationError
 from swarmtune import registry
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
-from swarmtune.loadgen.export import write
-from swarmtune.loadgen.metrics import metrics
-from swarmtune.loadgen.rows import Outcome, Row
+from swarmtune.loadgen.report import leave, report
 from swarmtune.loadgen.spec import Spec
-from swarmtune.records import Measurement
 from swarmtune.testing.benchmark import BenchmarkContract
+from swarmtune.testing.fake_records import fake_records
 from swarmtune.workload import Load
 
 
@@ -28,26 +26,35 @@ def make(**options: object) -> SwarmtuneBenchmark:
 
 class TestContract(BenchmarkContract):
     def make_benchmark(self) -> SwarmtuneBenchmark:
-        return make(requests=10, concurrency=2)
+        return make(request_count=10, concurrency=2)
 
     def leave_sample(self, directory: Path) -> None:
-        rows = [
-            Row(f"7-{i}", 0, 0, (5_000_000 + i, 9_000_000, 15_000_000), 15_000_000, 8, 3, Outcome.COMPLETED)
-            for i in range(4)
-        ]
-        write(rows, Measurement(metrics(rows, 0, {"ttft_ms": 500.0}), {"concurrency": 2}), directory)
+        spec = Spec(url=("http://127.0.0.1:9",), model="m", request_slos={"ttft_ms": 500.0})
+        leave(report(spec, fake_records(200, seed=3)), directory)
 
 
 def test_the_command_holds_the_whole_spec() -> None:
-    benchmark = make(request_rate=3.0, concurrency=4, duration_s=5, endpoint="chat", max_cpu_share=0.5)
+    benchmark = make(
+        request_rate=3.0, concurrency=4, benchmark_duration=5, endpoint_type="chat", max_cpu_share=0.5, isl_stddev=3
+    )
     workload = benchmark.workload("m", 3, {"ttft_ms": 9.0})
     command = benchmark.command(workload, "http://127.0.0.1:9")
     spec = Spec.model_validate_json(command.files[0].content)
     assert command.argv == (sys.executable, "-P", "-m", "swarmtune.loadgen", "spec.json")
-    assert spec.workload == workload
     assert workload.load == Load(4, 3.0)
     assert workload.requests is None
-    assert (spec.url, spec.limits.max_cpu_share) == ("http://127.0.0.1:9", 0.5)
+    assert (spec.url, spec.model, spec.seed, spec.request_slos) == (("http://127.0.0.1:9",), "m", 3, {"ttft_ms": 9.0})
+    assert spec.options == benchmark.config
+    closed = benchmark.command(workload.at(Load(concurrency=7)), "http://127.0.0.1:9")
+    options = Spec.model_validate_json(closed.files[0].content).options
+    assert (options.concurrency, options.request_rate) == (7, None)
+
+
+def test_headers_travel_in_the_environment_as_secrets() -> None:
+    benchmark = make(header=["X-Key: very-secret"])
+    command = benchmark.command(benchmark.workload("m", 3, {}), "http://127.0.0.1:9")
+    assert "very-secret" not in command.files[0].content
+    assert set(command.env) == command.secrets != set()
 
 
 def test_defaults_are_a_hundred_requests_of_eight_users() -> None:
@@ -56,7 +63,7 @@ def test_defaults_are_a_hundred_requests_of_eight_users() -> None:
     assert make(request_rate=2.0).workload("m", 0, {}).load == Load(request_rate=2.0)
 
 
-@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"request_rate": -1}, {"endpoint": "x"}, {"users": 3}])
+@pytest.mark.parametrize("wrong", [{"concurrency": 0}, {"request_rate": -1}, {"endpoint_type": "x"}, {"users": 3}])
 def test_a_wrong_section_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         make(**wrong)

@@ -11,7 +11,8 @@ import pytest
 from swarmtune.clock import VirtualClock
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
 from swarmtune.errors import BenchmarkExecutionError
-from swarmtune.loadgen.benchmark import LoadgenConfig, SwarmtuneBenchmark
+from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
 from swarmtune.records import Event, Group, Setting, TrialState
 from swarmtune.search.load import LoadSearch
@@ -27,7 +28,7 @@ FIELDS = tuple(replace(f, value=f.value) for f in MIXED)
 
 
 def plan(evaluations: int = 12, **changes: object) -> Plan:
-    benchmark = SwarmtuneBenchmark(LoadgenConfig())
+    benchmark = SwarmtuneBenchmark(LoadgenOptions())
     made = Plan(
         engine=SimulatedEngine(SimulatedConfig()),
         benchmark=benchmark,

@@ -13,3 +13,8 @@ def register() -> None:
     registry.register_benchmarks(
         "vllm_benchmark", "swarmtune.loadgen.adapters.vllm_bench:VllmBenchmark", "vllm bench serve"
     )
+    registry.register_benchmarks("aiperf", "swarmtune.loadgen.adapters.aiperf:AiperfBenchmark", "NVIDIA AIPerf")
+    registry.register_benchmarks("guidellm", "swarmtune.loadgen.adapters.guidellm:GuidellmBenchmark", "GuideLLM")
+    registry.register_benchmarks(
+        "ais_bench", "swarmtune.loadgen.adapters.ais_bench:AisBenchBenchmark", "AISBench, which Ascend users compare on"
+    )

@@ -1,39 +1,38 @@
-"""``python -m swarmtune.loadgen SPEC.json``: run one load, leave measurement.json and requests.jsonl here.
+"""``python -m swarmtune.loadgen SPEC.json``: run one load, leave measurement.json, results.json and requests.jsonl here.
 
 Exit codes: 0 done (failed requests are told by success_rate), 2 bad command line or spec, 3 the endpoint cannot be
-reached (if it was lost during the run, the files hold what there is), 130 interrupted (the files hold what there is).
+reached (if it was lost during the run, the files hold what there is), 4 the disk is full, 130 interrupted (the files hold
+what there is).
 """
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from swarmtune.clock import RealClock
 from swarmtune.errors import CommunicationError, ConfigurationError
-from swarmtune.loadgen.export import write
-from swarmtune.loadgen.run import Result, Run
+from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.report import leave, report
+from swarmtune.loadgen.run import Part, WorkerRun
 from swarmtune.loadgen.spec import Spec
 
-BAD_SPEC, UNREACHABLE, INTERRUPTED = 2, 3, 130
+BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop
-    import uvloop
-
-    return uvloop.new_event_loop
-
-
-async def _execute(spec: Spec) -> Result:
-    run = Run(spec, RealClock())
+def execute(spec: Spec, directory: Path) -> Records:
+    """A run with one worker, in this process; its spool is removed when it was understood."""
+    run = WorkerRun(Part(spec, directory))
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, run.interrupt)
-    return await run.execute()
+        signal.signal(number, lambda *_: run.worker.stop())
+    try:
+        run.prepare()
+        run.execute()
+        return run.collected()
+    finally:
+        run.close()
+        run.spool.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,20 +42,21 @@ def main(argv: Sequence[str]) -> int:
         return BAD_SPEC
     try:
         spec = Spec.read(Path(argv[0]))
+        records = execute(spec, Path.cwd())
+        leave(report(spec, records), Path.cwd())
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_SPEC
-    try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            result = runner.run(_execute(spec))
     except CommunicationError as error:
         sys.stderr.write(f"{error}\n")
         return UNREACHABLE
-    write(result.rows, result.measurement, Path.cwd())
-    if result.lost:
-        sys.stderr.write(f"The endpoint {spec.url} was lost during the run.\n")
+    except OSError as error:
+        sys.stderr.write(f"What was received cannot be written to {Path.cwd()}: {error.strerror or error}\n")
+        return DISK_FULL
+    if records.lost:
+        sys.stderr.write(f"The endpoint {', '.join(spec.url)} was lost during the run.\n")
         return UNREACHABLE
-    return INTERRUPTED if result.interrupted else 0
+    return INTERRUPTED if records.interrupted else 0
 
 
 if __name__ == "__main__":

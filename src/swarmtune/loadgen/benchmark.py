@@ -7,40 +7,17 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
-from swarmtune.errors import BenchmarkParseError
+from swarmtune.errors import BenchmarkParseError, SwarmTuneError
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.loadgen.export import MEASUREMENT_FILE
-from swarmtune.loadgen.spec import Limits, Spec
+from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
+from swarmtune.loadgen.spec import Spec
 from swarmtune.records import Command, File, Measurement
 from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
-DEFAULT_REQUESTS = 100  # when neither a count nor a duration is given
-DEFAULT_CONCURRENCY = 8  # when neither users nor a rate are given
-
-
-class LoadgenConfig(Limits):
-    """The section ``[loadgen]``. Lengths in tokens, times in seconds."""
-
-    endpoint: Literal["chat", "completions"] = Field("completions", description="OpenAI API to call")
-    input_tokens_mean: float = Field(64, ge=1, description="mean prompt length, tokens")
-    input_tokens_stddev: float = Field(0, ge=0, description="standard deviation of the prompt length, tokens")
-    output_tokens_mean: float = Field(32, ge=1, description="mean answer length, tokens")
-    output_tokens_stddev: float = Field(0, ge=0, description="standard deviation of the answer length, tokens")
-    ignore_eos: bool = Field(True, description="ask for answers of exactly the drawn length")
-    requests: int | None = Field(None, ge=1, description="requests to measure; 100 if no duration is given either")
-    duration_s: float | None = Field(None, gt=0, description="length of the measurement, s")
-    warmup_requests: int = Field(0, ge=0, description="requests sent before, not counted")
-    concurrency: int | None = Field(
-        None, ge=1, description="users at a time, or the cap of a rate; 8 if no rate is given either"
-    )
-    request_rate: float | None = Field(None, gt=0, description="arrivals per second")
-    arrivals: Literal["poisson", "constant"] = Field("poisson", description="shape of the arrivals of a rate")
-    request_timeout_s: float = Field(120.0, gt=0, description="a request without its whole answer by then failed, s")
 
 
 class SwarmtuneBenchmark(Benchmark):
@@ -48,41 +25,66 @@ class SwarmtuneBenchmark(Benchmark):
 
     name = "swarmtune"
     section = "loadgen"
-    config: LoadgenConfig
-    Config = LoadgenConfig
+    config: LoadgenOptions
+    Config = LoadgenOptions
+
+    def mistakes(self) -> list[str]:
+        """A file of requests that is not there."""
+        path = self.config.input_file
+        if path and not Path(path).expanduser().is_file():
+            return [f"loadgen.input_file: {path} is not a file"]
+        return []
 
     def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
         """What the section asks for, on this model."""
         config = self.config
-        requests, concurrency = config.requests, config.concurrency
-        if requests is None and config.duration_s is None:
+        requests, concurrency = config.request_count, config.concurrency
+        endless = requests is None and config.conversation_num is None and config.benchmark_duration is None
+        if endless and not config.fixed_schedule:
             requests = DEFAULT_REQUESTS
-        if concurrency is None and config.request_rate is None:
+        if concurrency is None and mode_of(config) == "closed":
             concurrency = DEFAULT_CONCURRENCY
         return Workload(
             model=model,
-            load=Load(concurrency, config.request_rate, config.arrivals),
-            endpoint=config.endpoint,
+            load=Load(
+                concurrency, config.request_rate, "constant" if config.arrival_pattern == "constant" else "poisson"
+            ),
+            endpoint="chat" if config.endpoint_type == "chat" else "completions",
             requests=requests,
-            duration_s=config.duration_s,
-            warmup_requests=config.warmup_requests,
-            input_tokens_mean=config.input_tokens_mean,
-            input_tokens_stddev=config.input_tokens_stddev,
-            output_tokens_mean=config.output_tokens_mean,
-            output_tokens_stddev=config.output_tokens_stddev,
+            duration_s=config.benchmark_duration,
+            warmup_requests=config.warmup_request_count,
+            input_tokens_mean=config.isl,
+            input_tokens_stddev=config.isl_stddev,
+            output_tokens_mean=config.osl,
+            output_tokens_stddev=config.osl_stddev,
             ignore_eos=config.ignore_eos,
-            seed=seed,
-            request_timeout_s=config.request_timeout_s,
+            seed=seed if config.random_seed is None else config.random_seed,
+            request_timeout_s=config.request_timeout_seconds,
             request_slos=dict(request_slos),
         )
 
     def command(self, workload: Workload, url: str) -> Command:
         """``python -P -m swarmtune.loadgen spec.json``; the spec travels with the command."""
-        limits = Limits(**{name: getattr(self.config, name) for name in Limits.model_fields})
-        spec = Spec(url=url, workload=workload, limits=limits)
+        path = self.config.input_file
+        options = self.config.model_copy(
+            update={
+                "concurrency": workload.load.concurrency,
+                "request_rate": workload.load.request_rate,
+                "request_count": workload.requests,
+                "benchmark_duration": workload.duration_s,
+                "warmup_request_count": workload.warmup_requests,
+                "input_file": str(Path(path).expanduser().absolute()) if path else "",
+            }
+        )
+        spec = Spec(
+            url=(url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos, options=options
+        )
+        secret = spec.secret_environment()
         return Command(
             argv=(sys.executable, "-P", "-m", "swarmtune.loadgen", SPEC_FILE),
             files=(File(SPEC_FILE, spec.to_json()),),
+            env=secret,
+            secrets=frozenset(secret),
         )
 
     def read(self, directory: Path) -> Measurement:
@@ -95,7 +97,7 @@ class SwarmtuneBenchmark(Benchmark):
             raise BenchmarkParseError(
                 f"The load generator left no {path}: {error.strerror}. Its output says why."
             ) from error
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, SwarmTuneError) as error:
             raise BenchmarkParseError(f"{path} does not hold a measurement: {error!r}") from error
         if strange:
             raise BenchmarkParseError(f"{path} holds values that are no numbers: {', '.join(strange)}")

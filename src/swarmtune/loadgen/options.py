@@ -141,22 +141,30 @@ class LoadgenOptions(BaseModel):
     stop_when_decided: bool = option(
         "measurement", False, "end as soon as the goodput limits are surely kept or surely broken"
     )
+    slo_attainment_fraction: float = option(
+        "measurement", 0.95, "share of requests that must keep the goodput limits, for --stop-when-decided", gt=0, lt=1
+    )
     confidence_level: float = option("measurement", 0.95, "of all confidence intervals", gt=0.5, lt=1)
     max_lag_ms: float = option(
-        "measurement", 25.0, "p99 of lateness (sending or reading) above which a run is invalid, ms; a fifth: degraded",
-        gt=0,
-    )  # fmt: skip
+        "measurement", 25.0, "rate or schedule: p99 of our own lateness in sending above which a run is invalid, ms", gt=0
+    )
+    max_idle_share: float = option(
+        "measurement", 0.05, "closed loop: share of the slots' time that we left idle above which a run is invalid", gt=0
+    )
     max_cpu_share: float = option(
         "measurement", 0.95, "a worker's CPU use above which a run is invalid, share of one core", gt=0, le=1
     )
-    max_coalesced_share: float = option(
-        "measurement", 0.05, "share of chunks without a stamp of their own above which a run is invalid", gt=0, le=1
+    max_unsure_share: float = option(
+        "measurement", 0.05, "share of chunks whose stamp is not certain to 1 ms above which a run is invalid", gt=0, le=1
     )
     server_metrics: Texts = option("measurement", (), "Prometheus address to read during the run; 'auto': URL/metrics")
     gpu_telemetry: Texts = option("measurement", (), "Prometheus address of a device exporter (DCGM, NPU) to read")
 
     # --- machine ---------------------------------------------------------------------------------------------------
     workers_max: int = option("workers", 1, "processes that send", ge=1, le=256)
+    wire: Literal["auto", "native", "python"] = option(
+        "workers", "auto", "hot path in C or in Python; auto: in C where it was compiled, and without TLS"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -176,6 +184,7 @@ class LoadgenOptions(BaseModel):
              "prompt_prefix_pool_size and shared_system_prompt_length exclude each other"),
             ((self.prompt_prefix_pool_size > 0) == (self.prompt_prefix_length > 0),
              "prompt_prefix_pool_size and prompt_prefix_length go together"),
+            (not self.stop_when_decided or self.workers_max == 1, "stop_when_decided needs workers_max = 1"),
             (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
             (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
             (all(_is_extra(text) for text in self.extra_inputs),

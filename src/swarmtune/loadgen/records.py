@@ -41,6 +41,10 @@ REQUEST = np.dtype(
         ("outcome", "u1"),  # Outcome
         ("worker", "u2"),
         ("scheduled_ns", "i8"),  # intended send; in a closed loop, when the slot came free (or the think time ended)
+        (
+            "ready_ns",
+            "i8",
+        ),  # it could have been sent: it was due, and a slot free; sent - connect - ready: our lateness
         ("sent_ns", "i8"),  # before the first byte was written, connection made
         ("connect_ns", "i8"),  # duration of connecting (and TLS); 0: connection was there
         ("first_byte_ns", "i8"),

@@ -2,76 +2,66 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.loadgen.client import Endpoint
-from swarmtune.workload import Workload
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.target import parse
 
-SLO_NAMES = ("ttft_ms", "tpot_ms", "e2el_ms")
-
-
-class Limits(BaseModel):
-    """When the load generator no longer trusts itself, and how long it waits for late answers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_loop_lag_ms: float = Field(
-        50.0, gt=0, description="p99 of the client's own event-loop lag above which a run is invalid, ms"
-    )
-    max_cpu_share: float = Field(
-        0.9, gt=0, le=1, description="client's own CPU use above which a run is invalid, share of one core"
-    )
-    drain_grace_s: float = Field(
-        10.0, ge=0, description="wait for running requests after the duration's end, s; then incomplete"
-    )
+# Limits in ms that a request must keep to count for goodput: our names, and those of AIPerf.
+SLO_NAMES = {
+    "ttft_ms": "time_to_first_token",
+    "tpot_ms": "inter_token_latency",
+    "e2el_ms": "request_latency",
+}
+HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
+KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
 
 
 class Spec(BaseModel):
-    """A whole run."""
+    """A whole run. ``url``: of the service, with or without /v1; several share the requests by turns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    url: str
-    workload: Workload
-    limits: Limits = Limits()
+    url: tuple[str, ...] = Field(min_length=1)
+    model: str
+    seed: int = Field(0, ge=0)
+    request_slos: Mapping[str, float] = {}
+    options: LoadgenOptions = LoadgenOptions()
 
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the requests go."""
-        return Endpoint.parse(self.url, self.workload.endpoint)
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("url"), str):
+            return {**data, "url": (data["url"],)}
+        return data
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        workload, load = self.workload, self.workload.load
-        Endpoint.parse(self.url, workload.endpoint)
-        rules = (
-            (workload.requests is not None or workload.duration_s is not None, "requests or duration_s must be given"),
-            (workload.requests is None or workload.requests >= 1, "requests must be at least 1"),
-            (workload.duration_s is None or workload.duration_s > 0, "duration_s must be above 0"),
-            (workload.warmup_requests >= 0, "warmup_requests must not be negative"),
-            (load.concurrency is not None or load.request_rate is not None, "load needs concurrency or request_rate"),
-            (load.concurrency is None or load.concurrency >= 1, "concurrency must be at least 1"),
-            (load.request_rate is None or load.request_rate > 0, "request_rate must be above 0"),
-            (workload.input_tokens_mean >= 1 and workload.output_tokens_mean >= 1, "token means must be at least 1"),
-            (
-                min(workload.input_tokens_stddev, workload.output_tokens_stddev) >= 0,
-                "token stddevs must not be negative",
-            ),
-            (workload.request_timeout_s > 0, "request_timeout_s must be above 0"),
-            (set(workload.request_slos) <= set(SLO_NAMES), f"request_slos knows only {', '.join(SLO_NAMES)}"),
-        )
-        broken = [message for kept, message in rules if not kept]
-        if broken:
-            raise ValueError("; ".join(broken))
+        for url in self.url:
+            parse(url)
+        if unknown := sorted(set(self.request_slos) - set(SLO_NAMES)):
+            raise ValueError(f"request_slos knows only {', '.join(SLO_NAMES)}, not {', '.join(unknown)}")
+        if any(not limit > 0 for limit in self.request_slos.values()):
+            raise ValueError("the limits of request_slos must be above 0")
         return self
 
     def to_json(self) -> str:
-        """The text of the spec file."""
-        return SPEC.dump_json(self, indent=1).decode()
+        """The text of the spec file: without the values of headers."""
+        data = self.model_dump(mode="json", exclude_unset=True)  # what was not given stays so
+        if self.options.header:
+            data["options"]["header"] = [f"{text.partition(':')[0]}:" for text in self.options.header]
+        return json.dumps(data, indent=1)
+
+    def secret_environment(self) -> dict[str, str]:
+        """What a process that reads the spec file needs besides it."""
+        return {HEADERS_VARIABLE: json.dumps(headers_of(self.options))} if self.options.header else {}
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -81,7 +71,7 @@ class Spec(BaseModel):
         except OSError as error:
             raise ConfigPathError(f"The spec file {path} cannot be read: {error.strerror}.") from error
         try:
-            return SPEC.validate_json(text)
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise ConfigValidationError([f"{path}: {_where(e)}{e['msg']}" for e in error.errors()]) from error
 
@@ -91,4 +81,11 @@ def _where(mistake: Any) -> str:
     return f"{place}: " if place else ""
 
 
-SPEC = TypeAdapter(Spec)
+def headers_of(options: LoadgenOptions) -> dict[str, str]:
+    """The further headers of every request: of the options, of the environment, and the key as a bearer token."""
+    headers = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in options.header)}
+    headers |= json.loads(os.environ.get(HEADERS_VARIABLE, "{}"))
+    key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "")
+    if key and "authorization" not in {name.lower() for name in headers}:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers

@@ -251,8 +251,8 @@ def _runnable(
         mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
     if workload.duration_s is not None and workload.duration_s >= time_out_s:
         mistakes.append(
-            f"{section_name(benchmark)}.duration_s: {workload.duration_s:g} s of load do not fit into one evaluation "
-            f"(particles_time_out = {time_out_s:g})"
+            f"{section_name(benchmark)}.benchmark_duration: {workload.duration_s:g} s of load do not fit into one "
+            f"evaluation (particles_time_out = {time_out_s:g})"
         )
     sections = (section_name(engine), section_name(benchmark))
     makers: tuple[Callable[[], Any], ...] = (

@@ -17,6 +17,8 @@ EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOTHING_FEASIBLE, EXIT_INTERRUP
 # name -> (module in this package, one line for --help); adding a command is one file and one line here.
 COMMANDS = {
     "optimizer": ("optimizer", "find the best settings of an LLM service and prove them against the baseline"),
+    "bench": ("bench", "put a load on an LLM service, measure it, and certify the measurement"),
+    "bench-worker": ("bench_worker", "lend this machine to a swarmtune bench --listen on another one"),
     "check": ("check", "validate a configuration and show what would be run, without running anything"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
@@ -29,6 +31,7 @@ Start here:
   swarmtune init -e vllm                   write a config.toml to adapt
   swarmtune check -c config.toml           see what would be run
   swarmtune optimizer -e vllm -c config.toml
+  swarmtune bench -m MODEL --url URL       only measure a service
   swarmtune optimizer -lb                  go on after an interruption
 """
 

@@ -1,6 +1,7 @@
 """``vllm bench serve`` as a load generator.
 
-Its percentiles interpolate between samples (numpy), ours are values that occurred; its TPOT is (e2e - TTFT) / (tokens - 1).
+Its percentiles interpolate between samples (numpy), ours are values that occurred; its TPOT is (e2e - TTFT) / (tokens - 1);
+its ITL is the gap between chunks, which we call icl.
 Source of the flags and keys: vLLM 0.32, vllm/benchmarks/serve.py.
 """
 
@@ -206,7 +207,8 @@ def measurement(result: Mapping[str, Any]) -> Measurement:
     }
     metrics |= {name: float(result[name]) for name in SAME_NAME if result.get(name) is not None}
     if completed:
-        metrics |= {name: float(value) for name, value in result.items() if _LATENCY.match(name)}
+        latencies = {name: float(value) for name, value in result.items() if _LATENCY.match(name)}
+        metrics |= {name.replace("_itl_", "_icl_"): value for name, value in latencies.items()}
     if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
         raise ValueError(f"no numbers: {', '.join(sorted(wrong))}")
     if missing := [name for name in SAME_NAME[:3] if name not in metrics]:

@@ -1,4 +1,5 @@
-"""The APIs that requests can be sent to: how a body looks, and what an answer says. Adding one: a file and a line here."""
+"""The APIs that requests can be sent to: how a body looks, and what an answer says. Adding one: a file and a line
+here."""
 
 from __future__ import annotations
 

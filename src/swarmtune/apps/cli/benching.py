@@ -1,0 +1,208 @@
+"""The running part of ``swarmtune bench``: progress, the run, the report, the files."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from swarmtune.clock import RealClock
+from swarmtune.errors import ConfigPathError
+from swarmtune.loadgen.dataset import make_dataset
+from swarmtune.loadgen.exports import table
+from swarmtune.loadgen.exports.facts import written
+from swarmtune.loadgen.plan import limit_of
+from swarmtune.loadgen.report import Report, leave, report
+from swarmtune.loadgen.services import Overview, Remote, run
+from swarmtune.loadgen.telemetry import Telemetry, scrape, summary, write_jsonl
+
+if TYPE_CHECKING:
+    from swarmtune.loadgen.selftest.ladder import Step
+    from swarmtune.loadgen.spec import Spec
+
+TELEMETRY_FILE, TELEMETRY_SUMMARY = "telemetry.jsonl", "telemetry.json"
+SELF_TEST_FILE = "self-test.json"
+
+
+def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: tuple[str, ...], command: str) -> Report:
+    """One run: measure, certify, leave the files, print the table."""
+    console = Console(quiet=arguments.quiet)
+    limits = limit_of(spec.options, make_dataset(spec.options, spec.seed))
+    _make(directory)
+    run_type = None if arguments.run_type == "auto" else arguments.run_type
+    with _telemetry(spec) as telemetry, _progress(spec, limits, arguments.quiet) as advance:
+        records = run(
+            spec, spec.options.workers_max, directory, advance, remote=_remote(arguments, console), run_type=run_type
+        )
+    with console.status("reading what was received"):
+        made = report(spec, records, command)
+        leave(made, directory, formats)
+        _leave_telemetry(telemetry, made, directory)
+    table.show(made.results, made.facts, console)
+    for note in telemetry.notes:
+        console.print(f"note: {note}", style="dim")
+    console.print(f"files: {directory}", style="dim")
+    return made
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigPathError(
+            f"--artifact-dir: {directory} cannot be made: {error.strerror}. Choose another."
+        ) from error
+
+
+def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
+    if not arguments.listen:
+        return None
+    key = Path(arguments.key_file)
+
+    def listening(address: str) -> None:
+        console.print(f"waiting for {arguments.hosts} host(s): copy {key} to each and run there:")
+        console.print(f"  swarmtune bench-worker {address} --key-file {key.name}")
+
+    return Remote(arguments.listen, arguments.hosts, key, listening=listening)
+
+
+@contextlib.contextmanager
+def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Overview], None]]:
+    """A callback that draws a bar: of requests, or of the time if there is no number of them."""
+    console = Console(stderr=True)
+    bar = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+    )  # fmt: skip
+    sessions, requests = limits
+    total = requests or sessions
+    duration = spec.options.benchmark_duration
+    task = bar.add_task("starting", total=total or duration or None, told="")
+    began: list[float] = []
+
+    def advance(seen: Overview) -> None:
+        failed = f", {seen.failed} failed" if seen.failed else ""
+        told = f"{seen.ended} done, {seen.in_flight} in flight{failed}"
+        if seen.phase not in ("measuring", "stopping", "collecting"):
+            bar.update(task, description=seen.phase, told=f"{seen.in_flight} in flight" if seen.in_flight else "")
+            return
+        began.append(time.monotonic())
+        done = seen.ended if total else min(duration or 0.0, began[-1] - began[0])
+        bar.update(task, description=seen.phase, completed=done, told=told)
+
+    with bar:
+        yield advance
+
+
+@contextlib.contextmanager
+def _telemetry(spec: Spec) -> Iterator[Telemetry]:
+    """Read the Prometheus addresses of the options beside the run, in a thread with a loop of its own."""
+    found = Telemetry()
+    sources = sources_of(spec)
+    if not sources:
+        yield found
+        return
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(scrape(sources, RealClock(), found))
+    thread = threading.Thread(target=_until_cancelled, args=(loop, task), name="telemetry", daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()
+
+
+def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    with contextlib.suppress(asyncio.CancelledError):
+        loop.run_until_complete(task)
+
+
+def sources_of(spec: Spec) -> list[str]:
+    """Addresses to read: ``auto`` is /metrics of each service."""
+    services = [f"{url.rstrip('/').removesuffix('/v1')}/metrics" for url in spec.url]
+    wanted = [*spec.options.server_metrics, *spec.options.gpu_telemetry]
+    return [source for given in wanted for source in (services if given == "auto" else [given])]
+
+
+def _leave_telemetry(telemetry: Telemetry, made: Report, directory: Path) -> None:
+    if not telemetry.series:
+        return
+    write_jsonl(telemetry, directory / TELEMETRY_FILE)
+    with written(directory / TELEMETRY_SUMMARY) as file:
+        file.write(
+            orjson.dumps(summary(telemetry, made.records.started_ns, made.records.ended_ns), option=orjson.OPT_INDENT_2)
+        )
+
+
+# --- what this machine can measure -------------------------------------------------------------------------------------
+
+
+def self_test(arguments: argparse.Namespace) -> int:
+    """The ladder, step by step; what it shows is printed and left as a file."""
+    from swarmtune.loadgen.selftest.ladder import conclusion, steps
+
+    console = Console(quiet=arguments.quiet)
+    done: list[Step] = []
+    with console.status("loading a built-in server of known timing") as status:
+        for step in steps():
+            done.append(step)
+            load = f"{step.streams} streams" if step.streams else f"{step.request_rate:g} requests/s"
+            status.update(f"measured {load}: {step.verdict}")
+    console.print(_step_table(done))
+    said = conclusion(done)
+    for sentence in said:
+        console.print(sentence)
+    path = Path(arguments.artifact_dir) / SELF_TEST_FILE
+    with written(path) as file:
+        file.write(
+            orjson.dumps({"steps": [asdict(step) for step in done], "conclusion": said}, option=orjson.OPT_INDENT_2)
+        )
+    console.print(f"files: {path}", style="dim")
+    return 0 if any(step.good for step in done) else 5
+
+
+def _step_table(done: list[Step]) -> Table:
+    shown = Table(box=None, header_style="bold", pad_edge=False)
+    heads = (
+        "load",
+        "events/s",
+        "requests/s",
+        "CPU us/event",
+        "TTFT mean",
+        "true",
+        "ITL p99",
+        "true",
+        "send lag p99",
+        "verdict",
+    )
+    for head in heads:
+        shown.add_column(head, justify="left" if head in ("load", "verdict") else "right")
+    for step in done:
+        load = f"{step.streams} streams" if step.streams else f"{step.request_rate:g} requests/s"
+        itl = (f"{step.itl_p99_ms:.2f}", f"{step.true_itl_p99_ms:.2f}") if step.streams else ("", "")
+        shown.add_row(
+            load, f"{step.events_per_s:,.0f}", f"{step.requests_per_s:,.0f}", f"{step.cpu_us_per_event:.1f}",
+            f"{step.ttft_mean_ms:.2f}", f"{step.true_ttft_mean_ms:.2f}", *itl, f"{step.send_lag_p99_ms:.2f}", step.verdict,
+        )  # fmt: skip
+    return shown

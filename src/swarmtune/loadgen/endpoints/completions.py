@@ -1,0 +1,20 @@
+"""OpenAI completions: a prompt is continued. Conversations become one growing text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from swarmtune.loadgen.endpoints.base import Message
+from swarmtune.loadgen.endpoints.bodies import prompt_of
+from swarmtune.loadgen.endpoints.chat import Chat
+from swarmtune.workload.session import Turn
+
+
+class Completions(Chat):
+    """As chat, but with ``prompt`` for ``messages``."""
+
+    default_path = "/v1/completions"
+
+    def _asked(self, turn: Turn, history: Sequence[Message]) -> dict[str, Any]:
+        return {"prompt": prompt_of(turn, history)}

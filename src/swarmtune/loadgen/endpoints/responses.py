@@ -1,0 +1,107 @@
+"""OpenAI Responses API: named events, reasoning in events of its own, token counts in the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.bodies import messages_of, streamed
+from swarmtune.loadgen.endpoints.chunks import plain_text
+from swarmtune.loadgen.endpoints.sse import CUT_OFF, read_events, whole, whole_number
+from swarmtune.workload.session import Turn
+
+ANSWERS = ("response.output_text.delta", "response.refusal.delta", "response.function_call_arguments.delta")
+ENDS = ("response.completed", "response.incomplete")  # incomplete: it reached max_output_tokens
+FAILURES = ("response.failed", "response.cancelled")
+
+
+class Responses(Endpoint):
+    """Answers are not stored on the server (``store`` false), as no test reads them again."""
+
+    default_path = "/v1/responses"
+
+    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+        if turn.payload is not None:
+            return orjson.dumps({**turn.payload, "model": self.model, "stream": self.streams})
+        plain = not history and not turn.messages and not turn.system
+        body: dict[str, Any] = {
+            "model": self.model,
+            "input": "\n".join(turn.texts) if plain else messages_of(turn, history),
+            "temperature": 0,
+            "store": False,
+        }
+        if turn.output_tokens is not None:
+            body["max_output_tokens"] = turn.output_tokens
+            if self.options.ignore_eos:
+                body["ignore_eos"] = True
+        body = streamed(body, stream=self.streams, usage=False)
+        return orjson.dumps(body | self.options.extra_body() | dict(turn.extra))
+
+    def read(self, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:
+        answer = Answer()
+        if not self.streams:
+            found = whole(pieces, answer)
+            if found is not None:
+                _take_whole(found, pieces[-1][0], answer, keep_text)
+            return answer
+        texts: list[str] = []
+
+        def take(name: str, event: Mapping[str, Any], read: int) -> None:
+            kind = event.get("type") or name
+            delta = event.get("delta")
+            if isinstance(kind, str) and kind.endswith(".delta") and delta:
+                if kind in ANSWERS:
+                    if answer.first_answer is None:
+                        answer.first_answer = len(answer.chunks)
+                    answer.chunks.append(read)
+                    if kind == ANSWERS[0]:
+                        texts.append(str(delta))
+                elif kind.startswith("response.reasoning"):
+                    answer.chunks.append(read)
+            elif kind in ENDS:
+                _take_usage(event.get("response"), answer)
+                answer.finished = True
+            elif kind in FAILURES:
+                answer.error = f"the server gave up: {kind}"
+
+        read_events(pieces, answer, take)
+        if answer.error is None and not answer.finished:
+            answer.error = CUT_OFF
+        elif answer.error is None and not answer.chunks and not answer.completion_tokens:
+            answer.error = "the stream ended without a token"
+        if keep_text:
+            answer.text = "".join(texts)
+        return answer
+
+
+def _take_whole(found: Mapping[str, Any], read: int, answer: Answer, keep_text: bool) -> None:
+    if found.get("status") in ("failed", "cancelled"):
+        answer.error = f"the server gave up: status {found['status']}"
+        return
+    _take_usage(found, answer)
+    output = found.get("output")
+    items = [item for item in output if isinstance(item, Mapping)] if isinstance(output, list) else []
+    text = "".join(plain_text(item.get("content")) for item in items if item.get("type") == "message")
+    if not items and not answer.completion_tokens:
+        answer.error = "an answer without a token"
+        return
+    answer.chunks = [read]
+    if any(item.get("type") != "reasoning" for item in items):
+        answer.first_answer = 0
+    answer.text = text if keep_text else ""
+    answer.finished = True
+
+
+def _take_usage(response: Any, answer: Answer) -> None:
+    usage = response.get("usage") if isinstance(response, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return
+    answer.prompt_tokens = whole_number(usage.get("input_tokens"))
+    answer.completion_tokens = whole_number(usage.get("output_tokens"))
+    for name, key in (("input_tokens_details", "cached_tokens"), ("output_tokens_details", "reasoning_tokens")):
+        details = usage.get(name)
+        if isinstance(details, Mapping):
+            setattr(answer, key, whole_number(details.get(key)))

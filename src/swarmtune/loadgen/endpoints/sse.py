@@ -1,0 +1,173 @@
+"""Event streams (WHATWG, server-sent events) out of recorded reads, and what their events say. Pure functions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from swarmtune.loadgen.endpoints.base import Answer, Piece
+
+EXCERPT = 200  # characters of a strange body that an error shows
+BOM = b"\xef\xbb\xbf"
+FIELDS = (b":", b"data", b"event", b"id", b"retry")  # what a line of an event stream begins with
+CUT_OFF = "the stream was cut off: its end did not come"
+DONE = b"[DONE]"
+LARGEST = 2**31  # no count of tokens is
+
+# (event name, its object, number of the read) -> nothing; fills the Answer it was made for
+Take = Callable[[str, Mapping[str, Any], int], None]
+
+
+def events(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, bytes]]:
+    """(number of the read, event name, data) of every event; lines end in LF, CRLF or CR.
+
+    The number is that of the read that brought the last byte of the event's data (its JSON is whole then; the line
+    ends behind it say nothing new). An event that the end of the stream left without its blank line counts, too. The
+    field ``error`` is not of the standard: older llama.cpp servers write ``error: {...}``; it comes out as an event
+    of that name.
+    """
+    blob = join(pieces)
+    ends = list(itertools.accumulate([len(data) for _, data in pieces]))
+    if b"\r" in blob:
+        blob, ends = _line_feeds(blob, ends)
+    name, data = "", None
+    place = last = begin = 0  # of the piece, of the event's last byte of data, of the line
+    if blob.startswith(BOM):
+        blob, begin = blob[len(BOM) :], len(BOM)
+    blob += b"\n\n"  # ends the last event, too
+    for line in blob.split(b"\n"):
+        if not line:
+            if data is not None:
+                while ends[place] < last:
+                    place += 1
+                yield pieces[place][0], name, data
+                data = None
+            name = ""
+        elif line[:6] == b"data: ":
+            data = line[6:] if data is None else data + b"\n" + line[6:]
+            last = begin + len(line)
+        elif line.startswith(b"data:"):
+            data = line[5:] if data is None else data + b"\n" + line[5:]
+            last = begin + len(line)
+        elif line.startswith(b"event:"):
+            name = line[6:].strip().decode(errors="replace")
+        elif line.startswith(b"error:"):
+            name, data, last = "error", line[6:].strip(), begin + len(line)
+        begin += len(line) + 1
+
+
+def _line_feeds(blob: bytes, ends: Sequence[int]) -> tuple[bytes, list[int]]:
+    """The text with LF for CRLF and CR, and where its pieces end in it."""
+    moved, begin, removed = [], 0, 0
+    for end in ends:
+        removed += blob.count(b"\r\n", max(0, begin - 1), end)  # from the byte before: a CRLF may be cut in two
+        moved.append(end - removed)
+        begin = end
+    return blob.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), moved
+
+
+def read_events(pieces: Sequence[Piece], answer: Answer, take: Take) -> None:
+    """Hand every event's JSON object to ``take``; stops at [DONE], which finishes, and at the first mistake."""
+    seen = False
+    for read, name, data in events(pieces):
+        seen = True
+        if data.strip() == DONE:
+            answer.finished = True
+            return
+        chunk = json_object(data)
+        if chunk is None:
+            answer.error = f"an event that is not a JSON object: {excerpt(data)}"
+            return
+        failure = failure_of(chunk, name)
+        if failure is not None:
+            answer.error = f"error in the stream: {failure}"
+            return
+        take(name, chunk, read)
+        if answer.error is not None:
+            return
+    if not seen:
+        answer.error = not_a_stream(pieces)
+
+
+def whole(pieces: Sequence[Piece], answer: Answer) -> Mapping[str, Any] | None:
+    """The JSON object that a not streamed answer is; None: ``answer.error`` says why not."""
+    body = join(pieces)
+    chunk = json_object(body)
+    if chunk is not None:
+        failure = failure_of(chunk)
+        if failure is None:
+            return chunk
+        answer.error = f"error in the answer: {failure}"
+    elif not body.strip():
+        answer.error = "an empty answer"
+    elif body.lstrip().startswith((b"data:", b"event:")):
+        answer.error = "an event stream, where a whole answer was asked for"
+    else:
+        answer.error = f"no JSON object but {excerpt(body)}"
+    return None
+
+
+def is_stream(pieces: Sequence[Piece]) -> bool:
+    """Does this look like an event stream?"""
+    return join(pieces).removeprefix(BOM).lstrip().startswith(FIELDS)
+
+
+def not_a_stream(pieces: Sequence[Piece]) -> str:
+    """Why there was no event in this body."""
+    body = join(pieces)
+    if not body.strip():
+        return "an empty answer"
+    if is_stream(pieces):
+        return CUT_OFF
+    chunk = json_object(body)
+    failure = None if chunk is None else failure_of(chunk)
+    if failure is not None:
+        return f"error in the answer: {failure}"
+    hint = "" if chunk is None else " (for a server that does not stream, say streaming = false)"
+    return f"no event stream but {excerpt(body)}{hint}"
+
+
+def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
+    """The message of an error object in any form that servers use; None: it is no error.
+
+    OpenAI, vLLM, SGLang, llama.cpp: {"error": {"message"}}; older vLLM and SGLang: {"object": "error", "message"}; TGI:
+    {"error": text, "error_type"}; Responses API: {"type": "error", "message"} or {"response": {"error": {"message"}}}.
+    """
+    error = chunk.get("error")
+    if not error:
+        response = chunk.get("response")
+        error = response.get("error") if isinstance(response, Mapping) else None
+    if not error:
+        if name != "error" and chunk.get("object") != "error" and chunk.get("type") != "error":
+            return None
+        error = chunk
+    message = error.get("message") or error if isinstance(error, Mapping) else error
+    kind = chunk.get("error_type")
+    return f"{message} ({kind})" if kind else str(message)
+
+
+def json_object(data: bytes) -> dict[str, Any] | None:
+    """This text as a JSON object; None if it is none."""
+    try:
+        chunk = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return chunk if isinstance(chunk, dict) else None
+
+
+def join(pieces: Sequence[Piece]) -> bytes:
+    """The whole body."""
+    return b"".join([data for _, data in pieces])
+
+
+def excerpt(data: bytes) -> str:
+    """The beginning of a body, for an error message."""
+    return repr(data.decode(errors="replace").strip()[:EXCERPT])
+
+
+def whole_number(value: Any) -> int | None:
+    """A count that a server gave; None if it is no number."""
+    return int(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else None  # NaN is not below

@@ -1,0 +1,45 @@
+"""What a worker notes about a request at its end: a fixed record in the spool, after the request's pieces."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+_FIXED = struct.Struct("<qiBBqqqqqqqiih?")
+IN_FLIGHT = -1  # exchange of a note that only tells how many requests are in flight
+TEXT_LIMIT = 500  # characters of a transport error that are kept
+
+
+@dataclass(slots=True)
+class Note:
+    """Columns of records.REQUEST that only the worker knows. ``error``: of the transport, empty if there was none."""
+
+    session: int
+    turn: int
+    phase: int
+    outcome: int  # COMPLETED here means only: the answer came to its end
+    scheduled_ns: int
+    ready_ns: int
+    sent_ns: int
+    connect_ns: int
+    end_ns: int
+    end_read_ns: int
+    received_bytes: int
+    asked_input_tokens: int
+    asked_output_tokens: int
+    status: int
+    retried: bool
+    error: str
+
+    def pack(self) -> bytes:
+        """As bytes for the spool."""
+        return _FIXED.pack(
+            self.session, self.turn, self.phase, self.outcome, self.scheduled_ns, self.ready_ns, self.sent_ns,
+            self.connect_ns, self.end_ns, self.end_read_ns, self.received_bytes, self.asked_input_tokens,
+            self.asked_output_tokens, self.status, self.retried,
+        ) + self.error[:TEXT_LIMIT].encode(errors="replace")  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Note:
+        """Inverse of ``pack``."""
+        return cls(*_FIXED.unpack_from(data), data[_FIXED.size :].decode(errors="replace"))  # type: ignore[call-arg] # a struct's length is not typed

@@ -1,0 +1,34 @@
+"""What a worker costs itself: its share of a core, and whether the wall clock, which the kernel stamps with, was set."""
+
+from __future__ import annotations
+
+import time
+
+from swarmtune.loadgen.records import WorkerFacts
+
+NS = 1_000_000_000
+STEP_NS = 2_000_000  # a jump of the wall clock against the monotonic one; slewing is at most 0.5 ms per s
+
+
+class OwnLoad:
+    """Look a few times per second."""
+
+    def __init__(self) -> None:
+        self._first: tuple[int, int] | None = None  # wall and CPU time, ns
+        self._second = (0, 0)
+        self._offset_ns = 0
+
+    def look(self, facts: WorkerFacts) -> None:
+        """Bring the facts up to date."""
+        now, cpu = time.monotonic_ns(), time.process_time_ns()
+        offset = time.time_ns() - time.monotonic_ns()
+        if self._first is None:
+            self._first = self._second = (now, cpu)
+        else:
+            facts.clock_steps += abs(offset - self._offset_ns) > STEP_NS
+        self._offset_ns = offset
+        if now > self._first[0]:
+            facts.cpu_share = (cpu - self._first[1]) / (now - self._first[0])
+        if now - self._second[0] >= NS:
+            facts.cpu_share_max = max(facts.cpu_share_max, (cpu - self._second[1]) / (now - self._second[0]))
+            self._second = (now, cpu)

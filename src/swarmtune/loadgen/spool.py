@@ -1,0 +1,191 @@
+"""From a worker's spool to columns: put the pieces of each answer together, understand it, let go of it.
+
+One pass; memory holds the answers that overlap, and the finished rows.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece
+from swarmtune.loadgen.notes import IN_FLIGHT, Note
+from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
+from swarmtune.loadgen.wire.base import PIECE, RECORD
+from swarmtune.loadgen.wire.framing import Framing
+
+READ_BYTES = 8 * 2**20
+OK = 200
+EXCERPT = 200  # characters of an error body that are kept
+ERROR_KINDS = 1000  # different error texts that are kept
+LAG_LIMIT = 2**31 - 1
+
+HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), looked
+STAMPS_FROM = HEAD.size
+
+
+def collect(
+    path: Path, endpoint: Endpoint, worker: int = 0, progress: Callable[[float], None] = lambda _: None
+) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+    """Requests (REQUEST), chunks (CHUNK) and error texts of a spool. ``progress`` gets the share done.
+
+    A spool that ends in the middle of a record (its writer was killed, or the disk full) gives what is whole.
+    """
+    reader = SpoolReader(path, endpoint, worker)
+    reader.advance(progress)
+    return reader.columns()
+
+
+class SpoolReader:
+    """Reads a spool, also one that still grows."""
+
+    def __init__(self, path: Path, endpoint: Endpoint, worker: int = 0) -> None:
+        self._path = path
+        self._rows = _Rows(endpoint, worker)
+        self._pieces: defaultdict[int, tuple[list[bytes], list[bytes]]] = defaultdict(lambda: ([], []))
+        self._at = 0
+        self.in_flight = 0  # requests, when the worker last said so
+
+    def advance(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Understand what has come since the last time."""
+        for kind, exchange, stamps, data in self._records(progress):
+            if kind == PIECE:
+                parts, times = self._pieces[exchange]
+                parts.append(data)
+                times.append(stamps)
+            elif exchange == IN_FLIGHT:
+                self.in_flight = int.from_bytes(data, "little")
+            else:
+                parts, times = self._pieces.pop(exchange, ([], []))
+                self._rows.add(Note.unpack(data), parts, np.frombuffer(b"".join(times), np.int64).reshape(-1, 3))
+
+    def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+        """Requests, chunks and error texts so far. Views: let go of them before more is read."""
+        return self._rows.columns()
+
+    def _records(self, progress: Callable[[float], None]) -> Iterator[tuple[int, int, bytes, bytes]]:
+        size, rest = max(1, self._path.stat().st_size), b""
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            while block := file.read(READ_BYTES):
+                data = rest + block
+                at, end = 0, len(data)
+                while at + RECORD.size <= end:
+                    length, kind, exchange = HEAD.unpack_from(data, at)
+                    head = at + RECORD.size
+                    if head + length > end:
+                        break
+                    yield kind, exchange, data[at + STAMPS_FROM : head], data[head : head + length]
+                    at = head + length
+                rest = data[at:]
+                self._at += at
+                progress(self._at / size)
+
+
+class _Rows:
+    """Growing columns."""
+
+    def __init__(self, endpoint: Endpoint, worker: int) -> None:
+        self._endpoint = endpoint
+        self._worker = worker
+        self._rows = bytearray()
+        self._chunks = bytearray()
+        self._chunk_count = 0
+        self._errors: dict[str, int] = {}
+        self._row = np.zeros(1, REQUEST)
+
+    def add(self, note: Note, parts: list[bytes], stamps: NDArray[np.int64]) -> None:
+        """One request, with what was read of its answer, and when (n x 3: read, kernel, looked)."""
+        answer = self._understood(note, parts)
+        outcome, error = note.outcome, note.error
+        if outcome == Outcome.COMPLETED and answer.error:
+            outcome, error = Outcome.FAILED, answer.error
+        elif outcome == Outcome.FAILED and answer.finished and not answer.error:
+            outcome, error = Outcome.COMPLETED, ""  # it was cut off after its last word
+        row = self._row[0]
+        row["session"], row["turn"], row["phase"], row["outcome"] = note.session, note.turn, note.phase, outcome
+        row["worker"], row["scheduled_ns"], row["ready_ns"] = self._worker, note.scheduled_ns, note.ready_ns
+        row["sent_ns"], row["connect_ns"] = note.sent_ns, note.connect_ns
+        row["first_byte_ns"] = (stamps[0, 1] or stamps[0, 0]) if len(stamps) else 0
+        row["end_ns"], row["end_read_ns"] = note.end_ns, note.end_read_ns
+        row["first_chunk"], row["chunks"] = self._chunk_count, len(answer.chunks)
+        row["first_answer"] = -1 if answer.first_answer is None else answer.first_answer
+        row["asked_input_tokens"], row["asked_output_tokens"] = note.asked_input_tokens, note.asked_output_tokens
+        row["input_tokens"] = note.asked_input_tokens if answer.prompt_tokens is None else answer.prompt_tokens
+        counted = answer.completion_tokens is not None
+        row["output_tokens"] = answer.completion_tokens if counted else self._counted(answer)
+        row["server_counted"] = counted
+        row["reasoning_tokens"] = -1 if answer.reasoning_tokens is None else answer.reasoning_tokens
+        row["cached_tokens"] = -1 if answer.cached_tokens is None else answer.cached_tokens
+        row["status"], row["retried"] = note.status or self._status, note.retried
+        row["bytes"] = note.received_bytes or sum(map(len, parts))
+        row["error"] = self._error(error) if outcome != Outcome.COMPLETED else -1
+        self._rows += self._row.tobytes()
+        self._add_chunks(answer, stamps)
+
+    def _counted(self, answer: Answer) -> int:
+        return len(answer.chunks) if self._endpoint.produces_tokens else 0
+
+    def _understood(self, note: Note, parts: list[bytes]) -> Answer:
+        bodies: list[Piece] = []
+        self._status = 0
+        if not parts:
+            return Answer(error=note.error or "no answer")
+        number = 0
+        framing = Framing(lambda body: bodies.append((number, body)))
+        for number, data in enumerate(parts):  # noqa: B007 - the callback reads it
+            try:
+                framing.feed(data)
+            except ValueError as error:
+                return Answer(error=f"the answer is not HTTP: {error}")
+        self._status = framing.status
+        if framing.status == OK:
+            return self._endpoint.read(bodies)
+        return Answer(error=_refusal(framing.status, b"".join(data for _, data in bodies)))
+
+    def _add_chunks(self, answer: Answer, stamps: NDArray[np.int64]) -> None:
+        """Of several chunks in one read, only the last came at the kernel's stamp; of the others it is known that they came
+        after the socket was last seen empty."""
+        if not answer.chunks:
+            return
+        reads = np.array(answer.chunks)
+        read_ns, kernel_ns, looked_ns = stamps[reads].T
+        stamped = kernel_ns > 0
+        found = np.zeros(len(reads), CHUNK)
+        found["ns"] = np.where(stamped, kernel_ns, read_ns)
+        found["lag_ns"] = np.where(stamped, np.clip(read_ns - kernel_ns, 0, LAG_LIMIT), -1)
+        alone = stamped & np.append(reads[1:] != reads[:-1], True)
+        doubt = np.where(looked_ns > found["ns"], read_ns - found["ns"], found["ns"] - looked_ns)  # woken late by the host
+        found["doubt_ns"] = np.where(alone, 0, np.clip(doubt, 0, LAG_LIMIT))
+        if len(answer.chunk_tokens) == len(reads):
+            found["tokens"] = np.clip(answer.chunk_tokens, 0, 32767)
+        self._chunks += found.tobytes()
+        self._chunk_count += len(found)
+
+    def _error(self, text: str) -> int:
+        if text not in self._errors and len(self._errors) >= ERROR_KINDS:
+            text = "further errors, of other texts"
+        return self._errors.setdefault(text, len(self._errors))
+
+    def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+        """All rows so far."""
+        return np.frombuffer(self._rows, REQUEST), np.frombuffer(self._chunks, CHUNK), list(self._errors)
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """What an answer that is no 200 says, in a line."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    inner = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    if isinstance(inner, dict):
+        inner = inner.get("message", inner)
+    text = body.decode(errors="replace") if inner is None else str(inner)
+    return f"HTTP {status}: {' '.join(text.split())[:EXCERPT]}".rstrip(": ")

@@ -1,0 +1,21 @@
+"""Many HTTP connections at once, every read stamped and spooled: the hot path, in C where it can be, else in Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from swarmtune.loadgen.wire.base import Wire
+
+
+def make_wire(spool: Path, *, tls: bool = False, kind: str = "auto", batch_s: float = 0.0005) -> Wire:
+    """The fastest wire that there is here, writing to ``spool``. ``kind``: "auto", or "native" or "python" by name.
+
+    TLS is done in Python. ``batch_s``: while many events come, they may gather this long; the kernel has stamped them.
+    """
+    from swarmtune.loadgen.wire import native
+
+    if kind == "native" or (kind == "auto" and not tls and native.available()):
+        return native.NativeWire(spool, batch_s)
+    from swarmtune.loadgen.wire.python import PythonWire
+
+    return PythonWire(spool, batch_s)

@@ -1,0 +1,348 @@
+"""The wire in Python: for systems without the C part, and for TLS. It behaves as native.c does."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import selectors
+import socket
+import ssl
+import struct
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from swarmtune.loadgen.wire.base import (
+    MALFORMED,
+    NOTE,
+    PEER_CLOSED,
+    PIECE,
+    RECORD,
+    SO_TIMESTAMPNS,
+    UNASKED,
+    Happening,
+    Kind,
+    Wire,
+)
+from swarmtune.loadgen.wire.framing import Framing
+
+READ_BYTES = 64 * 1024
+SPOOL_BYTES = 512 * 1024
+ROUNDS = 64
+CONTROL = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
+SLEPT_NS, WAKE_NS = 100_000, 500_000  # a wait this long has slept; the way from a wake-up to us
+PAUSE_NS = 20_000  # a shorter pause is not worth a system call
+_TIMESPEC = struct.Struct("@qq")
+
+
+@dataclass(slots=True)
+class _Connection:
+    socket: socket.socket
+    number: int
+    tls: ssl.SSLObject | None = None
+    incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    connecting: bool = True
+    greeting: bool = False  # the TLS handshake is under way
+    framing: Framing | None = None
+    exchange: int = -1
+    out: bytearray = field(default_factory=bytearray)
+    keep: bool = False
+    kept: bytearray = field(default_factory=bytearray)
+    bytes: int = 0
+    told_answering: bool = False
+
+
+class PythonWire(Wire):
+    """See base.py. With TLS the spool holds the plain bytes, under the stamp of the read that completed them."""
+
+    name = "python"
+
+    def __init__(self, spool: Path, batch_s: float) -> None:
+        self._file = os.open(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._batch_ns = round(batch_s * 1e9)
+        self._selector = selectors.DefaultSelector()
+        self._connections: dict[int, _Connection] = {}
+        self._watched: dict[int, int] = {}  # number -> descriptor
+        self._free: list[int] = []
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._spooled = 0
+        self._returned_ns = self._looked_ns = time.monotonic_ns()
+        self._read_before = 0
+        self._to_monotonic = 0
+        self._schedstat, self._delay_ns = -1, 0  # time that this thread has waited for a CPU so far
+        with contextlib.suppress(OSError):
+            self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+            self._delayed()
+
+    # --- connections -----------------------------------------------------------------------------------------------
+
+    def _number(self) -> int:
+        return self._free.pop() if self._free else len(self._connections) + len(self._watched)
+
+    def add(self, connecting: socket.socket, tls: ssl.SSLContext | None = None, host: str = "") -> int:
+        made = _Connection(connecting, self._number())
+        if tls is not None:
+            made.tls = tls.wrap_bio(made.incoming, made.outgoing, server_hostname=host)
+            made.greeting = True
+        self._connections[made.number] = made
+        self._selector.register(connecting, selectors.EVENT_READ | selectors.EVENT_WRITE, made)
+        return made.number
+
+    def watch(self, descriptor: int) -> int:
+        number = self._number()
+        self._watched[number] = descriptor
+        self._selector.register(descriptor, selectors.EVENT_READ, number)
+        return number
+
+    def drop(self, connection: int) -> None:
+        if (descriptor := self._watched.pop(connection, None)) is not None:
+            self._selector.unregister(descriptor)
+        elif (made := self._connections.pop(connection, None)) is not None:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(made.socket)
+            made.socket.close()
+        else:
+            return
+        self._free.append(connection)
+
+    # --- sending ---------------------------------------------------------------------------------------------------
+
+    def send(self, connection: int, exchange: int, payload: bytes, *, keep: bool = False) -> int:
+        made = self._connections[connection]
+        if made.framing is not None:
+            raise RuntimeError("the connection is not ready for a request")
+        made.exchange, made.framing, made.keep = exchange, Framing(), keep
+        made.kept.clear()
+        made.bytes, made.told_answering = 0, False
+        stamp = time.monotonic_ns()
+        if made.tls is not None:
+            made.tls.write(payload)
+            payload = made.outgoing.read()
+        self._write(made, payload)
+        return stamp
+
+    def _write(self, made: _Connection, data: bytes) -> None:
+        if not made.out:
+            with contextlib.suppress(BlockingIOError, InterruptedError):
+                data = data[made.socket.send(data) :]
+            if not data:
+                return
+            self._selector.modify(made.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, made)
+        made.out += data
+
+    def _write_rest(self, made: _Connection) -> None:
+        with contextlib.suppress(OSError):  # a broken socket is told by its reading side
+            del made.out[: made.socket.send(made.out)]
+        if not made.out:
+            self._selector.modify(made.socket, selectors.EVENT_READ, made)
+
+    # --- waiting ---------------------------------------------------------------------------------------------------
+
+    def wait(self, timeout_ns: int, *, tell_answering: bool = False) -> list[Happening]:
+        if self._batch_ns and self._read_before > 1 and timeout_ns:
+            pause = self._batch_ns - (time.monotonic_ns() - self._returned_ns)
+            pause = min(pause, timeout_ns) if timeout_ns > 0 else pause
+            if pause > PAUSE_NS:
+                time.sleep(pause / 1e9)
+                timeout_ns = max(0, timeout_ns - pause) if timeout_ns > 0 else timeout_ns
+        entered = time.monotonic_ns()
+        ready = self._selector.select(None if timeout_ns < 0 else timeout_ns / 1e9)
+        now = self._returned_ns = time.monotonic_ns()
+        self._slept(entered, now)
+        self._to_monotonic = now - time.time_ns()
+        self._read_before = 0
+        found: list[Happening] = []
+        for key, events in ready:
+            made = key.data
+            if isinstance(made, int):
+                found.append(Happening(made, Kind.WATCHED, -1, now, now, 0, 0, 0, False))
+            elif made.connecting:
+                self._connected(made, now, found)
+            elif made.number in self._connections:
+                if events & selectors.EVENT_WRITE and made.out:
+                    self._write_rest(made)
+                if events & selectors.EVENT_READ:
+                    self._read_before += 1
+                    self._take(made, tell_answering, found)
+        self._looked_ns = self._returned_ns
+        return found
+
+    def _delayed(self) -> int:
+        """How long this thread has waited for a CPU since it was last asked."""
+        total = int(os.pread(self._schedstat, 96, 0).split()[1])
+        delay, self._delay_ns = total - self._delay_ns, total
+        return delay
+
+    def _slept(self, from_ns: int, until_ns: int) -> None:
+        """After a wait that has slept: until it was woken, every socket was empty. It was woken when it began to wait for a
+        CPU."""
+        if until_ns - from_ns < SLEPT_NS or self._schedstat < 0:
+            return
+        woken = until_ns - self._delayed() - WAKE_NS
+        if woken > from_ns:
+            self._looked_ns = max(self._looked_ns, woken)
+
+    def _connected(self, made: _Connection, now: int, found: list[Happening]) -> None:
+        made.connecting = False
+        error = made.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if error:
+            found.append(_tell(made, Kind.CLOSED, error, now, now))
+            return
+        self._selector.modify(made.socket, selectors.EVENT_READ, made)
+        if made.tls is None:
+            found.append(_tell(made, Kind.CONNECTED, 0, now, now))
+        else:
+            self._greet(made, now, found)
+
+    def _greet(self, made: _Connection, now: int, found: list[Happening]) -> None:
+        """A step of the TLS handshake."""
+        try:
+            made.tls.do_handshake()  # type: ignore[union-attr] # only called with TLS
+            made.greeting = False
+            found.append(_tell(made, Kind.CONNECTED, 0, now, now))
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            made.kept += str(error).encode()
+            found.append(_tell(made, Kind.CLOSED, MALFORMED, now, now))
+        with contextlib.suppress(OSError):  # told by the reading side
+            self._write(made, made.outgoing.read())
+
+    def _take(self, made: _Connection, tell_answering: bool, found: list[Happening]) -> None:
+        for _ in range(ROUNDS):
+            now = time.monotonic_ns()
+            try:
+                data, ancillary, _, _ = made.socket.recvmsg(READ_BYTES, CONTROL)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._closed(made, error.errno or errno.EIO, now, found)
+                return
+            if not data:
+                self._closed(made, PEER_CLOSED, now, found)
+                return
+            kernel = self._kernel_stamp(ancillary)
+            whole = len(data) < READ_BYTES
+            if made.tls is not None:
+                data = self._decrypted(made, data, now, found)
+                if not data:
+                    if whole:
+                        return
+                    continue
+            if self._understood(made, data, kernel, now, tell_answering, found) or whole:
+                return
+
+    def _decrypted(self, made: _Connection, data: bytes, now: int, found: list[Happening]) -> bytes:
+        made.incoming.write(data)
+        if made.greeting:
+            self._greet(made, now, found)
+            if made.greeting:
+                return b""
+        parts = []
+        try:
+            while part := made.tls.read(READ_BYTES):  # type: ignore[union-attr] # only called with TLS
+                parts.append(part)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            self._closed(made, PEER_CLOSED, now, found)
+        return b"".join(parts)
+
+    def _kernel_stamp(self, ancillary: list[tuple[int, int, bytes]]) -> int:
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == SO_TIMESTAMPNS:
+                seconds, nanoseconds = _TIMESPEC.unpack(data[:16])
+                return int(seconds * 1_000_000_000 + nanoseconds + self._to_monotonic)
+        return 0
+
+    def _closed(self, made: _Connection, error: int, now: int, found: list[Happening]) -> None:
+        framing, made.framing = made.framing, None
+        well = framing is not None and framing.until_close and error == PEER_CLOSED
+        if made.number in self._connections:
+            with contextlib.suppress(KeyError, ValueError):
+                self._selector.unregister(made.socket)
+        found.append(_tell(made, Kind.ENDED if well else Kind.CLOSED, 0 if well else error, now, now, framing))
+
+    def _understood(
+        self,
+        made: _Connection,
+        data: bytes,
+        kernel: int,
+        now: int,
+        tell_answering: bool,
+        found: list[Happening],
+    ) -> bool:
+        """File the bytes under the connection's exchange. Is there nothing more to read on it for now?"""
+        framing, stamp = made.framing, kernel or now
+        if framing is None:
+            found.append(_tell(made, Kind.CLOSED, UNASKED, stamp, now))
+            return True
+        self._spool(RECORD.pack(len(data), PIECE, made.exchange, now, kernel, self._looked_ns), data)
+        made.bytes += len(data)
+        try:
+            framing.feed(data)
+            error = 0
+        except ValueError:
+            error = MALFORMED
+        made.keep = made.keep or framing.status >= 400
+        if made.keep:
+            made.kept += data
+        if error:
+            made.framing = None
+            found.append(_tell(made, Kind.CLOSED, error, stamp, now, framing))
+            return True
+        if framing.done:
+            made.framing = None
+            found.append(_tell(made, Kind.ENDED, 0, stamp, now, framing))
+            return True
+        if tell_answering and not made.told_answering and framing.in_body:
+            made.told_answering = True
+            found.append(_tell(made, Kind.ANSWERING, 0, stamp, now, framing))
+        return False
+
+    # --- spool -----------------------------------------------------------------------------------------------------
+
+    def kept(self, connection: int) -> bytes:
+        return bytes(self._connections[connection].kept)
+
+    def note(self, exchange: int, data: bytes) -> None:
+        if len(data) > READ_BYTES:
+            raise ValueError("a note of more than 64 KB")
+        self._spool(RECORD.pack(len(data), NOTE, exchange, 0, 0, 0), data)
+
+    def _spool(self, head: bytes, data: bytes) -> None:
+        self._buffer += (head, data)
+        self._buffered += len(head) + len(data)
+        self._spooled += len(head) + len(data)
+        if self._buffered > SPOOL_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        data = memoryview(b"".join(self._buffer))
+        self._buffer.clear()
+        self._buffered = 0
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    @property
+    def spooled_bytes(self) -> int:
+        return self._spooled
+
+    def close(self) -> None:
+        for number in [*self._connections, *self._watched]:
+            self.drop(number)
+        self._selector.close()
+        for descriptor in (self._file, self._schedstat):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._file = self._schedstat = -1
+
+
+def _tell(
+    made: _Connection, kind: Kind, error: int, ns: int, read_ns: int, framing: Framing | None = None
+) -> Happening:
+    status, keep_alive = (framing.status, framing.keep_alive) if framing else (0, False)
+    return Happening(made.number, kind, made.exchange, ns, read_ns, made.bytes, status, error, keep_alive)
