@@ -350,7 +350,7 @@ def starved(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
         mock = compiled("mock", folder)
         for number in range(arguments.runs):
             for case in ("free", "starved"):
-                load = ("--concurrency", "400", "--request-count", "1200", "--osl", "64")
+                load = ("--concurrency", "400", "--request-count", "1200", "--osl", "64", "--run-type", "single")
                 with served(mock, folder / "truth.bin") as port, hogs(HOGS if case == "starved" else 0):
                     results = bench(port, folder / "out", *load, "--export", "")
                 counts[case][results["verdict"]] = counts[case].get(results["verdict"], 0) + 1

@@ -18,7 +18,6 @@ from swarmtune import errors, registry
 from swarmtune.apps.cli import COMMANDS
 from swarmtune.engines.diagnosis import CULPRITS, Cause
 from swarmtune.errors import Culprit, SwarmTuneError
-from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.report import report
 from swarmtune.loadgen.results.statistics import PERCENTILES
 from swarmtune.loadgen.spec import Spec

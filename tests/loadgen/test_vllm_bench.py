@@ -102,7 +102,7 @@ def test_the_real_result() -> None:
     assert found.metrics["output_throughput"] == pytest.approx(150.10866)
     assert found.metrics["request_goodput"] == pytest.approx(9.38179)
     assert found.metrics["p95_ttft_ms"] == pytest.approx(205.1233)
-    assert found.metrics["p99_itl_ms"] == pytest.approx(133.12275)
+    assert found.metrics["p99_icl_ms"] == pytest.approx(133.12275)
     assert found.metrics["mean_e2el_ms"] == pytest.approx(425.02264)
     assert "median_ttft_ms" not in found.metrics
 

@@ -58,7 +58,9 @@ def certify(records: Records, options: LoadgenOptions) -> Verdict:
         f"{fact.worker}: the wall clock was set during the run" for fact in records.workers if fact.clock_steps
     ]
     offset = max((fact.clock_offset_error_ms for fact in records.workers), default=0.0)
-    _judge(offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded)
+    _judge(
+        offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
+    )
     if invalid:
         if not records.lost and not records.interrupted:
             degraded.append("give the load generator a free core or more workers, or lower the load")
@@ -86,8 +88,8 @@ def _broken(records: Records) -> list[str]:
 def lateness(records: Records) -> dict[str, float]:
     """The figures that the verdict rests on.
 
-    client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share: those lags
-    as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read after the kernel's
+    client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share: those
+    lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read after the kernel's
     stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than
     1 ms. client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
     measurement and in its busiest second.

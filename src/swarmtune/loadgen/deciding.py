@@ -30,7 +30,7 @@ NICE = 10
 
 @contextlib.contextmanager
 def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[None]:
-    """While this lasts, the worker finishes when the question is decided; nothing happens if the spec does not ask for it."""
+    """While this lasts, the worker finishes when the question is decided; nothing if the spec does not ask for it."""
     if not spec.options.stop_when_decided or not spec.request_slos:
         yield
         return

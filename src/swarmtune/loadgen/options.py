@@ -146,16 +146,26 @@ class LoadgenOptions(BaseModel):
     )
     confidence_level: float = option("measurement", 0.95, "of all confidence intervals", gt=0.5, lt=1)
     max_lag_ms: float = option(
-        "measurement", 25.0, "rate or schedule: p99 of our own lateness in sending above which a run is invalid, ms", gt=0
+        "measurement",
+        25.0,
+        "rate or schedule: p99 of our own lateness in sending above which a run is invalid, ms",
+        gt=0,
     )
     max_idle_share: float = option(
-        "measurement", 0.05, "closed loop: share of the slots' time that we left idle above which a run is invalid", gt=0
+        "measurement",
+        0.05,
+        "closed loop: share of the slots' time that we left idle above which a run is invalid",
+        gt=0,
     )
     max_cpu_share: float = option(
         "measurement", 0.95, "a worker's CPU use above which a run is invalid, share of one core", gt=0, le=1
     )
     max_unsure_share: float = option(
-        "measurement", 0.05, "share of chunks whose stamp is not certain to 1 ms above which a run is invalid", gt=0, le=1
+        "measurement",
+        0.05,
+        "share of chunks whose stamp is not certain to 1 ms above which a run is invalid",
+        gt=0,
+        le=1,
     )
     server_metrics: Texts = option("measurement", (), "Prometheus address to read during the run; 'auto': URL/metrics")
     gpu_telemetry: Texts = option("measurement", (), "Prometheus address of a device exporter (DCGM, NPU) to read")

@@ -116,7 +116,11 @@ class WorkerRun:
 
     def collected(self, progress: Callable[[float], None] = lambda _: None) -> Records:
         """What was recorded, understood. Times are this machine's."""
-        requests, chunks, errors = collect(self.spool, self.endpoint, self.part.share.worker, progress)
+        gc.disable()  # millions of small objects, and no cycle among them
+        try:
+            requests, chunks, errors = collect(self.spool, self.endpoint, self.part.share.worker, progress)
+        finally:
+            gc.enable()
         order = np.argsort(requests["scheduled_ns"], kind="stable")
         return Records(
             requests[order], chunks, errors, [self.worker.facts], self.started_ns, self.ended_ns, self.started_unix_ns,

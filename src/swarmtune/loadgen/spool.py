@@ -6,6 +6,7 @@ One pass; memory holds the answers that overlap, and the finished rows.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ OK = 200
 EXCERPT = 200  # characters of an error body that are kept
 ERROR_KINDS = 1000  # different error texts that are kept
 LAG_LIMIT = 2**31 - 1
+MOST_TOKENS = 2**15 - 1
+PENDING_CHUNKS = 50_000
+_CHARACTERS = {"i8": "q", "i4": "i", "i2": "h", "u1": "B", "u2": "H", "b1": "?"}
+ROW = struct.Struct("=" + "".join(_CHARACTERS[kind[1:]] for _, kind in REQUEST.descr))  # a row of REQUEST
+THREE = struct.Struct("=3q")
 
 HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), looked
 STAMPS_FROM = HEAD.size
@@ -62,8 +68,7 @@ class SpoolReader:
             elif exchange == IN_FLIGHT:
                 self.in_flight = int.from_bytes(data, "little")
             else:
-                parts, times = self._pieces.pop(exchange, ([], []))
-                self._rows.add(Note.unpack(data), parts, np.frombuffer(b"".join(times), np.int64).reshape(-1, 3))
+                self._rows.add(Note.unpack(data), *self._pieces.pop(exchange, ([], [])))
 
     def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
         """Requests, chunks and error texts so far. Views: let go of them before more is read."""
@@ -89,7 +94,7 @@ class SpoolReader:
 
 
 class _Rows:
-    """Growing columns."""
+    """Growing columns. Chunks are turned into CHUNK rows some ten thousand at a time."""
 
     def __init__(self, endpoint: Endpoint, worker: int) -> None:
         self._endpoint = endpoint
@@ -97,36 +102,31 @@ class _Rows:
         self._rows = bytearray()
         self._chunks = bytearray()
         self._chunk_count = 0
+        self._stamps = bytearray()  # of the reads that the pending chunks came with: read, kernel, looked
+        self._reads = array("q")  # per pending chunk: which of these reads
+        self._tokens = array("h")
         self._errors: dict[str, int] = {}
-        self._row = np.zeros(1, REQUEST)
+        self._status = 0
 
-    def add(self, note: Note, parts: list[bytes], stamps: NDArray[np.int64]) -> None:
-        """One request, with what was read of its answer, and when (n x 3: read, kernel, looked)."""
+    def add(self, note: Note, parts: list[bytes], stamps: list[bytes]) -> None:
+        """One request, with what was read of its answer, and when (24 bytes each: read, kernel, looked)."""
         answer = self._understood(note, parts)
         outcome, error = note.outcome, note.error
         if outcome == Outcome.COMPLETED and answer.error:
             outcome, error = Outcome.FAILED, answer.error
         elif outcome == Outcome.FAILED and answer.finished and not answer.error:
             outcome, error = Outcome.COMPLETED, ""  # it was cut off after its last word
-        row = self._row[0]
-        row["session"], row["turn"], row["phase"], row["outcome"] = note.session, note.turn, note.phase, outcome
-        row["worker"], row["scheduled_ns"], row["ready_ns"] = self._worker, note.scheduled_ns, note.ready_ns
-        row["sent_ns"], row["connect_ns"] = note.sent_ns, note.connect_ns
-        row["first_byte_ns"] = (stamps[0, 1] or stamps[0, 0]) if len(stamps) else 0
-        row["end_ns"], row["end_read_ns"] = note.end_ns, note.end_read_ns
-        row["first_chunk"], row["chunks"] = self._chunk_count, len(answer.chunks)
-        row["first_answer"] = -1 if answer.first_answer is None else answer.first_answer
-        row["asked_input_tokens"], row["asked_output_tokens"] = note.asked_input_tokens, note.asked_output_tokens
-        row["input_tokens"] = note.asked_input_tokens if answer.prompt_tokens is None else answer.prompt_tokens
+        first = THREE.unpack(stamps[0]) if stamps else (0, 0, 0)
         counted = answer.completion_tokens is not None
-        row["output_tokens"] = answer.completion_tokens if counted else self._counted(answer)
-        row["server_counted"] = counted
-        row["reasoning_tokens"] = -1 if answer.reasoning_tokens is None else answer.reasoning_tokens
-        row["cached_tokens"] = -1 if answer.cached_tokens is None else answer.cached_tokens
-        row["status"], row["retried"] = note.status or self._status, note.retried
-        row["bytes"] = note.received_bytes or sum(map(len, parts))
-        row["error"] = self._error(error) if outcome != Outcome.COMPLETED else -1
-        self._rows += self._row.tobytes()
+        self._rows += ROW.pack(
+            note.session, note.turn, note.phase, outcome, self._worker, note.scheduled_ns, note.ready_ns, note.sent_ns,
+            note.connect_ns, first[1] or first[0], note.end_ns, note.end_read_ns, self._chunk_count, len(answer.chunks),
+            _or(answer.first_answer, -1), note.asked_input_tokens, _or(answer.prompt_tokens, note.asked_input_tokens),
+            note.asked_output_tokens, _or(answer.completion_tokens, self._counted(answer)),
+            _or(answer.reasoning_tokens, -1), _or(answer.cached_tokens, -1), counted, note.status or self._status,
+            note.retried, note.received_bytes or sum(map(len, parts)),
+            self._error(error) if outcome != Outcome.COMPLETED else -1,
+        )  # fmt: skip
         self._add_chunks(answer, stamps)
 
     def _counted(self, answer: Answer) -> int:
@@ -149,24 +149,35 @@ class _Rows:
             return self._endpoint.read(bodies)
         return Answer(error=_refusal(framing.status, b"".join(data for _, data in bodies)))
 
-    def _add_chunks(self, answer: Answer, stamps: NDArray[np.int64]) -> None:
-        """Of several chunks in one read, only the last came at the kernel's stamp; of the others it is known that they came
-        after the socket was last seen empty."""
+    def _add_chunks(self, answer: Answer, stamps: list[bytes]) -> None:
         if not answer.chunks:
             return
-        reads = np.array(answer.chunks)
-        read_ns, kernel_ns, looked_ns = stamps[reads].T
+        base = len(self._stamps) // THREE.size
+        self._stamps += b"".join(stamps)
+        self._reads.extend([base + read for read in answer.chunks])
+        known = answer.chunk_tokens if len(answer.chunk_tokens) == len(answer.chunks) else [0] * len(answer.chunks)
+        self._tokens.extend([min(MOST_TOKENS, max(0, tokens)) for tokens in known])
+        self._chunk_count += len(answer.chunks)
+        if len(self._reads) >= PENDING_CHUNKS:
+            self._finish_chunks()
+
+    def _finish_chunks(self) -> None:
+        """Of several chunks in one read, only the last came at the kernel's stamp; of the others it is known that they came
+        after the socket was last seen empty (or, where the host woke us late, before we read)."""
+        if not self._reads:
+            return
+        reads = np.array(self._reads)
+        read_ns, kernel_ns, looked_ns = np.array(np.frombuffer(self._stamps, np.int64)).reshape(-1, 3)[reads].T
         stamped = kernel_ns > 0
         found = np.zeros(len(reads), CHUNK)
-        found["ns"] = np.where(stamped, kernel_ns, read_ns)
+        found["ns"] = ns = np.where(stamped, kernel_ns, read_ns)
         found["lag_ns"] = np.where(stamped, np.clip(read_ns - kernel_ns, 0, LAG_LIMIT), -1)
         alone = stamped & np.append(reads[1:] != reads[:-1], True)
-        doubt = np.where(looked_ns > found["ns"], read_ns - found["ns"], found["ns"] - looked_ns)  # woken late by the host
+        doubt = np.where(looked_ns > ns, read_ns - ns, ns - looked_ns)
         found["doubt_ns"] = np.where(alone, 0, np.clip(doubt, 0, LAG_LIMIT))
-        if len(answer.chunk_tokens) == len(reads):
-            found["tokens"] = np.clip(answer.chunk_tokens, 0, 32767)
+        found["tokens"] = self._tokens
         self._chunks += found.tobytes()
-        self._chunk_count += len(found)
+        self._stamps, self._reads, self._tokens = bytearray(), array("q"), array("h")
 
     def _error(self, text: str) -> int:
         if text not in self._errors and len(self._errors) >= ERROR_KINDS:
@@ -175,7 +186,12 @@ class _Rows:
 
     def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
         """All rows so far."""
+        self._finish_chunks()
         return np.frombuffer(self._rows, REQUEST), np.frombuffer(self._chunks, CHUNK), list(self._errors)
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
 
 
 def _refusal(status: int, body: bytes) -> str:

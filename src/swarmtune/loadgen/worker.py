@@ -25,7 +25,8 @@ from swarmtune.workload.session import Session
 
 NS = 1_000_000_000
 OK = 200
-BURST = 64  # requests sent before the sockets are looked at again
+BURST = 8  # requests sent before the sockets are looked at again: late sending is told, late reading loses stamps
+OPENED = 64  # connections opened before that
 AHEAD = 256  # payloads that are made ahead when there is time
 IDLE_NS = 2_000_000  # so long must nothing be due for that
 REFUSED_PAUSE_NS = 100_000_000
@@ -149,7 +150,7 @@ class Worker:
             return
         for number in range(connections):
             self._open(number % len(self._targets))
-            if len(self._lines) % BURST == 0:
+            if len(self._lines) % OPENED == 0:
                 self._handle(self._wire.wait(0))
         deadline = time.monotonic_ns() + self._timeout_ns
         while (

@@ -9,7 +9,7 @@ from swarmtune.errors import FitnessCalculationError
 from swarmtune.records import Measurement
 
 # Latency metrics that a promise may bound, e.g. p95_ttft_ms: the loadgen gives them for every workload.
-LATENCIES = ("ttft", "tpot", "itl", "e2el")
+LATENCIES = ("ttft", "tpot", "itl", "icl", "e2el")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 PROMISED = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
 
@@ -33,7 +33,7 @@ def per_request_limits(limits: Mapping[str, float]) -> dict[str, float]:
     found: dict[str, float] = {}
     for name, limit in limits.items():
         match = PROMISED.match(name)
-        if match and match[2] != "itl":
+        if match and match[2] not in ("itl", "icl"):
             key = f"{match[2]}_ms"
             found[key] = min(limit, found.get(key, limit))
     return found

@@ -11,7 +11,12 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Where the controller is, and how much of this machine it may have."""
     parser.add_argument("address", metavar="tcp://HOST:PORT", help="what swarmtune bench --listen printed")
-    parser.add_argument("--key-file", metavar="FILE", default="swarmtune-bench.key", help="copy of the controller's key file (default %(default)s)")  # fmt: skip
+    parser.add_argument(
+        "--key-file",
+        metavar="FILE",
+        default="swarmtune-bench.key",
+        help="copy of the controller's key file (default %(default)s)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="K", help="processes that send (default 1)")
 
 

@@ -31,8 +31,8 @@ from swarmtune.loadgen.dataset import make_dataset
 from swarmtune.loadgen.exports import table
 from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.plan import limit_of
-from swarmtune.loadgen.report import Report, leave, report
-from swarmtune.loadgen.services import Overview, Remote, run
+from swarmtune.loadgen.report import Report
+from swarmtune.loadgen.services import Overview, Remote, process, run
 from swarmtune.loadgen.telemetry import Telemetry, scrape, summary, write_jsonl
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
             spec, spec.options.workers_max, directory, advance, remote=_remote(arguments, console), run_type=run_type
         )
     with console.status("reading what was received"):
-        made = report(spec, records, command)
-        leave(made, directory, formats)
+        made = process(spec, records, directory, formats, command)
         _leave_telemetry(telemetry, made, directory)
     table.show(made.results, made.facts, console)
     for note in telemetry.notes:
@@ -90,8 +89,9 @@ def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) ->
     """A callback that draws a bar: of requests, or of the time if there is no number of them."""
     console = Console(stderr=True)
     bar = Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[told]}"),
-        TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[told]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        console=console, transient=True, disable=quiet or not console.is_terminal,
     )  # fmt: skip
     sessions, requests = limits
     total = requests or sessions

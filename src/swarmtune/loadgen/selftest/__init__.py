@@ -1,1 +1,1 @@
-"""What can this machine measure? A built-in server of known timing, a ladder of loads, and the truth beside what was told."""
+"""What can this machine measure? A built-in server of known timing, a ladder of loads, the truth beside what was told."""

@@ -142,7 +142,9 @@ def compare(spec: Spec, records: Records, log: Path, cpu_s: float) -> Step:
 Floats = NDArray[np.float64]
 
 
-def _truth(rows: NDArray[np.void], records: Records, truth: dict[str, tuple[int, list[int]]]) -> tuple[Floats, Floats, Floats]:
+def _truth(
+    rows: NDArray[np.void], records: Records, truth: dict[str, tuple[int, list[int]]]
+) -> tuple[Floats, Floats, Floats]:
     """True TTFT (server's send - our send), true gaps, and how late the server was with each token, all ms."""
     first, gaps, late = [], [np.zeros(0)], [np.zeros(0)]
     for row in rows:
@@ -167,10 +169,16 @@ def conclusion(done: list[Step]) -> list[str]:
     ):
         good = [s for s in part if s.good]
         if not good:
-            said.append(f"No load of {name} could be measured with a valid result: this machine is too busy or too small.")
+            said.append(
+                f"No load of {name} could be measured with a valid result: this machine is too busy or too small."
+            )
             continue
         best = good[-1]
-        size = f"{best.streams} {unit}, {best.events_per_s:,.0f} events/s" if best.streams else f"{best.request_rate:g} {unit}"
+        size = (
+            f"{best.streams} {unit}, {best.events_per_s:,.0f} events/s"
+            if best.streams
+            else f"{best.request_rate:g} {unit}"
+        )
         last = part[-1]
         why = "the end of the ladder"
         if last.server_is_the_limit:

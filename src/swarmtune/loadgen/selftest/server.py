@@ -1,8 +1,8 @@
-"""A server of known timing: each completion gets its first token TTFT after its request came, and the others at even intervals,
-each in a packet of its own. It writes down when it sent each: the truth.
+"""A server of known timing: each completion gets its first token TTFT after its request came, and the others at even
+intervals, each in a packet of its own. It writes down when it sent each: the truth.
 
-``python -m swarmtune.loadgen.selftest.server TTFT_MS ITL_MS LOG``: listens on a free port of the loopback and prints it; when
-its standard input ends, it writes the log and ends.
+``python -m swarmtune.loadgen.selftest.server TTFT_MS ITL_MS LOG``: listens on a free port of the loopback and prints it;
+when its standard input ends, it writes the log and ends.
 
 Log, little endian, per answered request: u32 length of the id, u32 tokens, i64 received_ns, i64 sent_ns[tokens], id
 (CLOCK_MONOTONIC).
@@ -51,7 +51,9 @@ TOKEN, LAST = event(" token", "null"), event(" token", '"length"')
 def closing(tokens: int) -> bytes:
     """Usage and the end."""
     usage = f'{{"prompt_tokens":1,"completion_tokens":{tokens},"total_tokens":{tokens + 1}}}'
-    return chunk(f'data: {{"object":"text_completion","choices":[],"usage":{usage}}}\n\ndata: [DONE]\n\n'.encode()) + chunk(b"")
+    return chunk(
+        f'data: {{"object":"text_completion","choices":[],"usage":{usage}}}\n\ndata: [DONE]\n\n'.encode()
+    ) + chunk(b"")
 
 
 @dataclass(eq=False, slots=True)

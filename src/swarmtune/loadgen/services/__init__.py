@@ -1,8 +1,9 @@
 """Load from several processes and machines. Who does what:
 
 SystemController: the run from its start to its end; watches all others. DatasetManager: the fingerprint of the data.
-WorkerManager (one per machine): worker processes. WorkerService (one per process): a Worker. TimingManager: credits and the
-common start. RecordsManager: brings together what all have recorded. They speak over a Bus, in messages.py.
+WorkerManager (one per machine): worker processes. WorkerService (one per process): a Worker. TimingManager: credits
+and the common start. RecordsManager: brings together what all have recorded. PostProcessor: results, verdict and
+files of that. They speak over a Bus, in messages.py.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.spec import Spec
+
+if TYPE_CHECKING:
+    from swarmtune.loadgen.report import Report
 
 RunType = Literal["single", "process", "distributed"]
 PhaseName = Literal["waiting for hosts", "starting", "warming up", "measuring", "stopping", "collecting"]
@@ -92,6 +96,22 @@ def run(
     from swarmtune.loadgen.services.controller import Plan, SystemController
 
     return SystemController(Plan(spec, workers, directory, on_progress, remote, patience)).execute()
+
+
+def process(spec: Spec, records: Records, directory: Path, formats: tuple[str, ...], command: str = "") -> Report:
+    """What comes after a run: results, verdict, files. See PostProcessor."""
+    from swarmtune.loadgen.services.bus import Bus
+    from swarmtune.loadgen.services.post_processor import PostProcessor
+
+    processor = PostProcessor(Bus(), spec)
+    processor.initialize()
+    processor.configure()
+    processor.start()
+    try:
+        return processor.process(records, directory, formats, command)
+    finally:
+        processor.stop()
+        processor.clean()
 
 
 def serve_host(

@@ -52,7 +52,7 @@ class Happening(NamedTuple):
     bytes: int
     status: int
     error: int
-    keep_alive: bool
+    keep_alive: int
 
 
 class Wire(ABC):

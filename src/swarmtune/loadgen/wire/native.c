@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { SPOOL_BYTES = 512 * 1024, READ_BYTES = 64 * 1024, HEAD_LIMIT = 64 * 1024, EVENTS = 1024, ROUNDS = 64 };
+enum { SPOOL_BYTES = 512 * 1024, READ_BYTES = 64 * 1024, HEAD_LIMIT = 64 * 1024, EVENTS = 1024 };
+enum { READABLE = EPOLLIN | EPOLLRDHUP | EPOLLET }; /* edges: each socket is read until it is empty */
 enum { SLEPT_NS = 100000, WAKE_NS = 500000 };       /* a wait this long has slept; the way from a wake-up to us */
 enum { CONNECTED = 1, ENDED = 2, CLOSED = 3, WATCHED = 4, ANSWERING = 5 };            /* kinds of happening */
 enum { PIECE = 0, NOTE = 1 };                                                        /* kinds of record */
@@ -33,14 +35,15 @@ struct happening {
 
 struct connection {
     int fd, state, connecting, watched, keep_alive, until_close, kept_on, status, line, digits, in_use, answering_told;
-    int64_t exchange, left, bytes;
+    int64_t exchange, left, bytes, emptied_ns;      /* emptied_ns: when a read last left nothing behind */
     char *head; size_t head_length, head_room;          /* an unfinished head */
     char *kept; size_t kept_length, kept_room;          /* raw answer, if asked for, or of a failure */
     char *out; size_t out_sent, out_length;             /* unsent rest of a request */
 };
 
 struct wire {
-    int epoll, spool, failed, schedstat;
+    int epoll, spool, failed, schedstat, crowded;   /* crowded: there was more to read than one look shows */
+    pthread_t thread;
     int64_t delay_ns;                               /* time that this thread has waited for a CPU so far */
     int64_t looked_ns, returned_ns, batch_ns;   /* looked_ns: then, every socket without a later read was empty */
     int read_before;
@@ -55,18 +58,15 @@ static int64_t clock_ns(clockid_t which) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static int64_t delayed(struct wire *w);
-
 struct wire *wire_new(int spool_fd, int64_t batch_ns) {
     struct wire *w = calloc(1, sizeof *w);
     if (!w) return NULL;
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->spool = spool_fd;
-    w->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    w->schedstat = -1;
     w->batch_ns = batch_ns;
     w->buffer = malloc(SPOOL_BYTES);
     w->looked_ns = w->returned_ns = clock_ns(CLOCK_MONOTONIC);
-    if (w->schedstat >= 0) delayed(w);
     if (w->epoll < 0 || !w->buffer) { if (w->epoll >= 0) close(w->epoll); free(w->buffer); free(w); return NULL; }
     return w;
 }
@@ -122,7 +122,7 @@ int wire_add(struct wire *w, int fd, int watched) {
     memset(c, 0, sizeof *c);
     c->head = head; c->head_room = head_room; c->kept = kept; c->kept_room = kept_room;
     c->fd = fd; c->watched = watched; c->connecting = !watched; c->in_use = 1; c->exchange = -1;
-    struct epoll_event e = {.events = watched ? EPOLLIN : EPOLLIN | EPOLLOUT, .data.u32 = (uint32_t)number};
+    struct epoll_event e = {.events = watched ? EPOLLIN : READABLE | EPOLLOUT, .data.u32 = (uint32_t)number};
     if (epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) < 0) { c->in_use = 0; return -1; }
     return number;
 }
@@ -158,7 +158,7 @@ int64_t wire_send(struct wire *w, int number, int64_t exchange, const char *data
         if (!c->out) return -ENOMEM;
         c->out_length = length - (size_t)n; c->out_sent = 0;
         memcpy(c->out, data + n, c->out_length);
-        want(w, number, EPOLLIN | EPOLLOUT);
+        want(w, number, READABLE | EPOLLOUT);
     }
     return now;
 }
@@ -300,12 +300,12 @@ static int told(struct happening *out, int number, struct connection *c, int kin
     return 1;
 }
 
-/* Read what one socket has. Returns how many happenings were written (at most 2). */
-static int take(struct wire *w, int number, int64_t to_monotonic, int64_t now, int tell_answering, struct happening *out) {
+/* Read what one socket has, to its end if `closing`. Returns how many happenings were written (at most 2). */
+static int take(struct wire *w, int number, int closing, int64_t to_monotonic, int64_t now, int tell_answering, struct happening *out) {
     struct connection *c = w->connections[number];
     union { char bytes[128]; struct cmsghdr align; } control;
     int found = 0;
-    for (int round = 0; round < ROUNDS; round++) {
+    for (;;) {
         char *at = room_for(w, sizeof(struct record) + READ_BYTES);
         struct iovec piece = {at + sizeof(struct record), READ_BYTES};
         struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
@@ -327,7 +327,9 @@ static int take(struct wire *w, int number, int64_t to_monotonic, int64_t now, i
                 memcpy(&t, CMSG_DATA(m), sizeof t);
                 kernel = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + to_monotonic;
             }
-        struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, w->looked_ns};
+        int64_t looked = c->emptied_ns > w->looked_ns ? c->emptied_ns : w->looked_ns;
+        struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, looked};
+        if ((size_t)n < READ_BYTES) c->emptied_ns = now;
         memcpy(at, &r, sizeof r);
         const char *data = at + sizeof r;
         if (c->state == IDLE || c->state == DONE) {
@@ -340,14 +342,16 @@ static int take(struct wire *w, int number, int64_t to_monotonic, int64_t now, i
         int wrong = follow(c, data, (size_t)n);
         if (c->kept_on && append(&c->kept, &c->kept_length, &c->kept_room, data, (size_t)n)) wrong = -1;
         if (wrong) { c->state = IDLE; return found + told(out + found, number, c, CLOSED, MALFORMED, kernel ? kernel : now, now); }
-        if (c->state == DONE) return found + told(out + found, number, c, ENDED, 0, kernel ? kernel : now, now);
+        if (c->state == DONE) {
+            if (closing) c->keep_alive = 0;
+            return found + told(out + found, number, c, ENDED, 0, kernel ? kernel : now, now);
+        }
         if (tell_answering && !c->answering_told && c->state != HEAD) {
             c->answering_told = 1;
             found += told(out + found, number, c, ANSWERING, 0, kernel ? kernel : now, now);
         }
-        if ((size_t)n < READ_BYTES) return found;
+        if ((size_t)n < READ_BYTES && !closing) return found;
     }
-    return found;
 }
 
 static int write_rest(struct wire *w, int number, struct happening *out) {
@@ -357,13 +361,13 @@ static int write_rest(struct wire *w, int number, struct happening *out) {
         int error = 0; socklen_t size = sizeof error;
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
         c->connecting = 0;
-        want(w, number, EPOLLIN);
+        want(w, number, READABLE);
         return told(out, number, c, error ? CLOSED : CONNECTED, error, now, now);
     }
     ssize_t n = send(c->fd, c->out + c->out_sent, c->out_length - c->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
     if (n < 0) return 0;                            /* a broken socket is told by its reading side */
     c->out_sent += (size_t)n;
-    if (c->out_sent == c->out_length) { free(c->out); c->out = NULL; want(w, number, EPOLLIN); }
+    if (c->out_sent == c->out_length) { free(c->out); c->out = NULL; want(w, number, READABLE); }
     return 0;
 }
 
@@ -381,7 +385,14 @@ static int64_t delayed(struct wire *w) {
 
 /* After a wait that has slept: until it was woken, every socket was empty. It was woken when it began to wait for a CPU. */
 static void slept(struct wire *w, int64_t from, int64_t until) {
-    if (until - from < SLEPT_NS || w->schedstat < 0) return;
+    if (w->schedstat < 0 || !pthread_equal(w->thread, pthread_self())) {            /* begin, for this thread */
+        if (w->schedstat >= 0) close(w->schedstat);
+        w->thread = pthread_self();
+        w->schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+        if (w->schedstat >= 0) delayed(w);
+        return;
+    }
+    if (until - from < SLEPT_NS) return;
     int64_t delay = delayed(w), woken = until - delay - WAKE_NS;
     if (delay >= 0 && woken > from && woken > w->looked_ns) w->looked_ns = woken;
 }
@@ -396,8 +407,8 @@ static int look(struct wire *w, struct epoll_event *events, int most, int64_t ti
  * kernel has stamped them. */
 int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct happening *out, int most) {
     struct epoll_event events[EVENTS];
-    int limit = most / 2 < EVENTS ? most / 2 : EVENTS, found = 0;
-    if (w->batch_ns && w->read_before > 1 && (timeout_ns < 0 || timeout_ns > 0)) {
+    int limit = most / 3 < EVENTS ? most / 3 : EVENTS, found = 0;
+    if (w->batch_ns && w->read_before > 1 && !w->crowded && (timeout_ns < 0 || timeout_ns > 0)) {
         int64_t spent = clock_ns(CLOCK_MONOTONIC) - w->returned_ns, pause = w->batch_ns - spent;
         if (timeout_ns >= 0 && pause > timeout_ns) pause = timeout_ns;
         if (pause > 20000) {
@@ -420,14 +431,17 @@ int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct hap
         if (c->watched) { found += told(out + found, number, c, WATCHED, 0, now, now); continue; }
         if (c->connecting || (c->out && events[i].events & EPOLLOUT)) {
             found += write_rest(w, number, out + found);
-            if (!(events[i].events & EPOLLIN) || (found && out[found - 1].connection == number)) continue;
+            if (c->connecting || (found && out[found - 1].connection == number && out[found - 1].kind == CLOSED)) continue;
         }
-        if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+        int closing = (events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+        if (closing || events[i].events & EPOLLIN) {
             w->read_before++;
-            found += take(w, number, to_monotonic, (i & 15) ? now : (now = clock_ns(CLOCK_MONOTONIC)), tell_answering, out + found);
+            now = (i & 15) ? now : clock_ns(CLOCK_MONOTONIC);
+            found += take(w, number, closing, to_monotonic, now, tell_answering, out + found);
         }
     }
-    if (ready < limit) w->looked_ns = w->returned_ns;
+    w->crowded = ready == limit;
+    if (!w->crowded) w->looked_ns = w->returned_ns;
     return w->failed && !found ? -w->failed : found;
 }
 

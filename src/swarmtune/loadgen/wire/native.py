@@ -8,20 +8,17 @@ import functools
 import os
 import socket
 import ssl
-from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int32, c_int64, c_size_t, c_uint32, c_void_p
+import struct
+from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 
 from swarmtune.loadgen.wire.base import Happening, Wire
 
 LIBRARY = Path(__file__).with_name("_native.so")
-MOST = 2048
+MOST = 3072  # happenings of one wait
 
 
-class _Happening(Structure):
-    _fields_ = (
-        ("connection", c_int32), ("kind", c_int32), ("exchange", c_int64), ("ns", c_int64), ("read_ns", c_int64),
-        ("bytes", c_int64), ("status", c_int32), ("error", c_int32), ("keep_alive", c_int32), ("unused", c_int32),
-    )  # fmt: skip
+HAPPENING = struct.Struct("@iiqqqqiii4x")  # struct happening of native.c: the fields of base.Happening
 
 
 @functools.cache
@@ -34,7 +31,7 @@ def _library() -> ctypes.CDLL | None:
         "wire_new": (c_void_p, [c_int, c_int64]),
         "wire_add": (c_int, [c_void_p, c_int, c_int]),
         "wire_send": (c_int64, [c_void_p, c_int, c_int64, c_char_p, c_size_t, c_int]),
-        "wire_wait": (c_int, [c_void_p, c_int64, c_int, POINTER(_Happening), c_int]),
+        "wire_wait": (c_int, [c_void_p, c_int64, c_int, c_void_p, c_int]),
         "wire_kept": (c_void_p, [c_void_p, c_int, POINTER(c_size_t)]),
         "wire_note": (c_int, [c_void_p, c_int64, c_char_p, c_uint32]),
         "wire_drop": (None, [c_void_p, c_int]),
@@ -67,7 +64,8 @@ class NativeWire(Wire):
         self._wire: int | None = library.wire_new(self._spool, round(batch_s * 1e9))
         if not self._wire:
             raise MemoryError("no memory for a wire")
-        self._happened = (_Happening * MOST)()
+        self._happened = ctypes.create_string_buffer(MOST * HAPPENING.size)
+        self._seen = memoryview(self._happened)
 
     def add(self, connecting: socket.socket, tls: ssl.SSLContext | None = None, host: str = "") -> int:  # noqa: ARG002
         if tls is not None:
@@ -95,10 +93,7 @@ class NativeWire(Wire):
         found = self._c.wire_wait(self._wire, timeout_ns, tell_answering, self._happened, MOST)
         if found < 0:
             raise OSError(-found, os.strerror(-found))
-        return [
-            Happening(h.connection, h.kind, h.exchange, h.ns, h.read_ns, h.bytes, h.status, h.error, bool(h.keep_alive))
-            for h in self._happened[:found]
-        ]
+        return [Happening._make(fields) for fields in HAPPENING.iter_unpack(self._seen[: found * HAPPENING.size])]
 
     def kept(self, connection: int) -> bytes:
         length = c_size_t()

@@ -9,6 +9,7 @@ import selectors
 import socket
 import ssl
 import struct
+import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,7 @@ class _Connection:
     kept: bytearray = field(default_factory=bytearray)
     bytes: int = 0
     told_answering: bool = False
+    emptied_ns: int = 0  # when a read last left nothing behind
 
 
 class PythonWire(Wire):
@@ -73,9 +75,7 @@ class PythonWire(Wire):
         self._read_before = 0
         self._to_monotonic = 0
         self._schedstat, self._delay_ns = -1, 0  # time that this thread has waited for a CPU so far
-        with contextlib.suppress(OSError):
-            self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
-            self._delayed()
+        self._thread = 0
 
     # --- connections -----------------------------------------------------------------------------------------------
 
@@ -176,9 +176,20 @@ class PythonWire(Wire):
         delay, self._delay_ns = total - self._delay_ns, total
         return delay
 
+    def _begin_thread(self) -> None:
+        if self._schedstat >= 0:
+            os.close(self._schedstat)
+        self._schedstat, self._thread = -1, threading.get_ident()
+        with contextlib.suppress(OSError):
+            self._schedstat = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+            self._delayed()
+
     def _slept(self, from_ns: int, until_ns: int) -> None:
         """After a wait that has slept: until it was woken, every socket was empty. It was woken when it began to wait for a
         CPU."""
+        if self._thread != threading.get_ident():
+            self._begin_thread()
+            return
         if until_ns - from_ns < SLEPT_NS or self._schedstat < 0:
             return
         woken = until_ns - self._delayed() - WAKE_NS
@@ -232,7 +243,9 @@ class PythonWire(Wire):
                     if whole:
                         return
                     continue
-            if self._understood(made, data, kernel, now, tell_answering, found) or whole:
+            over = self._understood(made, data, kernel, now, tell_answering, found)
+            if over or whole:
+                made.emptied_ns = now
                 return
 
     def _decrypted(self, made: _Connection, data: bytes, now: int, found: list[Happening]) -> bytes:
@@ -280,7 +293,8 @@ class PythonWire(Wire):
         if framing is None:
             found.append(_tell(made, Kind.CLOSED, UNASKED, stamp, now))
             return True
-        self._spool(RECORD.pack(len(data), PIECE, made.exchange, now, kernel, self._looked_ns), data)
+        looked_ns = max(self._looked_ns, made.emptied_ns)
+        self._spool(RECORD.pack(len(data), PIECE, made.exchange, now, kernel, looked_ns), data)
         made.bytes += len(data)
         try:
             framing.feed(data)
