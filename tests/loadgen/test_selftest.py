@@ -42,8 +42,7 @@ def test_the_server_sends_at_its_times_and_writes_them_down(tmp_path: Path) -> N
 @pytest.mark.parametrize("wire", ["native", "python"])
 def test_what_is_told_is_what_was_true(wire: str) -> None:
     step = measure(LoadgenOptions(concurrency=5, request_count=25, osl=8, isl=8, wire=wire))
-    assert step.ttft_mean_ms >= step.true_ttft_mean_ms
-    assert step.ttft_mean_ms - step.true_ttft_mean_ms < 5
+    assert -0.1 < step.ttft_mean_ms - step.true_ttft_mean_ms < 5
     assert step.true_ttft_mean_ms >= TTFT_MS
     assert step.events_per_s > 0
 

@@ -7,7 +7,6 @@ what there is).
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +14,16 @@ from pathlib import Path
 from swarmtune.errors import CommunicationError, ConfigurationError
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.report import leave, report
-from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.services import run
 from swarmtune.loadgen.spec import Spec
 
 BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
 
 
 def execute(spec: Spec, directory: Path) -> Records:
-    """A run with one worker, in this process; its spool is removed when it was understood."""
-    run = WorkerRun(Part(spec, directory))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: run.worker.stop())
-    try:
-        run.prepare()
-        run.execute()
-        return run.collected()
-    finally:
-        run.close()
-        run.spool.unlink(missing_ok=True)
+    """The run: one worker works in this process, several in processes of their own."""
+    workers = spec.options.workers_max
+    return run(spec, workers, directory, run_type="single" if workers == 1 else "process")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -88,10 +88,10 @@ def _broken(records: Records) -> list[str]:
 def lateness(records: Records) -> dict[str, float]:
     """The figures that the verdict rests on.
 
-    client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share: those
-    lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read after the kernel's
-    stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than
-    1 ms. client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
+    client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share:
+    those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
+    after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
+    client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
     measurement and in its busiest second.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]

@@ -21,7 +21,7 @@ class OwnLoad:
     def look(self, facts: WorkerFacts) -> None:
         """Bring the facts up to date."""
         now, cpu = time.monotonic_ns(), time.process_time_ns()
-        offset = time.time_ns() - time.monotonic_ns()
+        offset = _offset_ns()
         if self._first is None:
             self._first = self._second = (now, cpu)
         else:
@@ -32,3 +32,12 @@ class OwnLoad:
         if now - self._second[0] >= NS:
             facts.cpu_share_max = max(facts.cpu_share_max, (cpu - self._second[1]) / (now - self._second[0]))
             self._second = (now, cpu)
+
+
+def _offset_ns() -> int:
+    """The wall clock minus the monotonic one: the closest of a few pairs of readings, as the CPU may be lost in between."""
+    pairs = []
+    for _ in range(4):
+        before, wall, after = time.monotonic_ns(), time.time_ns(), time.monotonic_ns()
+        pairs.append((after - before, wall - (before + after) // 2))
+    return min(pairs)[1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from swarmtune.errors import ConfigValidationError
 from swarmtune.loadgen.dataset import make_dataset
 from swarmtune.loadgen.deciding import deciding
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.plan import Share, all_credits, concurrency_of, measured, mode_of, share_of, warm_up
+from swarmtune.loadgen.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.source import Block, Source
 from swarmtune.loadgen.spec import Spec, headers_of
@@ -29,7 +29,7 @@ PREPARED = 20_000  # payloads made before the start, at most
 PREPARED_PER_USER = 4  # and per user when the number of requests is open
 CONNECTED = 1_000  # connections opened ahead for a rate, at most
 AHEAD_S = 0.5  # of a rate's arrivals, for that
-MIN_FREE_BYTES = 256 * 2**20
+SPARE_DESCRIPTORS = 100  # besides a connection for each request in flight
 
 Begin = Callable[[], int]  # wait until the measurement may start; CLOCK_MONOTONIC of its start, ns
 
@@ -81,9 +81,10 @@ class WorkerRun:
         wanted = concurrency
         if rate is not None:
             wanted = min(concurrency or CONNECTED, CONNECTED, 1 + round(rate * AHEAD_S))
-        self.worker.connect(self.part.share.of(wanted or 1))
+        allow_descriptors(self.part.share.of(concurrency or CONNECTED) + SPARE_DESCRIPTORS)
         known = self.source.left
         ahead = PREPARED if known < PREPARED or rate is not None else PREPARED_PER_USER * (concurrency or 1)
+        self.worker.connect(self.part.share.of(wanted or 1))
         self.source.prepare(min(PREPARED, ahead))
 
     def execute(self, begin: Begin = lambda: time.monotonic_ns() + LEAD_NS) -> None:
@@ -128,11 +129,17 @@ class WorkerRun:
         )  # fmt: skip
 
 
-def free_bytes(directory: Path) -> int:
-    """Room on the disk of this directory."""
-    return shutil.disk_usage(directory).free
-
-
-def closed_loop(spec: Spec) -> bool:
-    """Does the service's own speed pace the requests?"""
-    return mode_of(spec.options) == "closed"
+def allow_descriptors(wanted: int) -> None:
+    """Let this process open so many files and sockets. ConfigValidationError says how to allow it, if we may not."""
+    try:
+        import resource
+    except ImportError:  # not a Unix system: no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), max(wanted, hard)))
+        except (OSError, ValueError) as error:
+            reason = f"one process may open {hard} files and sockets here, and needs {wanted}"
+            advice = "raise it (ulimit -Hn, as root), or use more --workers-max"
+            raise ConfigValidationError([f"--concurrency: {reason}: {advice}"]) from error

@@ -10,7 +10,9 @@ Log, little endian, per answered request: u32 length of the id, u32 tokens, i64 
 
 from __future__ import annotations
 
+import contextlib
 import re
+import resource
 import selectors
 import socket
 import struct
@@ -28,6 +30,7 @@ LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 NAME = re.compile(rb"\r\nx-request-id: *([^\r]*)", re.IGNORECASE)
 TOKENS = re.compile(rb'"max_tokens": *(\d+)')
 IDLE_NS = 200_000_000
+DESCRIPTORS = 40_000  # sockets, where that may be had
 TURN = 64  # tokens sent before the sockets are looked at again
 
 
@@ -182,6 +185,9 @@ def read_log(path: Path) -> Iterator[tuple[str, int, list[int]]]:
 def main(arguments: list[str]) -> int:
     """See the module."""
     ttft_ms, itl_ms, log = arguments
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # without it there are fewer connections
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, DESCRIPTORS),) * 2)
     server = Server(round(float(ttft_ms) * 1e6), round(float(itl_ms) * 1e6))
     print(server.port, flush=True)  # noqa: T201 - whoever started us reads it
     server.serve(sys.stdin.fileno())

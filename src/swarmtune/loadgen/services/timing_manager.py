@@ -5,8 +5,7 @@ from __future__ import annotations
 import time
 
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.plan import Share, all_credits, concurrency_of
-from swarmtune.loadgen.run import closed_loop
+from swarmtune.loadgen.plan import Share, all_credits, concurrency_of, mode_of
 from swarmtune.loadgen.services.bus import Bus
 from swarmtune.loadgen.services.clocks import SAME, Relation
 from swarmtune.loadgen.services.lifecycle import on_initialize
@@ -69,7 +68,7 @@ class TimingManager(Service):
         """These workers take part; are their credits granted in blocks?"""
         self._workers = workers
         whole = all_credits(self._spec.options, dataset)
-        if closed_loop(self._spec) and whole.count is not None:
+        if mode_of(self._spec.options) == "closed" and whole.count is not None:
             self._credits = Credits(whole, len(workers))
         return self._credits is not None
 

@@ -19,7 +19,7 @@
 
 enum { SPOOL_BYTES = 512 * 1024, READ_BYTES = 64 * 1024, HEAD_LIMIT = 64 * 1024, EVENTS = 1024 };
 enum { READABLE = EPOLLIN | EPOLLRDHUP | EPOLLET }; /* edges: each socket is read until it is empty */
-enum { SLEPT_NS = 100000, WAKE_NS = 500000 };       /* a wait this long has slept; the way from a wake-up to us */
+enum { SLEPT_NS = 100000, WAKE_NS = 500000, CLOSE_NS = 5000 };       /* a wait this long has slept; the way from a wake-up to us */
 enum { CONNECTED = 1, ENDED = 2, CLOSED = 3, WATCHED = 4, ANSWERING = 5 };            /* kinds of happening */
 enum { PIECE = 0, NOTE = 1 };                                                        /* kinds of record */
 enum { MALFORMED = 10001, PEER_CLOSED = 10002, SPOOL_FAILED = 10003, UNASKED = 10004 }; /* errors beside errno */
@@ -44,6 +44,7 @@ struct connection {
 struct wire {
     int epoll, spool, failed, schedstat, crowded;   /* crowded: there was more to read than one look shows */
     pthread_t thread;
+    int64_t to_monotonic;                           /* to be added to a stamp of the wall clock */
     int64_t delay_ns;                               /* time that this thread has waited for a CPU so far */
     int64_t looked_ns, returned_ns, batch_ns;   /* looked_ns: then, every socket without a later read was empty */
     int read_before;
@@ -371,6 +372,18 @@ static int write_rest(struct wire *w, int number, struct happening *out) {
     return 0;
 }
 
+/* Relate the wall clock, which the kernel stamps with, to the monotonic one. Between the two readings this thread may lose the
+ * CPU: only close readings count, else the relation stays as it was. Returns the monotonic time of before. */
+static int64_t relate(struct wire *w) {
+    int64_t now = clock_ns(CLOCK_MONOTONIC), before = now;
+    for (int i = 0; i < 4; i++) {
+        int64_t real = clock_ns(CLOCK_REALTIME), after = clock_ns(CLOCK_MONOTONIC);
+        if (after - before < CLOSE_NS || (i == 3 && !w->to_monotonic)) { w->to_monotonic = before + (after - before) / 2 - real; break; }
+        before = after;
+    }
+    return now;
+}
+
 /* How long this thread has waited for a CPU since it was last asked. */
 static int64_t delayed(struct wire *w) {
     char text[96];
@@ -419,7 +432,7 @@ int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct hap
     }
     int64_t entered = clock_ns(CLOCK_MONOTONIC);
     int ready = look(w, events, limit, timeout_ns);
-    int64_t now = clock_ns(CLOCK_MONOTONIC), to_monotonic = now - clock_ns(CLOCK_REALTIME);
+    int64_t now = relate(w), to_monotonic = w->to_monotonic;
     w->returned_ns = now;
     slept(w, entered, now);
     if (ready < 0) return errno == EINTR ? 0 : -errno;

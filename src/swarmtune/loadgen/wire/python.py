@@ -33,6 +33,7 @@ SPOOL_BYTES = 512 * 1024
 ROUNDS = 64
 CONTROL = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
 SLEPT_NS, WAKE_NS = 100_000, 500_000  # a wait this long has slept; the way from a wake-up to us
+CLOSE_NS = 10_000  # two readings of clocks that belong together
 PAUSE_NS = 20_000  # a shorter pause is not worth a system call
 _TIMESPEC = struct.Struct("@qq")
 
@@ -152,7 +153,7 @@ class PythonWire(Wire):
         ready = self._selector.select(None if timeout_ns < 0 else timeout_ns / 1e9)
         now = self._returned_ns = time.monotonic_ns()
         self._slept(entered, now)
-        self._to_monotonic = now - time.time_ns()
+        self._relate(now)
         self._read_before = 0
         found: list[Happening] = []
         for key, events in ready:
@@ -169,6 +170,16 @@ class PythonWire(Wire):
                     self._take(made, tell_answering, found)
         self._looked_ns = self._returned_ns
         return found
+
+    def _relate(self, before_ns: int) -> None:
+        """Relate the wall clock, which the kernel stamps with, to the monotonic one. Between the two readings this thread
+        may lose the CPU: only close readings count, else the relation stays as it was."""
+        for attempt in range(4):
+            real_ns, after_ns = time.time_ns(), time.monotonic_ns()
+            if after_ns - before_ns < CLOSE_NS or (attempt == 3 and not self._to_monotonic):
+                self._to_monotonic = (before_ns + after_ns) // 2 - real_ns
+                return
+            before_ns = after_ns
 
     def _delayed(self) -> int:
         """How long this thread has waited for a CPU since it was last asked."""
