@@ -29,7 +29,9 @@ LAG_LIMIT = 2**31 - 1
 MOST_TOKENS = 2**15 - 1
 PENDING_CHUNKS = 50_000
 _CHARACTERS = {"i8": "q", "i4": "i", "i2": "h", "u1": "B", "u2": "H", "b1": "?"}
-ROW = struct.Struct("=" + "".join(_CHARACTERS[kind[1:]] for _, kind in REQUEST.descr))  # a row of REQUEST
+ROW = struct.Struct(
+    "=" + "".join(_CHARACTERS[kind[1:]] for kind in (field[1] for field in REQUEST.descr))
+)  # a row of REQUEST
 THREE = struct.Struct("=3q")
 
 HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), looked

@@ -328,6 +328,7 @@ static int take(struct wire *w, int number, int closing, int64_t to_monotonic, i
                 memcpy(&t, CMSG_DATA(m), sizeof t);
                 kernel = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + to_monotonic;
             }
+        if (now < kernel) now = kernel;             /* it came after this look had begun */
         int64_t looked = c->emptied_ns > w->looked_ns ? c->emptied_ns : w->looked_ns;
         struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, looked};
         if ((size_t)n < READ_BYTES) c->emptied_ns = now;

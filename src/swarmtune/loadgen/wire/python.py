@@ -247,6 +247,7 @@ class PythonWire(Wire):
                 self._closed(made, PEER_CLOSED, now, found)
                 return
             kernel = self._kernel_stamp(ancillary)
+            now = max(now, kernel)  # it may have come after this look had begun
             whole = len(data) < READ_BYTES
             if made.tls is not None:
                 data = self._decrypted(made, data, now, found)
