@@ -4,6 +4,7 @@ event loop."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable
@@ -457,3 +458,93 @@ async def test_a_client_that_is_too_busy_does_not_trust_itself(load: Load, raw_s
     assert not done.measurement.valid
     assert any("before their next request" in reason for reason in done.measurement.reasons)
     assert done.measurement.metrics["client_send_lag_p99_ms"] > 0
+
+
+async def test_a_pause_that_is_asked_for_in_two_packets_is_obeyed(load: Load, raw_server: Start) -> None:
+    asked = []
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            asked.append(time.monotonic())
+            if len(asked) == 1:
+                head = b"HTTP/1.1 429 Slow down\r\nRetry-After: 0.3\r\nContent-Length: 0\r\n\r\n"
+                await peer.send(head[:20], head[20:])
+            else:
+                await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    await load(server.url, request_count=2)
+    assert asked[1] - asked[0] >= 0.3
+
+
+async def test_an_answer_before_the_whole_request_was_read_spoils_only_the_connection(
+    load: Load, raw_server: Start
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.reader.readuntil(b"\r\n\r\n")
+        await peer.send(b"HTTP/1.1 413 Too large\r\nContent-Length: 0\r\n\r\n")
+        await asyncio.sleep(0.2)
+
+    server = await raw_server(script)
+    async with asyncio.timeout(60):
+        done = await load(server.url, request_count=3, isl=1_500_000)
+    assert [row["status"] for row in done.rows] == [413] * 3
+
+
+async def test_idle_connections_that_the_server_closes_are_never_used_for_others(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            async with asyncio.timeout(0.03):
+                await peer.request()
+            if peer.number % 3 == 0 and len(peer.requests) > 1:
+                return
+            await peer.answer(TEXT)
+
+    async def forgiving(peer: Peer) -> None:
+        with contextlib.suppress(TimeoutError):
+            await script(peer)
+
+    server = await raw_server(forgiving)
+    options = {"request_rate": 150.0, "concurrency": 30, "request_count": 300}
+    async with asyncio.timeout(60):
+        done = await load(server.url, **options)
+    assert len(done.rows) == 300
+    assert done.outcomes.count("completed") > 250
+
+
+async def test_a_session_whose_connection_was_closed_while_it_thought_gets_another(
+    load: Load, raw_server: Start
+) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.answer(TEXT)
+        await asyncio.sleep(0.02)
+
+    server = await raw_server(script)
+    turns = {"conversation_turn_mean": 2, "conversation_turn_delay_mean": 100, "concurrency": 2}
+    done = await load(server.url, request_count=8, connection_reuse_strategy="sticky-user-sessions", **turns)
+    assert done.outcomes == ["completed"] * 8
+
+
+async def test_a_rate_ends_with_its_last_request(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.answer(TEXT)
+
+    server = await raw_server(script)
+    started = time.monotonic()
+    done = await load(server.url, request_count=2, request_rate=1.0, arrival_pattern="constant")
+    assert done.outcomes == ["completed"] * 2
+    assert time.monotonic() - started < 1.9
+
+
+async def test_a_run_without_a_completed_request_is_not_valid(load: Load, raw_server: Start) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+
+    server = await raw_server(script)
+    done = await load(server.url, request_count=2)
+    assert not done.measurement.valid
+    assert "not a single request was completed" in done.measurement.reasons

@@ -218,3 +218,9 @@ def test_payloads_are_made_ahead() -> None:
     assert (made, ahead.prepared, ahead.left) == ([1, 3, 5], 3, 4)
     assert [p.session.index for p in iter(ahead.next, None)] == [1, 3, 5, 7]
     assert ahead.exhausted
+
+
+def test_a_block_of_nothing_is_nothing() -> None:
+    empty = source(Block(1, 0, 2))
+    assert empty.exhausted
+    assert empty.prepare(10) == 0

@@ -1,6 +1,6 @@
 """``python -m swarmtune.loadgen SPEC.json``: run one load, leave measurement.json, results.json and requests.jsonl here.
 
-Exit codes: 0 done (failed requests are told by success_rate), 2 bad command line or spec, 3 the endpoint cannot be
+Exit codes: 0 done (failed requests are told by success_rate), 1 failed, 2 bad command line or spec, 3 the endpoint cannot be
 reached (if it was lost during the run, the files hold what there is), 4 the disk is full, 130 interrupted (the files hold
 what there is).
 """
@@ -11,13 +11,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from swarmtune.errors import CommunicationError, ConfigurationError
+from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.report import leave, report
 from swarmtune.loadgen.services import run
 from swarmtune.loadgen.spec import Spec
 
-BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 2, 3, 4, 130
+FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def execute(spec: Spec, directory: Path) -> Records:
@@ -41,6 +41,9 @@ def main(argv: Sequence[str]) -> int:
     except CommunicationError as error:
         sys.stderr.write(f"{error}\n")
         return UNREACHABLE
+    except SwarmTuneError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
     except OSError as error:
         sys.stderr.write(f"What was received cannot be written to {Path.cwd()}: {error.strerror or error}\n")
         return DISK_FULL

@@ -18,6 +18,7 @@ from swarmtune.records import Command, File, Measurement
 from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
+MOST_PATH = 4096  # characters; a longer text is no path
 
 
 class SwarmtuneBenchmark(Benchmark):
@@ -30,10 +31,12 @@ class SwarmtuneBenchmark(Benchmark):
 
     def mistakes(self) -> list[str]:
         """A file of requests that is not there."""
-        path = self.config.input_file
-        if path and not Path(path).expanduser().is_file():
-            return [f"loadgen.input_file: {path} is not a file"]
-        return []
+        files = {"input_file": self.config.input_file, "ca_file": self.config.ca_file}
+        missing = [name for name, path in files.items() if path and not Path(path).expanduser().is_file()]
+        found = [f"loadgen.{name}: {files[name]} is not a file" for name in missing]
+        if self.config.server_metrics or self.config.gpu_telemetry:
+            found.append("loadgen.server_metrics, loadgen.gpu_telemetry: only swarmtune bench reads them")
+        return found
 
     def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
         """What the section asks for, on this model."""
@@ -65,7 +68,6 @@ class SwarmtuneBenchmark(Benchmark):
 
     def command(self, workload: Workload, url: str) -> Command:
         """``python -P -m swarmtune.loadgen spec.json``; the spec travels with the command."""
-        path = self.config.input_file
         options = self.config.model_copy(
             update={
                 "concurrency": workload.load.concurrency,
@@ -73,7 +75,9 @@ class SwarmtuneBenchmark(Benchmark):
                 "request_count": workload.requests,
                 "benchmark_duration": workload.duration_s,
                 "warmup_request_count": workload.warmup_requests,
-                "input_file": str(Path(path).expanduser().absolute()) if path else "",
+                "input_file": _absolute(self.config.input_file),
+                "ca_file": _absolute(self.config.ca_file),
+                "payload_template": _absolute(self.config.payload_template, only_if_there=True),
             }
         )
         spec = Spec(
@@ -102,3 +106,10 @@ class SwarmtuneBenchmark(Benchmark):
         if strange:
             raise BenchmarkParseError(f"{path} holds values that are no numbers: {', '.join(strange)}")
         return measurement
+
+
+def _absolute(path: str, *, only_if_there: bool = False) -> str:
+    """The load generator runs in another directory: its files by their whole path."""
+    if not path or (only_if_there and not (len(path) < MOST_PATH and Path(path).expanduser().is_file())):
+        return path
+    return str(Path(path).expanduser().absolute())

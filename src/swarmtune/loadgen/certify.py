@@ -77,6 +77,9 @@ def _judge(value: float, limit: float, told: str, invalid: list[str], degraded: 
 
 def _broken(records: Records) -> list[str]:
     found = []
+    measured = records.requests[records.requests["phase"] == Phase.MEASURED]
+    if len(measured) and not (measured["outcome"] == Outcome.COMPLETED).any():
+        found.append("not a single request was completed")
     if records.interrupted:
         found.append("the run was interrupted; these are partial results")
     if records.lost:

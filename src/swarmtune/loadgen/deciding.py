@@ -45,6 +45,7 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[None]:
     def heard() -> None:
         if os.read(output.fileno(), 100):
             worker.finish()
+        worker.unfollow(output.fileno())  # it says one thing only
 
     worker.follow(output.fileno(), heard)
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -158,7 +159,11 @@ class LoadgenOptions(BaseModel):
         gt=0,
     )
     max_cpu_share: float = option(
-        "measurement", 0.95, "a worker's CPU use above which a run is invalid, share of one core", gt=0, le=1
+        "measurement",
+        0.95,
+        "a worker's CPU use in its busiest second above which a run is degraded, share of one core",
+        gt=0,
+        le=1,
     )
     max_unsure_share: float = option(
         "measurement",
@@ -196,6 +201,8 @@ class LoadgenOptions(BaseModel):
              "prompt_prefix_pool_size and prompt_prefix_length go together"),
             (not self.stop_when_decided or self.workers_max == 1, "stop_when_decided needs workers_max = 1"),
             (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
+            (not self.proxy or urlsplit(self.proxy if "//" in self.proxy else f"http://{self.proxy}").scheme == "http",
+             "the proxy must be of the form http://host:port"),
             (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
             (all(_is_extra(text) for text in self.extra_inputs),
              "extra_inputs have the form 'name:value' or are a JSON object"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from swarmtune.loadgen.dataset import digest, make_dataset
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
+from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.plan import concurrency_of
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.results.summary import Results, results
@@ -45,9 +47,24 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
     found = replace(found, scalars={**found.scalars, **verdict.facts})
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
     facts = RunFacts(
-        spec.model, ",".join(spec.url), spec.options, verdict.level, verdict.reasons, command, inputs_sha256=inputs
+        spec.model,
+        without_secrets(",".join(spec.url)),
+        _showable(spec.options),
+        verdict.level,
+        verdict.reasons,
+        command,
+        inputs_sha256=inputs,
     )
     return Report(records, found, verdict, facts)
+
+
+def without_secrets(text: str) -> str:
+    """The same without the names and passwords in its URLs."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
+
+
+def _showable(options: LoadgenOptions) -> LoadgenOptions:
+    return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
 
 
 def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:

@@ -138,7 +138,8 @@ def allow_descriptors(wanted: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(wanted, soft), max(wanted, hard)))
+            most = hard if hard == resource.RLIM_INFINITY else max(wanted, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
         except (OSError, ValueError) as error:
             reason = f"one process may open {hard} files and sockets here, and needs {wanted}"
             advice = "raise it (ulimit -Hn, as root), or use more --workers-max"

@@ -45,7 +45,8 @@ class Source:
 
     def grant(self, block: Block) -> None:
         """More credits."""
-        self._blocks.append(block)
+        if block.count != 0:
+            self._blocks.append(block)
 
     @property
     def left(self) -> float:

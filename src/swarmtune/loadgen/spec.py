@@ -14,13 +14,10 @@ from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.target import parse
 
-# Limits in ms that a request must keep to count for goodput: our names, and those of AIPerf.
-SLO_NAMES = {
-    "ttft_ms": "time_to_first_token",
-    "tpot_ms": "inter_token_latency",
-    "e2el_ms": "request_latency",
-}
+# What a request may have to keep to count for goodput: upper limits in ms, and a lower one in tokens/s.
+LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_throughput_per_user")
 HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
+PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
 KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
 
 
@@ -46,8 +43,8 @@ class Spec(BaseModel):
     def _sensible(self) -> Self:
         for url in self.url:
             parse(url)
-        if unknown := sorted(set(self.request_slos) - set(SLO_NAMES)):
-            raise ValueError(f"request_slos knows only {', '.join(SLO_NAMES)}, not {', '.join(unknown)}")
+        if unknown := sorted(set(self.request_slos) - set(LIMITS)):
+            raise ValueError(f"request_slos knows only {', '.join(LIMITS)}, not {', '.join(unknown)}")
         if any(not limit > 0 for limit in self.request_slos.values()):
             raise ValueError("the limits of request_slos must be above 0")
         return self
@@ -57,11 +54,14 @@ class Spec(BaseModel):
         data = self.model_dump(mode="json", exclude_unset=True)  # what was not given stays so
         if self.options.header:
             data["options"]["header"] = [f"{text.partition(':')[0]}:" for text in self.options.header]
+        if "@" in self.options.proxy:
+            data["options"]["proxy"] = ""
         return json.dumps(data, indent=1)
 
     def secret_environment(self) -> dict[str, str]:
         """What a process that reads the spec file needs besides it."""
-        return {HEADERS_VARIABLE: json.dumps(headers_of(self.options))} if self.options.header else {}
+        found = {HEADERS_VARIABLE: json.dumps(headers_of(self.options))} if self.options.header else {}
+        return found | ({PROXY_VARIABLE: self.options.proxy} if "@" in self.options.proxy else {})
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -71,9 +71,11 @@ class Spec(BaseModel):
         except OSError as error:
             raise ConfigPathError(f"The spec file {path} cannot be read: {error.strerror}.") from error
         try:
-            return cls.model_validate_json(text)
+            spec = cls.model_validate_json(text)
         except ValidationError as error:
             raise ConfigValidationError([f"{path}: {_where(e)}{e['msg']}" for e in error.errors()]) from error
+        proxy = os.environ.get(PROXY_VARIABLE, spec.options.proxy)
+        return spec.model_copy(update={"options": spec.options.model_copy(update={"proxy": proxy})})
 
 
 def _where(mistake: Any) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
-from swarmtune.errors import CommunicationError
+from swarmtune.errors import CommunicationError, ConfigPathError
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.wire.base import prepare
 
@@ -105,6 +105,8 @@ class Target:
             try:
                 with socket.socket(candidate[0], socket.SOCK_STREAM) as tried:
                     tried.settimeout(timeout_s)
+                    if source := next(self._sources):
+                        tried.bind((source, 0))
                     if self.tunnelled:
                         self._tunnel(tried, candidate[1])
                     else:
@@ -163,7 +165,11 @@ class Target:
 def _context(options: LoadgenOptions) -> ssl.SSLContext:
     context = ssl.create_default_context()
     if options.ca_file:
-        context.load_verify_locations(options.ca_file)
+        try:
+            context.load_verify_locations(options.ca_file)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConfigPathError(f"--ca-file: {options.ca_file} cannot be used: {reason}.") from error
     if not options.tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

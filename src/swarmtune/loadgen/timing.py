@@ -202,6 +202,8 @@ class Timing:
                 return
             self._waiting.append(self._first(prepared, self.started_ns + self._next_arrival))
             self._next_arrival = next(self._arrivals, None) if self._arrivals else None
+        if self.source.exhausted:
+            self._next_arrival = None
 
     def _full(self, now_ns: int) -> bool:
         since = now_ns - self.started_ns

@@ -110,8 +110,9 @@ class Worker:
         self._prefix = prefix
         self._watch = watch or Watch()
         self._lines: dict[int, _Line] = {}
-        self._idle: list[list[int]] = [[] for _ in targets]  # per target, last used last
-        self._sticky: dict[int, int] = {}  # session -> connection
+        # A number may be used again for another connection: what lies idle is known by number and line.
+        self._idle: list[list[tuple[int, _Line]]] = [[] for _ in targets]  # per target, last used last
+        self._sticky: dict[int, tuple[int, _Line]] = {}  # by session
         self._flights: set[_Flight] = set()
         self._deadlines: deque[tuple[int, _Flight]] = deque()
         self._cancels: list[tuple[int, int, _Flight]] = []
@@ -121,9 +122,10 @@ class Worker:
         self._timing: Timing | None = None
         self._timeout_ns = round(self._options.request_timeout_seconds * NS)
         self._cycles: Counter[int] = Counter()
-        self._finished = False
+        self._finished_ns = 0
         self._followed: dict[int, Callable[[], None]] = {}  # descriptor -> what to do when it can be read
         self._watched: dict[int, Callable[[], None]] = {}  # the same, by the wire's number
+        self._numbers_followed: dict[int, int] = {}
         self._spool_is_read = False
         self._load = OwnLoad()
 
@@ -135,12 +137,18 @@ class Worker:
 
     def finish(self) -> None:
         """Send no more, and wait for the answers that are under way, as at the end of a duration."""
-        self._finished = True
+        self._finished_ns = self._finished_ns or time.monotonic_ns()
 
     def follow(self, descriptor: int, readable: Callable[[], None]) -> None:
         """Call ``readable`` whenever this descriptor can be read; somebody reads the spool while it grows."""
         self._followed[descriptor] = readable
         self._spool_is_read = True
+
+    def unfollow(self, descriptor: int) -> None:
+        """Look at it no more."""
+        number = self._numbers_followed.pop(descriptor, None)
+        if number is not None and self._watched.pop(number, None) is not None:
+            self._wire.drop(number)
 
     def connect(self, connections: int) -> None:
         """Open so many connections ahead of the run. CommunicationError if the service cannot be reached."""
@@ -162,7 +170,9 @@ class Worker:
         """All phases, one after the other. OSError if the spool cannot be written any more."""
         if self._watch.descriptor is not None:
             self._followed[self._watch.descriptor] = self._watch.readable
-        self._watched = {self._wire.watch(descriptor): call for descriptor, call in self._followed.items()}
+        for descriptor, call in self._followed.items():
+            number = self._numbers_followed[descriptor] = self._wire.watch(descriptor)
+            self._watched[number] = call
         try:
             for phase in phases:
                 if not self.stopped:
@@ -180,7 +190,7 @@ class Worker:
         tick_ns = 0
         while not self.stopped:
             now = time.monotonic_ns()
-            sending = now < phase.until_ns and not self._finished
+            sending = now < phase.until_ns and not self._finished_ns
             if now >= tick_ns:
                 self._tick(phase)
                 tick_ns = now + TICK_NS
@@ -202,7 +212,7 @@ class Worker:
             self._handle(
                 self._wire.wait(max(0, wake - time.monotonic_ns()), tell_answering=self._tells_answering(timing))
             )
-        end = min(phase.until_ns, time.monotonic_ns())
+        end = min(phase.until_ns, self._finished_ns or time.monotonic_ns())
         for ticket in timing.unsent(end):
             self._note(
                 _Flight(ticket, timing, 0, b""), Outcome.DROPPED, end, end, 0, 0, "no slot came free before the end"
@@ -223,7 +233,7 @@ class Worker:
     def _over(self, phase: Phase, now: int) -> bool:
         if phase.timing.all_sent and _handed_over(phase):
             return True
-        if now < phase.until_ns and not self._finished:
+        if now < phase.until_ns and not self._finished_ns:
             return False
         grace = FOREVER if phase.grace_ns is None else phase.grace_ns
         return not self._flights or now >= phase.until_ns + grace
@@ -266,11 +276,12 @@ class Worker:
 
     def _connection_for(self, ticket: Ticket) -> int | None:
         if self._options.connection_reuse_strategy == "sticky-user-sessions":
-            return self._sticky.pop(ticket.session.index, None)
+            kept = self._sticky.pop(ticket.session.index, None)
+            return kept[0] if kept and self._lines.get(kept[0]) is kept[1] else None
         idle = self._idle[self._target_of(ticket.session)]
         while idle:
-            connection = idle.pop()
-            if connection in self._lines:
+            connection, line = idle.pop()
+            if self._lines.get(connection) is line and line.flight is None:
                 return connection
         return None
 
@@ -307,7 +318,8 @@ class Worker:
         for h in happenings:
             line = self._lines.get(h.connection)
             if h.kind == Kind.WATCHED:
-                self._watched[h.connection]()
+                if readable := self._watched.get(h.connection):
+                    readable()
             elif line is None or (h.exchange >= 0 and (line.flight is None or line.flight.number != h.exchange)):
                 if h.kind == Kind.CLOSED:
                     self._drop(h.connection)  # it lay idle
@@ -324,7 +336,7 @@ class Worker:
         line.ready = True
         self._refused_in_a_row = 0
         if line.flight is None:
-            self._idle[line.target].append(h.connection)
+            self._idle[line.target].append((h.connection, line))
             return
         line.flight.connect_ns = h.read_ns - line.flight.began_ns
         self._send(line.flight, h.connection)
@@ -343,11 +355,11 @@ class Worker:
             self._drop(h.connection)
         elif self._options.connection_reuse_strategy == "sticky-user-sessions":
             if well and flight.ticket.more:
-                self._sticky[flight.ticket.session.index] = h.connection
+                self._sticky[flight.ticket.session.index] = (h.connection, line)
             else:
                 self._drop(h.connection)
         else:
-            self._idle[line.target].append(h.connection)
+            self._idle[line.target].append((h.connection, line))
         flight.timing.ended(flight.ticket, h.ns, well=well, history=history, pause_ns=pause_ns)
 
     def _understood(self, h: Happening, flight: _Flight) -> tuple[list[Message] | None, int]:
@@ -369,7 +381,7 @@ class Worker:
         if flight is None:
             return
         if not ready:
-            self._refused(flight, reason or os.strerror(h.error), h.read_ns)
+            self._refused(flight, reason or ERRORS.get(h.error) or os.strerror(h.error), h.read_ns)
         elif answered:
             self._end_broken(flight, h)
         else:

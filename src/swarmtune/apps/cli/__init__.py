@@ -63,6 +63,7 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         description=COMMANDS[name][1],
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a secret behind half an option could not be recognised
     )
     try:
         module.add_arguments(parser)

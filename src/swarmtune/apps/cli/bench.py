@@ -274,10 +274,13 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
 
 def command_line() -> str:
     """How we were called, without secrets: for the results."""
+    from swarmtune.loadgen.report import without_secrets
+
     words, secret = [], False
     for word in sys.argv[1:]:
-        words.append("***" if secret else word)
-        if word.startswith("--header="):
-            words[-1] = "--header=***"
+        hidden = "***" if secret else without_secrets(word)
         secret = word in ("-H", "--header")
+        if word.startswith("-H") and not secret:
+            hidden = "-H***"
+        words.append("--header=***" if word.startswith("--header=") else hidden)
     return shlex.join(["swarmtune", *words])

@@ -251,7 +251,10 @@ static int follow(struct connection *c, const char *at, size_t length) {
             c->head_length = 0;
             c->state = understand(c, c->head, head - 2);
             if (c->state < 0) return -1;
-            if (c->status >= 400) c->kept_on = 1;
+            if (c->status >= 400 && !c->kept_on) {      /* keep it, with what came of its head before */
+                c->kept_on = 1;
+                if (append(&c->kept, &c->kept_length, &c->kept_room, c->head, before)) return -1;
+            }
             break;
         }
         case LENGTH: case CHUNK_DATA: {
@@ -345,7 +348,7 @@ static int take(struct wire *w, int number, int closing, int64_t to_monotonic, i
         if (c->kept_on && append(&c->kept, &c->kept_length, &c->kept_room, data, (size_t)n)) wrong = -1;
         if (wrong) { c->state = IDLE; return found + told(out + found, number, c, CLOSED, MALFORMED, kernel ? kernel : now, now); }
         if (c->state == DONE) {
-            if (closing) c->keep_alive = 0;
+            if (closing || c->out) c->keep_alive = 0;   /* or it answered before it had read the whole request */
             return found + told(out + found, number, c, ENDED, 0, kernel ? kernel : now, now);
         }
         if (tell_answering && !c->answering_told && c->state != HEAD) {

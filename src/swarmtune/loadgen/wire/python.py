@@ -314,14 +314,20 @@ class PythonWire(Wire):
         except ValueError:
             error = MALFORMED
         made.keep = made.keep or framing.status >= 400
-        if made.keep:
+        if made.keep or not framing.in_body:  # an unfinished head may turn out to be a refusal
             made.kept += data
+        elif made.kept:
+            made.kept.clear()
         if error:
             made.framing = None
             found.append(_tell(made, Kind.CLOSED, error, stamp, now, framing))
             return True
         if framing.done:
             made.framing = None
+            if not made.keep:
+                made.kept.clear()
+            if made.out:  # it answered before it had read the whole request
+                framing.keep_alive = False
             found.append(_tell(made, Kind.ENDED, 0, stamp, now, framing))
             return True
         if tell_answering and not made.told_answering and framing.in_body:
