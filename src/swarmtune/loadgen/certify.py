@@ -21,6 +21,7 @@ from swarmtune.loadgen.records import Outcome, Phase, Records
 
 Level = Literal["valid", "degraded", "invalid"]
 DEGRADED = 0.2  # of the limit for "invalid"
+IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low changes little
 DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
@@ -42,7 +43,7 @@ def certify(records: Records, options: LoadgenOptions) -> Verdict:
     if mode_of(options) == "closed":
         idle = facts.get("client_idle_share", 0.0)
         told = f"{idle:.1%} of the users' time went by before their next request was sent: the load was too low"
-        _judge(idle, options.max_idle_share, told, invalid, degraded)
+        _judge(idle, options.max_idle_share, told, invalid, degraded, IDLE_DEGRADED)
     else:
         late = facts.get("client_send_lag_p99_ms", 0.0)
         told = f"requests were sent {late:.1f} ms late at p99: the load was not the one that was asked for"
@@ -68,11 +69,13 @@ def certify(records: Records, options: LoadgenOptions) -> Verdict:
     return Verdict("degraded" if degraded else "valid", tuple(degraded), facts)
 
 
-def _judge(value: float, limit: float, told: str, invalid: list[str], degraded: list[str]) -> None:
+def _judge(
+    value: float, limit: float, told: str, invalid: list[str], degraded: list[str], part: float = DEGRADED
+) -> None:
     if value > limit:
         invalid.append(f"{told} (limit {limit:g})")
-    elif value > limit * DEGRADED:
-        degraded.append(f"{told} (degraded above {limit * DEGRADED:g})")
+    elif value > limit * part:
+        degraded.append(f"{told} (degraded above {limit * part:g})")
 
 
 def _broken(records: Records) -> list[str]:

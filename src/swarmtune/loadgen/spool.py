@@ -146,6 +146,7 @@ class _Rows:
                 framing.feed(data)
             except ValueError as error:
                 return Answer(error=f"the answer is not HTTP: {error}")
+        framing.release()
         self._status = framing.status
         if framing.status == OK:
             return self._endpoint.read(bodies)

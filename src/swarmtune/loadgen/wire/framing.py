@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import httptools
 
@@ -15,7 +16,7 @@ class Framing:
 
     def __init__(self, on_body: Callable[[bytes], None] | None = None) -> None:
         self.on_body = on_body or _ignore
-        self._parser = httptools.HttpResponseParser(self)  # looks for the callbacks now
+        self._parser: Any = httptools.HttpResponseParser(self)  # looks for the callbacks now
         self.status = 0
         self.done = False
         self.keep_alive = False
@@ -24,15 +25,23 @@ class Framing:
 
     def feed(self, data: bytes) -> None:
         """More bytes. ValueError if this is not HTTP."""
-        if self.done:
+        if self._parser is None:
             self.keep_alive = False
             return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self.release()
             if not self.done:  # bytes after the end only spoil the connection
                 raise ValueError(str(error)) from error
             self.keep_alive = False
+        if self.done:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the parser: it and this object hold each other, and millions of them wait for no garbage collector."""
+        self._parser = None
+        self.on_body = _ignore
 
     @property
     def until_close(self) -> bool:
@@ -67,4 +76,5 @@ def body_of(raw: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
     framing = Framing(parts.append)
     with contextlib.suppress(ValueError):
         framing.feed(raw)
+    framing.release()
     return framing.status, framing.headers, b"".join(parts)

@@ -105,6 +105,8 @@ class PythonWire(Wire):
             with contextlib.suppress(KeyError, ValueError):
                 self._selector.unregister(made.socket)
             made.socket.close()
+            if made.framing is not None:
+                made.framing.release()
         else:
             return
         self._free.append(connection)
@@ -285,6 +287,8 @@ class PythonWire(Wire):
 
     def _closed(self, made: _Connection, error: int, now: int, found: list[Happening]) -> None:
         framing, made.framing = made.framing, None
+        if framing is not None:
+            framing.release()
         well = framing is not None and framing.until_close and error == PEER_CLOSED
         if made.number in self._connections:
             with contextlib.suppress(KeyError, ValueError):
