@@ -111,7 +111,7 @@ def test_make_targets_in_the_docs_exist() -> None:
 def test_commands_and_options_in_the_docs_exist(generated: dict[str, str]) -> None:
     for page in PAGES:
         for line in "\n".join(fences(page, "sh")).splitlines():
-            found = re.search(r"swarmtune ([a-z]+)(.*)", line.partition("#")[0])
+            found = re.search(r"swarmtune ([a-z-]+)(.*)", line.partition("#")[0])
             if found and "optuna" not in line and "pip install" not in line and "-m swarmtune" not in line:
                 assert found[1] in COMMANDS, f"{name_of(page)}: {line}"
                 assert options_in(found[2]) <= options_in(generated["cli.md"]), f"{name_of(page)}: {line}"
