@@ -49,15 +49,21 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
     limits = limit_of(spec.options, make_dataset(spec.options, spec.seed))
     _make(directory)
     run_type = None if arguments.run_type == "auto" else arguments.run_type
+    notes: list[str] = []
     with _telemetry(spec) as telemetry, _progress(spec, limits, arguments.quiet) as advance:
+
+        def watch(seen: Overview) -> None:
+            notes[:] = seen.notes
+            advance(seen)
+
         records = run(
-            spec, spec.options.workers_max, directory, advance, remote=_remote(arguments, console), run_type=run_type
+            spec, spec.options.workers_max, directory, watch, remote=_remote(arguments, console), run_type=run_type
         )
     with console.status("reading what was received"):
         made = process(spec, records, directory, formats, command)
         _leave_telemetry(telemetry, made, directory)
     table.show(made.results, made.facts, console)
-    for note in telemetry.notes:
+    for note in (*notes, *telemetry.notes):
         console.print(f"note: {note}", style="dim")
     console.print(f"files: {directory}", style="dim")
     return made
