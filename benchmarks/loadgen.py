@@ -5,6 +5,7 @@
     python benchmarks/loadgen.py --part starved      50 runs with a free core, 50 starved of CPU: the verdicts
     python benchmarks/loadgen.py --part million      a million requests: memory, time of the results
     python benchmarks/loadgen.py --part repeat       same seed, same bytes, same times
+    python benchmarks/loadgen.py --part profile      where the wire in Python spends its time
 
 The client is pinned to one core, a server of exact timing in C (native/mock.c) to another: first token after 50 ms, then
 one every 10 ms, 64 of them. "True" is what the server wrote down, from the kernel's stamp of the request to the write of
@@ -18,6 +19,7 @@ import argparse
 import contextlib
 import json
 import os
+import pstats
 import shutil
 import struct
 import subprocess
@@ -414,6 +416,32 @@ def repeat(_: argparse.Namespace, console: Console) -> dict[str, Any]:
     return found
 
 
+def profile(_: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Where the wire in Python spends its time, by cProfile (which itself costs much): share of the time of the run."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        words = ["-m", "cProfile", "-o", str(folder / "profile"), "-m", "swarmtune", "bench", "-m", "mock", "--quiet"]
+        load = ["--concurrency", "400", "--request-count", "1200", "--osl", "64", "--wire", "python"]
+        with served(compiled("mock", folder), folder / "truth.bin") as port:
+            url = ["--url", f"http://127.0.0.1:{port}", "--run-type", "single", "--artifact-dir", str(folder)]
+            subprocess.run([*pinned(CLIENT_CORE), sys.executable, *words, *load, *url, "--export", ""], check=True)
+        times: dict[Any, Any] = pstats.Stats(str(folder / "profile")).stats  # type: ignore[attr-defined] # is there
+    (whole,) = [entry[3] for (file, _, name), entry in times.items() if file.endswith("worker.py") and name == "run"]
+    waits = ("epoll", "sleep")
+    busy = whole - sum(entry[2] for (_, _, name), entry in times.items() if any(wait in name for wait in waits))
+    inside = {}
+    for (file, _, name), entry in times.items():
+        callers = {Path(caller[0]).name for caller in entry[4]}
+        if (Path(file).name in HOT or callers & HOT) and not any(wait in name for wait in waits):
+            inside[f"{Path(file).name} {name}"] = entry[2] / busy
+    found = dict(sorted(inside.items(), key=lambda item: -item[1])[:12])
+    _print(console, {name: f"{share:.0%}" for name, share in found.items()})
+    return found
+
+
+HOT = {"python.py", "framing.py", "selectors.py"}
+
+
 def _print(console: Console, found: Mapping[str, Any]) -> None:
     shown = Table(box=None, show_header=False)
     for name, value in found.items():
@@ -421,7 +449,14 @@ def _print(console: Console, found: Mapping[str, Any]) -> None:
     console.print(shown)
 
 
-PARTS = {"clients": compare, "poisson": poisson, "starved": starved, "million": million, "repeat": repeat}
+PARTS = {
+    "clients": compare,
+    "poisson": poisson,
+    "starved": starved,
+    "million": million,
+    "repeat": repeat,
+    "profile": profile,
+}
 
 
 def main() -> int:

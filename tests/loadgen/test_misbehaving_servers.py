@@ -264,6 +264,8 @@ async def test_what_still_runs_after_the_grace_is_incomplete_and_not_failed(load
     metrics = done.measurement.metrics
     assert (metrics["incomplete"], metrics["success_rate"]) == (1, 1.0)
     assert metrics["completed"] == len(done.outcomes) - 1 > 0
+    (given_up,) = [row for row in done.rows if row["outcome"] == "incomplete"]
+    assert given_up["end_ns"] - given_up["scheduled_ns"] >= 0.39e9  # as long as somebody waited for it
 
 
 async def test_answers_after_the_end_of_the_duration_count(load: Load, raw_server: Start) -> None:
@@ -374,12 +376,17 @@ async def test_warm_up_is_sent_before_and_not_counted(load: Load, raw_server: St
 
 
 async def test_the_measurement_can_begin_while_the_warm_up_still_runs(load: Load, raw_server: Start) -> None:
-    """No moment without load between the two."""
+    """No moment without load between the two, and no more of it."""
+    now, most = 0, 0
 
     async def script(peer: Peer) -> None:
+        nonlocal now, most
         while True:
             await peer.request()
+            now += 1
+            most = max(most, now)
             await asyncio.sleep(0.1)
+            now -= 1
             await peer.answer(TEXT)
 
     server = await raw_server(script)
@@ -387,6 +394,7 @@ async def test_the_measurement_can_begin_while_the_warm_up_still_runs(load: Load
     assert [row["outcome"] for row in done.warmup] == ["completed"] * 3
     assert done.outcomes == ["completed"] * 4
     assert max(row["end_ns"] for row in done.warmup) > min(row["sent_ns"] for row in done.rows)
+    assert most == 2
 
 
 async def test_an_interrupted_run_gives_what_it_has(load: Load, raw_server: Start) -> None:

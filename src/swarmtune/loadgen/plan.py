@@ -110,16 +110,22 @@ def arrivals(options: LoadgenOptions, dataset: Dataset, seed: int) -> Iterator[i
 
 
 def measured(
-    options: LoadgenOptions, dataset: Dataset, source: Source, seed: int, share: Share, started_ns: int
+    options: LoadgenOptions,
+    dataset: Dataset,
+    source: Source,
+    seed: int,
+    share: Share,
+    started_ns: int,
+    before: Timing | None = None,
 ) -> Phase:
-    """The measurement."""
+    """The measurement. ``before``: the warm-up."""
     shape = _shape(options, seed, share, PhaseName.MEASURED, concurrency_of(options))
     times = None
     if not shape.closed:
         times = itertools.islice(arrivals(options, dataset, seed), share.worker, None, share.workers)
     until = FOREVER if options.benchmark_duration is None else started_ns + round(options.benchmark_duration * NS)
     grace = None if options.benchmark_duration is None else round(options.benchmark_grace_period * NS)
-    return Phase(Timing(shape, source, started_ns, times), until, grace)
+    return Phase(Timing(shape, source, started_ns, times, before), until, grace)
 
 
 def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, started_ns: int) -> Phase | None:

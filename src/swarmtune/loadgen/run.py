@@ -113,7 +113,8 @@ class WorkerRun:
             yield first
         self.started_ns = begin()
         self.started_unix_ns = time.time_ns() + self.started_ns - time.monotonic_ns()
-        yield measured(self.options, self.dataset, self.source, spec.seed, share, self.started_ns)
+        before = first.timing if first else None
+        yield measured(self.options, self.dataset, self.source, spec.seed, share, self.started_ns, before)
 
     def collected(self, progress: Callable[[float], None] = lambda _: None) -> Records:
         """What was recorded, understood. Times are this machine's."""

@@ -69,13 +69,22 @@ class Ticket:
 class Timing:
     """One phase. ``arrivals``: ascending times after the start at which sessions begin; None in a closed loop."""
 
-    def __init__(self, shape: Shape, source: Source, started_ns: int, arrivals: Iterator[int] | None = None) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        source: Source,
+        started_ns: int,
+        arrivals: Iterator[int] | None = None,
+        before: Timing | None = None,
+    ) -> None:
+        """``before``: a phase that handed over while its last answers were under way; they keep their slots."""
         self.shape = shape
         self.source = source
         self.started_ns = started_ns
         self.in_flight = 0  # requests
         self.sessions = 0  # that have begun and not ended
         self.prefilling = 0
+        self._before = before
         self._arrivals = arrivals
         self._next_arrival = next(arrivals, None) if arrivals else None
         self._thinking: list[tuple[int, int, Ticket | None]] = []  # None: a slot that comes free after a pause
@@ -212,7 +221,8 @@ class Timing:
         return not self.shape.closed and self.in_flight >= self._ceiling(now_ns)
 
     def _ceiling(self, now_ns: int) -> float:
-        return _risen(self.shape.concurrency, self.shape.concurrency_ramp_ns, now_ns - self.started_ns)
+        handed_over = self._before.in_flight if self._before else 0
+        return _risen(self.shape.concurrency, self.shape.concurrency_ramp_ns, now_ns - self.started_ns) - handed_over
 
     def _free_slot(self, ns: int) -> None:
         self.sessions -= 1

@@ -32,6 +32,7 @@ IDLE_NS = 2_000_000  # so long must nothing be due for that
 REFUSED_PAUSE_NS = 100_000_000
 REFUSED_LIMIT = 20  # connections refused in a row after which the service counts as lost
 MAX_PAUSE_NS = 60 * NS  # the longest Retry-After that is obeyed
+ENDED_KEPT = 10_000  # ended requests that may wait in line for their time limit
 TICK_NS = 200_000_000  # how often somebody who watches is told
 
 
@@ -119,7 +120,6 @@ class Worker:
         self._numbers = 0
         self._refused_in_a_row = 0
         self._hold_ns = 0  # no new connection before, after one was refused
-        self._timing: Timing | None = None
         self._timeout_ns = round(self._options.request_timeout_seconds * NS)
         self._cycles: Counter[int] = Counter()
         self._finished_ns = 0
@@ -186,11 +186,10 @@ class Worker:
             self._cycle_facts()
 
     def _run(self, phase: Phase) -> None:
-        timing = self._timing = phase.timing
-        tick_ns = 0
+        timing, tick_ns = phase.timing, 0
         while not self.stopped:
-            now = time.monotonic_ns()
-            sending = now < phase.until_ns and not self._finished_ns
+            now, until_ns = time.monotonic_ns(), self._until(phase)
+            sending = now < until_ns
             if now >= tick_ns:
                 self._tick(phase)
                 tick_ns = now + TICK_NS
@@ -199,26 +198,29 @@ class Worker:
                 now, more = self._send_due(timing, now)
             if timing.finished or self._over(phase, now):
                 break
-            wake = now if more else min(tick_ns, phase.until_ns if sending else FOREVER, self._time_out(now))
+            wake = now if more else min(tick_ns, until_ns if sending else FOREVER, self._time_out(now))
             if sending and not more:
                 wake = min(wake, max(timing.due_ns(now), self._hold_ns))
                 if timing.source.left < AHEAD and not timing.source.complete:
                     self._watch.low()
             if not sending and phase.grace_ns is not None:
-                wake = min(wake, phase.until_ns + phase.grace_ns)
+                wake = min(wake, until_ns + phase.grace_ns)
             if wake - now > IDLE_NS and sending and timing.source.prepared < AHEAD:
                 timing.source.prepare(8)
             self._cycles[(time.monotonic_ns() - now).bit_length()] += 1
             self._handle(
                 self._wire.wait(max(0, wake - time.monotonic_ns()), tell_answering=self._tells_answering(timing))
             )
-        end = min(phase.until_ns, self._finished_ns or time.monotonic_ns())
+        end = min(self._until(phase), time.monotonic_ns())
         for ticket in timing.unsent(end):
             self._note(
                 _Flight(ticket, timing, 0, b""), Outcome.DROPPED, end, end, 0, 0, "no slot came free before the end"
             )
         if phase.grace_ns is not None or self.stopped:
-            self._give_up(end, lambda flight: flight.timing is timing and (self.stopped or not _handed_over(phase)))
+            given_up = time.monotonic_ns()
+            self._give_up(
+                given_up, lambda flight: flight.timing is timing and (self.stopped or not _handed_over(phase))
+            )
 
     def _tick(self, phase: Phase) -> None:
         self.progress.in_flight = len(self._flights)
@@ -233,10 +235,14 @@ class Worker:
     def _over(self, phase: Phase, now: int) -> bool:
         if phase.timing.all_sent and _handed_over(phase):
             return True
-        if now < phase.until_ns and not self._finished_ns:
+        if now < self._until(phase):
             return False
         grace = FOREVER if phase.grace_ns is None else phase.grace_ns
-        return not self._flights or now >= phase.until_ns + grace
+        return not self._flights or now >= self._until(phase) + grace
+
+    def _until(self, phase: Phase) -> int:
+        """When it stops sending."""
+        return min(phase.until_ns, self._finished_ns or FOREVER)
 
     def _tells_answering(self, timing: Timing) -> bool:
         return timing.shape.prefill_concurrency is not None
@@ -259,6 +265,8 @@ class Worker:
         flight = _Flight(ticket, timing, self._numbers, payload, began_ns=now)
         self._flights.add(flight)
         self._deadlines.append((now + self._timeout_ns, flight))
+        if len(self._deadlines) > 2 * len(self._flights) + ENDED_KEPT:  # one slow answer must not keep all later ones
+            self._deadlines = deque(entry for entry in self._deadlines if not entry[1].over)
         self.progress.sent += ticket.phase == 1
         connection = self._connection_for(ticket)
         if connection is not None:
