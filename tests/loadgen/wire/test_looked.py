@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,12 +16,10 @@ def test_a_wait_that_slept_knows_that_nothing_came_before_it_was_woken(tmp_path:
     try:
         pair.wire.send(pair.number, 1, b"ping")
         assert pair.peer.recv(10) == b"ping"
-        sent = []
 
         def answer() -> None:
             silence = threading.Event()
             silence.wait(0.2)
-            sent.append(time.monotonic_ns())
             pair.peer.sendall(CHUNKED + b"1\r\na\r\n1\r\nb\r\n")
 
         thread = threading.Thread(target=answer)
@@ -31,8 +28,7 @@ def test_a_wait_that_slept_knows_that_nothing_came_before_it_was_woken(tmp_path:
         thread.join()
         pair.wire.wait(0)
         ((_, _, read, kernel, looked, _),) = pair.records()
-        assert looked <= kernel <= read
-        assert kernel - looked < 100_000_000 < 0.9 * (sent[0] - looked + 200_000_000)
-        assert looked > sent[0] - 100_000_000
+        assert kernel <= read
+        assert abs(kernel - looked) < 50_000_000  # not the 0.2 s of silence; a halted virtual CPU wakes up after the stamp
     finally:
         pair.close()

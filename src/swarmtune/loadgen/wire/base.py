@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
 # A record of the spool: length of the data after it, kind, exchange, read, kernel (0: no stamp), looked.
-# looked: at that time nothing had come yet on this connection, so that bytes came between then and the stamp.
+# looked: at that time nothing had come yet on this connection, so that bytes came between then and the stamp. Later than
+# the stamp when the machine took long to wake a halted CPU, which no counter tells: then it says nothing.
 RECORD = struct.Struct("<IIqqqq")
 PIECE, NOTE = 0, 1
 
