@@ -34,8 +34,26 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
+# Tests that compute and tests that wait go side by side; those that measure go alone, so that nothing disturbs them.
+MEASURING := tests/loadgen tests/e2e
+WAITING := tests/apps tests/engines tests/cluster tests/simulator
+COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
+
 test: lint ## lint, types and the whole test suite
-	$(PY) -m pytest --cov --cov-report=term --cov-fail-under=90 -m "not vllm" $(ARGS)
+	@rm -f .coverage*
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-computing tests-waiting
+	@$(MAKE) --no-print-directory tests-measuring
+	@.venv/bin/coverage combine --quiet .coverage-tests-computing .coverage-tests-waiting .coverage-tests-measuring
+	.venv/bin/coverage report --fail-under=90
+
+tests-computing: install ## the tests that compute
+	$(COVERED) tests $(addprefix --ignore=,$(MEASURING) $(WAITING))
+
+tests-waiting: install ## the tests of commands, engines and processes
+	$(COVERED) $(WAITING)
+
+tests-measuring: install ## the tests that measure, alone
+	$(COVERED) $(MEASURING)
 
 test-verbose: install ## the test suite, test by test
 	$(PY) -m pytest -v -m "not vllm" $(ARGS)
@@ -59,4 +77,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: tests-computing tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

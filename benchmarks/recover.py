@@ -25,8 +25,9 @@ from swarmtune.records import Event, Setting, Value
 from swarmtune.settings import read_settings
 from swarmtune.space import Space
 from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.proof import in_order
 from swarmtune.tuner.report import Result
-from swarmtune.tuner.run import scores_of, session, tune
+from swarmtune.tuner.run import session, tune
 from swarmtune.tuner.study import new_place
 
 BAD: Mapping[str, Value] = {"n_parallel": 1, "n_batch": 32, "n_ubatch": 16, "n_threads": 1, "n_threads_batch": 1}
@@ -83,8 +84,12 @@ def judged(settings: Mapping[str, Setting], plan: Plan) -> dict[str, list[float]
             trials = await open_study.coordinator.search()
             chosen = {name: next(t for t in trials if t.setting == s) for name, s in settings.items()}
             several = list({t.number: t for t in chosen.values()}.values())
-            again = await open_study.coordinator.remeasure(several, REPEATS, [], {})
-        return {n: [s.value or 0.0 for s in scores_of(again[t.number])] for n, t in chosen.items()}
+            values: dict[int, list[float]] = {t.number: [] for t in several}
+            for number in range(REPEATS):
+                for trial in in_order(several, number):
+                    outcome = await open_study.coordinator.measure_again(trial, 0, "judge", None, {})
+                    values[trial.number].append((outcome.score and outcome.score.value) or 0.0)
+        return {n: values[t.number] for n, t in chosen.items()}
 
     return asyncio.run(measure())
 

@@ -1,11 +1,15 @@
 """What all tests share."""
 
+import os
+
 import pytest
 
-from swarmtune import registry
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does: many small matrices, few cores
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _built_in_parts() -> None:
     """Engines, benchmarks and searches are known, as after the command line has started."""
+    from swarmtune import registry
+
     assert registry.load_plugins() == []

@@ -25,6 +25,7 @@ PACKAGES = {
 }
 LONG_MODULES = {"cluster/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
 ENVIRONMENT_READERS = {
+    "apps/cli/__init__.py": "OPENBLAS_NUM_THREADS is set while numpy loads, and taken back",
     "settings.py": "the one place where our own settings are read",
     "loadgen/public_data.py": "HF_ENDPOINT belongs to the Hugging Face tools: the mirror that a site uses",
     "loadgen/spec.py": "headers and the key of the service are secrets: they travel in the environment, not in files",

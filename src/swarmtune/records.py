@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 Value = bool | int | float | str
 
@@ -117,9 +117,30 @@ class Group:
     devices: tuple[int, ...] = ()
 
     @property
+    def accelerators(self) -> int:
+        """Devices on all hosts; a group without any, which computes on CPUs, counts as one."""
+        return max(1, len(self.hosts) * len(self.devices))
+
+    @property
     def url(self) -> str:
         """Where the service of this group answers."""
         return f"http://{self.hosts[0]}:{self.port}"
+
+
+@dataclass(frozen=True)
+class EarlyStop:
+    """A measurement could have ended after ``after_s`` seconds, because the rest could not matter; ``done``: it did.
+
+    ``rule``: "promise_broken" or "over_saturated" (``of``: the promise), or "cannot_win" (``of``: the objective's metric,
+    which is at ``most`` this, below ``to_beat``).
+    """
+
+    rule: Literal["promise_broken", "over_saturated", "cannot_win"]
+    of: str
+    after_s: float
+    done: bool
+    most: float | None = None
+    to_beat: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +151,8 @@ class Measurement:
     tokens or requests per second, rates between 0 and 1. An absent name was not measured; there are no NaNs.
     ``valid`` is the load generator's own verdict on itself, with ``reasons`` when it is not.
     ``load`` is what was asked for, e.g. {"concurrency": 8} or {"request_rate": 2.5}.
+    ``blocks`` are metrics in equal stretches of the measured time, in order; a tool that does not tell gives none.
+    With an ``early_stop`` that was done the metrics are those of a part: a bound, never a value.
     """
 
     metrics: Mapping[str, float]
@@ -137,10 +160,13 @@ class Measurement:
     valid: bool = True
     reasons: tuple[str, ...] = ()
     source: str = "measured"  # or "predicted"; a predicted result is never stored as measured
+    blocks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    early_stop: EarlyStop | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "metrics", _frozen(self.metrics))
         object.__setattr__(self, "load", _frozen(self.load))
+        object.__setattr__(self, "blocks", _frozen({name: tuple(values) for name, values in self.blocks.items()}))
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for storage and ``--json``."""
@@ -150,12 +176,21 @@ class Measurement:
             "valid": self.valid,
             "reasons": list(self.reasons),
             "source": self.source,
+            **({"blocks": {name: list(values) for name, values in self.blocks.items()}} if self.blocks else {}),
+            **({"early_stop": asdict(self.early_stop)} if self.early_stop else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Measurement:
         """Inverse of ``to_json``."""
-        return cls(data["metrics"], data["load"], data["valid"], tuple(data["reasons"]), data["source"])
+        stop = EarlyStop(**data["early_stop"]) if "early_stop" in data else None
+        blocks = data.get("blocks", {})
+        return cls(data["metrics"], data["load"], data["valid"], tuple(data["reasons"]), data["source"], blocks, stop)
+
+    @property
+    def stopped_early(self) -> bool:
+        """Was it ended before its time?"""
+        return self.early_stop is not None and self.early_stop.done
 
 
 @dataclass(frozen=True)
@@ -164,14 +199,17 @@ class Score:
 
     ``violations`` maps each hard promise to how far it is broken, relative to its limit: <= 0 is kept, 0.2 is 20 % over.
     A setting that could not even start has ``value`` None and the single violation ``start_failure``.
+    ``values`` are the losses of several objectives by name, all minimised, where a Pareto set is looked for.
     """
 
     value: float | None
     loss: float
     violations: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "violations", _frozen(self.violations))
+        object.__setattr__(self, "values", _frozen(self.values))
 
     @property
     def feasible(self) -> bool:
@@ -195,12 +233,13 @@ class Score:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for storage and ``--json``."""
-        return {"value": self.value, "loss": self.loss, "violations": dict(self.violations)}
+        several = {"values": dict(self.values)} if self.values else {}
+        return {"value": self.value, "loss": self.loss, "violations": dict(self.violations), **several}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Score:
         """Inverse of ``to_json``."""
-        return cls(data["value"], data["loss"], data["violations"])
+        return cls(data["value"], data["loss"], data["violations"], data.get("values", {}))
 
 
 class TrialState(StrEnum):

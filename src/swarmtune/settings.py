@@ -77,12 +77,26 @@ class Optimizer(Section):
     timeout: float | None = Field(
         None, gt=0, le=1e8, allow_inf_nan=False, description="seconds for the search, without the final confirmation"
     )
+    accelerator_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e12,
+        allow_inf_nan=False,
+        description="accelerators of a group (at least 1) x seconds of each attempt, failed ones too, for the search",
+    )
+    warm_start: bool = Field(True, description="learn from earlier studies of the same engine and model")
+    earlier: list[str] | None = Field(
+        None, max_length=1000, description="folders or databases of earlier studies; default those in output"
+    )
     seed: int = Field(0, ge=0, le=2**31, description="same seed, same questions")
     study: str | None = Field(
         None,
         description="database of the study: a path, sqlite:///PATH or postgresql://...; default a new folder in output",
     )
-    confirm: int = Field(3, ge=0, le=50, description="re-measurements of winner and baseline each; 0 = none")
+    confirm: int = Field(
+        3, ge=0, le=50, description="rounds of the proof, each measuring finalists and baseline again; 0 = none"
+    )
+    finalists: int = Field(3, ge=1, le=20, description="best settings that enter the proof")
     groups: int = Field(1, ge=1, le=64, description="services measured side by side on this machine")
     max_attempts: int = Field(3, ge=1, le=20, description="tries of a trial whose port, node or load generator failed")
     backup: bool = Field(False, description="keep each attempt's service files and logs (--backup)")
@@ -96,6 +110,18 @@ class Promises(Section):
 
     name: Literal["goodput", "throughput", "weighted"] = Field(
         "goodput", description="what is maximised (weighted: minimised)"
+    )
+    per: Literal["accelerator", "watt", "dollar"] | None = Field(
+        None, description="count goodput or throughput per accelerator that the setting uses, watt or dollar"
+    )
+    dollars_per_hour: float | None = Field(
+        None, gt=0, le=1e6, allow_inf_nan=False, description="price of one accelerator, for per = 'dollar'"
+    )
+    group_dollars_per_hour: float | None = Field(
+        None, gt=0, le=1e6, allow_inf_nan=False, description="price of a whole group, used or not, in its place"
+    )
+    pareto: list[str] = Field(
+        [], max_length=3, description="2 or 3 objectives or latencies to trade off, e.g. ['throughput', 'p95_ttft_ms']"
     )
     slo: dict[str, float] | None = Field(
         None, description="hard promises in milliseconds, e.g. p95_ttft_ms = 500, p95_tpot_ms = 50"
@@ -127,6 +153,18 @@ class LoadSearchSection(Section):
     tolerance: float = Field(0.15, gt=0, lt=1, description="relative width at which the search stops")
 
 
+class EarlyStopSection(Section):
+    """[early_stop]: end a measurement as soon as the rest of it cannot matter."""
+
+    mode: Literal["off", "report", "on"] = Field(
+        "report", description="on: end it; report: let it go on, and say at the end what ending it would have saved"
+    )
+    confidence: float = Field(0.99, ge=0.8, lt=1, description="how sure it must be")
+    margin: float = Field(
+        0.05, ge=0, lt=1, description="so far below the best value so far it must surely stay, relative"
+    )
+
+
 _OLD_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}
 
 
@@ -144,6 +182,7 @@ class BaseSections(BaseSettings):
     optimizer: Optimizer = Optimizer()
     objective: Promises = Promises()
     load_search: LoadSearchSection = LoadSearchSection()
+    early_stop: EarlyStopSection = EarlyStopSection()
     pso_options: PsoOptions = PsoOptions()
     pso_strategy: PsoStrategy = PsoStrategy()
     constraints: list[str] = Field(

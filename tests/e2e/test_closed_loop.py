@@ -32,6 +32,10 @@ KEYS = [
     "baseline",
     "best",
     "verdict",
+    "finalists",
+    "tied",
+    "no_difference",
+    "early_stop",
 ]
 
 

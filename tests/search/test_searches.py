@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from swarmtune.records import Setting
+from swarmtune.search.assisted import AssistedSwarm
+from swarmtune.search.auto import AutoSearch
 from swarmtune.search.base import Search
-from swarmtune.search.optuna_adapter import TpeSearch
+from swarmtune.search.bayesian import BayesianSearch
+from swarmtune.search.cmaes import CmaEsSearch
+from swarmtune.search.grid import GridSearch
+from swarmtune.search.optuna_adapter import Nsga2Search, TpeSearch
+from swarmtune.search.qmc import QmcSearch
 from swarmtune.search.random import RandomSearch
 from swarmtune.search.swarm import SwarmOptions, SwarmSearch, coefficient
 from swarmtune.space import Space
@@ -31,9 +37,44 @@ class TestRingSwarm(SearchContract):
         return SwarmSearch(space, seed, budget, SwarmOptions(n_particles=5, topology="ring"))
 
 
+class TestAssistedSwarm(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return AssistedSwarm(space, seed, budget)
+
+
+class TestBayesian(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return BayesianSearch(space, seed, budget)
+
+
 class TestTpe(SearchContract):
     def make(self, space: Space, seed: int, budget: int) -> Search:
         return TpeSearch(space, seed, budget)
+
+
+class TestCmaEs(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return CmaEsSearch(space, seed, budget)
+
+
+class TestNsga2(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return Nsga2Search(space, seed, budget)
+
+
+class TestQmc(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return QmcSearch(space, seed, budget)
+
+
+class TestGrid(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return GridSearch(space, seed, budget)
+
+
+class TestAuto(SearchContract):
+    def make(self, space: Space, seed: int, budget: int) -> Search:
+        return AutoSearch(space, seed, budget)
 
 
 def questions(options: SwarmOptions, evaluations: int = 20) -> list[str]:

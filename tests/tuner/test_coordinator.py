@@ -22,7 +22,7 @@ from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.coordinator import Coordinator
 from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.store import Attempt, MemoryStore, Outcome
+from swarmtune.tuner.store import Attempt, MemoryStore
 
 FIELDS = tuple(replace(f, value=f.value) for f in MIXED)
 
@@ -179,20 +179,6 @@ async def test_a_small_space_ends_early() -> None:
         trials = await loop.coordinator.search()
     assert len(trials) == 3
     assert "exhausted" in loop.kinds
-
-
-async def test_proof_is_interleaved_at_the_scored_load_and_resumes() -> None:
-    loop = Loop(plan(4))
-    trials = await loop.coordinator.search()
-    before = len(loop.groups[0].measured)
-    scores = await loop.coordinator.remeasure(trials[:2], 3, [], {})
-    order = [a.trial_number for _, _, a in loop.groups[0].measured[before:]]
-    assert order == [0, 1, 1, 0, 0, 1]
-    assert [len(v) for v in scores.values()] == [3, 3]
-    again = Loop(plan(4), store=loop.store)
-    done = [(0, Outcome(service(trials[0].setting)))] * 2 + [(1, Outcome(service(trials[1].setting)))]
-    await again.coordinator.remeasure(trials[:2], 3, done, {})
-    assert [a.trial_number for _, _, a in again.groups[0].measured] == [1, 0, 1]
 
 
 async def test_every_attempt_is_in_the_store_before_it_is_told() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.settings import read_settings
-from swarmtune.tuner.plan import DEFAULT_EVALUATIONS, DEFAULT_PROMISES, Plan, make_plan
+from swarmtune.tuner.aims import DEFAULT_PROMISES
+from swarmtune.tuner.plan import DEFAULT_EVALUATIONS, Plan, make_plan
 
 
 @pytest.fixture(autouse=True)

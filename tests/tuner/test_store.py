@@ -25,7 +25,7 @@ from swarmtune.testing.store import (
 )
 from swarmtune.tuner.ledger import Ledger, StudyHead, latest_study, shown_url
 from swarmtune.tuner.ownership import LEASE_S
-from swarmtune.tuner.store import MemoryStore, Store
+from swarmtune.tuner.store import MemoryStore, Remeasured, Store
 from swarmtune.tuner.tables import database_url
 
 SPACE = Space(MIXED, RULES)
@@ -79,14 +79,14 @@ def test_another_tuner_goes_on_where_the_first_one_died(url: str) -> None:
     first.close(first.open(lost, "local", "t1"), LOST)
     first.open(running, "local", "token-of-a-leftover")
     first.close(first.open(failing, "local", "t3"), FAILED_SETTING)
-    first.close(first.open(done, "local", "t4", number=0, kind="confirm:3"), GOOD)
-    first.open(done, "local", "t5", number=0, kind="confirm:3")
+    first.close(first.open(done, "local", "t4", number=0, kind="confirm:3:0"), GOOD)
+    first.open(done, "local", "t5", number=0, kind="confirm:3:1")
     die(first)
     second = ledger_at(url, name)
     assert {"t5", "t5-load", "token-of-a-leftover"} <= set(second.swept_tokens)
     states = [t.state for t in second.trials()]
     assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING, TrialState.COMPLETE]
-    assert [(n, o.score) for n, o in second.confirmations(3)] == [(0, GOOD.score)]
+    assert second.confirmations() == [Remeasured("confirm:3:0", 0, "local", GOOD)]
     assert second.ownership.active_seconds() >= 0
     second.dispose()
 

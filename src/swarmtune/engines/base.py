@@ -5,8 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Protocol
 
+from swarmtune.engines.parallel import parallel
 from swarmtune.errors import SwarmTuneError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
@@ -36,6 +38,14 @@ class Probe(Protocol):
         ...
 
 
+def installed(package: str) -> str:
+    """The version of a package that is installed beside us; empty if it is not."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
 class Engine(ABC):
     """Parameters + command + readiness + diagnosis of one kind of service.
 
@@ -58,6 +68,15 @@ class Engine(ABC):
         """The port that the section fixes (``[ENGINE.command] port``); 0: any free one."""
         text = str(getattr(getattr(self.config, "command", None), "port", ""))
         return int(text) if text.isascii() and text.isdigit() else 0
+
+    @property
+    def version(self) -> str:
+        """The version of what would be started, where this Python can see it; empty: unknown."""
+        return ""
+
+    def accelerators(self, setting: Setting, group: Group) -> int:
+        """How many of the group's devices the service takes with this setting, at least 1: what its command says."""
+        return parallel(self.command(setting, group).argv) or group.accelerators
 
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:

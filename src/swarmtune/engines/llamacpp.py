@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import Field as Option
 
-from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.base import Engine, Probe, installed
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
@@ -88,6 +88,11 @@ class LlamacppEngine(Engine):
     def model(self) -> str:
         """As configured."""
         return self.config.model_name
+
+    @property
+    def version(self) -> str:
+        """That of the package xllamacpp."""
+        return installed("xllamacpp")
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or threads, slots, batch sizes, attention and cache types."""

@@ -68,7 +68,7 @@ def place(
     env: dict[str, str] = {}
     document: dict[str, Value] = {}
     for f in fields:
-        if f.name not in setting.values or load_field(f.name):
+        if f.name not in setting.values or load_field(f.name) or not f.active(setting.values):
             continue
         value = setting.values[f.name]
         name = f.config_position if f.config_position.startswith("-") else None

@@ -6,7 +6,7 @@ import sys
 
 from pydantic import Field as Option
 
-from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.base import Engine, Probe, installed
 from swarmtune.engines.diagnosis import diagnose
 from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
@@ -54,6 +54,11 @@ class SimulatedEngine(Engine):
     def model(self) -> str:
         """As configured."""
         return self.config.model
+
+    @property
+    def version(self) -> str:
+        """Our own."""
+        return installed("swarmtune")
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or all of its parameters."""

@@ -27,6 +27,7 @@ class TargetField(BaseModel):
     dtype_param: Any = Option(None, description="what the dtype needs: the list of an enum, the step of a range, ...")
     constant: Value | None = Option(None, description="the only value: takes the field out of the search")
     log: bool = Option(False, description="search on a logarithmic scale")
+    when: str | None = Option(None, description="in use only where this holds, e.g. \"speculative != 'off'\"")
 
     def to_field(self) -> Field:
         """The same entry as a field of the search space."""

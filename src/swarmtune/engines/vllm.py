@@ -9,6 +9,7 @@ from pydantic import Field as Option
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
@@ -95,6 +96,10 @@ class VllmEngine(Engine):
             directory=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
+
+    def accelerators(self, setting: Setting, group: Group) -> int:
+        """One, unless the command says otherwise."""
+        return parallel(self.command(setting, group).argv) or 1
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

@@ -19,6 +19,7 @@ class Benchmark(ABC):
 
     name: str
     Config: type
+    measures_power = False  # has every measurement power_watts, the mean power of the service's accelerators?
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -81,8 +81,9 @@ class SwarmtuneBenchmark(Benchmark):
             }
         )
         spec = Spec(
-            url=(url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos, options=options
-        )
+            url=(url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos, options=options,
+            early_stop=workload.early_stop if options.workers_max == 1 else None,
+        )  # fmt: skip
         secret = spec.secret_environment()
         return Command(
             argv=(sys.executable, "-P", "-m", "swarmtune.loadgen", SPEC_FILE),
@@ -96,7 +97,8 @@ class SwarmtuneBenchmark(Benchmark):
         path = directory / MEASUREMENT_FILE
         try:
             measurement = Measurement.from_json(json.loads(path.read_text()))
-            strange = [name for name, value in measurement.metrics.items() if not math.isfinite(value)]
+            values = [*measurement.blocks.items(), *((name, (value,)) for name, value in measurement.metrics.items())]
+            strange = [name for name, numbers in values if not all(map(math.isfinite, numbers))]
         except OSError as error:
             raise BenchmarkParseError(
                 f"The load generator left no {path}: {error.strerror}. Its output says why."

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.records import EarlyStop
+
 
 class Outcome(IntEnum):
     """How a request ended.
@@ -106,3 +108,4 @@ class Records:
     request_prefix: str = ""  # the id of a request is f"{request_prefix}{session}-{turn}"
     interrupted: bool = False
     lost: bool = False  # the endpoint could no longer be reached
+    early_stop: EarlyStop | None = None

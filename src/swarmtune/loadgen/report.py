@@ -54,6 +54,7 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         verdict.reasons,
         command,
         inputs_sha256=inputs,
+        early_stop=records.early_stop,
     )
     return Report(records, found, verdict, facts)
 

@@ -22,6 +22,7 @@ from swarmtune.loadgen.spool import collect
 from swarmtune.loadgen.target import Target
 from swarmtune.loadgen.wire import make_wire
 from swarmtune.loadgen.worker import Phase, Watch, Worker
+from swarmtune.records import EarlyStop
 
 SPOOL_FILE = "spool.bin"
 LEAD_NS = 5_000_000  # between the decision to start and the first request
@@ -66,6 +67,7 @@ class WorkerRun:
         self._wire = wire
         self.started_ns = self.ended_ns = 0
         self.started_unix_ns = 0
+        self.early_stop: EarlyStop | None = None
         self.source = Source(self.dataset, self.worker.payload, complete=not part.granted)
         if not part.granted:
             self.source.grant(self._all_credits())
@@ -93,8 +95,9 @@ class WorkerRun:
         gc.freeze()
         gc.disable()
         try:
-            with deciding(self.part.spec, self.spool, self.worker):
+            with deciding(self.part.spec, self.spool, self.worker) as told:
                 self.worker.run(self._phases(begin))
+            self.early_stop = told.early_stop
         finally:
             gc.enable()
             gc.unfreeze()
@@ -126,7 +129,7 @@ class WorkerRun:
         order = np.argsort(requests["scheduled_ns"], kind="stable")
         return Records(
             requests[order], chunks, errors, [self.worker.facts], self.started_ns, self.ended_ns, self.started_unix_ns,
-            self.prefix, self.worker.stopped and not self.worker.lost, self.worker.lost,
+            self.prefix, self.worker.stopped and not self.worker.lost, self.worker.lost, self.early_stop,
         )  # fmt: skip
 
 

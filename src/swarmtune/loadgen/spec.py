@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.target import parse
+from swarmtune.workload import StopRules
 
 # What a request may have to keep to count for goodput: upper limits in ms, and a lower one in tokens/s.
 LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_throughput_per_user")
@@ -31,6 +32,7 @@ class Spec(BaseModel):
     seed: int = Field(0, ge=0)
     request_slos: Mapping[str, float] = {}
     options: LoadgenOptions = LoadgenOptions()
+    early_stop: StopRules | None = None
 
     @model_validator(mode="before")
     @classmethod

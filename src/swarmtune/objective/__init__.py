@@ -1,14 +1,18 @@
 """WHAT better means: promises and objectives. Pure."""
 
-from swarmtune.objective.objectives import Goodput, Objective, Throughput, Weighted, Weights
-from swarmtune.objective.slo import per_request_limits, promise_mistakes, violations
+from swarmtune.objective.objectives import Goodput, Latency, Objective, Per, Rate, Throughput, Weighted, Weights
+from swarmtune.objective.slo import PROMISED, per_request_limits, promise_mistakes, violations
 
 OBJECTIVES: dict[str, type[Objective]] = {"goodput": Goodput, "throughput": Throughput, "weighted": Weighted}
 
 __all__ = [
     "OBJECTIVES",
+    "PROMISED",
     "Goodput",
+    "Latency",
     "Objective",
+    "Per",
+    "Rate",
     "Throughput",
     "Weighted",
     "Weights",

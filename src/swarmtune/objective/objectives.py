@@ -6,50 +6,120 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from swarmtune.objective.slo import metric, violations
 from swarmtune.records import Measurement, Score
 
+ACCELERATORS = "accelerators"  # the metric that says how many devices the service took
+POWER = "power_watts"  # the metric that says what they drew on average
+
+
+@dataclass(frozen=True)
+class Per:
+    """What a rate is counted per: accelerator used, watt drawn, or dollar spent.
+
+    ``dollars_per_hour`` is the price of one accelerator, with ``of_group`` that of all, used or not.
+    """
+
+    what: Literal["accelerator", "watt", "dollar"]
+    dollars_per_hour: float = 1.0
+    of_group: bool = False
+
+    def amount(self, measurement: Measurement) -> float:
+        """Accelerators, watts, or dollars per second. FitnessCalculationError if the measurement cannot tell."""
+        if self.what == "watt":
+            return metric(measurement, POWER, above=0)
+        accelerators = 1.0 if self.of_group else metric(measurement, ACCELERATORS, above=0)
+        return accelerators if self.what == "accelerator" else accelerators * self.dollars_per_hour / 3600
+
+    def unit(self, rate: str) -> str:
+        """The unit of a rate in things per second: a thing per second and watt is one per joule."""
+        thing = rate.removesuffix("/s")
+        return {"accelerator": f"{rate}/accelerator", "watt": f"{thing}/J", "dollar": f"{thing}/$"}[self.what]
+
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Turns a measurement into a score. ``limits`` are hard promises (metric -> limit in ms)."""
+    """Turns a measurement into a score. ``limits`` are hard promises (metric -> limit in ms).
+
+    ``several``: the objectives of a Pareto set by name, of which this is the first. Their values go into the score, too.
+    """
 
     limits: Mapping[str, float] = field(default_factory=dict)
     min_success_rate: float = 0.99
     unit: str = ""
     direction: Literal["maximize", "minimize"] = "maximize"
+    several: Mapping[str, Objective] = field(default_factory=dict, repr=False)  # repr: plan.py:Plan.fingerprint
+    metric: ClassVar[str] = ""  # the metric that is the objective, where it is one
 
     @abstractmethod
     def value(self, measurement: Measurement) -> float:
         """The objective in its own unit. FitnessCalculationError if a metric is missing."""
 
+    def loss(self, measurement: Measurement) -> float:
+        """The value, turned so that less is better."""
+        return self.as_loss(self.value(measurement))
+
+    def as_loss(self, value: float) -> float:
+        """A value as a loss, and a loss as a value."""
+        return -value if self.direction == "maximize" else value
+
     def score(self, measurement: Measurement) -> Score:
         """Value and promises of one measurement."""
         value = self.value(measurement)
-        loss = -value if self.direction == "maximize" else value
-        return Score(value=value, loss=loss, violations=violations(measurement, self.limits, self.min_success_rate))
+        return Score(
+            value=value,
+            loss=self.as_loss(value),
+            violations=violations(measurement, self.limits, self.min_success_rate),
+            values={name: objective.loss(measurement) for name, objective in self.several.items()},
+        )
 
 
 @dataclass(frozen=True)
-class Goodput(Objective):
+class Rate(Objective):
+    """A metric in things per second, as it is or per accelerator, watt or dollar."""
+
+    per: Per | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.per:
+            object.__setattr__(self, "unit", self.per.unit(type(self).unit))  # replace() calls this again
+
+    def value(self, measurement: Measurement) -> float:
+        rate = metric(measurement, self.metric)
+        return rate / self.per.amount(measurement) if self.per else rate
+
+
+@dataclass(frozen=True)
+class Goodput(Rate):
     """Requests per second that each kept the per-request limits (DistServe, OSDI 2024)."""
 
     unit: str = "req/s"
-
-    def value(self, measurement: Measurement) -> float:
-        return metric(measurement, "request_goodput")
+    metric: ClassVar[str] = "request_goodput"
 
 
 @dataclass(frozen=True)
-class Throughput(Objective):
+class Throughput(Rate):
     """Output tokens per second."""
 
     unit: str = "tok/s"
+    metric: ClassVar[str] = "output_throughput"
+
+
+@dataclass(frozen=True)
+class Latency(Objective):
+    """A latency that a promise could bound (``p95_ttft_ms``), minimised: the second of a Pareto set.
+
+    When not a single request completed there is none, and it is infinite.
+    """
+
+    unit: str = "ms"
+    direction: Literal["maximize", "minimize"] = "minimize"
+    name: str = ""
 
     def value(self, measurement: Measurement) -> float:
-        return metric(measurement, "output_throughput")
+        return math.inf if measurement.metrics.get("completed") == 0 else metric(measurement, self.name)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
@@ -55,12 +56,15 @@ def violations(measurement: Measurement, limits: Mapping[str, float], min_succes
     return found
 
 
-def metric(measurement: Measurement, name: str) -> float:
-    """A metric that the objective cannot do without."""
+def metric(measurement: Measurement, name: str, above: float = -math.inf) -> float:
+    """A metric that the objective cannot do without, and that must lie above a bound. FitnessCalculationError if not."""
     if name not in measurement.metrics:
         have = ", ".join(sorted(measurement.metrics)) or "none"
         raise FitnessCalculationError(
             f"The measurement has no {name}, which the objective needs. It has: {have}.",
             details={"missing": name, "metrics": sorted(measurement.metrics)},
         )
-    return measurement.metrics[name]
+    value = measurement.metrics[name]
+    if not value > above:
+        raise FitnessCalculationError(f"The measurement says {name} = {value:g}; it must be above {above:g}.")
+    return value

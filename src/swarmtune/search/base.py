@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from swarmtune.records import Score, Setting
 from swarmtune.space import Space
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A result of an earlier study; ``weight`` is 1 where engine, model and hardware are the same, less where not."""
+
+    setting: Setting
+    score: Score
+    weight: float = 1.0
 
 
 class Search(ABC):
@@ -33,3 +43,6 @@ class Search(ABC):
     @abstractmethod
     def tell(self, setting: Setting, score: Score) -> None:
         """A result: of a setting that was asked, or of any other (baseline, user's own, replayed history)."""
+
+    def learn(self, earlier: Sequence[Earlier]) -> None:  # noqa: B027 - most have no use for it
+        """Results of earlier studies, before the first question. A search without a use for them ignores them."""

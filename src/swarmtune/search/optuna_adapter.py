@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,19 +39,31 @@ def system_attributes(score: Score) -> dict[str, Any]:
     return {**named, "constraints": list(score.violations.values())}
 
 
-class TpeSearch(Search):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011) with constant liar; promises as constraints.
+class OptunaSearch(Search):
+    """A sampler of Optuna on the told history, which each question puts into a study in memory.
 
     A failed setting is told as complete with a violated constraint: samplers do not see failed trials.
     """
 
+    name = ""
+
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         super().__init__(space, seed, budget, options)
+        self._told: list[tuple[Setting, Score]] = []
         self._history = History()
+        self._objectives: list[str] = []
         self._distributions = {d.name: distribution(d) for d in space.dimensions}
 
+    @abstractmethod
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        """A new sampler."""
+
+    def system_attributes(self, number: int) -> dict[str, Any]:  # noqa: ARG002
+        """What the sampler would have written to its ``number``-th trial."""
+        return {}
+
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._history) + len(pending)
+        asked = len(self._told) + len(pending)
         rng = rng_for(self.seed, asked)
         taken = {p.key for p in pending}
         level = optuna.logging.get_verbosity()
@@ -63,27 +76,62 @@ class TpeSearch(Search):
                 point = self.space.repair(self.space.encode(wanted), rng)
                 setting = wanted if point is None else self.space.decode(point)
                 if point is not None and setting.key not in taken and self._history.score(setting) is None:
-                    return replace(setting, origin="tpe")
+                    return replace(setting, origin=self.name)
         finally:
             optuna.logging.set_verbosity(level)
-        return replace(unseen(self.space, self._history, pending, rng), origin="tpe:random")
+        return replace(unseen(self.space, self._history, pending, rng), origin=f"{self.name}:random")
 
     def tell(self, setting: Setting, score: Score) -> None:
         self._history.tell(setting, score)
+        self._told.append((setting, score))
 
     def _study(self, pending: Sequence[Setting], seed: int) -> optuna.Study:
-        startup = max(3, min(10, self.budget // 3))
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
-        study = optuna.create_study(sampler=sampler, direction="minimize")
-        study.add_trials([self._trial(s, score) for s, score in self._history])
-        study.add_trials([self._trial(s, None) for s in pending])
+        names = sorted({name for _, score in self._told for name in score.values})
+        self._objectives = names if len(names) > 1 else []
+        study = optuna.create_study(sampler=self.sampler(seed), directions=["minimize"] * max(1, len(self._objectives)))
+        study.add_trials([self._trial(i, s, score) for i, (s, score) in enumerate(self._told)])
+        study.add_trials([self._trial(len(self._told) + i, s, None) for i, s in enumerate(pending)])
         return study
 
-    def _trial(self, setting: Setting, score: Score | None) -> FrozenTrial:
+    def _losses(self, score: Score) -> list[float]:
+        """Of each objective; the worst known of all for a setting that has none."""
+        if not self._objectives:
+            return [score.loss]
+        return [score.values.get(n, max(s.values.get(n, -1e9) for _, s in self._told)) for n in self._objectives]
+
+    def _trial(self, number: int, setting: Setting, score: Score | None) -> FrozenTrial:
+        told = {} if score is None else system_attributes(score)
         return create_trial(
             params=self.space.coordinates(setting),
             distributions=self._distributions,
             state=TrialState.RUNNING if score is None else TrialState.COMPLETE,
-            value=None if score is None else score.loss,
-            system_attrs={} if score is None else system_attributes(score),
+            values=None if score is None else self._losses(score),
+            system_attrs={**told, **self.system_attributes(number)},
         )
+
+
+class TpeSearch(OptunaSearch):
+    """Tree-structured Parzen estimator (Bergstra et al. 2011) with constant liar; promises as constraints."""
+
+    name = "tpe"
+
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        startup = max(3, min(10, self.budget // 3))
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, constant_liar=True)
+
+
+class Nsga2Search(OptunaSearch):
+    """NSGA-II (Deb et al. 2002) with Deb's rules for promises; each ``population`` results in a row are a generation."""
+
+    name = "nsga2"
+
+    @property
+    def population(self) -> int:
+        """Size of a generation: about eight of them in a budget."""
+        return max(4, min(50, self.budget // 8))
+
+    def sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=self.population)
+
+    def system_attributes(self, number: int) -> dict[str, Any]:
+        return {"NSGAIISampler:generation": number // self.population}

@@ -14,7 +14,9 @@ from pydantic import Field as Option
 from swarmtune.records import Score, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.history import History, rng_for, unseen
+from swarmtune.search.start import evenly_spread
 from swarmtune.space import Space
+from swarmtune.space.batch import Points
 from swarmtune.space.space import Point
 
 Strategy = Literal["constant", "exp_decay", "nonlin_mod", "lin_variation", "random"]
@@ -91,7 +93,7 @@ class SwarmSearch(Search):
         self.size = self.swarm.n_particles or max(4, min(10, budget // 4))
         self._history = History()
         self._particles = [_Particle([]) for _ in range(self.size)]
-        self._start = _quasi_random(self.size, len(space.dimensions), seed)
+        self._start = evenly_spread(self.size, len(space.dimensions), seed)
         self._categories = np.array([d.kind == "category" for d in space.dimensions], dtype=bool)
 
     def tell(self, setting: Setting, score: Score) -> None:
@@ -131,7 +133,7 @@ class SwarmSearch(Search):
         walker = _Particle(list(particle.path))
         proposals: list[Setting] = []
         for _ in range(KNOWN_STEPS):
-            point = self.space.repair(self._step(number, walker, asked, rng), rng)
+            point = self.space.repair(self._steps(number, walker, asked, rng)[0], rng)
             if point is None:
                 break
             setting = self.space.decode(point, origin)
@@ -142,7 +144,8 @@ class SwarmSearch(Search):
             walker.path.append((setting, known))
         return proposals
 
-    def _step(self, number: int, particle: _Particle, asked: int, rng: np.random.Generator) -> Point:
+    def _steps(self, number: int, particle: _Particle, asked: int, rng: np.random.Generator, count: int = 1) -> Points:
+        """Where the particle may go next: so many draws of its random pulls; shape (count, d)."""
         progress = asked / max(1, self.budget)
         o = self.swarm
         c1 = coefficient("c1", o.c1, o.c1_strategy, progress, rng)
@@ -152,21 +155,13 @@ class SwarmSearch(Search):
         before = self.space.encode(particle.path[-2][0]) if len(particle.path) > 1 else here
         own = self.space.encode((particle.best or particle.path[-1])[0])
         leader = self.space.encode(self._leader(number))
-        r1, r2 = rng.uniform(size=here.shape), rng.uniform(size=here.shape)
+        r1, r2 = rng.uniform(size=(2, count, len(here)))
         velocity = w * (here - before) + c1 * r1 * (own - here) + c2 * r2 * (leader - here)
         moved = _reflect(here + np.clip(velocity, -MAX_STEP, MAX_STEP))
-        return self._with_categories(moved, here, own, leader, (c1, c2), rng)
-
-    def _with_categories(
-        self, moved: Point, here: Point, own: Point, leader: Point, pull: tuple[float, float], rng: np.random.Generator
-    ) -> Point:
-        total = pull[0] + pull[1] + 1.0
-        chance = np.array([1.0, *pull]) / total * (1.0 - MUTATION)
-        for i in np.flatnonzero(self._categories):
-            draw = rng.uniform()
-            source = int(np.searchsorted(np.cumsum(chance), draw))
-            moved[i] = rng.uniform() if source >= 3 else (here, own, leader)[source][i]
-        return moved
+        chance = np.cumsum(np.array([1.0, c1, c2]) / (c1 + c2 + 1.0) * (1.0 - MUTATION))
+        source = np.searchsorted(chance, rng.uniform(size=moved.shape))  # stay, own, leader, anew
+        copied = np.choose(source, [here, own, leader, rng.uniform(size=moved.shape)])
+        return np.where(self._categories, copied, moved)
 
     def _leader(self, number: int) -> Setting:
         """The best known to the particle's neighbourhood; in gbest that includes baseline and users' settings."""
@@ -207,16 +202,6 @@ def _owner(setting: Setting, size: int) -> int | None:
         return 0
     kind, _, number = setting.origin.partition(":")
     return int(number) if kind == "particle" and number.isdigit() and int(number) < size else None
-
-
-def _quasi_random(count: int, dimensions: int, seed: int) -> Point:
-    """Evenly spread points: the R sequence with a random shift (Roberts 2018); shape (count, dimensions)."""
-    root = 2.0
-    for _ in range(30):
-        root = (1.0 + root) ** (1.0 / (dimensions + 1))
-    steps = root ** -np.arange(1, dimensions + 1)
-    shift = np.random.default_rng([seed, 7]).uniform(size=dimensions)
-    return np.asarray((shift + np.outer(np.arange(1, count + 1), steps)) % 1.0)
 
 
 def _reflect(point: Point) -> Point:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from swarmtune.records import Value
+from swarmtune.space.constraint import Constraint, ConstraintError
 
 SEARCHED = ("int", "float", "bool", "enum", "range", "ratio")
 DERIVED = ("share", "factories", "times", "ternary_factories", "ternary_times")
@@ -47,6 +50,8 @@ class Field:
     ==================  ================================================================================
 
     ``value`` is the baseline. ``constant`` (0 and False count) or ``min`` == ``max`` takes a field out of the search.
+    ``when`` is an expression over other fields: where it is false the field is at rest: not searched, at its baseline
+    value, and not written into the service's command or files.
     Whole numbers written with a point become int where ``dtype`` is int, 0 and 1 become booleans where it is bool.
     """
 
@@ -59,6 +64,7 @@ class Field:
     dtype_param: Any = None
     constant: Value | None = None
     log: bool = False
+    when: str | None = None
 
     def __post_init__(self) -> None:
         for key in ("value", "constant"):
@@ -112,6 +118,15 @@ class Field:
             return (named,) if isinstance(named, str) else ()
         return ()
 
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """Names of the fields that decide whether it is in use."""
+        return () if self.when is None else tuple(sorted(_condition(self.when).names))
+
+    def active(self, values: Mapping[str, Value]) -> bool:
+        """Is it in use with these values of the other fields?"""
+        return self.when is None or _condition(self.when).holds(values)
+
     def mistakes(self, known: set[str]) -> list[str]:
         """Everything wrong with this entry, as sentences; ``known`` are the names of all fields."""
         if not _NAME.fullmatch(self.name):
@@ -123,13 +138,23 @@ class Field:
             near = difflib.get_close_matches(self.dtype, DTYPES, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             return [f"{self.name}: dtype {self.dtype[:40]!r} is not one of {', '.join(DTYPES)}{hint}"]
-        found = self._place_mistakes() + self._number_mistakes()
+        found = self._place_mistakes() + self._number_mistakes() + self._when_mistakes(known)
         found += [f"{self.name}: dtype_param names {t!r}, which is no field" for t in self.targets if t not in known]
         if self.name in self.targets:
             found.append(f"{self.name}: depends on itself")
         if self.constant is not None:
             return found
         return found + (self._range_mistakes() or self._param_mistakes())
+
+    def _when_mistakes(self, known: set[str]) -> list[str]:
+        if self.when is None:
+            return []
+        try:
+            names = _condition(self.when).names
+        except ConstraintError as error:
+            return [f"{self.name}: when {self.when[:100]!r}: {error}"]
+        found = [f"{self.name}: when names {n!r}, which is no field" for n in sorted(names - known)]
+        return [*found, f"{self.name}: depends on itself"] if self.name in names else found
 
     def _place_mistakes(self) -> list[str]:
         position = self.config_position
@@ -235,6 +260,11 @@ class Field:
         if len({(isinstance(x, bool), x) for x in p}) != len(p):
             return [f"{self.name}: dtype enum needs dtype_param = [a list of different values]"]
         return []
+
+
+@lru_cache(maxsize=1000)
+def _condition(text: str) -> Constraint:
+    return Constraint.parse(text)
 
 
 def _number(value: Any) -> bool:

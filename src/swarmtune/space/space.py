@@ -45,6 +45,7 @@ class Space:
         self.constraints = tuple(parsed)
         self._order = _dependency_order(self.fields)
         self.dimensions = tuple(self._dimension(f) for f in self.fields if f.searched)
+        self._at_rest = {d.name: self._rest(d) for d in self.dimensions}
         empty = [
             f"{d.name}: none of its values divides the product of the field derived from it"
             for d in self.dimensions
@@ -65,24 +66,23 @@ class Space:
         """How many points the grid has, legal or not; inf with a continuous dimension."""
         return math.prod(float(d.count) if d.count is not None else math.inf for d in self.dimensions)
 
+    @property
+    def in_order(self) -> tuple[Field, ...]:
+        """The fields, each after those that its value depends on."""
+        return self._order
+
+    def unit_at_rest(self, name: str) -> float:
+        """The coordinate of a searched field that is not in use."""
+        return self._at_rest[name]
+
     def default(self) -> Setting:
         """The baseline: each field's ``value``, the middle of its range where it has none."""
         values: dict[str, Value] = {}
-        point = np.full(len(self.dimensions), 0.5)
-        for i, dimension in enumerate(self.dimensions):
-            field = self._by_name[dimension.name]
-            if field.value is not None and field.dtype != "ratio":
+        for field in (self._by_name[d.name] for d in self.dimensions):
+            # A ratio's value may be written as the ratio or as the resulting number, as the older tuner allowed.
+            if field.value is not None and not (field.dtype == "ratio" and _within(field.value, field)):
                 values[field.name] = field.value
-                point[i] = dimension.encode(field.value)
-        for i, dimension in enumerate(self.dimensions):
-            field = self._by_name[dimension.name]
-            if field.dtype == "ratio" and isinstance(field.value, (int, float)):
-                # A ratio's value may be written as the ratio or as the resulting number, as the older tuner allowed.
-                is_ratio = (field.min or 0) <= field.value <= (field.max or 0)
-                point[i] = dimension.encode(field.value) if is_ratio else point[i]
-                if not is_ratio:
-                    values[field.name] = field.value
-        return self._complete(point, values)
+        return self._complete(np.array([self._at_rest[d.name] for d in self.dimensions]), values)
 
     # --- settings and points -------------------------------------------------------------------------------------
 
@@ -144,11 +144,11 @@ class Space:
                 values[field.name] = os.environ.get(str(field.dtype_param), "" if field.value is None else field.value)
             elif field.derived:
                 values[field.name] = derive(field, values, self._by_name)
-            elif field.name in known:
+            elif field.name in known and field.active(values):
                 values[field.name] = known[field.name]
             else:
                 dimension, unit = at[field.name]
-                value = dimension.decode(unit)
+                value = dimension.decode(unit if field.active(values) else self._at_rest[field.name])
                 if field.dtype == "ratio":
                     value = int(float(value) * float(values[field.targets[0]]))
                 values[field.name] = value
@@ -263,6 +263,15 @@ class Space:
                 dimension = replace(dimension, kind="choice", choices=tuple(exact))
         return dimension
 
+    def _rest(self, dimension: Dimension) -> float:
+        """The coordinate of a field that is not in use: its baseline, the middle where it has none."""
+        field = self._by_name[dimension.name]
+        if field.value is None or (dimension.kind == "choice" and not dimension.choices):
+            return 0.5
+        if field.dtype != "ratio":
+            return dimension.encode(field.value)
+        return dimension.encode(field.value) if _within(field.value, field) else 0.5
+
     def _divisible(self, point: Point) -> Point:
         """Move the two targets of each ``ternary_factories`` field to the nearest pair that divides exactly."""
         index = {d.name: i for i, d in enumerate(self.dimensions)}
@@ -322,7 +331,7 @@ def _dependency_order(fields: Sequence[Field]) -> tuple[Field, ...]:
     placed: dict[str, Field] = {}
     waiting = list(fields)
     while waiting:
-        ready = [f for f in waiting if f.fixed is not None or all(t in placed for t in f.targets)]
+        ready = [f for f in waiting if f.fixed is not None or all(t in placed for t in (*f.targets, *f.conditions))]
         if not ready:
             raise ValueError(f"these fields depend on each other in a circle: {', '.join(f.name for f in waiting)}")
         placed.update({f.name: f for f in ready})
@@ -349,6 +358,10 @@ def _ratio_of(value: float, target: float, field: Field) -> float:
     if target == 0:
         return (low + high) / 2
     return min(high, max(low, (value + 0.5) / target))
+
+
+def _within(value: Value, field: Field) -> bool:
+    return (field.min or 0.0) <= float(value) <= (field.max or 0.0)
 
 
 def _nearer(a: Point, b: Point, start: Point) -> bool:

@@ -1,23 +1,33 @@
-"""Is the winner really better? Statistics of interleaved re-measurements."""
+"""Is the winner really better? Decisions on rounds in which finalists and baseline were measured again side by side."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from swarmtune.records import Score
+from swarmtune.tuner.paired import Blocks, Difference, difference, hochberg, holm, student_t95
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom (standard table); beyond 30 the normal's is close.
-_T95 = (
-    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
-    2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
-)  # fmt: skip
-
+Direction = Literal["maximize", "minimize"]
 
 NO_GAIN = "no significant gain"
 BASELINE_BREAKS = "the baseline breaks its promises, the winner keeps them"
+ABOVE_ZERO = "the 95 % interval of the gain lies above zero"
+BY_CHANCE = f"{ABOVE_ZERO}, but the best of several finalists would lie there by chance, too"
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Observed:
+    """One re-measurement; ``blocks``: its objective in equal stretches of the measured time, where they are known."""
+
+    score: Score
+    blocks: Sequence[float] = ()
+
+
+Round = Mapping[int, Observed]  # by trial number: all on one group, within one stretch of time
 
 
 @dataclass(frozen=True)
@@ -27,38 +37,100 @@ class Verdict:
     significant: bool
     gain_percent: float | None
     ci95_percent: tuple[float, float] | None
-    pairs: int
+    rounds: int
     reason: str
 
 
-def compare(winner: Sequence[Score], baseline: Sequence[Score], direction: Literal["maximize", "minimize"]) -> Verdict:
-    """Compare paired re-measurements, the i-th of each taken next to each other in time.
+@dataclass(frozen=True)
+class Standing:
+    """A finalist in the proof. ``over_baseline``: its gain; ``against_best``: its difference from the recommended setting.
 
-    The gain is the geometric mean of the paired ratios, with a t-interval on their logarithms (paired t, log-normal
-    noise). It is significant when the winner kept its promises on average and either the 95 % interval of the gain lies
-    above zero or the 95 % interval of the baseline's violation does.
+    ``tied``: not told apart from the recommended one (Holm-corrected over the finalists), never failed to start, and breaks
+    no promise clearly.
     """
-    pairs = [(w, b) for w, b in zip(winner, baseline, strict=False)]
-    if not pairs:
-        return Verdict(False, None, None, 0, "nothing was re-measured")
-    if not keeps_promises(winner):
-        return Verdict(False, None, None, len(pairs), "the winner broke its promises when it was measured again")
-    broken = clearly_breaks(baseline)
-    logs = [_log_gain(w, b, direction) for w, b in pairs]
-    known = [g for g in logs if g is not None]
-    if len(known) < len(pairs) or len(known) < 2:
-        gain = math.expm1(known[0]) * 100 if len(known) == len(pairs) == 1 else None
-        reason = BASELINE_BREAKS if broken else "too few re-measurements to tell"
-        return Verdict(broken, gain, None, len(pairs), reason)
-    mean = sum(known) / len(known)
-    deviation = math.sqrt(sum((g - mean) ** 2 for g in known) / (len(known) - 1))
-    half = student_t95(len(known) - 1) * deviation / math.sqrt(len(known))
-    interval = (math.expm1(mean - half) * 100, math.expm1(mean + half) * 100)
-    if broken:
-        return Verdict(True, math.expm1(mean) * 100, interval, len(pairs), BASELINE_BREAKS)
-    significant = mean - half > 0
-    reason = "the 95 % interval of the gain lies above zero" if significant else NO_GAIN
-    return Verdict(significant, math.expm1(mean) * 100, interval, len(pairs), reason)
+
+    trial: int
+    keeps_promises: bool
+    over_baseline: Difference
+    against_best: Difference
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What came out: the trial to deploy (None: none can be recommended), how sure that is, and the finalists."""
+
+    best: int | None
+    verdict: Verdict
+    finalists: tuple[Standing, ...] = ()
+    groups: int = 0  # service groups that measured
+
+    @property
+    def tied(self) -> list[int]:
+        """The trials that are statistically tied with the recommended one."""
+        return [s.trial for s in self.finalists if s.tied]
+
+
+def unproven(best: int | None, reason: str) -> Proof:
+    """Nothing was re-measured."""
+    return Proof(best, Verdict(False, None, None, 0, reason))
+
+
+def judge(
+    rounds: Sequence[Round], baseline: int, finalists: Sequence[int], direction: Direction, groups: int = 1
+) -> Proof:
+    """The finalist that does best of those that keep their promises on average; the baseline if that is no better.
+
+    A finalist that was dropped on the way was clearly worse, so those in all rounds come first.
+    """
+    keepers = [n for n in finalists if keeps_promises(scores(rounds, n))]
+    over = {n: compare(rounds, n, baseline, direction) for n in finalists}
+    best: int | None
+    if keepers:
+        whole = [n for n in keepers if all(n in r for r in rounds)] or keepers
+        best = max(whole, key=lambda n: level(rounds, n, direction))
+        verdict = _verdict(over[best], hochberg([over[n].p for n in keepers])[keepers.index(best)], rounds, baseline)
+        gain = verdict.gain_percent
+        if gain is not None and gain <= 0 and not clearly_breaks(scores(rounds, baseline)):
+            reason = f"the best finalist (trial {best}) came out {-gain:.1f} % worse than the baseline"
+            best, verdict = baseline, Verdict(False, None, None, verdict.rounds, reason)
+    else:
+        best = baseline if keeps_promises(scores(rounds, baseline)) else None
+        verdict = Verdict(False, None, None, len(rounds), "the finalists broke their promises when measured again")
+    return Proof(best, verdict, _standings(rounds, finalists, best, over, direction), groups)
+
+
+def still_open(rounds: Sequence[Round], contenders: Sequence[int], baseline: int, direction: Direction) -> list[int]:
+    """The contenders that another round may still decide on: without those that clearly break a promise or are clearly
+    worse than the best (95 %). The baseline always stays: all gains are counted from it.
+    """
+    left = [n for n in contenders if n == baseline or not clearly_breaks(scores(rounds, n))]
+    keepers = [n for n in left if keeps_promises(scores(rounds, n))]
+    if not keepers:
+        return left
+    best = max(keepers, key=lambda n: level(rounds, n, direction))
+    return [n for n in left if n == baseline or not compare(rounds, n, best, direction).worse]
+
+
+def compare(rounds: Sequence[Round], first: int, second: int, direction: Direction) -> Difference:
+    """The first trial against the second, over the rounds that measured both."""
+    pairs = [(r[first], r[second]) for r in rounds if first in r and second in r]
+    logs = [_log(a.score, direction) - _log(b.score, direction) for a, b in pairs]
+    if not all(math.isfinite(g) for g in logs):
+        return Difference(len(pairs))
+    blocks: list[Blocks] = [(a.blocks, b.blocks) for a, b in pairs]
+    return difference(logs, blocks)
+
+
+def level(rounds: Sequence[Round], trial: int, direction: Direction) -> float:
+    """How good a trial was over its rounds: the mean logarithm of its value, greater = better."""
+    logs = [_log(score, direction) for score in scores(rounds, trial)]
+    return sum(logs) / len(logs) if all(math.isfinite(g) for g in logs) and logs else -math.inf
+
+
+def scores(rounds: Sequence[Round], trial: int) -> list[Score]:
+    """The scores of a trial in its rounds."""
+    return [r[trial].score for r in rounds if trial in r]
 
 
 def keeps_promises(scores: Sequence[Score]) -> bool:
@@ -84,15 +156,41 @@ def clearly_breaks(scores: Sequence[Score]) -> bool:
     return False
 
 
-def student_t95(freedom: int) -> float:
-    """The two-sided 95 % quantile of Student's t."""
-    return _T95[freedom - 1] if freedom <= len(_T95) else 1.96
+def _verdict(gain: Difference, p: float, rounds: Sequence[Round], baseline: int) -> Verdict:
+    """``p`` is corrected for the choice of the winner among the finalists, on these same rounds."""
+    above = gain.ci95_percent is not None and gain.ci95_percent[0] > 0
+    if clearly_breaks(scores(rounds, baseline)):
+        significant, reason = True, BASELINE_BREAKS
+    elif gain.ci95_percent is None:
+        significant, reason = False, "too few re-measurements to tell"
+    elif above:
+        significant, reason = (True, ABOVE_ZERO) if p < ALPHA else (False, BY_CHANCE)
+    else:
+        significant, reason = False, NO_GAIN
+    return Verdict(significant, gain.gain_percent, gain.ci95_percent, gain.rounds, reason)
 
 
-def _log_gain(winner: Score, baseline: Score, direction: str) -> float | None:
-    if winner.value is None or baseline.value is None or winner.value <= 0 or baseline.value <= 0:
-        return None
-    if not (math.isfinite(winner.value) and math.isfinite(baseline.value)):
-        return None
-    ratio = math.log(winner.value / baseline.value)
-    return ratio if direction == "maximize" else -ratio
+def _standings(
+    rounds: Sequence[Round],
+    finalists: Sequence[int],
+    best: int | None,
+    over: Mapping[int, Difference],
+    direction: Direction,
+) -> tuple[Standing, ...]:
+    against = {n: Difference(0) if best is None else compare(rounds, n, best, direction) for n in finalists}
+    others = [n for n in finalists if n != best]
+    adjusted = dict(zip(others, holm([against[n].p for n in others]), strict=True))
+
+    def tied(n: int) -> bool:
+        seen = scores(rounds, n)
+        works = all(score.value is not None for score in seen) and not clearly_breaks(seen)
+        return n in adjusted and best is not None and adjusted[n] >= ALPHA and works
+
+    return tuple(Standing(n, keeps_promises(scores(rounds, n)), over[n], against[n], tied(n)) for n in finalists)
+
+
+def _log(score: Score, direction: Direction) -> float:
+    """The logarithm of the value, turned so that greater is better; minus infinity if there is none."""
+    if score.value is None or score.value <= 0 or not math.isfinite(score.value):
+        return -math.inf
+    return math.log(score.value) if direction == "maximize" else -math.log(score.value)

@@ -12,9 +12,11 @@ from typing import Any, Protocol
 from swarmtune.clock import Clock
 from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
 from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
+from swarmtune.tuner.budget import Budget
 from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.store import Attempt, Outcome, Store, confirmation_of
+from swarmtune.tuner.store import Attempt, Outcome, Store
+from swarmtune.tuner.warm_start import NOTHING, WarmStart
 
 GIVE_UPS_IN_A_ROW = 2  # trials that could not be measured at all before the run says that something is wrong
 RETRY_PAUSE_S = 1.0  # doubled with every attempt
@@ -44,15 +46,24 @@ class Coordinator:
     """Runs a plan on groups until the budget is spent. Everything that happens goes to the store first."""
 
     def __init__(
-        self, plan: Plan, store: Store, groups: Sequence[Evaluates], clock: Clock, listen: Callable[[Event], None]
+        self,
+        plan: Plan,
+        store: Store,
+        groups: Sequence[Evaluates],
+        clock: Clock,
+        listen: Callable[[Event], None],
+        warm: WarmStart = NOTHING,
     ) -> None:
-        """``listen`` gets every event, after the store."""
+        """``listen`` gets every event, after the store. ``warm``: what the study was started with."""
         self._plan = plan
         self._store = store
         self._groups = list(groups)
         self._clock = clock
         self._listen = listen
         self._search = plan.new_search()
+        self._warm = warm
+        self._learned = False
+        self.budget = Budget(clock)
         self._waiting: deque[_Work] = deque()
         self._pending: dict[str, Setting] = {}  # handed out and not told yet, by key
         self._lost: list[Setting] = []
@@ -65,18 +76,18 @@ class Coordinator:
 
     # --- the search ----------------------------------------------------------------------------------------------
 
-    async def search(self, spent_s: float = 0.0) -> list[Trial]:
-        """Measure until evaluations or time are spent; ``spent_s`` is what earlier runs of the study took.
+    async def search(self, spent_s: float = 0.0, accelerator_s: float = 0.0) -> list[Trial]:
+        """Measure until a budget is spent; ``spent_s`` and ``accelerator_s`` are what earlier runs of the study took.
 
         Returns all trials. Raises what the user must act on.
         """
         self._replay()
-        deadline = None if self._plan.timeout_s is None else self._clock.monotonic() + self._plan.timeout_s - spent_s
+        self.budget = Budget(self._clock, self._plan.timeout_s, self._plan.accelerator_s, (spent_s, accelerator_s))
         free = deque(self._groups)
         running: dict[asyncio.Task[None], Evaluates] = {}
         try:
             while True:
-                while free and (work := self._next(deadline)) is not None:
+                while free and (work := self._next()) is not None:
                     group = free.popleft()
                     running[asyncio.create_task(self._measure(work, group))] = group
                 if not running:
@@ -107,16 +118,15 @@ class Coordinator:
         if trials:
             self._emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._waiting)})
 
-    def _next(self, deadline: float | None) -> _Work | None:
+    def _next(self) -> _Work | None:
         """What to measure next; None when nothing is left or allowed."""
         if self._waiting:
             return self._waiting.popleft()
         if self._opened >= self._plan.evaluations or self._exhausted:
             return None
-        if deadline is not None and self._clock.monotonic() >= deadline and self._opened > 0:
+        if self._opened > 0 and (spent := self.budget.exhausted()):
             self._exhausted = True
-            spent = f"the time of {self._plan.timeout_s:g} s (timeout) is spent after {self._opened} evaluations"
-            self._emit("exhausted", {"message": spent})
+            self._emit("exhausted", {"message": f"{spent} after {self._opened} evaluations"})
             return None
         setting = next((s for s in self._given() if s.key not in self._known), None)
         if setting is None:
@@ -132,18 +142,21 @@ class Coordinator:
         return _Work(setting)
 
     def _given(self) -> tuple[Setting, ...]:
-        return (self._plan.baseline(), *self._plan.user_settings)
+        return (self._plan.baseline(), *self._plan.user_settings, *self._warm.first)
 
     async def _measure(self, work: _Work, group: Evaluates) -> None:
         if work.attempts:
             await self._clock.sleep(RETRY_PAUSE_S * 2 ** (work.attempts - 1))
         attempt = self._store.open(work.setting, group.group.name, uuid.uuid4().hex, number=work.number)
         number = attempt.trial_number
+        self.budget.begin(group.group)
         self._emit(
             "trial_started", {"trial": number, "origin": work.setting.origin, "group": group.group.name, **_facts(work)}
         )
-        loads = Loads(start=self._best_load, thorough=self._best_load is None)
+        to_beat = self._best.value if self._best else None
+        loads = Loads(start=self._best_load, thorough=self._best_load is None, may_stop=True, to_beat=to_beat)
         outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
+        self.budget.end(group.group)
         self._keep_folder(attempt, outcome)
         tries = work.attempts + 1
         if outcome.score is None and tries >= self._plan.max_attempts:
@@ -156,10 +169,14 @@ class Coordinator:
             return
         self._give_ups = 0
         self._tell(work.setting, outcome.score, outcome.measurement)
-        self._emit("trial_finished", {"trial": number, **_result(outcome)})
+        spent = {"accelerator_seconds": round(self.budget.accelerator_s, 3)}
+        self._emit("trial_finished", {"trial": number, **_result(outcome), **spent})
 
     def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
         self._pending.pop(setting.key, None)
+        if not self._learned and setting == self._plan.baseline():
+            self._search.learn(self._warm.learned(score))  # now that there is a scale to put it on
+            self._learned = True
         self._search.tell(setting, score)
         if measurement is not None and score.feasible and (self._best is None or score.rank < self._best.rank):
             self._best = score
@@ -182,49 +199,20 @@ class Coordinator:
 
     # --- the proof -----------------------------------------------------------------------------------------------
 
-    async def fair_load(self, baseline: Trial, winner: Trial) -> float | None:
-        """The load at which the baseline is measured in the proof: its own, or the winner's if it does better there.
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups that measure."""
+        return tuple(group.group.name for group in self._groups)
 
-        The winner's load search started where better settings had led; the baseline's did not. None without load search.
-        """
-        own, other = self._load_of(baseline), self._load_of(winner)
-        if own is None or other is None or own == other or baseline.score is None:
-            return own
-        at_winners = await self._again(baseline, self._groups[0], "fair-load", other)
-        return other if at_winners.score is not None and at_winners.score.rank < baseline.score.rank else own
-
-    async def remeasure(
-        self,
-        trials: Sequence[Trial],
-        repeats: int,
-        done: Sequence[tuple[int, Outcome]],
-        loads: Mapping[int, float | None],
-    ) -> dict[int, list[Outcome]]:
-        """Measure these finished trials again, interleaved (A B, B A, ...), each at its load of ``loads``.
-
-        ``done`` are re-measurements of an earlier run for the same comparison, which are not repeated. The last trial
-        is the one that is to be proven. Returns the outcomes by trial number.
-        """
-        found: dict[int, list[Outcome]] = {t.number: [] for t in trials}
-        for number, outcome in done:
-            if number in found and outcome.score is not None:
-                found[number].append(outcome)
-        kind = confirmation_of(trials[-1].number)
-        for repeat in range(repeats):
-            for trial in trials if repeat % 2 == 0 else reversed(trials):
-                if len(found[trial.number]) <= repeat:
-                    group = self._groups[repeat % len(self._groups)]
-                    outcome = await self._again(trial, group, kind, loads.get(trial.number))
-                    found[trial.number].append(outcome)
-                    value = outcome.score.value if outcome.score else None
-                    facts = {"trial": trial.number, "repeat": repeat + 1, "of": repeats, "value": value}
-                    self._emit("remeasured", facts)
-        return found
-
-    def _load_of(self, trial: Trial) -> float | None:
+    def load_of(self, trial: Trial) -> float | None:
+        """The load that a trial was scored at; None without load search."""
         return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
 
-    async def _again(self, trial: Trial, group: Evaluates, kind: str, load: float | None) -> Outcome:
+    async def measure_again(
+        self, trial: Trial, place: int, kind: str, load: float | None, said: Mapping[str, Any]
+    ) -> Outcome:
+        """Measure a finished trial again at this load on the group at this place; ``said`` goes out with the result."""
+        group = self._groups[place]
         failure: str | None = None
         for _ in range(self._plan.max_attempts):
             attempt = self._store.open(
@@ -235,6 +223,7 @@ class Coordinator:
             self._keep_folder(attempt, outcome)
             self._store.close(attempt, outcome)
             if outcome.score is not None:
+                self._emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **said})
                 return outcome
             failure = outcome.failure
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")

@@ -21,9 +21,11 @@ from swarmtune.errors import (
     SimulatorStartError,
     SwarmTuneError,
 )
+from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
 from swarmtune.tuner.backup import LIMIT_BYTES, back_up
+from swarmtune.tuner.loads import best_point, load_point, score_of
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.probe import HttpProbe
 from swarmtune.tuner.store import Attempt, Outcome
@@ -45,11 +47,14 @@ class Loads:
 
     ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes; so that the
     first setting, which has nobody's load to start from, is not judged at a lower load than those that follow it.
+    ``may_stop``: measurements may end early; never those of the proof. ``to_beat``: the objective's best value so far.
     """
 
     fixed: float | None = None
     start: float | None = None
     thorough: bool = False
+    may_stop: bool = False
+    to_beat: float | None = None
 
 
 ANY_LOAD = Loads()
@@ -100,7 +105,7 @@ class Evaluator:
         finally:
             if self._plan.backup:
                 self._back_up(attempt, folder, report)
-        measurement, score = min(points, key=lambda p: p[1].rank)
+        measurement, score = best_point(self._plan, [m for m, _ in points])
         return Outcome(score, measurement, facts={**place, "load_points": len(points)})
 
     def _back_up(self, attempt: Attempt, folder: Path, report: Report) -> None:
@@ -175,13 +180,16 @@ class Evaluator:
                     return found
                 wanted = plan.workload.at(plan.at(value))
             report("load", dict(wanted.load.to_json()))
-            workload = replace(wanted, seed=seed_of(plan.seed, attempt.id, len(found)))
+            last = search is None or len(tried) + 1 >= search.points  # else a higher load may still win
+            rules = plan.early_stop if loads.may_stop else None
+            rules = rules and replace(rules, to_beat=loads.to_beat if last else None)
+            workload = replace(wanted, seed=seed_of(plan.seed, attempt.id, len(found)), early_stop=rules)
             left = plan.evaluation_timeout_s - (self._clock.monotonic() - started)
             measurement = await self._measure(workload, folder, attempt, len(found), left)
-            score = plan.objective.score(measurement)
+            score = score_of(plan.objective, measurement)
             keep(measurement)
             found.append((measurement, score))
-            tried.append(LoadPoint(plan.load_value(measurement), max(score.violations.values(), default=-1.0)))
+            tried.append(load_point(plan, measurement, score))
             if search is None or loads.fixed is not None:
                 return found
 
@@ -194,7 +202,12 @@ class Evaluator:
             directory = folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             measurement = await self._benchmark(workload, directory, attempt, timeout_s)
             if measurement.valid:
-                return replace(measurement, load={**workload.load.to_json(), **measurement.load})
+                taken = float(self._plan.engine.accelerators(attempt.setting, self.group))
+                return replace(
+                    measurement,
+                    load={**workload.load.to_json(), **measurement.load},
+                    metrics={**measurement.metrics, ACCELERATORS: taken},
+                )
             reasons = "; ".join(measurement.reasons)
         raise BenchmarkExecutionError(
             f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import Engine, Row, insert, select, update
 from sqlalchemy.engine import make_url
 
 from swarmtune.clock import Clock
@@ -23,7 +23,7 @@ from swarmtune.records import Event, Measurement, Setting, Trial
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
 from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens, marks_of
-from swarmtune.tuner.store import Attempt, Outcome, Store, as_trial, confirmation_of, translated
+from swarmtune.tuner.store import Attempt, Outcome, Remeasured, Store, as_trial, translated
 from swarmtune.tuner.tables import (
     SCHEMA_VERSION,
     artifacts,
@@ -36,6 +36,9 @@ from swarmtune.tuner.tables import (
     studies,
 )
 
+# Of the fingerprint: what may change when a study goes on. It tells later studies how far they are alike.
+CIRCUMSTANCES = ("hardware", "engine_version", "service")
+SEVERAL = "several"  # stands for a circumstance that changed while the study was measured
 # What a setting that cannot work is worth in the study's plots; searches see its violated promise.
 WORST_VALUE = {"maximize": 0.0, "minimize": 1e9}
 
@@ -155,19 +158,66 @@ class Ledger(Store):
 
     # --- what only a database can tell ---------------------------------------------------------------------------
 
-    def confirmations(self, candidate: int) -> list[tuple[int, Outcome]]:
-        """Finished re-measurements that prove this trial (trial number, outcome), in the order they ended."""
+    def confirmations(self) -> list[Remeasured]:
+        """Finished re-measurements, in the order they ended."""
         with translated("be read"), self._database.begin() as db:
             rows = db.execute(
-                select(attempts.c.trial_number, attempts.c.outcome)
+                select(attempts.c.kind, attempts.c.trial_number, attempts.c.service_group, attempts.c.outcome)
                 .where(
                     attempts.c.study == self.head.name,
-                    attempts.c.kind == confirmation_of(candidate),
+                    attempts.c.kind != "trial",
                     attempts.c.state == "done",
                 )
                 .order_by(attempts.c.ended_at, attempts.c.id)
             ).all()
-        return [(row.trial_number, Outcome.from_json(row.outcome)) for row in rows]
+        return [
+            Remeasured(row.kind, row.trial_number, row.service_group, Outcome.from_json(row.outcome)) for row in rows
+        ]
+
+    def measurements(self) -> list[Measurement]:
+        """Every load point of the search, in the order they were measured."""
+        with translated("be read"), self._database.begin() as db:
+            rows = db.execute(
+                select(load_points.c.measurement)
+                .join(attempts, attempts.c.id == load_points.c.attempt_id)
+                .where(attempts.c.study == self.head.name, attempts.c.kind == "trial")
+                .order_by(load_points.c.id)
+            ).all()
+        return [Measurement.from_json(json.loads(row.measurement)) for row in rows]
+
+    def recorded(self, kind: str) -> list[dict[str, Any]]:
+        """The facts of all events of a kind, in the order they happened."""
+        with translated("be read"), self._database.begin() as db:
+            rows = db.execute(
+                select(events.c.facts)
+                .where(events.c.study == self.head.name, events.c.kind == kind)
+                .order_by(events.c.id)
+            ).all()
+        return [json.loads(row.facts) for row in rows]
+
+    def accelerator_seconds(self, accelerators: Mapping[str, int], of_trials: bool = True) -> float:
+        """What all ended attempts of trials (else: of the proof) took: seconds times the accelerators of their group.
+
+        Lost attempts count up to when their tuner was last heard of. A group that is not listed counts once.
+        """
+        wanted = attempts.c.kind == "trial" if of_trials else attempts.c.kind != "trial"
+        with translated("be read"), self._database.begin() as db:
+            rows = db.execute(
+                select(attempts).where(attempts.c.study == self.head.name, wanted, attempts.c.ended_at.is_not(None))
+            ).all()
+        return sum(accelerators.get(row.service_group, 1) * _seconds(row) for row in rows)
+
+    def search_seconds(self) -> float:
+        """What all runs of the study took, without the time in which their proofs measured."""
+        proof = (attempts.c.study == self.head.name, attempts.c.kind != "trial", attempts.c.ended_at.is_not(None))
+        with translated("be read"), self._database.begin() as db:
+            rows = db.execute(select(attempts).where(*proof).order_by(attempts.c.started_at)).all()
+        proof_s = until = 0.0
+        for row in rows:  # those of several groups overlap
+            ended = row.started_at + _seconds(row)
+            proof_s += max(0.0, ended - max(row.started_at, until))
+            until = max(until, ended)
+        return max(0.0, self.ownership.active_seconds() - proof_s)
 
     def dispose(self) -> None:
         """Let go of the study and the database."""
@@ -214,12 +264,18 @@ class Ledger(Store):
             )
         before = json.loads(row.fingerprint)
         now = json.loads(json.dumps(self.head.fingerprint))
-        changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        changed = [k for k in differ if k not in CIRCUMSTANCES]
         if changed:
             raise ConfigurationError(
                 f"The study {self.head.name!r} cannot go on: {', '.join(changed)} changed since it was started, and its "
                 "results would not be comparable. Put the configuration back, or start a new study (without -lb)."
             )
+
+        if differ and now.keys() >= set(CIRCUMSTANCES):
+            text = json.dumps({**before, **dict.fromkeys(differ, SEVERAL)})
+            with self._database.begin() as db:
+                db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=text))
 
     def _optuna_study(self) -> int:
         direction = StudyDirection.MAXIMIZE if self._direction == "maximize" else StudyDirection.MINIMIZE
@@ -290,6 +346,12 @@ class Ledger(Store):
 def shown_url(url: str) -> str:
     """The address of a study without its password."""
     return make_url(database_url(url)).render_as_string(hide_password=True)
+
+
+def _seconds(attempt: Row[Any]) -> float:
+    last_heard = attempt.lease_expires_at - LEASE_S
+    ended = min(attempt.ended_at, last_heard) if attempt.state == "lost" else attempt.ended_at
+    return max(0.0, float(ended - attempt.started_at))
 
 
 def _setting(attributes: dict[str, Any]) -> Setting:

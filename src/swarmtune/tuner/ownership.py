@@ -36,7 +36,7 @@ class Ownership:
             row = db.execute(
                 select(studies.c.owner, studies.c.owner_expires_at).where(studies.c.name == self._study)
             ).one()
-            held = row.owner and row.owner != self.identity and (row.owner_expires_at or 0) > now and _alive(row.owner)
+            held = row.owner != self.identity and owned(row.owner, row.owner_expires_at, now)
             free = or_(studies.c.owner.is_(None), studies.c.owner == row.owner)
             taken = (
                 db.execute(
@@ -92,11 +92,16 @@ class Ownership:
             )
 
 
+def owned(owner: str | None, expires_at: float | None, now: float) -> bool:
+    """Does a live tuner work on the study? ``now``: wall clock."""
+    return bool(owner) and (expires_at or 0) > now and _alive(str(owner))
+
+
 def lost_tokens(database: Engine, study: str, now: float) -> list[str]:
     """Tokens of attempts whose tuner has died; empty while a live one works on the study. ``now``: wall clock."""
     with database.begin() as db:
         row = db.execute(select(studies.c.owner, studies.c.owner_expires_at).where(studies.c.name == study)).first()
-        if row is None or (row.owner and (row.owner_expires_at or 0) > now and _alive(row.owner)):
+        if row is None or owned(row.owner, row.owner_expires_at, now):
             return []
         return marks_of([r.token for r in db.execute(select(attempts.c.token).where(attempts.c.study == study))])
 

@@ -18,8 +18,7 @@ from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.objective import OBJECTIVES as KNOWN_OBJECTIVES
-from swarmtune.objective import Objective, Weighted, Weights, per_request_limits, promise_mistakes
+from swarmtune.objective import PROMISED, Objective, per_request_limits
 from swarmtune.records import Group, Measurement, Setting, looks_secret
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
@@ -27,10 +26,10 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.settings import BaseSections, expanded, section_name, without_effect
 from swarmtune.space import Field, Space
 from swarmtune.space.space import MAX_FIELDS
-from swarmtune.workload import Load, Workload
+from swarmtune.tuner import aims
+from swarmtune.workload import Load, StopRules, Workload
 
 DEFAULT_EVALUATIONS = 16
-DEFAULT_PROMISES = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,11 @@ class Plan:
     output: Path
     study: str | None
     notices: tuple[str, ...] = ()
+    early_stop: StopRules | None = None
+    finalists: int = 3
+    accelerator_s: float | None = None
+    warm_start: bool = False
+    earlier: tuple[str, ...] | None = None  # folders and databases; None: the studies in ``output``
 
     def baseline(self) -> Setting:
         """What is measured first: the values that are in use today."""
@@ -103,7 +107,17 @@ class Plan:
             "workload": repr(replace(self.workload, seed=0)),
             "load_search": repr(self.load_search),
             "sections": _digest(self.engine.config, self.benchmark.config),
+            **self._aims(),
         }
+
+    def service(self) -> str:
+        """A hash of how the service is run and loaded, whatever of it is searched."""
+        return _digest(self.engine.config, self.benchmark.config, without="target_field")
+
+    def _aims(self) -> dict[str, Any]:
+        """What of the objective its repr leaves out; empty for a plain one."""
+        per, several = getattr(self.objective, "per", None), repr(dict(self.objective.several))
+        return {**({"per": repr(per)} if per else {}), **({"pareto": several} if self.objective.several else {})}
 
 
 def make_plan(settings: BaseSections) -> Plan:
@@ -114,7 +128,9 @@ def make_plan(settings: BaseSections) -> Plan:
     _algorithm(o.algorithm, mistakes)
     output = _output(settings.output, mistakes)
     _study(o.study, mistakes)
-    limits = _limits(settings, mistakes)
+    limits = aims.promises(settings, mistakes)
+    mistakes += aims.mistakes_of(settings, benchmark)
+    _earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
     space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
@@ -128,12 +144,18 @@ def make_plan(settings: BaseSections) -> Plan:
     _runnable(engine, benchmark, space, workload, groups, settings.particles_time_out)
     notices += [*registry.load_plugins()]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
+    if settings.early_stop.mode == "on" and not _can_stop(benchmark):
+        notices.append("early_stop has no effect: only the benchmark swarmtune with workers_max = 1 can stop early")
+    if load_search and any(PROMISED.match(name) for name in settings.objective.pareto):
+        notices.append(
+            "the load search drives latencies to their limits; to trade them off, set [load_search] enabled = false"
+        )
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
     return Plan(
         engine=engine,
         benchmark=benchmark,
         space=space,
-        objective=_objective(settings, limits),
+        objective=aims.objective(settings, limits),
         workload=workload,
         load_search=load_search,
         load_variable=settings.load_search.variable,
@@ -141,8 +163,12 @@ def make_plan(settings: BaseSections) -> Plan:
         swarm=swarm,
         evaluations=o.evaluations or old_budget or DEFAULT_EVALUATIONS,
         timeout_s=o.timeout,
+        accelerator_s=o.accelerator_seconds,
+        warm_start=o.warm_start,
+        earlier=None if o.earlier is None else tuple(o.earlier),
         seed=o.seed,
         confirm=o.confirm,
+        finalists=o.finalists,
         groups=groups,
         user_settings=users,
         start_timeout_s=settings.wait_start_time,
@@ -152,6 +178,7 @@ def make_plan(settings: BaseSections) -> Plan:
         output=output,
         study=o.study,
         notices=tuple(notices),
+        early_stop=_early_stop(settings, limits, benchmark),
     )
 
 
@@ -236,6 +263,20 @@ def _study(url: str | None, mistakes: list[str]) -> None:
             mistakes.append(f"optimizer.study: not a database address ({reason}); write postgresql://USER@HOST:PORT/DB")
 
 
+def _earlier(given: list[str] | None, mistakes: list[str]) -> None:
+    """Folders and databases that are named must be there; servers are asked when the study starts."""
+    for number, place in enumerate(given or (), 1):
+        try:
+            if "://" in place:
+                from swarmtune.tuner.tables import database_url  # SQLAlchemy is slow to import, and few need it here
+
+                database_url(place)
+            elif not (place.strip() and expanded(place).exists()):
+                mistakes.append(f"optimizer.earlier.{number}: there is no file or folder {place[:200]!r}")
+        except (ConfigurationError, OSError) as error:
+            mistakes.append(f"optimizer.earlier.{number}: {getattr(error, 'strerror', None) or error}")
+
+
 def _runnable(
     engine: Engine,
     benchmark: Benchmark,
@@ -270,43 +311,9 @@ def _runnable(
         raise ConfigValidationError(mistakes)
 
 
-def _limits(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
-    given = settings.objective.slo
-    if given is None:
-        given = {} if settings.objective.name == "weighted" else dict(DEFAULT_PROMISES)
-        if given and settings.ttft_slo is not None:
-            given["p95_ttft_ms"] = settings.ttft_slo * 1000
-        if given and settings.tpot_slo is not None:
-            given["p95_tpot_ms"] = settings.tpot_slo * 1000
-    mistakes += promise_mistakes(given)
-    if settings.objective.name == "goodput" and not per_request_limits(given):
-        mistakes.append("objective.slo: goodput needs a promise on ttft, tpot or e2el, for example p95_ttft_ms = 500")
-    return given
-
-
-def _objective(settings: BaseSections, limits: dict[str, float]) -> Objective:
-    p = settings.objective
-    kind = KNOWN_OBJECTIVES[p.name]
-    if not issubclass(kind, Weighted):
-        return kind(limits=limits, min_success_rate=p.min_success_rate)
-    weights = Weights(
-        **p.weights,
-        generate_speed_target=settings.generate_speed_target,
-        ttft_slo=settings.ttft_slo or 0.5,
-        tpot_slo=settings.tpot_slo or 0.05,
-        success_rate_slo=settings.success_rate_slo,
-        ttft_penalty=settings.ttft_penalty,
-        tpot_penalty=settings.tpot_penalty,
-        success_rate_penalty=settings.success_rate_penalty,
-        ttft_statistic=p.ttft_statistic,
-        tpot_statistic=p.tpot_statistic,
-    )
-    return kind(limits=limits, min_success_rate=p.min_success_rate, weights=weights)
-
-
 def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | None:
     section = settings.load_search
-    if not section.enabled or settings.objective.name == "weighted":
+    if not section.enabled or aims.leading(settings) == "weighted":
         return None
     whole = section.variable == "concurrency"
     if not section.low <= section.start <= section.high:
@@ -316,6 +323,28 @@ def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | No
     if whole and any(v != int(v) for v in (section.low, section.high, section.start)):
         mistakes.append("load_search: concurrency is a whole number; low, high and start must be, too")
     return LoadSearch(section.low, section.high, section.start, section.points, section.tolerance, whole)
+
+
+_METRICS = {"goodput": "request_goodput", "throughput": "output_throughput"}
+
+
+def _early_stop(settings: BaseSections, limits: dict[str, float], benchmark: Benchmark) -> StopRules | None:
+    """The rules, where the benchmark can follow them."""
+    section, objective = settings.early_stop, settings.objective
+    if section.mode == "off" or not _can_stop(benchmark):
+        return None
+    return StopRules(
+        act=section.mode == "on",
+        limits=limits,
+        min_success_rate=objective.min_success_rate,
+        metric="" if objective.per or objective.pareto else _METRICS.get(objective.name, ""),
+        margin=section.margin,
+        confidence=section.confidence,
+    )
+
+
+def _can_stop(benchmark: Benchmark) -> bool:
+    return benchmark.name == "swarmtune" and getattr(benchmark.config, "workers_max", 1) == 1
 
 
 def _space(
@@ -392,9 +421,10 @@ def _plain(field: Field) -> dict[str, Any]:
     return {name: value for name, value in vars(field).items() if value is not None}
 
 
-def _digest(*sections: BaseModel) -> str:
+def _digest(*sections: BaseModel, without: str = "") -> str:
     """A hash of the tables of engine and benchmark, without what looks secret: a new token is no new service."""
-    plain = json.dumps([_known(s.model_dump(mode="json")) for s in sections], sort_keys=True)
+    tables = [{k: v for k, v in s.model_dump(mode="json").items() if k != without} for s in sections]
+    plain = json.dumps([_known(table) for table in tables], sort_keys=True)
     return sha256(plain.encode()).hexdigest()
 
 

@@ -9,10 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from swarmtune.records import Command, Trial, TrialState
-from swarmtune.tuner.confirm import Verdict
+from swarmtune.records import Command, Trial, TrialState, Value
+from swarmtune.tuner.confirm import Proof, Standing, Verdict
+from swarmtune.tuner.loads import Savings
+from swarmtune.tuner.paired import Difference
+from swarmtune.tuner.pareto import pareto_set
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.store import Outcome
+from swarmtune.tuner.warm_start import NOTHING, WarmStart
 
 DEFAULT_PORT = 8000
 
@@ -27,17 +31,50 @@ class KeptFile:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What all runs of a study took: wall seconds of the search, accelerator-seconds of search and proof."""
+
+    wall_s: float = 0.0
+    accelerator_s: float = 0.0
+    proof_accelerator_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Result:
-    """A finished run. ``best`` is None when no setting kept the promises."""
+    """A finished run."""
 
     study: str
     plan: Plan
     trials: tuple[Trial, ...]
     baseline: Trial | None
-    best: Trial | None
-    verdict: Verdict
+    proof: Proof
     remeasured: Mapping[int, Sequence[Outcome]]
     wall_seconds: float
+    savings: Savings | None = None  # of early stopping
+    spent: Spent = Spent()
+    warm_start: WarmStart = NOTHING
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial whose setting is recommended; None when no setting kept the promises."""
+        return next((t for t in self.trials if t.number == self.proof.best), None)
+
+    @property
+    def verdict(self) -> Verdict:
+        """How sure the gain is."""
+        return self.proof.verdict
+
+    @property
+    def tied(self) -> list[Trial]:
+        """The trials whose settings are statistically tied with the best."""
+        return [t for t in self.trials if t.number in self.proof.tied]
+
+    def no_difference(self) -> dict[str, list[Value]]:
+        """Parameters in which the tied settings and the best differ, so that they could not be seen to matter."""
+        several = [t.setting.values for t in (self.best, *self.tied) if t is not None]
+        names = several[0] if several else ()
+        values = {n: sorted({s[n] for s in several}, key=lambda v: (isinstance(v, str), v)) for n in names}
+        return {name: found for name, found in values.items() if len(found) > 1}
 
     @property
     def evaluations(self) -> int:
@@ -53,7 +90,6 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """The object that ``--json`` prints. Infinite numbers become null: JSON has none."""
-        interval = self.verdict.ci95_percent
         data: dict[str, Any] = {
             "study": self.study,
             "engine": self.plan.engine.name,
@@ -67,15 +103,40 @@ class Result:
             "verdict": {
                 "significant": self.verdict.significant,
                 "gain_percent": self.verdict.gain_percent,
-                "ci95_percent": list(interval) if interval else None,
-                "pairs": self.verdict.pairs,
+                "ci95_percent": self.verdict.ci95_percent and list(self.verdict.ci95_percent),
+                "rounds": self.verdict.rounds,
+                "groups": self.proof.groups,
                 "reason": self.verdict.reason,
             },
+            "finalists": [self._standing(s) for s in self.proof.finalists],
+            "tied": self.proof.tied,
+            "no_difference": self.no_difference(),
+            "pareto": pareto_set(self.plan.objective, self.trials),
+            "budget": self.budget(),
+            "warm_start": {
+                "sources": [vars(s) for s in self.warm_start.sources],
+                "notices": list(self.warm_start.notices),
+                "measured_first": [t.number for t in self.trials if t.setting.origin.startswith("earlier:")],
+            },
+            "early_stop": dict(self.savings.to_json()) if self.savings else None,
         }
         if data["best"] is not None and self.best is not None:
             data["best"]["command"] = run_line(self.plan, self.best)
             data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in self.files()]
         return _finite(data)  # type: ignore[no-any-return]
+
+    def budget(self) -> dict[str, Any]:
+        """Limit (None: none) and what was spent of each budget; of the accelerators also what the proof took."""
+        plan, spent = self.plan, self.spent
+        return {
+            "evaluations": {"limit": plan.evaluations, "spent": self.evaluations},
+            "wall_seconds": {"limit": plan.timeout_s, "spent": round(spent.wall_s, 3)},
+            "accelerator_seconds": {
+                "limit": plan.accelerator_s,
+                "spent": round(spent.accelerator_s, 3),
+                "proof": round(spent.proof_accelerator_s, 3),
+            },
+        }
 
     def files(self) -> list[KeptFile]:
         """The files that the best setting's command reads, and where a copy of each is kept in the study."""
@@ -99,6 +160,17 @@ class Result:
         again = self.again(trial, metric)
         return again if again is not None or trial.measurement is None else trial.measurement.metrics.get(metric)
 
+    def _standing(self, standing: Standing) -> dict[str, Any]:
+        trial = next(t for t in self.trials if t.number == standing.trial)
+        return {
+            "trial": standing.trial,
+            "setting": dict(trial.setting.values),
+            "keeps_promises": standing.keeps_promises,
+            "tied": standing.tied,
+            "over_baseline": _difference(standing.over_baseline),
+            "against_best": _difference(standing.against_best),
+        }
+
     def _shown(self, trial: Trial | None) -> dict[str, Any] | None:
         if trial is None:
             return None
@@ -118,6 +190,16 @@ class Result:
             "score": trial.score.to_json() if trial.score else None,
             "remeasured": again,
         }
+
+
+def _difference(found: Difference) -> dict[str, Any]:
+    interval = found.ci95_percent
+    return {
+        "gain_percent": found.gain_percent,
+        "ci95_percent": interval and list(interval),
+        "p": found.p,
+        "rounds": found.rounds,
+    }
 
 
 def run_line(plan: Plan, trial: Trial) -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from swarmtune.errors import StoreError
@@ -60,9 +61,25 @@ class Outcome:
         )
 
 
-def confirmation_of(candidate: int) -> str:
-    """The kind of attempts that re-measure a trial, and the baseline beside it, to prove the trial."""
-    return f"confirm:{candidate}"
+@dataclass(frozen=True)
+class Remeasured:
+    """A finished re-measurement of a trial: its kind (``proof_of``, ``fair_load_of``), and the group that measured it."""
+
+    kind: str
+    trial_number: int
+    group: str
+    outcome: Outcome
+
+
+def proof_of(contenders: Iterable[int], number: int) -> str:
+    """The kind of attempts that re-measure these trials side by side in a round (from 0) of their proof."""
+    text = ",".join(str(n) for n in sorted(contenders))
+    return f"confirm:{sha256(text.encode()).hexdigest()[:8]}:{number}"
+
+
+def fair_load_of(winner: int) -> str:
+    """The kind of the attempt that tries the baseline at the load of this trial."""
+    return f"fair-load:{winner}"
 
 
 class Store(ABC):
@@ -120,10 +137,13 @@ class MemoryStore(Store):
     def trials(self) -> list[Trial]:
         return [self._trials[n] for n in sorted(self._trials)]
 
-    def confirmations(self, candidate: int) -> list[tuple[int, Outcome]]:
+    def confirmations(self) -> list[Remeasured]:
         """As ``Ledger.confirmations``."""
-        kind = confirmation_of(candidate)
-        return [(a.trial_number, o) for a, o in self.attempts if a.kind == kind and o is not None and o.score]
+        return [
+            Remeasured(a.kind, a.trial_number, a.group, o)
+            for a, o in self.attempts
+            if a.kind != "trial" and o is not None and o.score
+        ]
 
 
 def as_trial(

@@ -25,13 +25,32 @@ class Load:
 
 
 @dataclass(frozen=True)
+class StopRules:
+    """When a measurement need not go on: loadgen/results/early.py. ``act``: end it then; else only say so.
+
+    ``limits`` are the promises ({"p95_ttft_ms": 500}), ``metric`` what is maximised ("request_goodput",
+    "output_throughput"). A measurement cannot win when it surely stays below ``to_beat`` by more than ``margin``
+    (relative), since two runs differ by more than their intervals say; None: nothing has to be beaten.
+    """
+
+    act: bool
+    limits: Mapping[str, float] = field(default_factory=dict)
+    min_success_rate: float = 0.99
+    metric: str = ""
+    to_beat: float | None = None
+    margin: float = 0.05
+    confidence: float = 0.99
+
+
+@dataclass(frozen=True)
 class Workload:
     """One load test: which requests, how many, how fast.
 
     It ends after ``requests`` requests or ``duration_s`` seconds of measurement, whichever comes first (at least one is
     given). ``warmup_requests`` are sent before and not counted. Lengths are in tokens, drawn from a normal distribution
     cut off at 1. ``request_slos`` are the promises that a single request must keep to count for goodput:
-    {"ttft_ms": 500, "tpot_ms": 50, "e2el_ms": ...}. The same seed gives the same requests and the same arrivals.
+    {"ttft_ms": 500, "tpot_ms": 50, "e2el_ms": ...}. ``early_stop`` says when it need not go on. The same seed gives the
+    same requests and the same arrivals.
     """
 
     model: str
@@ -48,6 +67,7 @@ class Workload:
     seed: int = 0
     request_timeout_s: float = 120.0
     request_slos: Mapping[str, float] = field(default_factory=dict)
+    early_stop: StopRules | None = field(default=None, repr=False)  # not part of what is measured
 
     def at(self, load: Load) -> Workload:
         """The same requests under another load."""

@@ -29,6 +29,8 @@ def test_a_wait_that_slept_knows_that_nothing_came_before_it_was_woken(tmp_path:
         pair.wire.wait(0)
         ((_, _, read, kernel, looked, _),) = pair.records()
         assert kernel <= read
-        assert abs(kernel - looked) < 50_000_000  # not the 0.2 s of silence; a halted virtual CPU wakes up after the stamp
+        assert (
+            abs(kernel - looked) < 50_000_000
+        )  # not the 0.2 s of silence; a halted virtual CPU wakes up after the stamp
     finally:
         pair.close()

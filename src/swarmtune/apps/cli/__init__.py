@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from swarmtune import __version__
 from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError
 
+THREADS = "OPENBLAS_NUM_THREADS"
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOTHING_FEASIBLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
 
 # name -> (module in this package, one line for --help); adding a command is one file and one line here.
@@ -56,7 +57,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.parse_args(arguments)
 
 
+def _one_thread_for_matrices() -> None:
+    """The models of the search are many small matrices; threads for them would only take the load generator's cores.
+
+    OpenBLAS reads its variable when numpy and scipy load it, and the services that are started must not inherit it.
+    """
+    if "numpy" in sys.modules or THREADS in os.environ:
+        return
+    os.environ[THREADS] = "1"
+    try:
+        importlib.import_module("numpy")
+        importlib.import_module("scipy.linalg")
+    finally:
+        del os.environ[THREADS]
+
+
 def _run(name: str, arguments: Sequence[str]) -> int:
+    if name == "optimizer":
+        _one_thread_for_matrices()
     module = importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[name][0]}")
     parser = argparse.ArgumentParser(
         prog=f"swarmtune {name}",

@@ -19,7 +19,7 @@ from swarmtune.apps.cli.options import (
     overrides,
     planned,
 )
-from swarmtune.settings import BaseSections, read_settings
+from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import DEFAULT_PORT, command_line
@@ -37,15 +37,15 @@ def run(args: argparse.Namespace) -> int:
     """Check and show; wrong settings end in ConfigValidationError."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(planned(settings, path, given), settings)
+    show(planned(settings, path, given))
     return EXIT_DONE
 
 
-def show(plan: Plan, settings: BaseSections) -> None:
+def show(plan: Plan) -> None:
     """The plan for people, on stdout."""
     console = Console(highlight=False)
     console.print("[bold]The configuration is right.[/bold] This is what would be run:\n")
-    for name, text in facts(plan, settings):
+    for name, text in facts(plan):
         console.print(Text.assemble("  ", (f"{name:<12}", "bold"), f" {one_line(text)}"), soft_wrap=True)
     console.print()
     console.print(space_table(plan))
@@ -63,7 +63,7 @@ def show(plan: Plan, settings: BaseSections) -> None:
         console.print(f"note: {notice}", markup=False)
 
 
-def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
+def facts(plan: Plan) -> list[tuple[str, str]]:
     """The plan in a few lines."""
     promises = ", ".join(f"{name} <= {limit:g}" for name, limit in plan.objective.limits.items()) or "none"
     search = plan.load_search
@@ -77,7 +77,7 @@ def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
     return [
         ("engine", f"{plan.engine.name} ({plan.engine.model})"),
         ("benchmark", plan.benchmark.name),
-        ("objective", f"{plan.objective.direction} {settings.objective.name} ({plan.objective.unit})"),
+        ("objective", objective_text(plan)),
         ("promises", f"{promises}, success rate >= {plan.objective.min_success_rate:g}"),
         ("load", loads),
         (
@@ -89,6 +89,12 @@ def facts(plan: Plan, settings: BaseSections) -> list[tuple[str, str]]:
     ]
 
 
+def objective_text(plan: Plan) -> str:
+    """What is better: one objective, or several to trade off."""
+    several = plan.objective.several or {type(plan.objective).__name__.lower(): plan.objective}
+    return " against ".join(f"{o.direction} {name} ({o.unit})" for name, o in several.items())
+
+
 def expected_time(plan: Plan) -> str:
     """A rough expectation, and what it rests on."""
     window = plan.workload.duration_s
@@ -97,7 +103,9 @@ def expected_time(plan: Plan) -> str:
         return f"unknown: the load is a number of requests, not of seconds{limit}"
     points = plan.load_search.points if plan.load_search else 1
     start = min(ASSUMED_START_S, plan.start_timeout_s)
-    total = plan.evaluations * (points * window + start) / len(plan.groups) + 2 * plan.confirm * (window + start)
+    rounds = math.ceil(plan.confirm / len(plan.groups))
+    proof = ((1 + plan.finalists) * rounds + (plan.confirm > 0)) * (window + start)
+    total = plan.evaluations * (points * window + start) / len(plan.groups) + proof
     return f"at most about {math.ceil(total / 60)} min, if a start takes {start:g} s{limit}"
 
 

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     """Run or go on with a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
     if args.dry_run:
-        check.show(plan, settings)
+        check.show(plan)
         return EXIT_DONE
     place = place or new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
     view = View(plan, place.folder, settings.log_level)

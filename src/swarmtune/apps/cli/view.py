@@ -17,6 +17,7 @@ from rich.text import Text
 
 from swarmtune.records import Event
 from swarmtune.tuner.confirm import NO_GAIN
+from swarmtune.tuner.pareto import pareto_set
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.report import Result, mean_value
 
@@ -37,6 +38,7 @@ class View:
         self._seconds: list[float] = []
         self._finished = 0
         self._failed = 0
+        self._accelerator_s = 0.0
         self._remeasured = 0
         self._best: float | None = None
         self._doing: dict[str, str] = {}
@@ -74,6 +76,11 @@ class View:
         self._finished = facts["finished"]
         self._say(f"Going on: {facts['finished']} of {self._plan.evaluations} evaluations are done already")
 
+    def _on_warm_start(self, facts: Any) -> None:
+        for text in (*facts["notices"], facts["message"]):
+            if text:
+                self._say(text)
+
     def _on_exhausted(self, facts: Any) -> None:
         self._say(f"The search ends early: {facts['message']}")
 
@@ -97,6 +104,7 @@ class View:
 
     def _on_trial_finished(self, facts: Any) -> None:
         self._finished += 1
+        self._accelerator_s = facts.get("accelerator_seconds", self._accelerator_s)
         begun = self._begun.pop(facts["trial"], None)
         if begun is not None:
             self._seconds.append(time.monotonic() - begun)
@@ -122,7 +130,8 @@ class View:
     def _on_remeasured(self, facts: Any) -> None:
         self._remeasured += 1
         value = "no result" if facts["value"] is None else f"{facts['value']:.4g} {self._plan.objective.unit}"
-        self._say(f"proof {facts['repeat']}/{facts['of']}: trial {facts['trial']} measured again: {value}", trial=True)
+        where = f"round {facts['round']}/{facts['of']}" if "round" in facts else "at the winner's load"
+        self._say(f"proof, {where}: trial {facts['trial']} measured again: {value}", trial=True)
 
     # --- time ----------------------------------------------------------------------------------------------------
 
@@ -134,8 +143,12 @@ class View:
         left = max(0, self._plan.evaluations - self._finished) * mean / len(self._plan.groups)
         if self._plan.timeout_s is not None:
             left = min(left, max(0.0, self._plan.timeout_s - (time.monotonic() - self._started)))
+        if self._plan.accelerator_s is not None:
+            rate = sum(group.accelerators for group in self._plan.groups)
+            left = min(left, max(0.0, self._plan.accelerator_s - self._accelerator_s) / rate)
         points = self._plan.load_search.points if self._plan.load_search else 1
-        return left + max(0, 2 * self._plan.confirm - self._remeasured) * mean / min(2, points)
+        again = max(0, (1 + self._plan.finalists) * self._plan.confirm - self._remeasured)
+        return left + again * mean / min(2, points) / min(len(self._plan.groups), max(1, self._plan.confirm))
 
     def _eta_text(self) -> str:
         eta = self.eta_s()
@@ -161,6 +174,8 @@ class View:
             f"elapsed {clock_text(time.monotonic() - self._started)}",
             f"ETA {clock_text(eta) if eta is not None else '...'}",
         )
+        if self._plan.accelerator_s is not None:
+            head.add_row("", f"{self._accelerator_s:.0f}/{self._plan.accelerator_s:.0f} accelerator-seconds")
         doing = Table.grid(padding=(0, 2))
         for group, what in self._doing.items():
             doing.add_row(Text(group, style="bold"), Text(what))
@@ -185,11 +200,20 @@ def show_result(result: Result) -> None:
     console.print()
     console.print(table)
     console.print(Text(f"\n{verdict_text(result)}", style="bold"))
+    for line in tied_lines(result):
+        console.print(line, markup=False, soft_wrap=True)
     if best is not None:
         for file in result.files():
             console.print(f"\nFirst copy {file.kept} to {file.path}", markup=False, soft_wrap=True)
         console.print("\nRun the winner:" if best is not baseline else "\nRun the baseline:")
         console.print(f"  {result.to_json()['best']['command']}", markup=False, soft_wrap=True)
+    if (saved := result.savings) and (saved.stopped or saved.decided):
+        console.print(f"\n{saved.sentence}", markup=False, soft_wrap=True)
+    for line in pareto_lines(result):
+        console.print(line, markup=False, soft_wrap=True)
+    if result.warm_start.sentence:
+        console.print(f"\n{result.warm_start.sentence}", markup=False, soft_wrap=True)
+    console.print(f"\n{budget_text(result)}", markup=False, soft_wrap=True)
     counts = f"{result.evaluations} evaluations, {result.failures} failed, {clock_text(result.wall_seconds)}"
     console.print(f"\n{counts}. Study: {result.study}", soft_wrap=True, markup=False)
 
@@ -219,15 +243,56 @@ def verdict_text(result: Result) -> str:
     if result.best is None:
         return f"No setting can be recommended: {verdict.reason}."
     if result.best is result.baseline:
-        return "No significant gain: keep the baseline."
+        return f"No significant gain: keep the baseline; {verdict.reason}."
+    groups = f" on {result.proof.groups} groups" if result.proof.groups > 1 else ""
+    basis = f"({verdict.rounds} interleaved rounds{groups})"
     if verdict.significant and (verdict.gain_percent or 0) < 0:
-        return f"The winner is to be preferred: {verdict.reason} ({verdict.pairs} interleaved pairs)."
+        return f"The winner is to be preferred: {verdict.reason} {basis}."
     if verdict.significant:
         gain = "" if verdict.gain_percent is None else f" by {verdict.gain_percent:.1f} %"
-        return f"The winner is better{gain}: {verdict.reason} ({verdict.pairs} interleaved pairs)."
+        return f"The winner is better{gain}: {verdict.reason} {basis}."
     gain = "" if verdict.gain_percent is None else f" (measured {verdict.gain_percent:+.1f} %)"
     why = "" if verdict.reason == NO_GAIN else f": {verdict.reason}"
-    return f"No significant gain{gain}{why} ({verdict.pairs} interleaved pairs)."
+    return f"No significant gain{gain}{why} {basis}."
+
+
+def tied_lines(result: Result) -> list[str]:
+    """The settings that could not be told apart from the recommended one, and what follows for their parameters."""
+    standings = {s.trial: s.against_best for s in result.proof.finalists}
+    lines = []
+    for trial in result.tied:
+        changes = {k: v for k, v in trial.setting.values.items() if result.best and v != result.best.setting.values[k]}
+        interval = standings[trial.number].ci95_percent
+        how = "too few rounds to tell" if interval is None else f"95 % CI {interval[0]:+.1f} to {interval[1]:+.1f} %"
+        lines.append(f"Tied with it: trial {trial.number} ({how}) " + ", ".join(f"{k} {v}" for k, v in changes.items()))
+    matters = [f"{name} ({' or '.join(map(str, values))})" for name, values in result.no_difference().items()]
+    return [*lines, f"No measurable difference: {', '.join(matters)}"] if matters else lines
+
+
+def pareto_lines(result: Result) -> list[str]:
+    """The Pareto set as a table: a line for each setting that nothing beats in all objectives."""
+    found = pareto_set(result.plan.objective, result.trials)
+    if found is None:
+        return []
+    units = {o["name"]: o["unit"] for o in found["objectives"]}
+    head = f"\nPareto set: {len(found['set'])} of {found['of']} settings that keep the promises, "
+    lines = [f"{head}hypervolume {found['hypervolume']:.3f}"]
+    for row in found["set"]:
+        values = "  ".join(f"{name} {value:.4g} {units[name]}" for name, value in row["values"].items())
+        lines.append(
+            f"  trial {row['trial']:>3}  {values}  " + ", ".join(f"{k} {v}" for k, v in row["setting"].items())
+        )
+    return lines
+
+
+def budget_text(result: Result) -> str:
+    """What was spent of each budget."""
+    shown = []
+    for name, row in result.budget().items():
+        limit = "" if row["limit"] is None else f" of {row['limit']:g}"
+        proof = f" (and {row['proof']:.0f} for the proof)" if row.get("proof") else ""
+        shown.append(f"{row['spent']:.0f}{limit} {name.replace('_', ' ')}{proof}")
+    return f"Spent: {', '.join(shown)}"
 
 
 def clock_text(seconds: float) -> str:

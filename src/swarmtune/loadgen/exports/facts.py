@@ -11,6 +11,7 @@ from typing import IO, Any, Literal
 
 from swarmtune.errors import ConfigPathError, MissingExtraError
 from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.records import EarlyStop
 
 EXTRA = "export"
 
@@ -27,6 +28,7 @@ class RunFacts:
     command: str = ""
     label: str = ""
     inputs_sha256: str = ""  # of the first requests that the seed gives: equal for equal inputs
+    early_stop: EarlyStop | None = None
 
     @property
     def load(self) -> dict[str, float]:

@@ -15,8 +15,11 @@ RESULTS_FILE = "results.json"
 
 
 def measurement(results: Results, facts: RunFacts) -> Measurement:
-    """All finite metrics, the load and the verdict. A degraded run is valid, and its reasons are kept."""
-    return Measurement(results.flat(), facts.load, valid=facts.verdict != "invalid", reasons=facts.reasons)
+    """All finite metrics, the blocks, the load and the verdict. A degraded run is valid, and its reasons are kept."""
+    valid = facts.verdict != "invalid"
+    return Measurement(
+        results.flat(), facts.load, valid, facts.reasons, blocks=results.blocks, early_stop=facts.early_stop
+    )
 
 
 def write(results: Results, facts: RunFacts, directory: Path) -> None:

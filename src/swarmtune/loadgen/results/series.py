@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.results.latencies import NS_PER_S, Floats, Ints, columns, ragged
+from swarmtune.loadgen.results.latencies import NS_PER_S, Bools, Columns, Floats, Ints, columns, ragged
 
 STEADY_SHARE = 0.95
 STEADY_SLICES = 200
+BLOCKS = 10
 SHORT_SHARE = 0.5  # of the measurement: a shorter steady window is warned of
 
 
@@ -103,13 +104,8 @@ def series(records: Records, *, width_s: float = 1.0, most: int = 100_000) -> Se
     rows, done = data.rows, data.outcome(Outcome.COMPLETED)
 
     def counted(at_ns: NDArray[Any], weights: Floats | None = None) -> NDArray[Any]:
-        place = ((at_ns - records.started_ns) / (width_s * NS_PER_S)).astype(np.int64)
-        return np.bincount(np.clip(place, 0, slices - 1), weights, minlength=slices)
+        return _counted(at_ns - records.started_ns, width_s, slices, weights)
 
-    with_chunks = done & (rows["chunks"] > 0)
-    chunks = rows["chunks"][with_chunks]
-    where = ragged(rows["first_chunk"][with_chunks], chunks)
-    each = np.repeat(rows["output_tokens"][with_chunks] / np.maximum(1, chunks), chunks)
     edges = records.started_ns + np.arange(slices + 1) * int(width_s * NS_PER_S)
     return Series(
         width_s,
@@ -117,9 +113,38 @@ def series(records: Records, *, width_s: float = 1.0, most: int = 100_000) -> Se
         counted(rows["sent_ns"][rows["sent_ns"] > 0]),
         counted(rows["end_ns"][done]),
         counted(rows["end_ns"][data.outcome(Outcome.FAILED)]),
-        counted(data.chunk_ns[where], each),
+        counted(*_tokens(data, done)),
         concurrency(records).means(edges),
     )
+
+
+def blocks(data: Columns, kept: Bools | None, started_ns: int, duration_s: float) -> dict[str, tuple[float, ...]]:
+    """Goodput (of the requests that ``kept`` their limits, by their end) and output throughput (by the arrival of each
+    token) in ``BLOCKS`` equal stretches of the measurement, per second; the mean of the blocks is the metric.
+    """
+    if duration_s <= 0:
+        return {}
+    width_s = duration_s / BLOCKS
+    at, tokens = _tokens(data, data.outcome(Outcome.COMPLETED))
+    found = {"output_throughput": _counted(at - started_ns, width_s, BLOCKS, tokens)}
+    if kept is not None:
+        found["request_goodput"] = _counted(data.rows["end_ns"][kept] - started_ns, width_s, BLOCKS)
+    return {name: tuple((values / width_s).tolist()) for name, values in found.items()}
+
+
+def _counted(after_ns: NDArray[Any], width_s: float, slices: int, weights: Floats | None = None) -> NDArray[Any]:
+    """How many (or what weight) fall into each slice; times after the start."""
+    place = (after_ns / (width_s * NS_PER_S)).astype(np.int64)
+    return np.bincount(np.clip(place, 0, slices - 1), weights, minlength=slices)
+
+
+def _tokens(data: Columns, done: Bools) -> tuple[Ints, Floats]:
+    """When the chunks of these answers came, and how many of the answer's tokens fall to each."""
+    with_chunks = done & (data.rows["chunks"] > 0)
+    chunks = data.rows["chunks"][with_chunks]
+    where = ragged(data.rows["first_chunk"][with_chunks], chunks)
+    each = np.repeat(data.rows["output_tokens"][with_chunks] / np.maximum(1, chunks), chunks)
+    return data.chunk_ns[where], each
 
 
 @dataclass(frozen=True)

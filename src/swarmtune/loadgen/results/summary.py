@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from swarmtune.loadgen.results.latencies import (
     gap_samples,
     request_samples,
 )
-from swarmtune.loadgen.results.metrics import ADJUSTED, BASIC_STATISTICS, check_limits, counts, goodput, totals
-from swarmtune.loadgen.results.series import SteadyWindow, Steps, concurrency, steady_window
+from swarmtune.loadgen.results.metrics import ADJUSTED, BASIC_STATISTICS, check_limits, counts, goodput, keeps, totals
+from swarmtune.loadgen.results.series import SteadyWindow, Steps, blocks, concurrency, steady_window
 from swarmtune.loadgen.results.statistics import PERCENTILES, Statistics, statistics
 
 STEADY_STATISTICS = ("ttft_ms", "tpot_ms", "e2el_ms")
@@ -41,7 +41,8 @@ class Steady:
 class Results:
     """``scalars``: one number per name; ``statistics``: by sample name (metrics.py has both tables).
 
-    ``errors``: how often each error occurred among the measured requests; ``notes``: what a reader should know.
+    ``errors``: how often each error occurred among the measured requests; ``notes``: what a reader should know;
+    ``blocks``: some metrics in equal stretches of the measurement (series.py).
     """
 
     scalars: dict[str, float]
@@ -50,6 +51,7 @@ class Results:
     confidence: float
     steady: Steady | None = None
     notes: tuple[str, ...] = ()
+    blocks: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def flat(self) -> dict[str, float]:
         """All finite values by their full names: ``completed``, ``p99_ttft_ms``, ``adj_p99_ttft_ms``, ..."""
@@ -126,7 +128,10 @@ def results(
     end_ns = records.started_ns + round(scalars["duration_s"] * NS_PER_S)
     scalars |= _littles_law(flight, records.started_ns, end_ns, scalars, found)
     steady = _steady(records, data, samples, flight, target_concurrency, confidence)
-    return Results(scalars, found, _errors(data, records.errors), confidence, steady, _notes(scalars, steady, found))
+    kept = keeps(data, samples, slos) if slos else None
+    stretches = blocks(data, kept, records.started_ns, scalars["duration_s"])
+    errors, notes = _errors(data, records.errors), _notes(scalars, steady, found)
+    return Results(scalars, found, errors, confidence, steady, notes, stretches)
 
 
 def _gap_statistics(data: Columns, confidence: float) -> dict[str, Statistics]:

@@ -1,0 +1,70 @@
+"""CMA-ES of the ``cmaes`` library on the unit cube, asynchronous and under promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from swarmtune.records import Score, Setting
+from swarmtune.search.base import Search
+from swarmtune.search.history import History, rng_for, unseen
+from swarmtune.space import Space
+
+SIGMA = 0.3  # the first standard deviation, of the unit range
+TRIES = 20  # draws that lead to known settings before a random new one is taken
+
+
+class CmaEsSearch(Search):
+    """Hansen's covariance matrix adaptation. It learns from every ``population`` results in the order they came, whoever
+    asked for them, by Deb's ranks alone, so that promises and failures need no weights. Categories are positions to it.
+    """
+
+    def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
+        super().__init__(space, seed, budget, options)
+        self._history = History()
+        self._told: list[tuple[Setting, Score]] = []
+        self._population = 4 + int(3 * np.log(max(2, len(space.dimensions))))
+
+    def tell(self, setting: Setting, score: Score) -> None:
+        self._history.tell(setting, score)
+        self._told.append((setting, score))
+
+    def ask(self, pending: Sequence[Setting]) -> Setting:
+        asked = len(self._told) + len(pending)
+        rng = rng_for(self.seed, asked)
+        taken = {p.key for p in pending}
+        evolution = self._evolved(int(rng.integers(2**31)))
+        for _ in range(TRIES):
+            point = self.space.repair(evolution.ask(), rng)
+            setting = None if point is None else self.space.decode(point, "cmaes")
+            if setting is not None and setting.key not in taken and self._history.score(setting) is None:
+                return setting
+        return replace(unseen(self.space, self._history, pending, rng), origin="cmaes:random")
+
+    def _evolved(self, seed: int):  # type: ignore[no-untyped-def]
+        from cmaes import CMA
+
+        d = len(self.space.dimensions)
+        start = self.space.encode(self._told[0][0]) if self._told else np.full(d, 0.5)
+        bounds = np.tile([0.0, 1.0], (max(2, d), 1))
+        padded = np.append(start, 0.5) if d == 1 else start  # the library has no covariance in one dimension
+        made = CMA(mean=padded, sigma=SIGMA, bounds=bounds, seed=seed, population_size=self._population)
+        for first in range(0, len(self._told) - self._population + 1, self._population):
+            rows = self._told[first : first + self._population]
+            ranked = sorted(range(len(rows)), key=lambda i: rows[i][1].rank)
+            ranks = {i: float(rank) for rank, i in enumerate(ranked)}
+            points = [self.space.encode(setting) for setting, _ in rows]
+            made.tell([(np.append(p, 0.5) if d == 1 else p, ranks[i]) for i, p in enumerate(points)])
+        return _Evolution(made, d)
+
+
+class _Evolution:
+    """Its draws, without the padding."""
+
+    def __init__(self, made, dimensions: int) -> None:  # type: ignore[no-untyped-def]
+        self._made, self._dimensions = made, dimensions
+
+    def ask(self):  # type: ignore[no-untyped-def]
+        return np.clip(self._made.ask()[: self._dimensions], 0.0, 1.0)

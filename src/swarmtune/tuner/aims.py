@@ -1,0 +1,129 @@
+"""From ``[objective]`` to an objective: what is wrong with the table, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from swarmtune.loadgen.base import Benchmark
+from swarmtune.objective import (
+    OBJECTIVES,
+    PROMISED,
+    Latency,
+    Objective,
+    Per,
+    Rate,
+    Weighted,
+    Weights,
+    per_request_limits,
+    promise_mistakes,
+)
+from swarmtune.settings import BaseSections
+
+DEFAULT_PROMISES = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
+
+
+def leading(settings: BaseSections) -> str:
+    """The objective by which settings are ranked and the winner is proven: the first of several."""
+    return settings.objective.pareto[0] if settings.objective.pareto else settings.objective.name
+
+
+def promises(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
+    """The limits in ms: those of the table, else those of the older tuner's keys, else the usual ones."""
+    given = settings.objective.slo
+    if given is None:
+        given = {} if leading(settings) == "weighted" else dict(DEFAULT_PROMISES)
+        if given and settings.ttft_slo is not None:
+            given["p95_ttft_ms"] = settings.ttft_slo * 1000
+        if given and settings.tpot_slo is not None:
+            given["p95_tpot_ms"] = settings.tpot_slo * 1000
+    mistakes += promise_mistakes(given)
+    if "goodput" in (leading(settings), *settings.objective.pareto) and not per_request_limits(given):
+        mistakes.append("objective.slo: goodput needs a promise on ttft, tpot or e2el, for example p95_ttft_ms = 500")
+    return given
+
+
+def mistakes_of(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:
+    """What is wrong with ``per``, the prices and ``pareto``, as sentences."""
+    return [*_price_mistakes(settings, benchmark), *_pareto_mistakes(settings)]
+
+
+def objective(settings: BaseSections, limits: Mapping[str, float]) -> Objective:
+    """The objective of a table without mistakes."""
+    several = {name: _one(settings, name, limits) for name in settings.objective.pareto}
+    return replace(_one(settings, leading(settings), limits), several=several)
+
+
+def _one(settings: BaseSections, name: str, limits: Mapping[str, float]) -> Objective:
+    least = settings.objective.min_success_rate
+    kind = OBJECTIVES.get(name)
+    if kind is None:
+        return Latency(limits, least, name=name)
+    if issubclass(kind, Weighted):
+        return kind(limits, least, weights=_weights(settings))
+    return kind(limits, least, per=_per(settings)) if issubclass(kind, Rate) else kind(limits, least)
+
+
+def _per(settings: BaseSections) -> Per | None:
+    table = settings.objective
+    if table.per is None:
+        return None
+    price = table.group_dollars_per_hour or table.dollars_per_hour or 1.0
+    return Per(table.per, price, of_group=table.group_dollars_per_hour is not None)
+
+
+def _weights(settings: BaseSections) -> Weights:
+    p = settings.objective
+    return Weights(
+        **p.weights,
+        generate_speed_target=settings.generate_speed_target,
+        ttft_slo=settings.ttft_slo or 0.5,
+        tpot_slo=settings.tpot_slo or 0.05,
+        success_rate_slo=settings.success_rate_slo,
+        ttft_penalty=settings.ttft_penalty,
+        tpot_penalty=settings.tpot_penalty,
+        success_rate_penalty=settings.success_rate_penalty,
+        ttft_statistic=p.ttft_statistic,
+        tpot_statistic=p.tpot_statistic,
+    )
+
+
+def _price_mistakes(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:
+    table, found = settings.objective, []
+    prices = [p for p in (table.dollars_per_hour, table.group_dollars_per_hour) if p is not None]
+    if table.per and not {"goodput", "throughput"} & {leading(settings), *table.pareto}:
+        found.append("objective.per: only goodput and throughput are counted per something; leave it out")
+    if table.per == "watt" and benchmark is not None and not benchmark.measures_power:
+        found.append(
+            f"objective.per: the benchmark {benchmark.name} does not measure power, so nothing can be counted per watt; "
+            "take a benchmark that does (its measurements have power_watts), or per = 'accelerator' or 'dollar'"
+        )
+    if table.per == "dollar" and len(prices) != 1:
+        found.append(
+            "objective.per: 'dollar' needs one price: dollars_per_hour of an accelerator, or group_dollars_per_hour of all"
+        )
+    if table.per != "dollar" and prices:
+        found.append("objective: a price has no effect without per = 'dollar'; add that, or leave the price out")
+    return found
+
+
+def _pareto_mistakes(settings: BaseSections) -> list[str]:
+    names, found = settings.objective.pareto, []
+    if not names:
+        return []
+    known = ", ".join(OBJECTIVES)
+    found += [
+        f"objective.pareto: {name!r} is neither an objective ({known}) nor a latency such as p95_ttft_ms"
+        for name in names
+        if name not in OBJECTIVES and not PROMISED.match(name)
+    ]
+    if len(names) < 2 or len(set(names)) < len(names):
+        found.append("objective.pareto: give two or three different objectives, or leave it out")
+    if names[0] not in OBJECTIVES:
+        found.append(f"objective.pareto: the first one ranks the settings and is proven; put {known} there")
+    elif "name" in settings.objective.model_fields_set and settings.objective.name != names[0]:
+        found.append(
+            f"objective.name: {settings.objective.name!r} and the first of pareto, {names[0]!r}, are not the same; "
+            "leave name out"
+        )
+    return found

@@ -1,0 +1,139 @@
+"""What earlier studies teach a new one, on its own scale.
+
+Decided once, when a study starts (similar.py), and written into its ledger; from then on it is read from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from swarmtune.records import Score, Setting
+from swarmtune.search.base import Earlier
+
+WARM_START = "warm_start"  # the kind of the event that holds it
+UNSCALED = ("success_rate", "start_failure", "cannot_win")  # violations that are no ratio of a metric and its limit
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A result of an earlier study in the space of this one. ``anchor``: what this study's baseline came to there; None:
+    the studies are alike, and the result counts as it is.
+    """
+
+    setting: Setting
+    score: Score
+    weight: float = 1.0
+    anchor: Score | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A study that results were taken from, and in what it differs."""
+
+    study: str
+    place: str
+    results: int
+    weight: float
+    differs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """What was taken; ``first`` is measured right after the user's own settings; ``notices``: what could not be used."""
+
+    results: tuple[Taken, ...] = ()
+    first: tuple[Setting, ...] = ()
+    sources: tuple[Source, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    def learned(self, baseline: Score) -> list[Earlier]:
+        """The results on the scale of this study, whose baseline came to this score."""
+        found = []
+        for taken in self.results:
+            score = taken.score if taken.anchor is None else scaled(taken.score, taken.anchor, baseline)
+            if score is not None:
+                found.append(Earlier(taken.setting, score, taken.weight))
+        return found
+
+    @property
+    def sentence(self) -> str:
+        """For people: what was taken from where. Empty if there is nothing."""
+        shown = [
+            f"{s.results} results of {s.study}"
+            + (f" (other {', other '.join(s.differs)}: weight {s.weight:.2g})" if s.differs else "")
+            for s in self.sources
+        ]
+        return f"Learning from earlier studies: {'; '.join(shown)}" if shown else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the ledger."""
+        return {
+            "results": [
+                {
+                    "values": dict(t.setting.values),
+                    "score": t.score.to_json(),
+                    "weight": t.weight,
+                    "anchor": t.anchor and t.anchor.to_json(),
+                }
+                for t in self.results
+            ],
+            "first": [dict(s.values) for s in self.first],
+            "sources": [vars(s) for s in self.sources],
+            "notices": list(self.notices),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WarmStart:
+        """Inverse of ``to_json``."""
+        return cls(
+            tuple(
+                Taken(
+                    Setting(t["values"], "earlier"),
+                    Score.from_json(t["score"]),
+                    t["weight"],
+                    Score.from_json(t["anchor"]) if t["anchor"] else None,
+                )
+                for t in data["results"]
+            ),
+            tuple(Setting(values, f"earlier:{i}") for i, values in enumerate(data["first"], 1)),
+            tuple(Source(**{**s, "differs": tuple(s["differs"])}) for s in data["sources"]),
+            tuple(data["notices"]),
+        )
+
+
+NOTHING = WarmStart()
+
+
+def scaled(score: Score, anchor: Score, baseline: Score) -> Score | None:
+    """A score of another study, multiplied so that its ``anchor`` becomes our ``baseline``; None where that is impossible.
+
+    Losses and the ratios of metrics and their limits are multiplied each by its own factor: faster hardware is faster
+    for all settings, more or less.
+    """
+    if score.value is None:
+        return score
+    factor = _factor(anchor.loss, baseline.loss) if baseline.value is not None else None
+    values = {n: (v, _factor(anchor.values.get(n, 0), baseline.values.get(n, 0))) for n, v in score.values.items()}
+    if factor is None or any(f is None for _, f in values.values()):
+        return None
+    ratios = {
+        n: _factor(1 + anchor.violations[n], 1 + baseline.violations[n])
+        for n in anchor.violations.keys() & baseline.violations.keys()
+        if n not in UNSCALED
+    }
+    violations = {n: (1 + v) * (ratios.get(n) or 1.0) - 1 for n, v in score.violations.items() if n not in UNSCALED}
+    return Score(
+        score.value * factor,
+        score.loss * factor,
+        {**score.violations, **violations},
+        {n: v * (f or 1.0) for n, (v, f) in values.items()},
+    )
+
+
+def _factor(before: float, after: float) -> float | None:
+    """By what one becomes the other; None if no positive finite number does it."""
+    factor = after / before if before else math.nan
+    return factor if math.isfinite(factor) and factor > 0 else None

@@ -1,0 +1,42 @@
+"""A measurement that ends early, with the real load generator and a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import QUICK, Workplace
+
+pytestmark = pytest.mark.e2e
+
+
+def measurements(study: Path) -> list[dict[str, object]]:
+    return [json.loads(path.read_text()) for path in sorted(study.glob("attempts/*/load-*/measurement.json"))]
+
+
+@pytest.mark.parametrize("mode", ["on", "report"])
+def test_a_broken_promise(workplace: Workplace, mode: str) -> None:
+    changed = QUICK.replace("p95_tpot_ms = 500", "p95_tpot_ms = 0.5").replace(
+        "request_count = 12", "request_count = 2000\nmax_unsure_share = 1.0\nmax_idle_share = 1.0"
+    )
+    one_load = changed.replace("start = 4\npoints = 2", "low = 4\nstart = 4\nhigh = 4\npoints = 1")
+    one_load = one_load.replace("confirm = 1", "confirm = 0")
+    workplace.config(f'{one_load}\n[early_stop]\nmode = "{mode}"\n')
+    _, out, _ = workplace.run("--json", "--evaluations", "1")
+    told = json.loads(out)["early_stop"]
+    (measured,) = measurements(workplace.study)
+    stop = measured["early_stop"]
+    assert isinstance(stop, dict)
+    assert (stop["rule"], stop["of"]) == ("promise_broken", "p95_tpot_ms")
+    completed = measured["metrics"]["completed"]  # type: ignore[index]
+    if mode == "on":
+        assert stop["done"]
+        assert completed < 2000
+        assert (told["stopped"], told["decided"]) == (1, 0)
+    else:
+        assert not stop["done"]
+        assert completed == 2000
+        assert (told["stopped"], told["decided"], told["wrong"]) == (0, 1, 0)
+        assert told["seconds_saved"] > 0
