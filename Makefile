@@ -11,7 +11,8 @@ help: ## this list
 	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
 
 .venv/.complete: pyproject.toml uv.lock | $(UV)
-	$(UV) sync --quiet --frozen --all-extras
+	$(UV) sync --quiet --frozen --all-extras --compile-bytecode
+	@.venv/bin/python -m compileall -q src # every trial starts several Pythons, also where they may not write caches
 	@touch $@
 
 install: .venv/.complete ## the environment .venv with every extra that this machine can use

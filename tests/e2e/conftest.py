@@ -18,6 +18,7 @@ QUICK = """
 engine = "simulated"
 evaluations = 5
 confirm = 1
+finalists = 1
 [objective]
 slo = { p95_ttft_ms = 2000, p95_tpot_ms = 500 }
 [load_search]
