@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from swarmtune.objective.pareto import random_weights
 from swarmtune.records import Score, Setting
 from swarmtune.search.base import Earlier, Search
 from swarmtune.search.history import History, rng_for, unseen
-from swarmtune.search.proposals import cell, proposals
+from swarmtune.search.knowledge import Knowledge
 from swarmtune.search.start import evenly_spread
-from swarmtune.search.surrogate import Surrogate
 from swarmtune.space import Space
+
+ORIGIN = "gp"
 
 
 class BayesianSearch(Search):
@@ -22,35 +22,29 @@ class BayesianSearch(Search):
 
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         super().__init__(space, seed, budget, options)
-        self._surrogate = Surrogate(space)
         self._history = History()
-        self._rows: list[tuple[Setting, Score]] = []
-        self._earlier: tuple[Earlier, ...] = ()
+        self._knowledge = Knowledge(space)
 
     def learn(self, earlier: Sequence[Earlier]) -> None:
-        self._earlier = tuple(earlier)
-        self._surrogate = Surrogate(self.space)  # what was believed before counts for nothing
+        self._knowledge.learn(earlier)
 
     def tell(self, setting: Setting, score: Score) -> None:
         self._history.tell(setting, score)
-        self._rows.append((setting, score))
+        self._knowledge.tell(setting, score)
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._rows) + len(pending)
+        asked = len(self._knowledge.rows) + len(pending)
         rng = rng_for(self.seed, asked)
         d = len(self.space.dimensions)
-        if not self._rows or len(self._rows) + len(self._earlier) < max(4, d // 2):
-            wanted = self.space.repair(evenly_spread(asked + 1, d, self.seed)[-1], rng)
-            points = np.empty((0, d)) if wanted is None else wanted[None, :]
+        if self._knowledge.enough(max(4, d // 2)):
+            belief = self._knowledge.believe(pending, rng)
+            found = self._knowledge.question(belief, np.empty((0, d)), pending, ORIGIN, rng)
         else:
-            objectives = {name for _, score in self._rows for name in score.values}
-            weights = random_weights(rng, len(objectives)) if len(objectives) > 1 else None
-            belief = self._surrogate.believe(self._rows, pending, self._earlier, weights)
-            taken = {cell(self._surrogate.point(s)) for s in pending} | {cell(p) for p in belief.points}
-            points = proposals(self.space, belief, np.empty((0, d)), taken, rng)
-        for point in points:
-            setting = self.space.decode(point, "gp")
-            known = self._history.score(setting) is not None or any(setting.key == p.key for p in pending)
-            if not known and self.space.legal(setting):
-                return setting
-        return replace(unseen(self.space, self._history, pending, rng), origin="gp:random")
+            found = self._start(asked, pending, rng)
+        return found or replace(unseen(self.space, self._history, pending, rng), origin=f"{ORIGIN}:random")
+
+    def _start(self, asked: int, pending: Sequence[Setting], rng: np.random.Generator) -> Setting | None:
+        point = self.space.repair(evenly_spread(asked + 1, len(self.space.dimensions), self.seed)[-1], rng)
+        setting = None if point is None else self.space.decode(point, ORIGIN)
+        known = setting is None or self._history.score(setting) is not None or setting.key in {p.key for p in pending}
+        return None if known else setting

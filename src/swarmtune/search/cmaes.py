@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -37,13 +38,14 @@ class CmaEsSearch(Search):
         taken = {p.key for p in pending}
         evolution = self._evolved(int(rng.integers(2**31)))
         for _ in range(TRIES):
-            point = self.space.repair(evolution.ask(), rng)
+            point = self.space.repair(np.clip(evolution.ask()[: len(self.space.dimensions)], 0.0, 1.0), rng)
             setting = None if point is None else self.space.decode(point, "cmaes")
             if setting is not None and setting.key not in taken and self._history.score(setting) is None:
                 return setting
         return replace(unseen(self.space, self._history, pending, rng), origin="cmaes:random")
 
-    def _evolved(self, seed: int):  # type: ignore[no-untyped-def]
+    def _evolved(self, seed: int) -> Any:
+        """The library's state after all full populations; in one dimension with a second one that says nothing."""
         from cmaes import CMA
 
         d = len(self.space.dimensions)
@@ -57,14 +59,4 @@ class CmaEsSearch(Search):
             ranks = {i: float(rank) for rank, i in enumerate(ranked)}
             points = [self.space.encode(setting) for setting, _ in rows]
             made.tell([(np.append(p, 0.5) if d == 1 else p, ranks[i]) for i, p in enumerate(points)])
-        return _Evolution(made, d)
-
-
-class _Evolution:
-    """Its draws, without the padding."""
-
-    def __init__(self, made, dimensions: int) -> None:  # type: ignore[no-untyped-def]
-        self._made, self._dimensions = made, dimensions
-
-    def ask(self):  # type: ignore[no-untyped-def]
-        return np.clip(self._made.ask()[: self._dimensions], 0.0, 1.0)
+        return made

@@ -149,6 +149,7 @@ class ExecutorContract:
         handle = await executor.start(Command(("sleep", "600")))
         await asyncio.gather(handle.stop(), handle.stop())
         await handle.stop()
+        assert await handle.poll() is not None
 
     @pytest.mark.parametrize("lifetime", ["600", "0"])
     async def test_nothing_of_a_scattered_family_survives(self, executor: Executor, lifetime: str) -> None:

@@ -396,7 +396,7 @@ def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str
 
 
 def _swarm(settings: BaseSections, mistakes: list[str]) -> SwarmOptions:
-    if settings.n_particles == 1 and settings.optimizer.algorithm == "swarm":
+    if settings.n_particles == 1 and settings.optimizer.algorithm in ("swarm", "pso", "auto"):
         mistakes.append("n_particles: a swarm needs at least 2 particles")
         return SwarmOptions()
     options, strategy = settings.pso_options, settings.pso_strategy
