@@ -195,6 +195,16 @@ async def test_a_group_that_is_lost_is_tried_again_and_then_ends_the_run_with_it
         await prove(plan(6), loop.coordinator, store, store.trials())
 
 
+async def test_a_finalist_that_cannot_be_measured_leaves_the_proof_to_the_others() -> None:
+    store = await searched()
+    favourite = next(t for t in finalists_of(plan(6), store.trials()) if t.number)
+    lose_favourite = Loop(plan(6), store=store, lose=lambda a: a.trial_number == favourite.number)
+    proof, rounds = await prove(plan(6), lose_favourite.coordinator, store, store.trials())
+    assert proof.best not in (None, favourite.number)
+    assert favourite.number not in rounds[0]
+    assert lose_favourite.kinds.count("finalist_lost") == 1
+
+
 async def test_the_baseline_gets_the_winners_load_if_it_does_better_there_and_is_asked_once() -> None:
     """Otherwise a setting without any effect could win only because its load search went further."""
     store = await searched()

@@ -226,6 +226,7 @@ class Coordinator:
                 self._emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **said})
                 return outcome
             failure = outcome.failure
+        self._emit("finalist_lost", {"trial": trial.number, "failure": failure})
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
 
     # --- events --------------------------------------------------------------------------------------------------

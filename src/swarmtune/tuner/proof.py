@@ -10,6 +10,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.records import Score, Trial
 from swarmtune.search.incumbent import deployable
 from swarmtune.tuner.confirm import Observed, Proof, judge, still_open, unproven
@@ -81,11 +82,13 @@ async def remeasure(
     """Measure the contenders in at most ``plan.confirm`` rounds, as many at a time as there are groups.
 
     A round measures everyone once on one group. Order: A B C, C B A, B C A, A C B, ..., so that drift hits all alike.
-    Who is clearly beaten is left out of later rounds.
+    Who is clearly beaten is left out of later rounds, and so is a finalist that cannot be measured; BenchmarkExecutionError
+    if that is the baseline or nobody else is left.
     """
     numbers = [t.number for t in contenders]
     rounds = _recorded(store, numbers, plan.confirm)
     width, left = len(coordinator.group_names), list(contenders)
+    lost: set[int] = set()
 
     async def one_round(number: int) -> None:
         group = coordinator.group_names[number % width]
@@ -93,15 +96,23 @@ async def remeasure(
         if any(t.number not in found for t in left):  # what another group measured is no fair half of a round
             found = rounds[number] = {n: again for n, again in found.items() if again.group == group}
         for trial in in_order(left, number):
-            if trial.number not in found:
-                kind, said = proof_of(numbers, number), {"round": number + 1, "of": plan.confirm}
+            if trial.number in found or trial.number in lost:
+                continue
+            kind, said = proof_of(numbers, number), {"round": number + 1, "of": plan.confirm}
+            try:
                 outcome = await coordinator.measure_again(trial, number % width, kind, loads.get(trial.number), said)
-                found[trial.number] = Remeasured(kind, trial.number, group, outcome)
+            except BenchmarkExecutionError:
+                lost.add(trial.number)
+                if trial.number == baseline or lost >= set(numbers) - {baseline}:
+                    raise
+                continue
+            found[trial.number] = Remeasured(kind, trial.number, group, outcome)
 
     for first in range(0, plan.confirm, width):
         wave = range(first, min(first + width, plan.confirm))
         await _together([one_round(number) for number in wave])
         done = rounds[: wave.stop]
+        left = [t for t in left if t.number not in lost]
         if wave.stop >= 2:
             seen = [_observed(plan, r) for r in done]
             open_ = still_open(seen, [t.number for t in left], baseline, plan.objective.direction)

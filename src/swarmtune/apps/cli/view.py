@@ -133,6 +133,11 @@ class View:
         where = f"round {facts['round']}/{facts['of']}" if "round" in facts else "at the winner's load"
         self._say(f"proof, {where}: trial {facts['trial']} measured again: {value}", trial=True)
 
+    def _on_finalist_lost(self, facts: Any) -> None:
+        self._say(
+            f"proof: trial {facts['trial']} could not be measured again: {first_line(facts['failure'])}", trial=True
+        )
+
     # --- time ----------------------------------------------------------------------------------------------------
 
     def eta_s(self) -> float | None:
