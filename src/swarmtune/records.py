@@ -108,23 +108,39 @@ class Command:
 
 
 @dataclass(frozen=True)
+class Node:
+    """A machine as a service sees it: its name or address, and the devices that the service may use there."""
+
+    host: str = "127.0.0.1"
+    devices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Group:
-    """The nodes that serve one candidate at a time: hosts (first = master), devices of each, and the service's port."""
+    """The nodes that serve one candidate at a time (the first is the master), and the port on which the master answers.
+
+    ``rank`` says which of the nodes a command is for.
+    """
 
     name: str = "local"
-    hosts: tuple[str, ...] = ("127.0.0.1",)
+    nodes: tuple[Node, ...] = (Node(),)
     port: int = 0
-    devices: tuple[int, ...] = ()
+    rank: int = 0
+
+    @property
+    def master(self) -> str:
+        """The host that answers."""
+        return self.nodes[0].host
 
     @property
     def accelerators(self) -> int:
-        """Devices on all hosts; a group without any, which computes on CPUs, counts as one."""
-        return max(1, len(self.hosts) * len(self.devices))
+        """Devices on all nodes; a group without any, which computes on CPUs, counts as one."""
+        return max(1, sum(len(node.devices) for node in self.nodes))
 
     @property
     def url(self) -> str:
         """Where the service of this group answers."""
-        return f"http://{self.hosts[0]}:{self.port}"
+        return f"http://{self.master}:{self.port}"
 
 
 @dataclass(frozen=True)

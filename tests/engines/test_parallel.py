@@ -8,7 +8,7 @@ from swarmtune.engines.llamacpp import LlamacppConfig, LlamacppEngine
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.target_field import TargetField
 from swarmtune.engines.vllm import VllmConfig, VllmEngine
-from swarmtune.records import Group
+from swarmtune.records import Group, Node
 from swarmtune.space import Space
 
 
@@ -31,7 +31,7 @@ def test_flags_are_multiplied_and_the_last_of_equal_ones_counts(line: str, devic
 def test_a_setting_of_vllm_takes_what_its_flags_say() -> None:
     field = TargetField(name="tp", config_position="--tensor-parallel-size", dtype="enum", dtype_param=[1, 2, 4])
     engine = VllmEngine(VllmConfig(command={"model": "m", "others": "-pp 2"}, target_field=[field]))
-    space, group = Space(engine.fields()), Group("g", devices=tuple(range(8)))
+    space, group = Space(engine.fields()), Group("g", (Node(devices=tuple(range(8))),))
     assert [engine.accelerators(space.setting({"tp": n}), group) for n in (1, 2, 4)] == [2, 4, 8]
     plain = VllmEngine(VllmConfig(command={"model": "m"}))
     assert plain.accelerators(Space(plain.fields()).default(), group) == 1
@@ -41,5 +41,5 @@ def test_an_engine_whose_command_says_nothing_takes_the_whole_group() -> None:
     engine = LlamacppEngine(LlamacppConfig())
     setting = Space(engine.fields()).default()
     assert engine.accelerators(setting, Group("g")) == 1
-    assert engine.accelerators(setting, Group("g", devices=(0, 1))) == 2
+    assert engine.accelerators(setting, Group("g", (Node(devices=(0, 1)),))) == 2
     assert engine.version

@@ -9,14 +9,14 @@ import pytest
 from tests.tuner.test_coordinator import FIELDS, Loop, plan
 
 from swarmtune.clock import VirtualClock
-from swarmtune.records import Group
+from swarmtune.records import Group, Node
 from swarmtune.space import Space
 from swarmtune.testing.search import RULES
 from swarmtune.testing.store import GOOD, LOST, some_settings
 from swarmtune.tuner.budget import Budget
 from swarmtune.tuner.ledger import Ledger, StudyHead
 
-FOUR = Group("a", hosts=("h1", "h2"), devices=(0, 1))
+FOUR = Group("a", (Node("h1", (0, 1)), Node("h2", (0, 1))))
 
 
 async def test_accelerator_seconds_end_the_search_but_not_a_measurement() -> None:

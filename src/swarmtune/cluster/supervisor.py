@@ -39,6 +39,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 TOKEN = "SWARMTUNE_TOKEN"  # noqa: S105 - the name of a variable that marks our processes; no secret
+PRIVATE_PREFIXES = ("RAY_", "SWARMTUNE_")  # a command must neither join our Ray cluster nor see our own settings
 JOURNAL = "supervisor-journal.json"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 KILL_WAIT_S = 30.0  # a killed process that is still there then cannot be ended (a driver holds it)
@@ -401,6 +402,11 @@ def emit(event: str, **facts: Any) -> None:
         os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
 
 
+def inherited() -> dict[str, str]:
+    """What a command gets of our own environment."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_PREFIXES)}
+
+
 def prctl(option: int, value: int) -> None:
     """See prctl(2)."""
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
@@ -410,14 +416,14 @@ def prctl(option: int, value: int) -> None:
 class Supervisor:
     """One command from start to end.
 
-    ``spec``: argv; env (all of it); directory; files [{path, content, restore}], relative to the directory; log_path
-    (default output.log in the directory); memory_limit_bytes (of address space, per process); grace_s; lease_s (null:
-    none); token; redact (values that must not appear in the log).
+    ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES); directory ("~" is the home); files [{path, content,
+    restore}], relative to the directory; log_path (default output.log in the directory); memory_limit_bytes (of address
+    space, per process); grace_s; lease_s (null: none); token; redact (values that must not appear in the log).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
         self.spec = spec
-        self.directory = Path(spec["directory"])
+        self.directory = Path(spec["directory"]).expanduser()
         self.status: int | None = None
         self.main: subprocess.Popen[bytes] | None = None
         self.files: list[TunedFile] = []
@@ -498,7 +504,7 @@ class Supervisor:
                 stdout=self._output_of_child,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**self.spec["env"], TOKEN: self.spec["token"]},
+                env={**inherited(), **self.spec["env"], TOKEN: self.spec["token"]},
                 start_new_session=True,
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
             )

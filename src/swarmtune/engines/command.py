@@ -93,7 +93,7 @@ class CommandEngine(Engine):
         """argv with the tokens replaced, flags appended; HOST, PORT and MODEL are also environment variables."""
         config = self.config
         placed = place(self.fields(), setting, style=config.bool_flags)
-        places = {"HOST": group.hosts[0], "PORT": str(group.port), "MODEL": config.model}
+        places = {"HOST": group.master, "PORT": str(group.port), "MODEL": config.model}
         files: tuple[File, ...] = ()
         if placed.document:
             path = Path(config.config_path).absolute()

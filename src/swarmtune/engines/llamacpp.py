@@ -124,7 +124,7 @@ class LlamacppEngine(Engine):
         slots = setting.values.get(self.schema.fields_by_parameter(fields).get("n_parallel", ""), 4)
         context = ("--n-ctx", str(config.context_per_slot * int(slots)), "--cache-ram", str(config.cache_ram_mib))
         others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
-        where = ("--host", group.hosts[0], "--port", str(group.port))
+        where = ("--host", group.master, "--port", str(group.port))
         model = ("--model", model_file(config.model_path), "--alias", config.model_name)
         return Command(
             argv=(

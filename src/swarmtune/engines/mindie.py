@@ -136,7 +136,7 @@ class MindieEngine(Engine):
         path = Path(config.config_path).absolute()
         content = document.dump(corrected(document.changed(self.original, values)), path)
         given = f"{INSTALLED}/bin/mindieservice_daemon" if isinstance(config.command, dict) else config.command
-        known = {**config.env, **tokens(setting, HOST=group.hosts[0], PORT=str(group.port))}
+        known = {**config.env, **tokens(setting, HOST=group.master, PORT=str(group.port))}
         return Command(
             argv=substitute(split(given), known),
             env={**config.env, **placed.env},

@@ -104,13 +104,13 @@ class SglangEngine(Engine):
         config, section = self.config, self.config.command
         placed = place(self.fields(), setting, SCHEMA.flag_of, "present")
         port = section.port_for(group.port)
-        values = tokens(setting, HOST=group.hosts[0], PORT=str(port), MODEL=section.model_argument)
+        values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
         argv = (program(config.python), "-m", "sglang.launch_server", "--model-path", section.model_argument, *served)
         return Command(
             argv=(
-                *(*argv, "--host", group.hosts[0], "--port", str(port)),
+                *(*argv, "--host", group.master, "--port", str(port)),
                 *(*without_given(placed.flags, others), *others),
             ),
             env={**config.env, **placed.env},

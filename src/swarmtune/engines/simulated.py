@@ -86,7 +86,7 @@ class SimulatedEngine(Engine):
         own = ["--seed", str(config.seed), "--noise", str(config.noise)]
         own += ["--startup-delay", str(config.startup_delay_s)] if config.startup_delay_s else []
         own += ["--record", config.record] if config.record else []
-        where = ("--host", group.hosts[0], "--port", str(group.port), "--model", config.model)
+        where = ("--host", group.master, "--port", str(group.port), "--model", config.model)
         return Command(
             argv=(
                 *(sys.executable, "-P", "-m", "swarmtune.simulator", *where),

@@ -85,10 +85,10 @@ class VllmEngine(Engine):
         config, section = self.config, self.config.command
         placed = place(self.fields(), setting, self.schema.flag_of)
         port = section.port_for(group.port)
-        values = tokens(setting, HOST=group.hosts[0], PORT=str(port), MODEL=section.model_argument)
+        values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
-        where = ("--host", group.hosts[0], "--port", str(port))
+        where = ("--host", group.master, "--port", str(port))
         argv = (program(config.executable), "serve", section.model_argument, *served, *where)
         return Command(
             argv=(*argv, *without_given(placed.flags, others), *others),
