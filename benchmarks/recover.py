@@ -37,14 +37,17 @@ TARGET = 0.9
 REPEATS = 4
 
 
-def bad_plan(algorithm: str, evaluations: int, seed: int, folder: Path) -> Plan:
+def bad_plan(
+    algorithm: str, evaluations: int, seed: int, folder: Path, requests: int = REQUESTS, early_stop: str = "report"
+) -> Plan:
     """The plan of a study on the bad baseline, at a fixed load."""
     overrides: dict[str, Any] = {
         "optimizer": {"algorithm": algorithm, "evaluations": evaluations, "seed": seed, "confirm": 0, "warm_start": False},
         "objective": {"slo": {"p95_ttft_ms": 2000.0, "p95_tpot_ms": 150.0}},
         "load_search": {"enabled": False},
+        "early_stop": {"mode": early_stop},
         "loadgen": {
-            "concurrency": USERS, "request_count": REQUESTS, "warmup_request_count": USERS,
+            "concurrency": USERS, "request_count": requests, "warmup_request_count": min(USERS, requests // 4),
             "isl": 8, "osl": 12,
         },
         "output": str(folder),
@@ -87,7 +90,7 @@ def judged(settings: Mapping[str, Setting], plan: Plan) -> dict[str, list[float]
             values: dict[int, list[float]] = {t.number: [] for t in several}
             for number in range(REPEATS):
                 for trial in in_order(several, number):
-                    outcome = await open_study.coordinator.measure_again(trial, 0, "judge", None, {})
+                    outcome = await open_study.coordinator.measure_again(trial, "local", "judge", None, {})
                     values[trial.number].append((outcome.score and outcome.score.value) or 0.0)
         return {n: values[t.number] for n, t in chosen.items()}
 

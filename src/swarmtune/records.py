@@ -140,7 +140,8 @@ class Group:
     @property
     def url(self) -> str:
         """Where the service of this group answers."""
-        return f"http://{self.master}:{self.port}"
+        host = f"[{self.master}]" if ":" in self.master else self.master  # IPv6
+        return f"http://{host}:{self.port}"
 
 
 @dataclass(frozen=True)

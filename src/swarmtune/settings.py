@@ -19,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
+from swarmtune.cluster.config import ParallelConfig
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.records import looks_secret
 from swarmtune.search.swarm import Strategy
@@ -34,7 +35,7 @@ OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVA
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (
     "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "deploy", "health_check",
-    "kubectl", "latency_model", "parallel", "suggrogate", "surrogate",
+    "kubectl", "latency_model", "suggrogate", "surrogate",
 )  # fmt: skip
 OLD_KEYS = (
     "ftol", "ftol_iter", "max_fine_tune", "mem_coefficient", "scaling_coefficient", "service", "simulator_output",
@@ -185,6 +186,7 @@ class BaseSections(BaseSettings):
     early_stop: EarlyStopSection = EarlyStopSection()
     pso_options: PsoOptions = PsoOptions()
     pso_strategy: PsoStrategy = PsoStrategy()
+    parallel: ParallelConfig = ParallelConfig()
     constraints: list[str] = Field(
         [], max_length=1000, description="rules between parameters, e.g. 'max_num_batched_tokens >= max_num_seqs'"
     )

@@ -22,13 +22,14 @@ finalists = 1
 [objective]
 slo = { p95_ttft_ms = 2000, p95_tpot_ms = 500 }
 [load_search]
-start = 4
-points = 2
+enabled = false
 [loadgen]
+concurrency = 4
 request_count = 12
 isl = 16
 osl = 8
 """
+SEARCHING = QUICK.replace("enabled = false", "start = 4\npoints = 2\nhigh = 8")
 
 
 @dataclass

@@ -114,8 +114,7 @@ max = 20
 value = 4
 dtype = "int"
 """
-    quick = QUICK.replace("start = 4\npoints = 2", "enabled = false").replace("confirm = 1", "confirm = 0")
-    workplace.config(quick + field)
+    workplace.config(QUICK.replace("confirm = 1", "confirm = 0") + field)
     result = workplace.tune("--evaluations", "4")
     assert result["evaluations"] == 4
     started = sorted(p.parent.name for p in workplace.study.glob("attempts/*/service"))

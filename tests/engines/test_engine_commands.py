@@ -12,7 +12,7 @@ from test_engine_contract import MINDIE_FILE, make
 
 from swarmtune.engines.mindie import corrected
 from swarmtune.errors import MissingExtraError
-from swarmtune.records import Group, Setting
+from swarmtune.records import Group, Node, Setting
 from swarmtune.space import Space
 
 GROUP = Group(port=9000)
@@ -50,6 +50,17 @@ def test_vllm_golden() -> None:
     )
     assert dict(command.env) == {"HF_HUB_OFFLINE": "1", "LEN": "4096", "VLLM_CPU_KVCACHE_SPACE": "2"}
     assert engine.mistakes() == []
+
+
+def test_vllm_and_sglang_join_the_nodes_of_a_group_and_the_first_serves() -> None:
+    two = Group("g", (Node("h1", (0, 1)), Node("h2", (0, 1))), 9000)
+    first, second = make("vllm", command={"model": "/m"}).commands(Setting({}), two)
+    joined = ("--nnodes", "2", "--node-rank", "{}", "--master-addr", "h1")
+    assert first.argv[-len(joined) - 4 :] == ("--host", "h1", "--port", "9000", *(w.format(0) for w in joined))
+    assert second.argv[-len(joined) - 1 :] == ("--headless", *(w.format(1) for w in joined))
+    first, second = make("sglang", command={"model": "/m"}).commands(Setting({}), two)
+    assert first.argv[-6:] == ("--nnodes", "2", "--node-rank", "0", "--dist-init-addr", "h1:10000")
+    assert second.argv[second.argv.index("--host") + 1] == "h2"
 
 
 def test_the_older_tuners_vllm_section_is_read_and_its_placeholders_are_mistakes() -> None:

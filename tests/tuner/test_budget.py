@@ -102,5 +102,5 @@ async def test_the_time_of_the_proof_is_not_the_searchs(tmp_path: Path) -> None:
 
 
 def test_a_group_without_devices_counts_as_one() -> None:
-    assert Group("cpu", hosts=("h1", "h2")).accelerators == 1
+    assert Group("cpu", (Node("h1"), Node("h2"))).accelerators == 1
     assert FOUR.accelerators == 4

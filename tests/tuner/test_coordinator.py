@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from swarmtune.clock import VirtualClock
+from swarmtune.cluster.config import ParallelConfig
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
-from swarmtune.errors import BenchmarkExecutionError
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
@@ -22,7 +25,7 @@ from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.coordinator import Coordinator
 from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.store import Attempt, MemoryStore
+from swarmtune.tuner.store import Attempt, MemoryStore, Outcome
 
 FIELDS = tuple(replace(f, value=f.value) for f in MIXED)
 
@@ -137,6 +140,79 @@ async def test_a_lost_measurement_is_repeated_and_teaches_nothing() -> None:
     assert max(t.attempts for t in trials) >= 2
     told = Loop(plan(8))
     assert [t.setting.key for t in await told.coordinator.search()] == [t.setting.key for t in trials]
+
+
+async def test_a_lost_trial_goes_to_another_group_first() -> None:
+    loop = Loop(plan(8), groups=3, lose=lambda a: a.group == "g0" and a.trial_number in (0, 3))
+    await loop.coordinator.search()
+    tries = {n: [a.group for g in loop.groups for _, _, a in g.measured if a.trial_number == n] for n in range(8)}
+    assert all(len({*groups}) == len(groups) for groups in tries.values())
+    assert Counter(len(groups) for groups in tries.values())[2] >= 1
+
+
+def parallel_plan(evaluations: int, **options: object) -> Plan:
+    config = ParallelConfig.from_node_string("a:b:c", npus_per_node=0, **options)
+    return plan(evaluations, parallel=config, max_attempts=config.retry_count + 1)
+
+
+async def test_a_group_that_keeps_failing_is_out_of_use_and_comes_back() -> None:
+    """Its breaker opens after three failures, a probe follows a minute later."""
+    options = {"breaker_failures": 3, "breaker_recovery": 60.0, "retry_delay": 1.0, "retry_count": 5}
+    ill_until = 1_000_150.0
+    loop = Loop(parallel_plan(40, **options), groups=3)
+    loop.groups[0]._lose = lambda _: loop.clock.monotonic() < ill_until
+    trials = await loop.coordinator.search()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 40
+    begun = [begun - 1_000_000.0 for begun, _, _ in loop.groups[0].measured]
+    assert begun[:3] == [0.0, 10.0, 20.0]
+    assert 89.0 <= begun[3] <= 91.0  # the probe, which fails, too
+    assert 159.0 <= begun[4] <= 163.0
+    assert begun[5] - begun[4] == pytest.approx(10.0)  # all is well again
+    counts = [e.facts for e in loop.events if e.kind == "groups" and "healthy" in e.facts]
+    assert {c["healthy"] for c in counts} == {2, 3}
+
+
+async def test_groups_join_and_leave_while_the_search_runs() -> None:
+    loop = Loop(parallel_plan(30), groups=2)
+    newcomer = SyntheticGroup("late", loop.clock, service, lambda _: 10.0)
+
+    async def change() -> None:
+        await loop.clock.sleep(35.0)
+        loop.coordinator.pool.join(newcomer)
+        loop.coordinator.pool.leave("g0")
+
+    _, trials = await asyncio.gather(change(), loop.coordinator.search())
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 30
+    assert max(end for _, end, _ in loop.groups[0].measured) == 1_000_040.0  # what it had begun was finished
+    assert min(begun for begun, _, _ in newcomer.measured) == 1_000_035.0
+
+
+async def test_a_group_that_needs_its_user_is_left_out_and_the_others_go_on() -> None:
+    loop = Loop(parallel_plan(8), groups=2)
+
+    async def refuse(*_: object) -> Outcome:
+        raise CommunicationError("g0 cannot be trusted: its host key has changed", culprit=Culprit.USER)
+
+    loop.groups[0].evaluate = refuse  # type: ignore[method-assign]
+    trials = await loop.coordinator.search()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 8
+    assert any("left out: g0 cannot be trusted" in e.facts.get("message", "") for e in loop.events)
+    loop.groups[1].evaluate = refuse  # type: ignore[method-assign]
+    alone = Loop(parallel_plan(8), groups=1)
+    alone.groups[0].evaluate = refuse  # type: ignore[method-assign]
+    with pytest.raises(CommunicationError, match="cannot be trusted"):
+        await alone.coordinator.search()
+
+
+async def test_when_no_group_is_left_the_run_says_so() -> None:
+    loop = Loop(parallel_plan(30), groups=1)
+
+    async def leave() -> None:
+        await loop.clock.sleep(15.0)
+        loop.coordinator.pool.leave("g0")
+
+    with pytest.raises(CommunicationError, match="no group of nodes is left"):
+        await asyncio.gather(leave(), loop.coordinator.search())
 
 
 async def test_a_trial_that_cannot_be_measured_is_given_up_and_replaced() -> None:

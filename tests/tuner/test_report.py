@@ -49,6 +49,7 @@ def test_the_report_names_the_tied_settings_and_what_makes_no_difference(monkeyp
     found = json.loads(json.dumps(result().to_json()))
     assert found["verdict"] == {
         "significant": True, "gain_percent": 40.0, "ci95_percent": [20.0, 60.0], "rounds": 3, "groups": 2,
+        "group_effects_percent": {},
         "reason": ABOVE_ZERO,
     }  # fmt: skip
     assert found["best"]["trial"] == 1

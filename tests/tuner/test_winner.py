@@ -12,7 +12,7 @@ from tests.tuner.test_coordinator import Loop, plan
 
 from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.records import EarlyStop, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.tuner.confirm import Proof
+from swarmtune.tuner.confirm import Observed, Proof, group_effects, judge
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.proof import Rounds, finalists_of, in_order, prove
 from swarmtune.tuner.store import MemoryStore, Outcome
@@ -188,11 +188,29 @@ async def test_more_evaluations_with_other_finalists_are_a_proof_of_their_own() 
     assert Counter(wider.order) == {0: 3, 1: 3, 2: 3}
 
 
-async def test_a_group_that_is_lost_is_tried_again_and_then_ends_the_run_with_its_reason() -> None:
+async def test_a_group_that_is_lost_leaves_its_rounds_to_the_other() -> None:
     store = await searched(groups=2)
     loop = Loop(plan(6), groups=2, store=store, lose=lambda a: a.group == "g1")
+    proof, rounds = await prove(plan(6), loop.coordinator, store, store.trials())
+    assert {again.group for measured in rounds for again in measured.values()} == {"g0"}
+    assert (proof.groups, len(rounds)) == (1, 3)
+
+
+async def test_when_all_groups_are_lost_the_run_ends_with_the_reason() -> None:
+    store = await searched(groups=2)
+    loop = Loop(plan(6), groups=2, store=store, lose=lambda _: True)
     with pytest.raises(BenchmarkExecutionError, match="could not be measured again: the node was lost"):
         await prove(plan(6), loop.coordinator, store, store.trials())
+
+
+def test_the_speed_of_groups_is_told_apart_from_that_of_settings() -> None:
+    speed, quality = {"a": 1.0, "b": 1.2}, {0: 10.0, 1: 12.0, 2: 9.0}
+    groups = ["a", "b", "a", "b"]
+    rounds = [{n: Observed(kept(q * speed[g])) for n, q in quality.items() if n < 2 or g == "a"} for g in groups]
+    effects = group_effects(rounds, groups, "maximize")
+    assert (1 + effects["b"] / 100) / (1 + effects["a"] / 100) == pytest.approx(1.2)
+    assert group_effects(rounds, ["a"] * 4, "maximize") == {}
+    assert judge(rounds, 0, [1], "maximize", 2).verdict.gain_percent == pytest.approx(20.0)
 
 
 async def test_a_finalist_that_cannot_be_measured_leaves_the_proof_to_the_others() -> None:

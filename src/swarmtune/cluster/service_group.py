@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from swarmtune.cluster.executors.base import Executor, Handle
 from swarmtune.records import Command, Group
@@ -38,10 +40,14 @@ class ServiceGroup:
         self.group = group
         self.executors = tuple(executors)
 
-    async def start(self, commands: Sequence[Command]) -> Handle:
-        """Start one command on each node, rank by rank; if one cannot start, none is left and its reason is raised."""
+    async def start(self, commands: Sequence[Command], port: int = 0) -> Handle:
+        """Start one command on each node, rank by rank; if one cannot start, none is left and its reason is raised.
+
+        ``port``: where the service answers, if the group does not say so.
+        """
+        group = replace(self.group, port=port or self.group.port)
         starts = [
-            asyncio.create_task(executor.start(with_rank(command, replace(self.group, rank=rank))))
+            asyncio.create_task(executor.start(with_rank(command, replace(group, rank=rank))))
             for rank, (executor, command) in enumerate(zip(self.executors, commands, strict=True))
         ]
         try:
@@ -55,17 +61,40 @@ class ServiceGroup:
         handles = [start.result() for start in starts]
         return handles[0] if len(handles) == 1 else Gang(handles)
 
+    async def get(self, directory: str, local: Path) -> None:
+        """Copy a folder of every node: the master's to ``local``, those of others beside it, with ``-rank-N`` behind it."""
+        for rank, executor in enumerate(self.executors):
+            await executor.get(of_rank(directory, rank), local.with_name(of_rank(local.name, rank)))
+
+    async def answers(self) -> bool:
+        """Does every node start a command?"""
+        handles = await asyncio.gather(*(executor.start(Command(("true",))) for executor in self.executors))
+        await _stop_all(handles, grace_s=0.0)
+        return True
+
+    async def close(self) -> None:
+        """Close all executors; the first trouble is raised when all have been."""
+        await _all([executor.close() for executor in self.executors])
+
+
+def of_rank(name: str, rank: int) -> str:
+    """The name of something that each rank has one of."""
+    return f"{name}-rank-{rank}" if rank else name
+
 
 class Gang(Handle):
     """The ranks of one service. The first that ends has ended the service: nobody serves with half a model."""
 
     def __init__(self, handles: Sequence[Handle]) -> None:
         self.handles = tuple(handles)
+        self._code: int | None = None
 
     async def poll(self) -> int | None:
-        """See Handle: the code of the lowest rank that has ended, those that failed first."""
-        codes = [code for handle in self.handles if (code := await handle.poll()) is not None]
-        return next((code for code in codes if code != 0), codes[0] if codes else None)
+        """See Handle: the code of the first rank that was seen to have ended; of several, of one that failed."""
+        if self._code is None:
+            codes = [code for handle in self.handles if (code := await handle.poll()) is not None]
+            self._code = next((code for code in codes if code != 0), codes[0] if codes else None)
+        return self._code
 
     async def logs(self, lines: int = 50) -> str:
         """See Handle: of each rank under its own head, the master's last, where a diagnosis looks first."""
@@ -83,7 +112,11 @@ def with_rank(command: Command, group: Group) -> Command:
 
 
 async def _stop_all(handles: Sequence[Handle], grace_s: float) -> None:
-    results = await asyncio.gather(*(handle.stop(grace_s) for handle in handles), return_exceptions=True)
+    await _all([handle.stop(grace_s) for handle in handles])
+
+
+async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

@@ -8,7 +8,7 @@ Standard input: the first line is the command as JSON (``Supervisor`` lists the 
 tuner is gone, and ends the command too.
 
 Standard output, one JSON object per line: ``started`` (pid), ``exited`` (code or signal of the main process; what it left
-behind is then ended), ``failed`` (error; nothing runs, files are as before), ``left`` (pids that cannot be ended),
+behind is then ended), ``failed`` (error, errno; nothing runs, files are as before), ``left`` (pids that cannot be ended),
 ``unrestored`` (path, error), ``done``. Exit status: 0 all gone and put back, 1 not started, 2 something is left.
 
 ``--sweep TOKEN...`` ends what killed supervisors left behind and puts their files back; ``--restore JOURNAL`` does only
@@ -287,6 +287,12 @@ def index_path(token: str) -> Path:
     except RuntimeError as error:
         raise OSError("this user has no home directory; set XDG_STATE_HOME") from error
     return state / "swarmtune" / "commands" / f"{token}.json"
+
+
+def family(token: str) -> list[Path]:
+    """The journals of this token and of those that begin with it and "-"."""
+    own = index_path(token)
+    return [own, *sorted(own.parent.glob(f"{token}-*.json"))]
 
 
 def write_journal(path: Path, journal: dict[str, Any]) -> None:
@@ -643,7 +649,8 @@ def supervise() -> int:
     except Exception as error:  # noqa: BLE001 - whatever it is, the files must be put back and the tuner told
         supervisor.put_back()
         text = str(error) if isinstance(error, (OSError, Refused)) else repr(error)
-        emit("failed", error=text, program=isinstance(error, Refused) and error.program)
+        number = getattr(error.__cause__ or error, "errno", None)
+        emit("failed", error=text, program=isinstance(error, Refused) and error.program, errno=number)
         return 1
     try:
         supervisor.watch()
@@ -663,11 +670,12 @@ def carriers(token: str) -> list[Process]:
 
     The pipe matters: a program that sets its title (vLLM does) may overwrite what /proc shows as its environment.
     """
-    pipe = None
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        journal = json.loads(index_path(token).read_text())
-        if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip():
-            pipe = f"pipe:[{journal['pipe']}]"
+    pipes = set()
+    for path in family(token):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            journal = json.loads(path.read_text())
+            if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip():
+                pipes.add(f"pipe:[{journal['pipe']}]")
     mark = f"{TOKEN}={token}".encode()
     found = {}
     for process in all_processes():
@@ -675,8 +683,9 @@ def carriers(token: str) -> list[Process]:
         with contextlib.suppress(OSError):
             if process.pid == os.getpid() or folder.stat().st_uid != os.geteuid():
                 continue
-            if mark in (folder / "environ").read_bytes().split(b"\0") or any(
-                os.readlink(folder / "fd" / n) == pipe  # noqa: PTH115 - Path.readlink is newer than 3.8
+            marks = (folder / "environ").read_bytes().split(b"\0")
+            if any(m == mark or m.startswith(mark + b"-") for m in marks) or any(
+                os.readlink(folder / "fd" / n) in pipes  # noqa: PTH115 - Path.readlink is newer than 3.8
                 for n in ("1", "2")
                 if (folder / "fd" / n).is_symlink()
             ):
@@ -686,13 +695,16 @@ def carriers(token: str) -> list[Process]:
 
 
 def sweep(tokens: Iterable[str], grace_s: float = 2.0) -> int:
-    """Clean up after supervisors that were killed: processes first, then files."""
+    """Clean up after supervisors that were killed: processes first, then files.
+
+    A token stands for all that begin with it and "-": the ranks and load generators of one attempt.
+    """
     status = 0
     for token in tokens:
         check_token(token)
         kill_at = time.monotonic() + grace_s
         left = end_processes(functools.partial(carriers, token), pause, lambda limit=kill_at: limit)  # type: ignore[misc]
-        trouble = restore_journal(index_path(token))
+        trouble = [t for path in family(token) for t in restore_journal(path)]
         if left or trouble:
             status = 2
         emit("swept", token=token, left=left, unrestored=trouble)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
 
@@ -54,6 +54,8 @@ class Engine(ABC):
 
     name: str
     Config: type
+    spans_nodes = False
+    """Can one service run on several nodes? Then ``command`` looks at ``group.rank``."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -92,7 +94,13 @@ class Engine(ABC):
 
     @abstractmethod
     def command(self, setting: Setting, group: Group) -> Command:
-        """How to start the service with this setting on this group, answering on ``group.url``."""
+        """How to start the service with this setting on the node ``group.rank`` of this group; the first node answers on
+        ``group.url``.
+        """
+
+    def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
+        """One command for each node of the group, by rank."""
+        return tuple(self.command(setting, replace(group, rank=rank)) for rank in range(len(group.nodes)))
 
     @abstractmethod
     async def ready(self, probe: Probe) -> bool:

@@ -43,6 +43,7 @@ class CommandEngine(Engine):
     name = "command"
     config: CommandConfig
     Config = CommandConfig
+    spans_nodes = True
 
     @cached_property
     def _document(self) -> Any:

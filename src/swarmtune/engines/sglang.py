@@ -56,6 +56,8 @@ PATTERNS: Patterns = {
     ),
 }
 
+MEETING_PORT = 1000  # beyond the port that serves; SGLang itself uses some of those right behind it
+
 
 class SglangConfig(ServiceConfig):
     """The section ``[sglang]``."""
@@ -70,6 +72,7 @@ class SglangEngine(Engine):
     name = "sglang"
     config: SglangConfig
     Config = SglangConfig
+    spans_nodes = True
 
     @property
     def model(self) -> str:
@@ -108,9 +111,13 @@ class SglangEngine(Engine):
         others = substitute(split(section.others), {**config.env, **values})
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
         argv = (program(config.python), "-m", "sglang.launch_server", "--model-path", section.model_argument, *served)
+        where: tuple[str, ...] = ("--host", group.nodes[group.rank].host, "--port", str(port))
+        if len(group.nodes) > 1:
+            where += ("--nnodes", str(len(group.nodes)), "--node-rank", str(group.rank))
+            where += ("--dist-init-addr", f"{group.master}:{port + MEETING_PORT}")
         return Command(
             argv=(
-                *(*argv, "--host", group.master, "--port", str(port)),
+                *(*argv, *where),
                 *(*without_given(placed.flags, others), *others),
             ),
             env={**config.env, **placed.env},

@@ -49,6 +49,7 @@ class SimulatedEngine(Engine):
     name = "simulated"
     config: SimulatedConfig
     Config = SimulatedConfig
+    spans_nodes = True
 
     @property
     def model(self) -> str:
@@ -86,7 +87,9 @@ class SimulatedEngine(Engine):
         own = ["--seed", str(config.seed), "--noise", str(config.noise)]
         own += ["--startup-delay", str(config.startup_delay_s)] if config.startup_delay_s else []
         own += ["--record", config.record] if config.record else []
-        where = ("--host", group.master, "--port", str(group.port), "--model", config.model)
+        where: tuple[str, ...] = ("--host", group.master, "--port", str(group.port), "--model", config.model)
+        if len(group.nodes) > 1:
+            where += ("--nodes", str(len(group.nodes)), "--node-rank", str(group.rank))
         return Command(
             argv=(
                 *(sys.executable, "-P", "-m", "swarmtune.simulator", *where),

@@ -47,6 +47,7 @@ class VllmEngine(Engine):
     name = "vllm"
     config: VllmConfig
     Config = VllmConfig
+    spans_nodes = True
 
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
@@ -81,14 +82,19 @@ class VllmEngine(Engine):
         return found + (self.schema.field_mistakes(self.fields(), "vllm") if self.config.check_flags else [])
 
     def command(self, setting: Setting, group: Group) -> Command:
-        """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``."""
+        """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``.
+
+        On several nodes its multiprocessing back end joins them (--nnodes); only the first serves.
+        """
         config, section = self.config, self.config.command
         placed = place(self.fields(), setting, self.schema.flag_of)
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
-        where = ("--host", group.master, "--port", str(port))
+        where: tuple[str, ...] = ("--host", group.master, "--port", str(port)) if group.rank == 0 else ("--headless",)
+        if len(group.nodes) > 1:
+            where += ("--nnodes", str(len(group.nodes)), "--node-rank", str(group.rank), "--master-addr", group.master)
         argv = (program(config.executable), "serve", section.model_argument, *served, *where)
         return Command(
             argv=(*argv, *without_given(placed.flags, others), *others),

@@ -14,6 +14,8 @@ _ROOT5 = math.sqrt(5.0)
 JITTER = 1e-8
 LEAST_NOISE = 1e-4  # variance, of standardised values
 FIT_STEPS = 30  # of L-BFGS; the posterior is not sharper than that
+LATER_FIT_STEPS = 8  # with more than MANY values: they cost more, and the last fit was near
+MANY = 100
 # Priors on the logarithms of length scales, signal and noise variance (of standardised values): mean, standard deviation.
 LENGTH_PRIOR = (0.0, 1.0)  # the mean is that of one dimension; sqrt(d) is added (Hvarfner et al. 2024)
 SIGNAL_PRIOR = (0.0, 0.7)
@@ -72,9 +74,8 @@ def fit(differences: Array, values: Array, doubt: Array, start: Hyperparameters)
 
     start_at = np.clip(start.vector(), low, high)
     bounds = list(zip(low, high, strict=True))
-    found = minimize(
-        negative_log_posterior, start_at, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": FIT_STEPS}
-    )
+    steps = {"maxiter": FIT_STEPS if len(values) <= MANY else LATER_FIT_STEPS}
+    found = minimize(negative_log_posterior, start_at, jac=True, method="L-BFGS-B", bounds=bounds, options=steps)
     return Hyperparameters.of(np.asarray(found.x if np.all(np.isfinite(found.x)) else start_at))
 
 

@@ -40,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one and prints it")
     add("--model", default="simulated", help="model name that requests must carry")
+    add("--nodes", type=_positive, default=1, help="processes that compute together; they meet on port + 1 of --host")
+    add("--node-rank", type=int, default=0, help="which of them this is; 0 serves")
     engine = parser.add_argument_group("engine settings")
     for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "block_size"):
         engine.add_argument(_flag(name), type=_positive, default=getattr(limits, name))
@@ -82,10 +84,12 @@ def read_config(arguments: argparse.Namespace) -> SimulatorConfig:
         memory=part(DeviceMemory),
         faults=Faults(arguments.startup_delay, arguments.fail_start, arguments.crash_after_requests),
         record=arguments.record,
+        nodes=arguments.nodes,
     )
 
 
-async def _serve(config: SimulatorConfig, host: str, port: int) -> int:
+async def _serve(config: SimulatorConfig, host: str, port: int, rank: int) -> int:
+    from swarmtune.simulator.ranks import serve_rank
     from swarmtune.simulator.server import SimulatedServer
 
     clock = RealClock()
@@ -99,6 +103,8 @@ async def _serve(config: SimulatorConfig, host: str, port: int) -> int:
         if stopped.is_set():
             return 0
         stop.cancel()
+    if rank:
+        return await serve_rank(rank, host, port + 1, clock, stopped)
     server = SimulatedServer(config, clock)
     try:
         port = await server.start(host, port)
@@ -107,9 +113,13 @@ async def _serve(config: SimulatorConfig, host: str, port: int) -> int:
         return 1
     sys.stdout.write(f"Simulated engine serves {config.model} on http://{host}:{port}\n")
     sys.stdout.flush()
-    await stopped.wait()
+    stop = asyncio.create_task(stopped.wait())
+    await asyncio.wait({stop, *filter(None, [server.loop])}, return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
     await server.stop()
-    return 0
+    if not stopped.is_set():
+        sys.stderr.write("RuntimeError: a rank is gone: the engine core died unexpectedly (EngineDeadError)\n")
+    return 0 if stopped.is_set() else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -122,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if mistake := mistakes(config):
         sys.stderr.write(mistake + "\n")
         return 1
-    return asyncio.run(_serve(config, arguments.host, arguments.port))
+    return asyncio.run(_serve(config, arguments.host, arguments.port, arguments.node_rank))
 
 
 if __name__ == "__main__":

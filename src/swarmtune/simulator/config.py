@@ -44,3 +44,4 @@ class SimulatorConfig:
     memory: DeviceMemory = field(default_factory=DeviceMemory)
     faults: Faults = field(default_factory=Faults)
     record: str | None = None
+    nodes: int = 1

@@ -126,11 +126,11 @@ def role_event(generation: Generation) -> bytes:
     return _event({**_envelope(generation, _kind(generation)), "choices": [choice]})
 
 
-def token_event(generation: Generation, index: int) -> bytes:
+def token_event(generation: Generation, index: int, text: str) -> bytes:
     """The event of one token; the last one carries the finish reason."""
     reason = generation.finish_reason if index + 1 == generation.output_tokens else None
-    text = {"delta": {"content": word(index)}} if generation.endpoint == "chat" else {"text": word(index)}
-    choice = {"index": 0, **text, "finish_reason": reason}
+    content = {"delta": {"content": text}} if generation.endpoint == "chat" else {"text": text}
+    choice = {"index": 0, **content, "finish_reason": reason}
     return _event({**_envelope(generation, _kind(generation)), "choices": [choice]})
 
 
@@ -142,9 +142,8 @@ def closing_events(generation: Generation) -> bytes:
     return _event({**_envelope(generation, _kind(generation)), "choices": [], "usage": usage(generation)}) + done
 
 
-def answer(generation: Generation) -> bytes:
+def answer(generation: Generation, text: str) -> bytes:
     """The whole answer of a request without streaming."""
-    text = "".join(word(i) for i in range(generation.output_tokens))
     chat = generation.endpoint == "chat"
     content: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
     choice = {"index": 0, **content, "finish_reason": generation.finish_reason}

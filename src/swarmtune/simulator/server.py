@@ -17,6 +17,7 @@ from swarmtune.clock import Clock
 from swarmtune.simulator import openai
 from swarmtune.simulator.batching import Scheduler, StepTimer
 from swarmtune.simulator.config import SimulatorConfig
+from swarmtune.simulator.ranks import RankLostError, Ranks
 from swarmtune.simulator.record import Record
 from swarmtune.simulator.stepper import Stepper
 
@@ -28,12 +29,15 @@ class SimulatedServer:
 
     def __init__(self, config: SimulatorConfig, clock: Clock) -> None:
         self.config = config
-        self.stepper = Stepper(Scheduler(config.limits), StepTimer(config.cost, config.noise, config.seed), clock)
+        self.ranks = Ranks(config.nodes)
+        timer = StepTimer(config.cost, config.noise, config.seed)
+        self.stepper = Stepper(Scheduler(config.limits), timer, clock, self.ranks)
         self._ready = config.faults.fail_start != "hang"
         self._received = 0
         self._record: Record | None = None
         self._runner: web.AppRunner | None = None
-        self._loop: asyncio.Task[None] | None = None
+        self.loop: asyncio.Task[None] | None = None
+        """Runs until ``stop``; ends by itself only with a RankLostError."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen; port 0 takes a free one. OSError if the port is taken."""
@@ -43,18 +47,20 @@ class SimulatedServer:
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, host, port).start()
+            await self.ranks.listen(host, port + 1)
         except OSError:
             await self.stop()
             raise
-        self._loop = asyncio.create_task(self.stepper.run())
+        self.loop = asyncio.create_task(self.stepper.run())
         return int(self._runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Close the listener, the streams, the engine's loop and the record."""
-        if self._loop:
-            self._loop.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._loop
+        if self.loop:
+            self.loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError, RankLostError):
+                await self.loop
+        await self.ranks.close()
         if self._runner:
             await self._runner.cleanup()
         if self._record:
@@ -70,7 +76,7 @@ class SimulatedServer:
         return application
 
     async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._ready else 503)
+        return web.Response(status=200 if self._ready and self.ranks.complete else 503)
 
     async def _models(self, _: web.Request) -> web.Response:
         card = {"id": self.config.model, "object": "model", "created": 0, "owned_by": "swarmtune"}
@@ -98,7 +104,7 @@ class SimulatedServer:
 
     async def _generate(self, request: web.Request, endpoint: str) -> web.StreamResponse:
         received_ns = time.monotonic_ns()
-        if not self._ready:
+        if not (self._ready and self.ranks.complete):
             return _error("the engine is still starting", 503)
         self._received += 1
         crash_after = self.config.faults.crash_after_requests
@@ -115,34 +121,37 @@ class SimulatedServer:
             return _error(str(error), 400)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         stamps: list[int] = []
-        async with contextlib.aclosing(self.stepper.tokens(sequence)) as indexes:
+        texts: list[str] = []
+        async with contextlib.aclosing(self.stepper.tokens(sequence)) as tokens:
             if generation.stream:
                 try:
-                    await self._stream(request, response, generation, indexes, stamps)
+                    await self._stream(request, response, generation, tokens, stamps)
                 except ConnectionError:
                     return response
             else:
-                stamps = [time.monotonic_ns() async for _ in indexes]
+                async for _, text in tokens:
+                    stamps.append(time.monotonic_ns())
+                    texts.append(text)
         if self._record:
             request_id = request.headers.get("X-Request-Id", generation.id)
             self._record.write(request_id, received_ns, stamps, generation.prompt_tokens, generation.output_tokens)
         if generation.stream:
             return response
-        return web.Response(body=openai.answer(generation), content_type="application/json")
+        return web.Response(body=openai.answer(generation, "".join(texts)), content_type="application/json")
 
     async def _stream(
         self,
         request: web.Request,
         response: web.StreamResponse,
         generation: openai.Generation,
-        indexes: AsyncIterator[int],
+        tokens: AsyncIterator[tuple[int, str]],
         stamps: list[int],
     ) -> None:
         await response.prepare(request)
         if generation.endpoint == "chat":
             await response.write(openai.role_event(generation))
-        async for index in indexes:
-            event = openai.token_event(generation, index)
+        async for index, text in tokens:
+            event = openai.token_event(generation, index, text)
             stamps.append(time.monotonic_ns())
             await response.write(event)
         await response.write(openai.closing_events(generation))

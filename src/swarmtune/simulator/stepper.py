@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from swarmtune.clock import Clock
 from swarmtune.simulator.batching import Scheduler, Sequence, StepTimer
+from swarmtune.simulator.ranks import Ranks
 
 CATCH_UP_S = 0.02  # a step that ends later than this (busy machine) moves the schedule instead of being caught up
 
@@ -14,14 +15,15 @@ CATCH_UP_S = 0.02  # a step that ends later than this (busy machine) moves the s
 class Stepper:
     """The engine's loop. A token of a sequence is an item in the queue of its request."""
 
-    def __init__(self, scheduler: Scheduler, timer: StepTimer, clock: Clock) -> None:
+    def __init__(self, scheduler: Scheduler, timer: StepTimer, clock: Clock, ranks: Ranks) -> None:
         self.scheduler = scheduler
+        self._ranks = ranks
         self.prompt_tokens_total = 0
         self.generation_tokens_total = 0
         self._timer = timer
         self._clock = clock
         self._arrived = asyncio.Event()
-        self._queues: dict[Sequence, asyncio.Queue[None]] = {}
+        self._queues: dict[Sequence, asyncio.Queue[str]] = {}
 
     def submit(self, prompt_tokens: int, output_tokens: int) -> Sequence:
         """Queue a request. ValueError if it can never fit. Follow it with ``tokens``, which also cleans up."""
@@ -32,13 +34,12 @@ class Stepper:
         self._arrived.set()
         return sequence
 
-    async def tokens(self, sequence: Sequence) -> AsyncGenerator[int, None]:
-        """Yield 0, 1, 2, ... as the tokens come out; closing it early takes the request out of the engine."""
+    async def tokens(self, sequence: Sequence) -> AsyncGenerator[tuple[int, str], None]:
+        """Yield (0, text), (1, text), ... as the tokens come out; closing it early takes the request out of the engine."""
         queue = self._queues[sequence]
         try:
             for index in range(sequence.output_tokens):
-                await queue.get()
-                yield index
+                yield index, await queue.get()
         finally:
             del self._queues[sequence]
             if not sequence.finished:
@@ -56,7 +57,9 @@ class Stepper:
             due += self._timer.seconds(step)
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
             due = max(due, self._clock.monotonic() - CATCH_UP_S)
-            for sequence in self.scheduler.complete(step):
+            emitted = self.scheduler.complete(step)
+            words = await self._ranks.words([sequence.generated - 1 for sequence in emitted])
+            for sequence, text in zip(emitted, words, strict=True):
                 self.generation_tokens_total += 1
                 if queue := self._queues.get(sequence):
-                    queue.put_nowait(None)
+                    queue.put_nowait(text)

@@ -45,3 +45,10 @@ class SyntheticGroup:
     async def stop(self) -> None:
         """Nothing runs."""
         self.stopped += 1
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def answers(self) -> bool:
+        """It is always there."""
+        return True

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+import numpy as np
 
 from swarmtune.records import Score
 from swarmtune.tuner.paired import Blocks, Difference, difference, hochberg, holm, student_t95
@@ -64,6 +66,7 @@ class Proof:
     verdict: Verdict
     finalists: tuple[Standing, ...] = ()
     groups: int = 0  # service groups that measured
+    group_effects_percent: Mapping[str, float] = field(default_factory=dict)  # speed of each beside the mean of all
 
     @property
     def tied(self) -> list[int]:
@@ -120,6 +123,26 @@ def compare(rounds: Sequence[Round], first: int, second: int, direction: Directi
         return Difference(len(pairs))
     blocks: list[Blocks] = [(a.blocks, b.blocks) for a, b in pairs]
     return difference(logs, blocks)
+
+
+def group_effects(rounds: Sequence[Round], groups: Sequence[str], direction: Direction) -> dict[str, float]:
+    """How much better each group measures than the mean of all, in percent; empty with one group.
+
+    ``groups``: the one of each round. Least squares of log value = trial + group. Gains need no correction for it: they are
+    differences within rounds.
+    """
+    names = sorted({group for measured, group in zip(rounds, groups, strict=True) if measured})
+    trials = sorted({n for r in rounds for n in r})
+    rows, values = [], []
+    for measured, group in zip(rounds, groups, strict=True):
+        for trial, observed in measured.items():
+            if math.isfinite(value := _log(observed.score, direction)):
+                rows.append([trial == t for t in trials] + [group == g for g in names])
+                values.append(value)
+    if len(names) < 2 or not rows:
+        return {}
+    found = np.linalg.lstsq(np.array(rows, dtype=float), np.array(values), rcond=None)[0][len(trials) :]
+    return {name: 100.0 * math.expm1(float(effect)) for name, effect in zip(names, found - found.mean(), strict=True)}
 
 
 def level(rounds: Sequence[Round], trial: int, direction: Direction) -> float:

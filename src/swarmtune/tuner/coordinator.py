@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from swarmtune.clock import Clock
-from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
+from swarmtune.cluster.health import RetryPolicy
+from swarmtune.cluster.pool import ServiceGroupPool
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, PSOConvergenceError
 from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.tuner.budget import Budget
 from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
@@ -19,7 +22,7 @@ from swarmtune.tuner.store import Attempt, Outcome, Store
 from swarmtune.tuner.warm_start import NOTHING, WarmStart
 
 GIVE_UPS_IN_A_ROW = 2  # trials that could not be measured at all before the run says that something is wrong
-RETRY_PAUSE_S = 1.0  # doubled with every attempt
+NEVER = 10**9  # failures in a row that open the breaker of the only group: nothing else could take its work
 
 
 class Evaluates(Protocol):
@@ -32,6 +35,10 @@ class Evaluates(Protocol):
 
     async def stop(self) -> None: ...
 
+    async def close(self) -> None: ...
+
+    async def answers(self) -> bool: ...
+
 
 @dataclass
 class _Work:
@@ -40,6 +47,7 @@ class _Work:
     setting: Setting
     number: int | None = None
     attempts: int = 0
+    failed_on: frozenset[str] = frozenset()  # groups that lost it
 
 
 class Coordinator:
@@ -57,8 +65,14 @@ class Coordinator:
         """``listen`` gets every event, after the store. ``warm``: what the study was started with."""
         self._plan = plan
         self._store = store
-        self._groups = list(groups)
         self._clock = clock
+        parallel = plan.parallel
+        failures, open_s = (parallel.breaker_failures, parallel.breaker_recovery) if parallel else (NEVER, 0.0)
+        self.pool: ServiceGroupPool[Evaluates] = ServiceGroupPool(groups, clock, _name, failures, open_s)
+        """The groups; they may join and leave while the search runs."""
+        pause_s = parallel.retry_delay if parallel else RetryPolicy.first_delay_s
+        self._retry = RetryPolicy(plan.max_attempts, first_delay_s=pause_s)
+        self._rng = random.Random(plan.seed)
         self._listen = listen
         self._search = plan.new_search()
         self._warm = warm
@@ -83,23 +97,59 @@ class Coordinator:
         """
         self._replay()
         self.budget = Budget(self._clock, self._plan.timeout_s, self._plan.accelerator_s, (spent_s, accelerator_s))
-        free = deque(self._groups)
-        running: dict[asyncio.Task[None], Evaluates] = {}
+        running: set[asyncio.Task[None]] = set()
         try:
             while True:
-                while free and (work := self._next()) is not None:
-                    group = free.popleft()
-                    running[asyncio.create_task(self._measure(work, group))] = group
-                if not running:
+                version = self.pool.version
+                while (assigned := self._assign()) is not None:
+                    running.add(asyncio.create_task(self._measure(*assigned)))
+                if not running and not self._more:
                     return self._store.trials()
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                done = await self._something(running, version)
+                running -= done
                 for task in done:
-                    free.append(running.pop(task))
                     task.result()
         finally:
             for task in running:
                 task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
+
+    async def _something(self, running: set[asyncio.Task[None]], version: int) -> set[asyncio.Task[None]]:
+        """Wait until a measurement has ended or the pool is not what it was; the measurements that have ended."""
+        if not running and not self.pool.names:
+            raise CommunicationError(
+                "no group of nodes is left to measure on; nothing is lost: start it again with -lb"
+            )
+        change = asyncio.create_task(self.pool.changed(version))
+        try:
+            done, _ = await asyncio.wait({*running, change}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            change.cancel()
+        return done - {change}
+
+    @property
+    def _more(self) -> bool:
+        """Is there anything left to measure, as far as is known?"""
+        return bool(self._waiting) or self._may_open
+
+    @property
+    def _may_open(self) -> bool:
+        """May another setting be asked for?"""
+        return not self._exhausted and self._opened < self._plan.evaluations
+
+    def _assign(self) -> tuple[_Work, Evaluates] | None:
+        """Work and a free group for it: what was lost before first, and not on the group that lost it."""
+        for work in self._waiting:
+            if (group := self.pool.try_acquire(work.failed_on)) is not None:
+                self._waiting.remove(work)
+                return work, group
+        if not self._may_open or (group := self.pool.try_acquire()) is None:
+            return None
+        new = self._new()
+        if new is None:
+            self.pool.release(group, None)
+            return None
+        return new, group
 
     def _replay(self) -> None:
         """Tell the search what the store knows; what was running when the last tuner died is measured again."""
@@ -118,12 +168,8 @@ class Coordinator:
         if trials:
             self._emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._waiting)})
 
-    def _next(self) -> _Work | None:
-        """What to measure next; None when nothing is left or allowed."""
-        if self._waiting:
-            return self._waiting.popleft()
-        if self._opened >= self._plan.evaluations or self._exhausted:
-            return None
+    def _new(self) -> _Work | None:
+        """A setting to measure that nobody has; None when nothing is left or allowed."""
         if self._opened > 0 and (spent := self.budget.exhausted()):
             self._exhausted = True
             self._emit("exhausted", {"message": f"{spent} after {self._opened} evaluations"})
@@ -145,8 +191,20 @@ class Coordinator:
         return (self._plan.baseline(), *self._plan.user_settings, *self._warm.first)
 
     async def _measure(self, work: _Work, group: Evaluates) -> None:
-        if work.attempts:
-            await self._clock.sleep(RETRY_PAUSE_S * 2 ** (work.attempts - 1))
+        """Measure it on this group, which is free again afterwards."""
+        well: bool | None = None
+        try:
+            if group.group.name in work.failed_on:
+                await self._clock.sleep(self._retry.delay_s(work.attempts, self._rng))
+            well = await self._attempt(work, group)
+        finally:
+            self.pool.release(group, well)
+            if self._plan.parallel is not None:
+                facts = {**asdict(self.pool.counts), "names": list(self.pool.names)}
+                self._listen(Event("groups", self._clock.wall(), facts))
+
+    async def _attempt(self, work: _Work, group: Evaluates) -> bool:
+        """One try; did the group do its part?"""
         attempt = self._store.open(work.setting, group.group.name, uuid.uuid4().hex, number=work.number)
         number = attempt.trial_number
         self.budget.begin(group.group)
@@ -155,22 +213,38 @@ class Coordinator:
         )
         to_beat = self._best.value if self._best else None
         loads = Loads(start=self._best_load, thorough=self._best_load is None, may_stop=True, to_beat=to_beat)
-        outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
+        try:
+            outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
+        except CommunicationError as error:
+            if error.culprit is not Culprit.USER or not self._others_than(group):
+                raise
+            outcome = Outcome(failure=error.message)
+            self._dismiss(group, error.message)
         self.budget.end(group.group)
         self._keep_folder(attempt, outcome)
         tries = work.attempts + 1
         if outcome.score is None and tries >= self._plan.max_attempts:
             self._give_up(attempt, outcome)
-            return
+            return False
         self._store.close(attempt, outcome)
         if outcome.score is None:
             self._emit("trial_retried", {"trial": number, "attempt": tries, "failure": outcome.failure})
-            self._waiting.append(_Work(work.setting, number, tries))
-            return
+            self._waiting.append(_Work(work.setting, number, tries, work.failed_on | {group.group.name}))
+            return False
         self._give_ups = 0
         self._tell(work.setting, outcome.score, outcome.measurement)
         spent = {"accelerator_seconds": round(self.budget.accelerator_s, 3)}
         self._emit("trial_finished", {"trial": number, **_result(outcome), **spent})
+        return True
+
+    def _others_than(self, group: Evaluates) -> bool:
+        return any(name != group.group.name for name in self.pool.names)
+
+    def _dismiss(self, group: Evaluates, reason: str) -> None:
+        """Its nodes need their user (an unknown host key, a missing program): the others go on without it."""
+        if group.group.name in self.pool.names:
+            self.pool.leave(group.group.name)
+        self._emit("groups", {"message": f"{group.group.name} is left out: {reason}"})
 
     def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
         self._pending.pop(setting.key, None)
@@ -202,19 +276,23 @@ class Coordinator:
     @property
     def group_names(self) -> tuple[str, ...]:
         """The groups that measure."""
-        return tuple(group.group.name for group in self._groups)
+        return self.pool.names
 
     def load_of(self, trial: Trial) -> float | None:
         """The load that a trial was scored at; None without load search."""
         return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
 
     async def measure_again(
-        self, trial: Trial, place: int, kind: str, load: float | None, said: Mapping[str, Any]
+        self, trial: Trial, name: str, kind: str, load: float | None, said: Mapping[str, Any]
     ) -> Outcome:
-        """Measure a finished trial again at this load on the group at this place; ``said`` goes out with the result."""
-        group = self._groups[place]
-        failure: str | None = None
-        for _ in range(self._plan.max_attempts):
+        """Measure a finished trial again at this load on the group of this name; ``said`` goes out with the result.
+
+        BenchmarkExecutionError if that group cannot.
+        """
+        group = next((g for g in self.pool.idle() if g.group.name == name), None)
+        failure: str | None = f"the group {name} has left"
+        for _ in range(self._plan.max_attempts if group else 0):
+            assert group is not None  # noqa: S101 - for mypy
             attempt = self._store.open(
                 trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind=kind
             )
@@ -226,7 +304,7 @@ class Coordinator:
                 self._emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **said})
                 return outcome
             failure = outcome.failure
-        self._emit("finalist_lost", {"trial": trial.number, "failure": failure})
+        self._emit("finalist_lost", {"trial": trial.number, "group": name, "failure": failure})
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -253,6 +331,10 @@ class Coordinator:
         event = Event(kind, self._clock.wall(), facts)
         self._store.append(event)
         self._listen(event)
+
+
+def _name(group: Evaluates) -> str:
+    return group.group.name
 
 
 def _facts(work: _Work) -> dict[str, Any]:

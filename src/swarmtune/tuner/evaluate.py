@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +15,11 @@ import aiohttp
 
 from swarmtune.clock import Clock
 from swarmtune.cluster.executors.base import Executor, Handle
+from swarmtune.cluster.service_group import ServiceGroup, of_rank
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
+    CommunicationError,
     Culprit,
     SimulatorHealthCheckError,
     SimulatorStartError,
@@ -35,6 +39,7 @@ POLL_S = 0.05
 READY_POLL_S = 0.25
 DYING_S = 1.0  # a dying process is given this long to be gone
 INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
+REMOTE_PORTS = (20000, 29999)  # below those that Linux gives to clients
 LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
 Report = Callable[[str, dict[str, Any]], None]  # phase and facts, for the terminal
@@ -62,19 +67,21 @@ ANY_LOAD = Loads()
 
 @dataclass(frozen=True)
 class _Running:
-    """The service that a group runs right now."""
+    """The service that a group runs right now: a command for each node, and the folder that we gave it, if we did."""
 
-    command: Command
+    commands: tuple[Command, ...]
     handle: Handle
+    folder: str
 
 
 class Evaluator:
     """Measures settings on one group, one at a time. A setting that needs no other process gets no restart (C7)."""
 
-    def __init__(self, plan: Plan, group: Group, executor: Executor, clock: Clock, directory: Path) -> None:
-        """``directory`` holds one folder per attempt."""
-        self.group = group
+    def __init__(self, plan: Plan, nodes: ServiceGroup, executor: Executor, clock: Clock, directory: Path) -> None:
+        """The service runs on ``nodes``, the load generator on ``executor``; ``directory`` has one folder per attempt."""
+        self.group = nodes.group
         self._plan = plan
+        self._nodes = nodes
         self._executor = executor
         self._clock = clock
         self._directory = directory
@@ -94,7 +101,10 @@ class Evaluator:
             await self._serve(attempt, folder, report)
             points = await self._measure_loads(attempt, folder, report, keep, loads, started)
         except SwarmTuneError as error:
-            await self.stop()
+            with contextlib.suppress(
+                CommunicationError
+            ):  # a lost node ends it by its lease, and is swept when it is back
+                await self.stop()
             if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
                 raise
             score = Score.failed() if error.culprit is Culprit.SETTING else None
@@ -113,33 +123,59 @@ class Evaluator:
         if not back_up(command, folder, self._directory.parent / "backup" / folder.name):
             report("backup_full", {"limit_bytes": LIMIT_BYTES})
 
+    async def answers(self) -> bool:
+        """Can commands be started on every node?"""
+        return await self._nodes.answers()
+
+    async def close(self) -> None:
+        """Let go of the nodes; what still runs there is ended."""
+        try:
+            await self.stop()
+        finally:
+            await self._nodes.close()
+
     async def stop(self) -> None:
         """End the service of this group, if one runs."""
         running, self._running = self._running, None
-        if running is not None:
-            await running.handle.stop()
+        if running is None:
+            return
+        await running.handle.stop()
+        if running.folder:
+            with contextlib.suppress(CommunicationError):  # a node that is lost keeps its log
+                await self._nodes.get(running.folder, self._directory.parent / running.folder)
 
     # --- the service ---------------------------------------------------------------------------------------------
 
     async def _serve(self, attempt: Attempt, folder: Path, report: Report) -> None:
-        command = self._plan.engine.command(attempt.setting, self._with_port())
-        if self._running and command.same_process(self._running.command) and await self._running.handle.poll() is None:
+        commands = self._plan.engine.commands(attempt.setting, self._with_port())
+        if await self._serves(commands):
             return
         await self.stop()
         if not self._plan.engine.port:
-            self.group = replace(self.group, port=0)
-            command = self._plan.engine.command(attempt.setting, self._with_port())
+            self.group = self._nodes.group
+            commands = self._plan.engine.commands(attempt.setting, self._with_port())
         report("starting", {"setting": dict(attempt.setting.values)})
-        marked = replace(
-            command,
-            directory=command.directory or str(folder / "service"),
-            env={**command.env, "SWARMTUNE_TOKEN": attempt.token},
-        )
-        handle = await self._executor.start(marked)
-        self._running = _Running(command, handle)
+        own = "" if commands[0].directory else f"{self._directory.name}/{folder.name}/service"
+        marked = [
+            replace(
+                command,
+                directory=command.directory or of_rank(own, rank),
+                env={**command.env, "SWARMTUNE_TOKEN": of_rank(attempt.token, rank)},
+            )
+            for rank, command in enumerate(commands)
+        ]
+        handle = await self._nodes.start(marked, self.group.port)
+        self._running = _Running(commands, handle, own)
         await self._wait_ready(handle)
         self._served = True
         report("ready", {})
+
+    async def _serves(self, commands: tuple[Command, ...]) -> bool:
+        """Does the very service run that these commands would start?"""
+        running = self._running
+        if running is None or not all(map(Command.same_process, commands, running.commands)):
+            return False
+        return await running.handle.poll() is None
 
     async def _wait_ready(self, handle: Handle) -> None:
         deadline = self._clock.monotonic() + self._plan.start_timeout_s
@@ -159,7 +195,7 @@ class Evaluator:
 
     def _with_port(self) -> Group:
         if not self.group.port:
-            self.group = replace(self.group, port=free_port())
+            self.group = replace(self.group, port=port_for(self.group.master))
         return self.group
 
     # --- the load ------------------------------------------------------------------------------------------------
@@ -285,6 +321,13 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def port_for(host: str) -> int:
+    """A port for a service on that host: on this machine a free one, elsewhere any; if it is taken, another try gets
+    another.
+    """
+    return free_port() if host in ("127.0.0.1", "localhost", "::1") else random.randint(*REMOTE_PORTS)
 
 
 def seed_of(seed: int, attempt: int, point: int) -> int:

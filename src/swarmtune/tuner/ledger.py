@@ -22,7 +22,7 @@ from swarmtune.errors import ConfigurationError
 from swarmtune.records import Event, Measurement, Setting, Trial
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
-from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens, marks_of
+from swarmtune.tuner.ownership import LEASE_S, Ownership, lost_tokens
 from swarmtune.tuner.store import Attempt, Outcome, Remeasured, Store, as_trial, translated
 from swarmtune.tuner.tables import (
     SCHEMA_VERSION,
@@ -289,7 +289,7 @@ class Ledger(Store):
         of_study = attempts.c.study == self.head.name
         mine = (of_study, attempts.c.state == "running")
         with self._database.begin() as db:
-            tokens = marks_of([row.token for row in db.execute(select(attempts.c.token).where(of_study))])
+            tokens = [row.token for row in db.execute(select(attempts.c.token).where(of_study))]
             db.execute(update(attempts).where(*mine).values(state="lost", ended_at=self._clock.wall()))
         return tokens
 

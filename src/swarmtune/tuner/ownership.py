@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterable
 
 import psutil
 from sqlalchemy import Engine, or_, select, update
@@ -98,20 +97,15 @@ def owned(owner: str | None, expires_at: float | None, now: float) -> bool:
 
 
 def lost_tokens(database: Engine, study: str, now: float) -> list[str]:
-    """Tokens of attempts whose tuner has died; empty while a live one works on the study. ``now``: wall clock."""
+    """Tokens of all attempts of a study whose tuner has died; empty while a live one works on it. ``now``: wall clock.
+
+    All, not only those that were cut off: a service lives on while the next setting needs no other.
+    """
     with database.begin() as db:
         row = db.execute(select(studies.c.owner, studies.c.owner_expires_at).where(studies.c.name == study)).first()
         if row is None or owned(row.owner, row.owner_expires_at, now):
             return []
-        return marks_of([r.token for r in db.execute(select(attempts.c.token).where(attempts.c.study == study))])
-
-
-def marks_of(tokens: Iterable[str]) -> list[str]:
-    """What marks the processes of these attempts: the token its service, another its load generators.
-
-    All attempts count, not only those that were cut off: a service lives on while the next setting needs no other.
-    """
-    return [mark for token in tokens for mark in (token, f"{token}-load")]
+        return [r.token for r in db.execute(select(attempts.c.token).where(attempts.c.study == study))]
 
 
 def _identity() -> str:

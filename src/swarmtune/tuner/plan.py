@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from swarmtune import registry
+from swarmtune.cluster.config import ParallelConfig
 from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.errors import ConfigurationError, ConfigValidationError
@@ -63,6 +64,8 @@ class Plan:
     accelerator_s: float | None = None
     warm_start: bool = False
     earlier: tuple[str, ...] | None = None  # folders and databases; None: the studies in ``output``
+    parallel: ParallelConfig | None = None  # resolved; None: only this machine
+    hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
 
     def baseline(self) -> Setting:
         """What is measured first: the values that are in use today."""
@@ -140,9 +143,10 @@ def make_plan(settings: BaseSections) -> Plan:
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    groups = _groups(o.groups, engine)
-    _runnable(engine, benchmark, space, workload, groups, settings.particles_time_out)
-    notices += [*registry.load_plugins()]
+    parallel = settings.parallel.resolved() if settings.parallel.enabled else None
+    groups = parallel.groups() if parallel else _groups(o.groups, engine)
+    _runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and not _can_stop(benchmark):
         notices.append("early_stop has no effect: only the benchmark swarmtune with workers_max = 1 can stop early")
@@ -172,8 +176,10 @@ def make_plan(settings: BaseSections) -> Plan:
         groups=groups,
         user_settings=users,
         start_timeout_s=settings.wait_start_time,
-        evaluation_timeout_s=settings.particles_time_out,
-        max_attempts=o.max_attempts,
+        evaluation_timeout_s=_evaluation_timeout_s(settings),
+        max_attempts=parallel.retry_count + 1 if parallel else o.max_attempts,
+        parallel=parallel,
+        hostfile=settings.parallel if parallel and settings.parallel.hostfile else None,
         backup=o.backup,
         output=output,
         study=o.study,
@@ -290,6 +296,12 @@ def _runnable(
     ports = [g.port for g in groups if g.port > 65535]
     if ports:
         mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
+    several = [g.name for g in groups if len(g.nodes) > 1]
+    if several and not engine.spans_nodes:
+        mistakes.append(
+            f"parallel: the groups {', '.join(several[:5])} have several nodes, and the engine {engine.name} runs on one; "
+            'set mode = "single_node" or nodes_per_group = 1'
+        )
     if workload.duration_s is not None and workload.duration_s >= time_out_s:
         mistakes.append(
             f"{section_name(benchmark)}.benchmark_duration: {workload.duration_s:g} s of load do not fit into one "
@@ -410,6 +422,12 @@ def _swarm(settings: BaseSections, mistakes: list[str]) -> SwarmOptions:
         w_strategy=strategy.w,
         topology=options.topology,
     )
+
+
+def _evaluation_timeout_s(settings: BaseSections) -> float:
+    """The older extension's key, where it was given."""
+    given = settings.parallel.enabled and "evaluation_timeout" in settings.parallel.model_fields_set
+    return settings.parallel.evaluation_timeout if given else settings.particles_time_out
 
 
 def _groups(count: int, engine: Engine) -> tuple[Group, ...]:

@@ -6,6 +6,7 @@ All that is decided here follows from the ledger: a proof that was interrupted g
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.records import Score, Trial
 from swarmtune.search.incumbent import deployable
-from swarmtune.tuner.confirm import Observed, Proof, judge, still_open, unproven
+from swarmtune.tuner.confirm import Observed, Proof, group_effects, judge, still_open, unproven
 from swarmtune.tuner.coordinator import Coordinator
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.store import Outcome, Remeasured, fair_load_of, proof_of
@@ -45,12 +46,14 @@ async def prove(
     if starts:
         loads[baseline.number] = await _fair_load(coordinator, store, baseline, rivals[0])
     contenders = [baseline, *rivals] if starts else rivals
-    rounds = await remeasure(plan, coordinator, store, contenders, loads, baseline.number)
+    rounds = await Remeasurement(plan, coordinator, store, contenders, loads, baseline.number).run()
     seen = [_observed(plan, r) for r in rounds]
     if not starts:
         seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
-    groups = len({again.group for r in rounds for again in r.values()})
-    return judge(seen, baseline.number, [t.number for t in rivals], plan.objective.direction, groups), rounds
+    direction = plan.objective.direction
+    groups = [next((again.group for again in r.values()), "") for r in rounds]
+    proof = judge(seen, baseline.number, [t.number for t in rivals], direction, len({*groups} - {""}))
+    return replace(proof, group_effects_percent=group_effects(seen, groups, direction)), rounds
 
 
 def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
@@ -71,55 +74,75 @@ def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
     return found[: plan.finalists + 1]
 
 
-async def remeasure(
-    plan: Plan,
-    coordinator: Coordinator,
-    store: Remembers,
-    contenders: Sequence[Trial],
-    loads: Mapping[int, float | None],
-    baseline: int,
-) -> Rounds:
-    """Measure the contenders in at most ``plan.confirm`` rounds, as many at a time as there are groups.
+class Remeasurement:
+    """Contenders measured again in rounds, as many at a time as there are groups.
 
-    A round measures everyone once on one group. Order: A B C, C B A, B C A, A C B, ..., so that drift hits all alike.
-    Who is clearly beaten is left out of later rounds, and so is a finalist that cannot be measured; BenchmarkExecutionError
-    if that is the baseline or nobody else is left.
+    A round measures everyone once on one group; a group that fails leaves the whole round to the next one. Order: A B C,
+    C B A, B C A, A C B, ..., so that drift hits all alike. Who is clearly beaten is left out of later rounds, and so is a
+    finalist that no group can measure.
     """
-    numbers = [t.number for t in contenders]
-    rounds = _recorded(store, numbers, plan.confirm)
-    width, left = len(coordinator.group_names), list(contenders)
-    lost: set[int] = set()
 
-    async def one_round(number: int) -> None:
-        group = coordinator.group_names[number % width]
-        found = rounds[number]
-        if any(t.number not in found for t in left):  # what another group measured is no fair half of a round
-            found = rounds[number] = {n: again for n, again in found.items() if again.group == group}
-        for trial in in_order(left, number):
-            if trial.number in found or trial.number in lost:
+    def __init__(
+        self,
+        plan: Plan,
+        coordinator: Coordinator,
+        store: Remembers,
+        contenders: Sequence[Trial],
+        loads: Mapping[int, float | None],
+        baseline: int,
+    ) -> None:
+        """``loads``: by trial number; None without load search."""
+        self._plan, self._coordinator, self._loads, self._baseline = plan, coordinator, loads, baseline
+        self._numbers = [t.number for t in contenders]
+        self._left = list(contenders)
+        self._lost: set[int] = set()
+        self._rounds = _recorded(store, self._numbers, plan.confirm)
+        self._groups = {name: asyncio.Lock() for name in coordinator.group_names}
+
+    async def run(self) -> Rounds:
+        """The rounds that were needed. BenchmarkExecutionError if the baseline cannot be measured, or no finalist can."""
+        most, width = self._plan.confirm, len(self._groups)
+        for first in range(0, most, width):
+            wave = range(first, min(first + width, most))
+            await _together([self._round(number) for number in wave])
+            done = self._rounds[: wave.stop]
+            self._left = [t for t in self._left if t.number not in self._lost]
+            if wave.stop >= 2:
+                seen, numbers = [_observed(self._plan, r) for r in done], [t.number for t in self._left]
+                open_ = still_open(seen, numbers, self._baseline, self._plan.objective.direction)
+                self._left = [t for t in self._left if t.number in open_]
+            if all(t.number == self._baseline for t in self._left):
+                return done
+        return self._rounds
+
+    async def _round(self, number: int) -> None:
+        names = list(self._groups)
+        for step in range(len(names)):
+            name, last = names[(number + step) % len(names)], step == len(names) - 1
+            with contextlib.suppress(*() if last else (BenchmarkExecutionError,)):
+                async with self._groups[name]:
+                    await self._on_group(number, name, last)
+                return
+
+    async def _on_group(self, number: int, group: str, last: bool) -> None:
+        found = self._rounds[number]
+        if any(t.number not in found and t.number not in self._lost for t in self._left):
+            # what another group measured is no fair half of a round
+            found = self._rounds[number] = {n: again for n, again in found.items() if again.group == group}
+        for trial in in_order(self._left, number):
+            if trial.number in found or trial.number in self._lost:
                 continue
-            kind, said = proof_of(numbers, number), {"round": number + 1, "of": plan.confirm}
+            kind, said = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
+            load = self._loads.get(trial.number)
             try:
-                outcome = await coordinator.measure_again(trial, number % width, kind, loads.get(trial.number), said)
+                outcome = await self._coordinator.measure_again(trial, group, kind, load, said)
             except BenchmarkExecutionError:
-                lost.add(trial.number)
-                if trial.number == baseline or lost >= set(numbers) - {baseline}:
+                others = {*self._numbers} - {self._baseline, trial.number}
+                if not last or trial.number == self._baseline or self._lost >= others:
                     raise
+                self._lost.add(trial.number)
                 continue
             found[trial.number] = Remeasured(kind, trial.number, group, outcome)
-
-    for first in range(0, plan.confirm, width):
-        wave = range(first, min(first + width, plan.confirm))
-        await _together([one_round(number) for number in wave])
-        done = rounds[: wave.stop]
-        left = [t for t in left if t.number not in lost]
-        if wave.stop >= 2:
-            seen = [_observed(plan, r) for r in done]
-            open_ = still_open(seen, [t.number for t in left], baseline, plan.objective.direction)
-            left = [t for t in left if t.number in open_]
-        if all(t.number == baseline for t in left):
-            return done
-    return rounds
 
 
 def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
@@ -139,7 +162,7 @@ async def _fair_load(coordinator: Coordinator, store: Remembers, baseline: Trial
         return own
     kind = fair_load_of(winner.number)
     known = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
-    outcome = known or await coordinator.measure_again(baseline, 0, kind, other, {})
+    outcome = known or await coordinator.measure_again(baseline, coordinator.group_names[0], kind, other, {})
     return other if outcome.score is not None and outcome.score.rank < baseline.score.rank else own
 
 

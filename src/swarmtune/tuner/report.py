@@ -106,6 +106,7 @@ class Result:
                 "ci95_percent": self.verdict.ci95_percent and list(self.verdict.ci95_percent),
                 "rounds": self.verdict.rounds,
                 "groups": self.proof.groups,
+                "group_effects_percent": dict(self.proof.group_effects_percent),
                 "reason": self.verdict.reason,
             },
             "finalists": [self._standing(s) for s in self.proof.finalists],
@@ -121,7 +122,8 @@ class Result:
             "early_stop": dict(self.savings.to_json()) if self.savings else None,
         }
         if data["best"] is not None and self.best is not None:
-            data["best"]["command"] = run_line(self.plan, self.best)
+            data["best"]["command"], *others = run_lines(self.plan, self.best)
+            data["best"]["commands_of_other_ranks"] = others
             data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in self.files()]
         return _finite(data)  # type: ignore[no-any-return]
 
@@ -202,11 +204,11 @@ def _difference(found: Difference) -> dict[str, Any]:
     }
 
 
-def run_line(plan: Plan, trial: Trial) -> str:
-    """The command line that runs the service with this trial's setting, ready to paste."""
+def run_lines(plan: Plan, trial: Trial) -> list[str]:
+    """The command lines that run the service with this trial's setting, one for each node, ready to paste."""
     group = plan.groups[0]
-    command = plan.engine.command(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
-    return command_line(command)
+    commands = plan.engine.commands(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
+    return [command_line(command) for command in commands]
 
 
 def command_line(command: Command) -> str:
@@ -234,4 +236,6 @@ def _finite(data: Any) -> Any:
         return {k: _finite(v) for k, v in data.items()}
     if isinstance(data, list):
         return [_finite(v) for v in data]
-    return None if isinstance(data, float) and not math.isfinite(data) else data
+    if isinstance(data, float):  # also numpy's, which orjson does not take
+        return float(data) if math.isfinite(data) else None
+    return data

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarmtune.clock import Clock
-from swarmtune.cluster.executors.local import LocalExecutor, sweep_leftovers
+from swarmtune.cluster.executors.local import sweep_leftovers
 from swarmtune.records import Event, Trial, TrialState
 from swarmtune.tuner.coordinator import Coordinator
-from swarmtune.tuner.evaluate import Evaluator
+from swarmtune.tuner.groups import Groups, looked_after
 from swarmtune.tuner.ledger import Ledger, StudyHead
 from swarmtune.tuner.loads import savings
 from swarmtune.tuner.ownership import RENEW_EVERY_S
@@ -45,17 +45,15 @@ async def session(
     ledger = Ledger(place.url, head, plan.space, plan.objective.direction, clock)
     try:
         await sweep_leftovers(ledger.swept_tokens)
-        executor = LocalExecutor(place.folder, clock)
-        attempts = place.folder.resolve() / "attempts"
+        groups = Groups(plan, place.folder, clock, ledger.swept_tokens)
         warm = _warm_start(plan, ledger, clock, listen)
-        groups = [Evaluator(plan, group, executor, clock, attempts) for group in plan.groups]
         async with _renewing(ledger, clock):
             try:
-                yield Session(Coordinator(plan, ledger, groups, clock, listen, warm), ledger, warm)
+                coordinator = Coordinator(plan, ledger, groups.all(), clock, listen, warm)
+                async with looked_after(plan, groups, coordinator.pool, clock, listen):
+                    yield Session(coordinator, ledger, warm)
             finally:
-                for group in groups:
-                    await group.stop()
-                await executor.close()
+                await groups.close()
     finally:
         ledger.dispose()
 

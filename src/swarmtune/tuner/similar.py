@@ -34,10 +34,15 @@ FIRST = 2  # earlier settings that are measured right after the user's own
 def circumstances(plan: Plan) -> dict[str, Any]:
     """What later studies compare themselves with. It belongs to the fingerprint and never keeps a study from going on."""
     return {
-        "hardware": hardware.fingerprint(),
+        "hardware": hardware.fingerprint() if plan.parallel is None else _nodes(plan),
         "engine_version": plan.engine.version,
         "service": plan.service(),
     }
+
+
+def _nodes(plan: Plan) -> dict[str, Any]:
+    """Other machines are alike as far as we know when they are the same ones."""
+    return {"nodes": sorted({f"{n.host}: {len(n.devices)} devices" for g in plan.groups for n in g.nodes})}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "optimizer": ("optimizer", "find the best settings of an LLM service and prove them against the baseline"),
     "bench": ("bench", "put a load on an LLM service, measure it, and certify the measurement"),
     "bench-worker": ("bench_worker", "lend this machine to a swarmtune bench --listen on another one"),
+    "node": ("node", "run commands on this machine for a tuner that shares only a file system with it"),
     "check": ("check", "validate a configuration and show what would be run, without running anything"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.options import (
+    add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
     chosen_config,
@@ -31,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_plan_arguments(parser)
     add_search_arguments(parser)
+    add_parallel_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,9 +55,12 @@ def show(plan: Plan) -> None:
         console.print(f"  rule: {text}", markup=False)
     group = plan.groups[0]
     port = group.port or DEFAULT_PORT
-    baseline = plan.engine.command(plan.baseline(), replace(group, port=port))
     console.print("\n[bold]Service, baseline:[/bold]")
-    console.print(f"  {command_line(baseline)}", markup=False, soft_wrap=True)
+    for node, command in zip(
+        group.nodes, plan.engine.commands(plan.baseline(), replace(group, port=port)), strict=True
+    ):
+        where = f"{node.host}: " if len(group.nodes) > 1 else ""
+        console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
     load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
     console.print("[bold]Load:[/bold]")
     console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
@@ -84,9 +89,20 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             "search",
             f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",
         ),
+        *([("groups", groups_text(plan))] if plan.parallel else []),
         ("space", f"{size} settings in {len(plan.space.dimensions)} dimensions"),
         ("time", expected_time(plan)),
     ]
+
+
+def groups_text(plan: Plan) -> str:
+    """Who serves with whom: hosts, and devices of each."""
+    shown = [
+        f"{g.name} ({', '.join(f'{n.host}: {len(n.devices)}' for n in g.nodes[:4])}{', ...' if len(g.nodes) > 4 else ''})"
+        for g in plan.groups[:8]
+    ]
+    more = f" and {len(plan.groups) - 8} more" if len(plan.groups) > 8 else ""
+    return f"{'; '.join(shown)}{more}; by {plan.parallel.executor if plan.parallel else ''}"
 
 
 def objective_text(plan: Plan) -> str:

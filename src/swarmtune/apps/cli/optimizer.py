@@ -13,7 +13,14 @@ from typing import Any
 import orjson
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
-from swarmtune.apps.cli.options import add_plan_arguments, add_search_arguments, chosen_config, overrides, planned
+from swarmtune.apps.cli.options import (
+    add_parallel_arguments,
+    add_plan_arguments,
+    add_search_arguments,
+    chosen_config,
+    overrides,
+    planned,
+)
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
 from swarmtune.settings import BaseSections, read_settings
@@ -26,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_plan_arguments(parser)
     add_search_arguments(parser)
+    add_parallel_arguments(parser)
     parser.add_argument(
         "-lb", "--load-breakpoint", "--load_breakpoint", action="store_true", help="go on with the last study"
     )

@@ -66,6 +66,20 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
+    """Several groups of nodes at once; the keys of [parallel]."""
+    group = parser.add_argument_group("several groups of nodes at once (docs/cluster.md)")
+    group.add_argument("--parallel", action="store_true", help="use the groups of [parallel], or those given here")
+    group.add_argument("--hostfile", metavar="PATH", help="one host a line: [USER@]HOST[:PORT] [slots=N], node[0-7]")
+    group.add_argument(
+        "--node-string", "--nodes", metavar="HOSTS", dest="node_string", help='groups of hosts: "n0,n1:n2,n3"'
+    )
+    group.add_argument("--nodes-per-group", type=int, metavar="N", help="hosts that serve together (default 2)")
+    group.add_argument("--npus-per-node", type=int, metavar="N", help="devices of a host (default 8; 0: it has none)")
+    ways = ("ssh", "local", "ray", "shared_dir")
+    group.add_argument("--executor", choices=ways, help="how hosts are reached (default ssh)")
+
+
 def listed(known: registry.Registry) -> str:
     """What is registered, for --help."""
     return "; ".join(f"{name}: {known.summary(name)}" if known.summary(name) else name for name in known).replace(
@@ -89,15 +103,20 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The given options as nested settings; what was not given is not there."""
     names = ("engine", "benchmark", "evaluations", "timeout", "algorithm", "seed", "study", "backup")
     given = {name: getattr(args, name, None) for name in names}
-    table = {name: value for name, value in given.items() if value is not None and value is not False}
-    return {"optimizer": table} if table else {}
+    tables = {"optimizer": {name: value for name, value in given.items() if value is not None and value is not False}}
+    nodes = ("hostfile", "node_string", "nodes_per_group", "npus_per_node", "executor")
+    given = {name: getattr(args, name, None) for name in nodes}
+    tables["parallel"] = {name: value for name, value in given.items() if value is not None}
+    if tables["parallel"] or getattr(args, "parallel", False):
+        tables["parallel"]["enabled"] = True
+    return {name: table for name, table in tables.items() if table}
 
 
 def planned(settings: BaseSections, path: Path | None, given: Mapping[str, Any]) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: the file or the command line."""
     from swarmtune.tuner.plan import make_plan
 
-    options = [f"optimizer.{name}:" for name in given.get("optimizer", {})]
+    options = [f"{table}.{name}:" for table, names in given.items() for name in names]
     try:
         return make_plan(settings)
     except ConfigValidationError as error:

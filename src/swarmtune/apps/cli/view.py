@@ -19,7 +19,7 @@ from swarmtune.records import Event
 from swarmtune.tuner.confirm import NO_GAIN
 from swarmtune.tuner.pareto import pareto_set
 from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.report import Result, mean_value
+from swarmtune.tuner.report import Result, mean_value, run_lines
 
 RECENT = 6  # finished trials on the live screen
 
@@ -41,6 +41,7 @@ class View:
         self._accelerator_s = 0.0
         self._remeasured = 0
         self._best: float | None = None
+        self._groups = ""
         self._doing: dict[str, str] = {}
         self._recent: deque[Text] = deque(maxlen=RECENT)
 
@@ -80,6 +81,14 @@ class View:
         for text in (*facts["notices"], facts["message"]):
             if text:
                 self._say(text)
+
+    def _on_groups(self, facts: Any) -> None:
+        if "message" in facts:
+            self._say(facts["message"])
+            return
+        self._groups = f"{facts['healthy']} of {facts['healthy'] + facts['open']} groups healthy"
+        for gone in self._doing.keys() - set(facts["names"]):
+            del self._doing[gone]
 
     def _on_exhausted(self, facts: Any) -> None:
         self._say(f"The search ends early: {facts['message']}")
@@ -181,6 +190,9 @@ class View:
         )
         if self._plan.accelerator_s is not None:
             head.add_row("", f"{self._accelerator_s:.0f}/{self._plan.accelerator_s:.0f} accelerator-seconds")
+        if self._groups:
+            mean = f", {sum(self._seconds) / len(self._seconds):.0f} s a trial" if self._seconds else ""
+            head.add_row("", self._groups + mean)
         doing = Table.grid(padding=(0, 2))
         for group, what in self._doing.items():
             doing.add_row(Text(group, style="bold"), Text(what))
@@ -205,13 +217,20 @@ def show_result(result: Result) -> None:
     console.print()
     console.print(table)
     console.print(Text(f"\n{verdict_text(result)}", style="bold"))
+    if effects := result.proof.group_effects_percent:
+        shown = ", ".join(f"{name} {effect:+.1f} %" for name, effect in effects.items())
+        console.print(
+            f"The groups differ in speed: {shown}. Every gain is within a group.", markup=False, soft_wrap=True
+        )
     for line in tied_lines(result):
         console.print(line, markup=False, soft_wrap=True)
     if best is not None:
         for file in result.files():
             console.print(f"\nFirst copy {file.kept} to {file.path}", markup=False, soft_wrap=True)
         console.print("\nRun the winner:" if best is not baseline else "\nRun the baseline:")
-        console.print(f"  {result.to_json()['best']['command']}", markup=False, soft_wrap=True)
+        for node, line in zip(result.plan.groups[0].nodes, run_lines(result.plan, best), strict=True):
+            where = f"{node.host}: " if len(result.plan.groups[0].nodes) > 1 else ""
+            console.print(f"  {where}{line}", markup=False, soft_wrap=True)
     if (saved := result.savings) and (saved.stopped or saved.decided):
         console.print(f"\n{saved.sentence}", markup=False, soft_wrap=True)
     for line in pareto_lines(result):

@@ -17,9 +17,19 @@ from typing import IO
 from swarmtune.clock import Clock
 from swarmtune.cluster import supervisor
 from swarmtune.cluster.executors.base import Executor
-from swarmtune.cluster.executors.supervised import GRACE_S, Link, SupervisedHandle, checked, spec_of, token_of
+from swarmtune.cluster.executors.supervised import Commands, Link, SupervisedHandle, checked, token_of
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, SimulatorStopError
 from swarmtune.records import Command
+
+ADOPTED = """
+import os, sys
+parent = os.getpid()
+if os.fork():
+    os._exit(0)
+while os.getppid() == parent:
+    pass
+os.execv(sys.executable, [sys.executable, "-I", sys.argv[1]])
+"""
 
 
 async def sweep_leftovers(tokens: Iterable[str], python: str = sys.executable) -> None:
@@ -80,14 +90,25 @@ class LocalExecutor(Executor):
     """Runs commands as children of this process.
 
     ``root`` (created, mode 0700) holds the folders of commands that name none, and is where relative paths begin.
-    ``python`` runs the supervisors; any version from 3.8 on will do.
+    ``python`` runs the supervisors; any version from 3.8 on will do. A ``temporary`` root goes with ``close``.
+    ``adopted``: supervisors are no children of this process, for where somebody kills the children of a process with it, and
+    would leave theirs behind.
     """
 
-    def __init__(self, root: Path, clock: Clock, python: str = sys.executable) -> None:
+    def __init__(
+        self,
+        root: Path,
+        clock: Clock,
+        python: str = sys.executable,
+        *,
+        temporary: bool = False,
+        adopted: bool = False,
+    ) -> None:
         self.root = root.absolute()
-        self._clock = clock
+        self._temporary = temporary
+        self._adopted = adopted
         self._python = python
-        self._handles: set[SupervisedHandle] = set()
+        self._commands = Commands(clock)
         self._closed = False
 
     async def start(self, command: Command) -> SupervisedHandle:
@@ -98,42 +119,32 @@ class LocalExecutor(Executor):
         """
         checked(command, self._closed)
         directory = await asyncio.to_thread(self._prepare, command.directory)
-        link, token = _Pipes(self._launch()), token_of(command)
-        handle = SupervisedHandle(link, token, directory, self._clock)
-        self._handles = {h for h in self._handles if not h.gone} | {handle}
-        try:
-            with contextlib.suppress(BrokenPipeError):  # started() knows why
-                await link.send(spec_of(command, directory, token, lease_s=None))
-            await handle.started()
-        except IPCCommandError as error:
-            error.details["argv0"] = command.argv[0]
-            raise
-        except asyncio.CancelledError:
-            await handle.stop(GRACE_S)
-            raise
-        return handle
+        return await self._commands.start(command, _Pipes(self._launch()), token_of(command), directory)
 
     async def put(self, local: Path, remote: str) -> None:
         """See Executor. Links inside a folder stay links; none is followed to the outside."""
-        await asyncio.to_thread(_copy, local.resolve(), self._inside(remote))
+        await asyncio.to_thread(copy, local.resolve(), self._inside(remote))
 
     async def get(self, remote: str, local: Path) -> None:
         """See Executor. Links inside a folder stay links; none is followed to the outside."""
-        await asyncio.to_thread(_copy, self._inside(remote), local)
+        source = self._inside(remote)
+        if source != local.absolute():  # what lies in the study's folder is there already
+            await asyncio.to_thread(copy, source, local)
 
     async def close(self) -> None:
         """See Executor. All commands are stopped at once; the first trouble is raised when all have been."""
         self._closed = True
-        results = await asyncio.gather(*(h.stop(GRACE_S) for h in self._handles), return_exceptions=True)
-        self._handles.clear()
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        try:
+            await self._commands.stop()
+        finally:
+            if self._temporary:
+                await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # Not asyncio's own: its transport kills the child with SIGKILL when the loop ends, which a supervisor must not be.
+        argv = ["-c", ADOPTED, supervisor.__file__] if self._adopted else [supervisor.__file__]
         return subprocess.Popen(
-            [self._python, "-I", supervisor.__file__],
+            [self._python, "-I", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -177,7 +188,8 @@ def _tail(path: Path, size_bytes: int) -> bytes:
         return b""
 
 
-def _copy(source: Path, target: Path) -> None:
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or folder on this machine; links stay links. CommunicationError if that fails."""
     try:
         if not source.is_symlink() and not source.exists():
             raise CommunicationError(f"cannot copy {source}: there is no such file", culprit=Culprit.USER)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import uuid
 from abc import ABC, abstractmethod
@@ -14,12 +15,13 @@ from typing import Any
 from swarmtune.clock import Clock
 from swarmtune.cluster import supervisor
 from swarmtune.cluster.executors.base import Handle
-from swarmtune.errors import Culprit, IPCCommandError, SimulatorStopError
+from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, SimulatorStopError
 from swarmtune.records import Command
 
 GRACE_S = 5.0  # when nobody can be asked for another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
 LOG_WINDOW_BYTES = 256 * 1024  # what logs() reads at most, from the end
+NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}  # no mistake of the command: the node cannot
 
 
 class Link(ABC):
@@ -101,6 +103,15 @@ class SupervisedHandle(Handle):
         """Is nothing of it left, and every file put back?"""
         return self._ended.done() and not self._ended.cancelled() and self._ended.exception() is None
 
+    @property
+    def lost(self) -> bool:
+        """Did the line to the supervisor break? Then nobody can be asked; the lease ends the command."""
+        return (
+            self._ended.done()
+            and not self._ended.cancelled()
+            and isinstance(self._ended.exception(), CommunicationError)
+        )
+
     async def poll(self) -> int | None:
         """See Handle. -9 also when the supervisor itself was killed: the command is ended with it."""
         if "exited" in self._events:
@@ -142,7 +153,8 @@ class SupervisedHandle(Handle):
         if failed is None:
             raise IPCCommandError(f"the supervisor ended before it started the command: {' '.join(self._trouble)}")
         message = f"no such program: {failed['error']}" if failed["program"] else str(failed["error"])
-        raise IPCCommandError(message, details={"directory": str(self.directory)}, culprit=Culprit.USER)
+        culprit = Culprit.INFRASTRUCTURE if failed.get("errno") in NODE_TROUBLE else Culprit.USER
+        raise IPCCommandError(message, details={"directory": str(self.directory)}, culprit=culprit)
 
     async def _renew(self, lease_s: float) -> None:
         """The next lines of input: the lease goes on."""
@@ -182,3 +194,39 @@ class SupervisedHandle(Handle):
             raise SimulatorStopError(f"{facts['path']} could not be put back: {facts['error']}", details=facts)
         if "done" not in self._events and "failed" not in self._events:
             await self._link.sweep(self.token)
+
+
+class Commands:
+    """The commands of one executor: each under a supervisor of its own, all ended together."""
+
+    def __init__(self, clock: Clock, lease_s: float | None = None) -> None:
+        self._clock = clock
+        self._lease_s = lease_s
+        self._handles: set[SupervisedHandle] = set()
+
+    async def start(self, command: Command, link: Link, token: str, directory: PurePath) -> SupervisedHandle:
+        """Give the command to the supervisor that listens at ``link``; a start that fails or is cancelled leaves nothing.
+
+        IPCCommandError, for the user, if there is no such program or a file cannot be written.
+        """
+        handle = SupervisedHandle(link, token, directory, self._clock, self._lease_s)
+        self._handles = {h for h in self._handles if not (h.gone or h.lost)} | {handle}
+        try:
+            with contextlib.suppress(BrokenPipeError):  # started() knows why
+                await link.send(spec_of(command, directory, token, self._lease_s))
+            await handle.started()
+        except IPCCommandError as error:
+            error.details["argv0"] = command.argv[0]
+            raise
+        except asyncio.CancelledError:
+            await handle.stop(GRACE_S)
+            raise
+        return handle
+
+    async def stop(self) -> None:
+        """Stop all at once; the first trouble is raised when all have been. One whose line is lost ends by its lease."""
+        handles, self._handles = self._handles, set()
+        results = await asyncio.gather(*(h.stop(GRACE_S) for h in handles), return_exceptions=True)
+        for handle, result in zip(handles, results, strict=True):
+            if isinstance(result, BaseException) and not handle.lost:
+                raise result

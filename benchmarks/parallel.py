@@ -1,0 +1,183 @@
+"""How much faster do several groups of nodes search? Ours without a barrier, beside batches with one.
+
+    python benchmarks/parallel.py                      4, 64 and 512 groups on a virtual clock
+    python benchmarks/parallel.py --part ssh           4 groups of 2 nodes over real SSH (machines of namespaces; needs root)
+
+Evaluations take between 20 and 100 s (on the virtual clock) or 1.2 and 6 s (over SSH), whatever their order. With a barrier
+a batch takes as long as its slowest evaluation, as in the older extension, which states 10 particles in 9 minutes where one
+group needs 30: 3.3 of 4. Speed-up: the sum of all evaluations' times, which one group needs, by the time that passed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from swarmtune.clock import Clock, RealClock, VirtualClock
+from swarmtune.cluster.config import NodeConfig, ParallelConfig
+from swarmtune.cluster.dispatcher import ParticleDispatcher
+from swarmtune.cluster.executors.base import Executor
+from swarmtune.records import Group, Score, Setting
+from swarmtune.settings import read_settings
+from swarmtune.space import Field
+from swarmtune.testing.synthetic import SyntheticGroup
+from swarmtune.tuner.coordinator import Coordinator
+from swarmtune.tuner.plan import Plan, make_plan
+from swarmtune.tuner.store import MemoryStore
+
+PROJECT = Path(__file__).resolve().parents[1]
+SHORTEST_S, LONGEST_S = 20.0, 100.0
+SSH_SCALE = 0.06  # 1.2 to 6 s
+SERVICE = PROJECT / "benchmarks" / "parallel_service.py"
+
+
+def seconds_of(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Evaluation times that differ fivefold, evenly spread."""
+    return np.random.default_rng(seed).permutation(np.linspace(SHORTEST_S, LONGEST_S, count))
+
+
+def batches(times: Sequence[float], width: int) -> float:
+    """How long it takes with a barrier after each batch."""
+    return float(sum(max(times[i : i + width]) for i in range(0, len(times), width)))
+
+
+# --- the virtual clock ---------------------------------------------------------------------------------------------------
+
+
+def plan_of(groups: int, evaluations: int) -> Plan:
+    """A random search of the simulated engine: what is looked at is the loop, not the search."""
+    settings = {
+        "optimizer": {"engine": "simulated", "algorithm": "random", "evaluations": evaluations, "warm_start": False}
+    }
+    made = make_plan(read_settings(None, settings))
+    return replace(made, groups=tuple(Group(f"g{i}") for i in range(groups)))
+
+
+async def searched(groups: int, evaluations: int) -> tuple[float, float]:
+    """Seconds that passed, and the sum of the evaluations' own."""
+    clock, times = VirtualClock(), iter(seconds_of(evaluations))
+    spent: list[float] = []
+
+    def seconds(_: Setting) -> float:
+        spent.append(float(next(times)))
+        return spent[-1]
+
+    def service(_: Setting) -> Score:
+        return Score(1.0, -1.0, {})
+
+    members = [SyntheticGroup(f"g{i}", clock, service, seconds) for i in range(groups)]
+    began = clock.monotonic()
+    await Coordinator(plan_of(groups, evaluations), MemoryStore(), members, clock, lambda _: None).search()
+    return clock.monotonic() - began, sum(spent)
+
+
+def virtual(console: Console, per_group: int) -> None:
+    """The loop of the tuner itself, on a clock that jumps."""
+    table = Table("groups", "evaluations", "speed-up", "efficiency", "with a barrier", "efficiency", box=None)
+    for groups in (4, 64, 512):
+        count = groups * per_group
+        passed, total = asyncio.run(searched(groups, count))
+        barrier = batches(list(seconds_of(count)), groups)
+        table.add_row(
+            *(str(groups), str(count), f"{total / passed:.1f}", f"{total / passed / groups:.1%}"),
+            *(f"{total / barrier:.1f}", f"{total / barrier / groups:.1%}"),
+        )
+    console.print(table)
+    console.print("the older extension's own figure: 3.3 with 4 groups (82 %)")
+
+
+# --- SSH -----------------------------------------------------------------------------------------------------------------
+
+
+def measured(
+    config: ParallelConfig, executors: Callable[[NodeConfig], Executor], times: Sequence[float], barrier: int | None
+) -> tuple[float, list[Any]]:
+    """Seconds that all particles took on these groups, in batches of ``barrier`` or without."""
+    import urllib.request
+
+    def fitness(_: Any, url: str) -> float:
+        with urllib.request.urlopen(f"{url}/work", timeout=60) as answer:  # rank 1 has its part in it
+            return float(answer.read())
+
+    fields = [Field("milliseconds", dtype="int", min=1, max=60_000, value=1000)]
+    particles = [{"milliseconds": round(1000 * t)} for t in times]
+    with ParticleDispatcher(config, fields, fitness, executors=executors) as dispatcher:
+        began = time.monotonic()
+        if barrier is None:
+            results = dispatcher.evaluate_particles(particles)
+        else:
+            parts = [particles[i : i + barrier] for i in range(0, len(particles), barrier)]
+            results = [result for part in parts for result in dispatcher.evaluate_particles(part)]
+        return time.monotonic() - began, results
+
+
+def over_ssh(console: Console, count: int, groups: int) -> None:
+    """4 groups of 2 machines, made of namespaces, each with its own sshd; the same on one group for comparison."""
+    sys.path.insert(0, str(PROJECT))
+    from tests.lab import Lab  # the machines of the tests
+
+    from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
+
+    clock: Clock = RealClock()
+    times = [float(t) * SSH_SCALE for t in seconds_of(count)]
+    os.chdir(tempfile.mkdtemp(prefix="swarmtune-parallel-"))
+    with Lab(2 * groups) as lab:
+        addresses = [m.address for m in lab.machines]
+        together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
+        script = f"{sys.executable} {SERVICE}"
+
+        def executor(node: NodeConfig) -> Executor:
+            return SshExecutor(SshTarget(node.host, python=sys.executable, config=lab.config), clock)
+
+        def config(nodes: str) -> ParallelConfig:
+            return ParallelConfig.from_node_string(nodes, npus_per_node=0, start_script=script)
+
+        rows = []
+        one = [times[i] for i in range(0, count, groups)]  # a quarter of them is enough to know what one group needs
+        alone, found = measured(config(together.split(":")[0]), executor, one, None)
+        per_evaluation = (alone - sum(one)) / len(one)
+        sequential = sum(times) + per_evaluation * count
+        rows.append(("one group (from a part of them)", sequential, len(found)))
+        for name, barrier in (("no barrier", None), ("a barrier after each batch", groups)):
+            passed, found = measured(config(together), executor, times, barrier)
+            assert all(r.failure is None for r in found), [r.failure for r in found if r.failure]
+            rows.append((name, passed, len(found)))
+    table = Table("", "seconds", "speed-up", "evaluations", box=None, title=f"{groups} groups of 2 nodes over SSH")
+    for name, passed, number in rows:
+        table.add_row(name, f"{passed:.1f}", f"{sequential / passed:.2f}", str(number))
+    console.print(table)
+    console.print(
+        f"beside the service's own time an evaluation takes {per_evaluation:.2f} s, most of it the start of two Pythons"
+    )
+    console.print("the older extension's own figure: 3.3 with 4 groups")
+
+
+def main() -> None:
+    """Run a part and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("clock", "ssh"), default="clock")
+    parser.add_argument("--per-group", type=int, default=20, help="evaluations per group on the virtual clock")
+    parser.add_argument("--evaluations", type=int, default=40, help="over SSH")
+    parser.add_argument("--groups", type=int, default=4, help="over SSH")
+    arguments = parser.parse_args()
+    console = Console(highlight=False)
+    if arguments.part == "clock":
+        virtual(console, arguments.per_group)
+    else:
+        over_ssh(console, arguments.evaluations, arguments.groups)
+
+
+if __name__ == "__main__":
+    main()

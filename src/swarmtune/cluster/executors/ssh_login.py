@@ -1,0 +1,133 @@
+"""Logging in to a node over SSH: whom to trust, and who must act when that fails."""
+
+from __future__ import annotations
+
+import shlex
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, MissingExtraError
+
+try:
+    import asyncssh
+except ImportError as missing:
+    raise MissingExtraError("Nodes over SSH", "ssh") from missing
+
+__all__ = ["SshTarget", "asyncssh", "login"]
+
+CONNECT_S = 10.0  # TCP, key exchange and login
+KEEPALIVE_S, KEEPALIVES = 5.0, 3  # a line that is cut is noticed after 5 x (3 + 1) s
+TRUSTED = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")  # as OpenSSH does
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """A node, and what we use there.
+
+    ``host``: a name, an address, or a ``Host`` of ~/.ssh/config, which is read (``config``: another file). Port 22 means: as
+    ~/.ssh/config says, else 22. ``work_dir`` ("~" is the home there) is created; ``python``: any from 3.8 on.
+    A ``temporary`` work_dir is ours alone, and goes when the executor is closed.
+    Keys come from the agent, ~/.ssh/config and ~/.ssh. Host keys must be in ``known_hosts``, by default ~/.ssh/known_hosts
+    and /etc/ssh/ssh_known_hosts; there is no way to accept an unknown one.
+    """
+
+    host: str
+    port: int = 22
+    username: str | None = None
+    work_dir: str = "~/.swarmtune"
+    python: str = "python3"
+    known_hosts: Path | None = None
+    config: Path | None = None
+    temporary: bool = False
+
+    @property
+    def by_hand(self) -> str:
+        """The command line that opens the same door."""
+        config = ("-F", str(self.config)) if self.config else ()
+        trust = ("-o", f"UserKnownHostsFile={self.known_hosts}") if self.known_hosts else ()
+        port = ("-p", str(self.port)) if self.port != 22 else ()
+        return shlex.join(
+            ["ssh", *config, *trust, *port, f"{self.username}@{self.host}" if self.username else self.host]
+        )
+
+
+async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientConnection:
+    """Log in. CommunicationError: for the user if the node, its key or our login is refused, else infrastructure.
+
+    ``again``: we were there before, so its name is right.
+    """
+    doorkeeper = _Doorkeeper()
+    try:
+        options = asyncssh.SSHClientConnectionOptions(
+            host=target.host,
+            port=target.port if target.port != 22 else (),
+            username=target.username or (),
+            config=[str(target.config)] if target.config else (),
+            known_hosts=[str(target.known_hosts)] if target.known_hosts else (),
+            client_factory=lambda: doorkeeper,
+            agent_forwarding=False,
+            connect_timeout=CONNECT_S,
+            keepalive_interval=KEEPALIVE_S,
+            keepalive_count_max=KEEPALIVES,
+        )
+        doorkeeper.trusted = _trusted(options)
+        return await asyncssh.connect(target.host, options=options, known_hosts=doorkeeper.trusted)
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise _refusal(target, error, doorkeeper.story, again) from error
+
+
+def _trusted(options: asyncssh.SSHClientConnectionOptions) -> list[str]:
+    if options.known_hosts is None:
+        raise ValueError("UserKnownHostsFile none switches off the check of host keys; let it name a file")
+    named = options.known_hosts if isinstance(options.known_hosts, list) else []
+    usual = [str(path) for path in (Path(name).expanduser() for name in TRUSTED) if path.is_file()]
+    return [str(Path(str(name)).expanduser()) for name in named] or usual or ["/dev/null"]
+
+
+class _Doorkeeper(asyncssh.SSHClient):
+    """Is asked about host keys that are not among the trusted ones; says no, and remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.trusted: Sequence[str] = ()
+        self.story = ""
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        """Never."""
+        known = asyncssh.match_known_hosts(list(self.trusted), host, addr, port if port != 22 else None)[0]
+        seen, files = key.get_fingerprint(), " and ".join(self.trusted)
+        if not known:
+            self.story = f"its host key is not known ({seen} is not in {files})"
+            return False
+        entry = shlex.quote(host if port == 22 else f"[{host}]:{port}")
+        self.story = (
+            f"its host key has changed: it is {seen} now, and {' or '.join(k.get_fingerprint() for k in known)} "
+            f"in {files}. Another machine may pretend to be this one. Only if you know why it changed, remove the old key: "
+            f"ssh-keygen -f {shlex.quote(self.trusted[0])} -R {entry}"
+        )
+        return False
+
+
+def _refusal(target: SshTarget, error: Exception, story: str, again: bool) -> CommunicationError:
+    node, by_hand = target.host, target.by_hand
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        advice = f"Log in by hand once and compare the fingerprint with the node's own: {by_hand}"
+        return CommunicationError(f"{node} cannot be trusted: {story or error}. {advice}", culprit=Culprit.USER)
+    if isinstance(error, asyncssh.KeyExchangeFailed):
+        advice = f"if known_hosts has only an old kind of key of it, log in by hand to learn the new one: {by_hand}"
+        return CommunicationError(
+            f"{node} and we do not understand each other: {error}; {advice}", culprit=Culprit.USER
+        )
+    if isinstance(error, asyncssh.PermissionDenied):
+        advice = f"let your key in (ssh-copy-id) or load it (ssh-add), until this asks nothing: {by_hand}"
+        return CommunicationError(f"{node} refuses the login: {error}; {advice}", culprit=Culprit.USER)
+    if isinstance(error, socket.gaierror) and not again:
+        return CommunicationError(
+            f"there is no host {node!r} ({error.strerror}); correct its name", culprit=Culprit.USER
+        )
+    if isinstance(error, TimeoutError):
+        return IPCTimeoutError(f"{node} does not answer: no login over SSH within {CONNECT_S:.0f} s")
+    if isinstance(error, ValueError) or (isinstance(error, OSError) and error.filename):
+        return CommunicationError(f"cannot log in to {node}: {error}", culprit=Culprit.USER)
+    return CommunicationError(f"no connection to {node}: {error}")

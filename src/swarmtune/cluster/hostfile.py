@@ -1,0 +1,195 @@
+"""Hosts as people write them: hostfiles, node strings and ranges. Pure: text in, hosts and all mistakes out."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+MAX_HOSTS = 10_000
+MAX_SLOTS = 1024
+SSH_PORT = 22
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
+_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?:/([0-9]{1,9}))?)?")
+_IPV6 = re.compile(r"\[([^\[\]]*:[^\[\]]*)\](?::(.*))?", re.DOTALL)
+_OUTSIDE_BRACKETS = r"(?![^\[]*\])"
+_COMMA = re.compile("," + _OUTSIDE_BRACKETS)
+_GROUP_COLON = re.compile(r":(?![0-9]+(?:[,:]|$))" + _OUTSIDE_BRACKETS)  # ":2222" is a port, ":node2" the next group
+_OPTIONS = ("slots", "max_slots", "max-slots")  # Open MPI's; max_slots bounds processes and means nothing to us
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine; ``slots`` is how many devices a service may use there. None: not said."""
+
+    name: str
+    port: int = SSH_PORT
+    username: str | None = None
+    slots: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.port == SSH_PORT else f"{self.name}:{self.port}"
+
+
+def parse_hostfile(text: str, source: str = "hostfile") -> tuple[list[Host], list[str]]:
+    """The hosts of a hostfile in order, and all mistakes, each with ``source`` and the number of its line.
+
+    One host or range a line: ``[USER@]HOST[:PORT] [slots=N]``; ``#`` begins a comment. HOST is a name, an address (IPv6 in
+    brackets), or a set like ``node[0-7,12]``.
+    """
+    hosts: list[Host] = []
+    mistakes: list[str] = []
+    seen: dict[tuple[str, int], str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        slots, wrong = _slots(words[1:])
+        found, bad = parse_hosts(words[0])
+        bad += _repeated(found, f"line {number}", seen)
+        mistakes += [f"{source}, line {number}: {mistake}" for mistake in [*bad, *wrong]]
+        hosts += [replace(host, slots=slots) for host in found]
+    if not hosts and not mistakes:
+        mistakes.append(f"{source}: no host in it; write one a line, like: node1 slots=8")
+    if len(hosts) > MAX_HOSTS:
+        mistakes.append(f"{source}: {len(hosts)} hosts are too many; at most {MAX_HOSTS}")
+    return hosts, mistakes
+
+
+def parse_node_string(text: str) -> tuple[list[list[Host]], list[str]]:
+    """The groups of ``"n0,n1:n2,n3"`` (commas between nodes, colons between groups), and all mistakes.
+
+    A colon before a whole number begins a port: ``"n0:2222,n1"`` is one group.
+    """
+    tidy = re.sub(r"\s*([,:])\s*", r"\1", text.strip())
+    groups: list[list[Host]] = []
+    mistakes: list[str] = []
+    seen: dict[tuple[str, int], str] = {}
+    for number, part in enumerate(_GROUP_COLON.split(tidy), 1):
+        hosts, wrong = parse_hosts(part)
+        wrong += _repeated(hosts, f"group {number}", seen)
+        mistakes += [f"node string, group {number}: {mistake}" for mistake in wrong]
+        groups.append(hosts)
+    return groups, mistakes
+
+
+def parse_hosts(text: str) -> tuple[list[Host], list[str]]:
+    """The hosts of one word, such as ``me@node[0-7,12]:2222`` or ``n0,n1``, and what is wrong with it."""
+    hosts: list[Host] = []
+    mistakes: list[str] = []
+    for piece in _COMMA.split(text):
+        try:
+            hosts += _hosts(piece)
+        except ValueError as error:
+            mistakes.append(str(error))
+    return hosts, mistakes
+
+
+def _hosts(piece: str) -> list[Host]:
+    if not piece:
+        raise ValueError("a host is missing; write names with one comma or colon between them")
+    username, at, place = piece.rpartition("@")
+    if at and not _USER.fullmatch(username):
+        raise ValueError(f"{username[:40]!r} is no user name; write USER@HOST")
+    if address := _IPV6.fullmatch(place):
+        names, port = [_ipv6(address[1])], address[2]
+    else:
+        pattern, colon, rest = place.partition(":")
+        if ":" in rest:
+            raise ValueError(f"{place[:60]!r} has several colons; write an IPv6 address in brackets: [{place[:60]}]")
+        names, port = expand(pattern), rest if colon else None
+    for name in names:
+        _check_name(name)
+    return [Host(name, _port(port, piece), username or None) for name in names]
+
+
+def expand(pattern: str) -> list[str]:
+    """The names of a set: ``r[1-2]n[00-03,7]``; ``[0-8/2]`` goes in steps. ValueError says what is wrong with it."""
+    before, opened, rest = pattern.partition("[")
+    if not opened:
+        if "]" in pattern:
+            raise ValueError(f"{pattern[:60]!r}: ']' without '['")
+        return [pattern]
+    inside, closed, after = rest.partition("]")
+    if not closed:
+        raise ValueError(f"{pattern[:60]!r}: '[' without ']'")
+    numbers = [number for part in inside.split(",") for number in _numbers(part, pattern)]
+    tails = expand(after)
+    if len(numbers) * len(tails) > MAX_HOSTS:
+        raise ValueError(f"{pattern[:60]!r} names {len(numbers) * len(tails)} hosts; at most {MAX_HOSTS}")
+    return [f"{before}{number}{tail}" for number in numbers for tail in tails]
+
+
+def _numbers(part: str, pattern: str) -> list[str]:
+    found = _RANGE.fullmatch(part)
+    if not found:
+        raise ValueError(f"{pattern[:60]!r}: {part[:40]!r} is no range; write it like node[0-7,12]")
+    low, high, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+    if high < low or step < 1:
+        raise ValueError(f"{pattern[:60]!r}: the range {part} goes backwards; write the smaller number first")
+    if (high - low) // step >= MAX_HOSTS:
+        raise ValueError(f"{pattern[:60]!r}: the range {part} is too long; at most {MAX_HOSTS} hosts")
+    width = len(found[1]) if found[1].startswith("0") else 0
+    return [f"{number:0{width}d}" for number in range(low, high + 1, step)]
+
+
+def _ipv6(text: str) -> str:
+    if re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?", text):
+        with contextlib.suppress(ValueError):
+            return str(ipaddress.IPv6Address(text))
+    raise ValueError(f"[{text[:60]}] is no IPv6 address")
+
+
+def _check_name(name: str) -> None:
+    if ":" in name:
+        return  # an IPv6 address, checked already
+    if re.fullmatch(r"[0-9.]+", name):
+        try:
+            ipaddress.IPv4Address(name)
+        except ValueError:
+            raise ValueError(f"{name[:60]!r} is neither a host name nor an IPv4 address") from None
+    elif not _NAME.fullmatch(name):
+        raise ValueError(f"{name[:60]!r} is no host name; letters, digits, '.', '-' and '_' make one")
+
+
+def _port(text: str | None, piece: str) -> int:
+    if text is None:
+        return SSH_PORT
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError(f"{piece[:60]!r}: {text[:20]!r} is no port; ports are numbers from 1 to 65535")
+    if int(text) < SSH_PORT:
+        host = piece.rpartition(":")[0]
+        raise ValueError(
+            f"{piece[:60]!r}: is {text} a number of devices? write: {host} slots={text}; a colon means a port"
+        )
+    return int(text)
+
+
+def _slots(words: Iterable[str]) -> tuple[int | None, list[str]]:
+    slots, mistakes = None, []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key not in _OPTIONS or not equals:
+            near = difflib.get_close_matches(key, _OPTIONS, n=1)
+            hint = f"; did you mean {near[0]}=N?" if near else "; after the host only slots=N may follow"
+            mistakes.append(f"{word[:40]!r} means nothing here{hint}")
+        elif not re.fullmatch(r"[0-9]{1,9}", value) or int(value) > MAX_SLOTS:
+            mistakes.append(f"{word[:40]!r}: give a whole number from 0 to {MAX_SLOTS}")
+        elif key == "slots":
+            slots = int(value)
+    return slots, mistakes
+
+
+def _repeated(hosts: list[Host], here: str, seen: dict[tuple[str, int], str]) -> list[str]:
+    """The hosts that were named before; ``seen`` remembers where."""
+    mistakes = []
+    for host in hosts:
+        key = (host.name.lower(), host.port)
+        if key in seen:
+            mistakes.append(f"{host} is given twice, first in {seen[key]}; name each host once")
+        seen.setdefault(key, here)
+    return mistakes

@@ -1,0 +1,123 @@
+"""The groups that a run measures on: reached when it begins, let go when it ends, and changed with the hostfile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable
+from pathlib import Path
+
+from swarmtune.clock import Clock
+from swarmtune.cluster.config import ParallelConfig, ServiceGroupConfig
+from swarmtune.cluster.executors import executors_for
+from swarmtune.cluster.executors.local import LocalExecutor
+from swarmtune.cluster.health import HealthMonitor
+from swarmtune.cluster.pool import ServiceGroupPool
+from swarmtune.cluster.service_group import ServiceGroup
+from swarmtune.errors import CommunicationError, SwarmTuneError
+from swarmtune.records import Event
+from swarmtune.tuner.coordinator import Evaluates
+from swarmtune.tuner.evaluate import Evaluator
+from swarmtune.tuner.plan import Plan
+
+LOOK_AT_HOSTFILE_S = 5.0
+
+
+class Groups:
+    """Makes the groups of a plan, each with executors of its own for its nodes."""
+
+    def __init__(self, plan: Plan, folder: Path, clock: Clock, leftovers: Iterable[str]) -> None:
+        """``folder``: the study's. ``leftovers``: tokens of commands that an earlier run may have left on the nodes."""
+        self._plan = plan
+        self._folder = folder
+        self._clock = clock
+        self._leftovers = tuple(leftovers)
+        self._local = LocalExecutor(folder, clock)
+        self._open: list[Evaluator] = []
+
+    def all(self) -> list[Evaluator]:
+        """Those that the plan names."""
+        if self._plan.parallel is None:
+            return [self._made(ServiceGroup(group, [self._local] * len(group.nodes))) for group in self._plan.groups]
+        return [self.of_nodes(config) for config in self._plan.parallel.service_groups]
+
+    def of_nodes(self, config: ServiceGroupConfig) -> Evaluator:
+        """One on nodes; they are connected when they are first used. Their files are in a folder of this study."""
+        assert self._plan.parallel is not None  # noqa: S101 - who has such a config has that
+        executors = executors_for(self._plan.parallel, config.ranks, self._clock, self._leftovers, self._folder.name)
+        return self._made(ServiceGroup(config.group, executors))
+
+    async def close(self) -> None:
+        """End everything on all of them; the first trouble is raised when all have been.
+
+        A node that is lost is none: what runs there ends by its lease.
+        """
+        results = await asyncio.gather(*(group.close() for group in self._open), return_exceptions=True)
+        await self._local.close()
+        for result in results:
+            if isinstance(result, BaseException) and not isinstance(result, CommunicationError):
+                raise result
+
+    def _made(self, nodes: ServiceGroup) -> Evaluator:
+        made = Evaluator(self._plan, nodes, self._local, self._clock, self._folder.resolve() / "attempts")
+        self._open.append(made)
+        return made
+
+
+@contextlib.asynccontextmanager
+async def looked_after(
+    plan: Plan, groups: Groups, pool: ServiceGroupPool[Evaluates], clock: Clock, listen: Callable[[Event], None]
+) -> AsyncIterator[None]:
+    """While the body runs, idle groups are looked at, and who comes and goes in the hostfile joins and leaves."""
+    parallel = plan.parallel
+    if parallel is None:
+        yield
+        return
+    async with HealthMonitor(pool, lambda group: group.answers(), clock, parallel.health_check_interval):
+        watching = asyncio.create_task(_follow(plan.hostfile, parallel, groups, pool, clock, listen))
+        try:
+            yield
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _follow(
+    hostfile: ParallelConfig | None,
+    known: ParallelConfig,
+    groups: Groups,
+    pool: ServiceGroupPool[Evaluates],
+    clock: Clock,
+    listen: Callable[[Event], None],
+) -> None:
+    if hostfile is None or hostfile.hostfile is None:
+        return
+    path, there = Path(hostfile.hostfile).expanduser(), {g.ranks: g.group_id for g in known.service_groups}
+    stamp, serial = _stamp(path), len(there)
+    while True:
+        await clock.sleep(LOOK_AT_HOSTFILE_S)
+        if (now := _stamp(path)) == stamp:
+            continue
+        stamp = now
+        try:
+            wanted = {g.ranks: g for g in hostfile.resolved().service_groups}
+        except SwarmTuneError as error:
+            listen(Event("groups", clock.wall(), {"message": f"the hostfile is left as it was: {error.message}"}))
+            continue
+        for ranks in there.keys() - wanted.keys():
+            pool.leave(name := there.pop(ranks))
+            listen(Event("groups", clock.wall(), {"message": f"{name} leaves"}))
+        for ranks in wanted.keys() - there.keys():
+            name = f"group{serial}"
+            serial += 1
+            there[ranks] = name
+            pool.join(groups.of_nodes(wanted[ranks].model_copy(update={"group_id": name})))
+            listen(Event("groups", clock.wall(), {"message": f"{name} joins: {', '.join(n.host for n in ranks)}"}))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        info = path.stat()
+    except OSError:
+        return (0, 0)
+    return info.st_mtime_ns, info.st_size

@@ -1,0 +1,197 @@
+"""Groups from hostfiles, node strings and tables."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from swarmtune.cluster import NodeConfig, ParallelConfig, ServiceGroupConfig
+from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.records import Group, Node
+
+
+def hostfile(folder: Path, text: str) -> Path:
+    path = folder / "hosts"
+    path.write_text(text)
+    return path
+
+
+def table(group_id: str, *hosts: str, devices: tuple[int, ...] = (0, 1), **more: object) -> dict[str, object]:
+    return {"group_id": group_id, "nodes": [{"host": h, "npu_ids": devices} for h in hosts], **more}
+
+
+def config(**keys: object) -> ParallelConfig:
+    return ParallelConfig.model_validate(keys)
+
+
+def test_the_defaults_are_those_of_the_older_tool() -> None:
+    node = NodeConfig(host="n0")
+    assert (node.ssh_port, node.npu_ids, node.work_dir, node.username) == (22, tuple(range(8)), "~/.swarmtune", None)
+    group = ServiceGroupConfig(group_id="g", nodes=(node,))
+    assert (group.master_node_index, group.start_script, group.health_check_timeout) == (0, "./start_service.sh", 300)
+    parallel = ParallelConfig()
+    assert (parallel.enabled, parallel.evaluation_timeout, parallel.retry_count, parallel.retry_delay) == (
+        False,
+        600,
+        2,
+        10,
+    )
+
+
+def test_eight_servers_make_four_groups_of_sixteen_devices(tmp_path: Path) -> None:
+    parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, "server[1-8]"), nodes_per_group=2)
+    groups = parallel.groups()
+    assert [[n.host for n in g.nodes] for g in groups] == [[f"server{i}", f"server{i + 1}"] for i in (1, 3, 5, 7)]
+    assert {g.accelerators for g in groups} == {16}
+    assert parallel.enabled
+    assert parallel.notices == ()
+    assert groups == parallel.resolved().groups()
+
+
+def test_leftover_hosts_are_named_and_groups_may_differ(tmp_path: Path) -> None:
+    text = "a slots=2\nme@b:2222 slots=4\nc\nd\ne slots=1\n"
+    parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, text), npus_per_node=3, username="you", port=9000)
+    assert parallel.notices == ("not used, because groups have 2 nodes: e",)
+    assert parallel.groups() == (
+        Group("group0", (Node("a", (0, 1)), Node("b", (0, 1, 2, 3))), 9000),
+        Group("group1", (Node("c", (0, 1, 2)), Node("d", (0, 1, 2))), 9000),
+    )
+    a, b = parallel.service_groups[0].nodes
+    assert (a.username, b.username, b.ssh_port) == ("you", "me", 2222)
+
+
+def test_node_strings_say_the_groups_or_let_them_be_cut() -> None:
+    written = ParallelConfig.from_node_string("n0,n1,n2:n3", npus_per_node=0)
+    assert [len(g.nodes) for g in written.groups()] == [3, 1]
+    assert written.groups()[0].nodes[0].devices == ()
+    cut = ParallelConfig.from_node_string("n[0-4]")
+    assert [len(g.nodes) for g in cut.groups()] == [2, 2]
+    assert "n4" in cut.notices[0]
+    single = ParallelConfig.from_node_string("n[0-4]", mode="single_node")
+    assert [len(g.nodes) for g in single.groups()] == [1] * 5
+
+
+def test_the_master_comes_first_and_ports_of_one_host_differ() -> None:
+    parallel = config(
+        service_groups=[
+            table("a", "h1", "h2", master_node_index=1),
+            table("b", "h2", devices=(2, 3)),
+            table("c", "h2", devices=(4,), port=8001),
+            table("d", "h3"),
+        ]
+    )
+    groups = parallel.groups()
+    assert [(g.master, g.port) for g in groups] == [("h2", 8000), ("h2", 8002), ("h2", 8001), ("h3", 8000)]
+    assert [n.host for n in groups[0].nodes] == ["h2", "h1"]
+
+
+def test_groups_take_what_they_do_not_say_from_the_table() -> None:
+    parallel = config(
+        start_script="/opt/start",
+        health_check_timeout=7,
+        service_groups=[table("a", "h1", health_check_url="/v1/ready"), table("b", "::1", start_script="/opt/other")],
+    ).resolved()
+    a, b = parallel.service_groups
+    assert (a.start_script, a.health_check_timeout, a.health_url) == ("/opt/start", 7, "http://h1:8000/v1/ready")
+    assert (b.start_script, b.health_url) == ("/opt/other", "http://[::1]:8000/health")
+    url = b.model_copy(update={"health_check_url": "https://{host}:{port}/x{y}"})
+    assert url.health_url == "https://[::1]:8000/x{y}"
+
+
+def test_a_list_of_hosts_goes_before_the_table_and_says_so(tmp_path: Path) -> None:
+    parallel = config(hostfile=str(hostfile(tmp_path, "a\nb\n")), service_groups=[table("x", "y")]).resolved()
+    assert [g.group_id for g in parallel.service_groups] == ["group0"]
+    assert parallel.notices == ("service_groups are not used, because the hostfile is given",)
+
+
+def test_all_mistakes_of_the_groups_at_once() -> None:
+    parallel = config(
+        mode="single_node",
+        service_groups=[
+            table("a", "h1", "h2", port=9000),
+            table("a", "h1", devices=(1, 2, 2), port=9000),
+            table("c", "h3", master_node_index=4, health_check_url="health"),
+        ],
+    )
+    with pytest.raises(ConfigValidationError) as caught:
+        parallel.groups()
+    assert sorted(caught.value.mistakes) == [
+        "group a: device 1 of h1 is used already, by group a",
+        "group a: device 2 of h1 is used already, by group a",
+        "group a: given more than once",
+        "group a: has 2 nodes, but mode is single_node",
+        "group c: health_check_url 'health' begins with neither / nor http://",
+        "group c: master_node_index 4, but its nodes are 0 to 0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        (table("a", "h", port=9000), table("b", "h", devices=(4,), port=9000), "port 9000 on h is taken by group a"),
+        (table("a", "h"), table("b", "h"), "device 0 of h is used already, by group a"),
+    ],
+)
+def test_groups_must_not_share(first: object, second: object, says: str) -> None:
+    with pytest.raises(ConfigValidationError, match=says):
+        config(service_groups=[first, second]).groups()
+
+
+def test_hosts_behind_one_name_are_told_apart_by_their_ssh_port(tmp_path: Path) -> None:
+    parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, "lab:2201\nlab:2202\n"), nodes_per_group=1)
+    assert [g.port for g in parallel.groups()] == [8000, 8000]
+
+
+def test_no_group_at_all() -> None:
+    with pytest.raises(ConfigValidationError, match="give hostfile, node_string or service_groups"):
+        ParallelConfig().groups()
+    with pytest.raises(ConfigValidationError, match=r"3 host\(s\) are too few for a group of 4: a, b, c"):
+        ParallelConfig.from_node_string("a,b,c", nodes_per_group=4)
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigPathError, match="cannot be read: No such file"):
+        ParallelConfig.from_hostfile(tmp_path / "none")
+    with pytest.raises(ConfigPathError, match="cannot be read: Is a directory"):
+        ParallelConfig.from_hostfile(tmp_path)
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigPathError, match="not UTF-8"):
+        ParallelConfig.from_hostfile(tmp_path / "binary")
+    with pytest.raises(ConfigValidationError, match=r"hosts, line 1: 'a\[': '\[' without '\]'"):
+        ParallelConfig.from_hostfile(hostfile(tmp_path, "a[\n"))
+
+
+@pytest.mark.parametrize("host", ["", "a b", "n[0-1]", "me@n", "n:22", "a,b"])
+def test_a_node_is_one_host(host: str) -> None:
+    with pytest.raises(ValidationError):
+        NodeConfig(host=host)
+
+
+def test_addresses_of_nodes() -> None:
+    assert [NodeConfig(host=h).host for h in ("::1", "[::1]", "10.0.0.1", "n0.lan")] == [
+        "::1",
+        "::1",
+        "10.0.0.1",
+        "n0.lan",
+    ]
+
+
+def test_the_examples_of_the_page_are_right(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+    (text,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, text))
+    assert len(parallel.groups()) == 4
+    assert parallel.notices == ("not used, because groups have 2 nodes: fe80::8:2222",)
+    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    big, small = config(**tomllib.loads(block)["parallel"]).groups()
+    assert (big.master, big.accelerators, small.url) == ("server2", 12, "http://server3:9000")
+
+
+def test_a_thousand_nodes(tmp_path: Path) -> None:
+    text = "".join(f"node{n} slots=8\n" for n in range(1000))
+    groups = ParallelConfig.from_hostfile(hostfile(tmp_path, text), nodes_per_group=1).groups()
+    assert len(groups) == 1000
