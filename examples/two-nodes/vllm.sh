@@ -6,7 +6,8 @@
 set -eu
 : "${MODEL:?set MODEL to the path of the model}"
 value() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1])).get(sys.argv[2], sys.argv[3]))' "$SWARMTUNE_CONFIG" "$@"; }
-per_node=$(printf '%s' "$SWARMTUNE_DEVICES" | tr ',' '\n' | grep -c .)
+per_node=$(printf '%s' "$SWARMTUNE_DEVICES" | tr ',' '\n' | grep -c . || true)
+[ "$per_node" -gt 0 ] || { echo "this node has no devices: give slots=N in the hostfile" >&2; exit 2; }
 set -- serve "$MODEL" --tensor-parallel-size "$per_node" --pipeline-parallel-size "$SWARMTUNE_NODES" \
   --max-num-seqs "$(value max_num_seqs 256)" --max-num-batched-tokens "$(value max_num_batched_tokens 8192)" "$@"
 

@@ -408,5 +408,5 @@ def test_executors_by_name(here: Path) -> None:
     executor = executor_for("local", node, RealClock())
     assert isinstance(executor, LocalExecutor)
     assert executor.root == here / "a" / "127.0.0.1"
-    with pytest.raises(ConfigurationError, match="executor 'pigeon' cannot reach single nodes; use local"):
+    with pytest.raises(ConfigurationError, match="no executor 'pigeon'; use"):
         executor_for("pigeon", node, RealClock())

@@ -81,8 +81,7 @@ async def test_the_command_serves_and_ends_everything(node: subprocess.Popen[str
     assert not any(map(alive, family))
     with pytest.raises(CommunicationError):
         await executor.start(Command(("true",)))
-    with pytest.raises(CommunicationError):
-        await executor.close()
+    await executor.close()
     assert not any((tmp_path / "work" / "node").iterdir())
 
 

@@ -58,6 +58,15 @@ def place(lab_if_any: Lab | NoLab) -> Iterator[tuple[Machine | Loopback, Path]]:
         yield loopback, loopback.config
 
 
+@pytest.fixture(autouse=True)
+def whole(lab_if_any: Lab | NoLab) -> Iterator[None]:
+    """Whatever a test has broken is whole for the next one."""
+    yield
+    for machine in lab_if_any.machines if isinstance(lab_if_any, Lab) else ():
+        machine.heal()
+        machine.thaw()
+
+
 Open = Callable[..., SshExecutor]
 
 

@@ -17,7 +17,8 @@ import pytest
 from test_engine_contract import MINDIE_FILE, make
 
 from swarmtune.clock import RealClock
-from swarmtune.cluster.executors.local import LocalExecutor, LocalHandle
+from swarmtune.cluster.executors.local import LocalExecutor
+from swarmtune.cluster.executors.supervised import SupervisedHandle
 from swarmtune.engines.base import Engine
 from swarmtune.errors import Culprit, SwarmTuneError
 from swarmtune.records import Group, Setting
@@ -57,7 +58,7 @@ def baseline(engine: Engine, **values: Any) -> Setting:
     return Setting({**setting.values, **values})
 
 
-async def becomes_ready(engine: Engine, handle: LocalHandle, group: Group, limit_s: float = LIMIT_S) -> bool:
+async def becomes_ready(engine: Engine, handle: SupervisedHandle, group: Group, limit_s: float = LIMIT_S) -> bool:
     """Poll as the tuner does: until it is ready, has ended, or the time is over."""
     async with aiohttp.ClientSession() as session, asyncio.timeout(LIMIT_S):
         deadline = asyncio.get_running_loop().time() + limit_s
@@ -68,7 +69,7 @@ async def becomes_ready(engine: Engine, handle: LocalHandle, group: Group, limit
     return False
 
 
-async def ended(handle: LocalHandle) -> int:
+async def ended(handle: SupervisedHandle) -> int:
     async with asyncio.timeout(LIMIT_S):
         while (code := await handle.poll()) is None:  # noqa: ASYNC110 - the contract has poll
             await asyncio.sleep(0.05)

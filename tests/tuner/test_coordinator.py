@@ -197,7 +197,6 @@ async def test_a_group_that_needs_its_user_is_left_out_and_the_others_go_on() ->
     trials = await loop.coordinator.search()
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 8
     assert any("left out: g0 cannot be trusted" in e.facts.get("message", "") for e in loop.events)
-    loop.groups[1].evaluate = refuse  # type: ignore[method-assign]
     alone = Loop(parallel_plan(8), groups=1)
     alone.groups[0].evaluate = refuse  # type: ignore[method-assign]
     with pytest.raises(CommunicationError, match="cannot be trusted"):

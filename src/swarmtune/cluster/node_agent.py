@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from pathlib import Path
 
 from swarmtune.clock import Clock
 from swarmtune.cluster.executors.node_commands import NodeCommands, error_answer
 from swarmtune.cluster.mailbox import POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
-from swarmtune.errors import CommunicationError, ConfigurationError
+from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
 
 GROWS_WITHIN_S = 3.0  # the number of an agent that lives
 
@@ -80,7 +81,10 @@ class NodeAgent:
         """Nothing of the tuner is left."""
         commands, self._commands, self._served = self._commands, None, None
         if commands is not None:
-            await commands.end()
+            try:
+                await commands.end()
+            except SwarmTuneError as trouble:  # something cannot be ended; the node serves on
+                sys.stderr.write(f"{trouble.message}\n")
 
 
 async def serve(folder: Path, root: Path, clock: Clock) -> None:

@@ -78,6 +78,18 @@ class ServiceGroupPool(Generic[M]):
         slot.breaker.begin()
         return slot.member
 
+    def take(self, name: str) -> M | None:
+        """This very member, whatever its breaker says; it must be released. None if it is busy, leaving or gone."""
+        slot = self._slots.get(name)
+        if slot is None or slot.busy or slot.leaving:
+            return None
+        slot.busy = True
+        return slot.member
+
+    def holds(self, name: str) -> bool:
+        """Is it there, be it only until its work is done?"""
+        return name in self._slots
+
     async def acquire(self, avoid: Collection[str] = ()) -> M:
         """``try_acquire`` as soon as it gives one; CommunicationError when no member is left to wait for."""
         while (member := self.try_acquire(avoid)) is None:

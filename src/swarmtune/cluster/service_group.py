@@ -68,7 +68,9 @@ class ServiceGroup:
 
     async def answers(self) -> bool:
         """Does every node start a command?"""
-        handles = await asyncio.gather(*(executor.start(Command(("true",))) for executor in self.executors))
+        handles = await asyncio.gather(
+            *(executor.start(Command(("true",), directory="health")) for executor in self.executors)
+        )
         await _stop_all(handles, grace_s=0.0)
         return True
 

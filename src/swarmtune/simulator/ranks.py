@@ -1,7 +1,7 @@
 """One simulated engine on several nodes: the master schedules, every rank writes its share of each step's tokens.
 
-The other ranks connect to the master (port + 1), as the workers of real engines do. A rank that is lost ends the master
-with an error, a master that is lost ends the ranks: half a model serves nobody.
+The other ranks connect to the master (port + 1), as the workers of real engines do. A rank that is lost ends the
+master with the next step, a master that is lost ends the ranks: half a model serves nobody.
 """
 
 from __future__ import annotations

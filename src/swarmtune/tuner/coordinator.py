@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from swarmtune.clock import Clock
 from swarmtune.cluster.health import RetryPolicy
 from swarmtune.cluster.pool import ServiceGroupPool
-from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, PSOConvergenceError
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, PSOConvergenceError, SwarmTuneError
 from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.tuner.budget import Budget
 from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
@@ -193,18 +193,21 @@ class Coordinator:
     async def _measure(self, work: _Work, group: Evaluates) -> None:
         """Measure it on this group, which is free again afterwards."""
         well: bool | None = None
+        again: _Work | None = None
         try:
-            if group.group.name in work.failed_on:
-                await self._clock.sleep(self._retry.delay_s(work.attempts, self._rng))
-            well = await self._attempt(work, group)
+            again = await self._attempt(work, group)
+            well = again is None
         finally:
             self.pool.release(group, well)
             if self._plan.parallel is not None:
                 facts = {**asdict(self.pool.counts), "names": list(self.pool.names)}
                 self._listen(Event("groups", self._clock.wall(), facts))
+        if again is not None and again.setting.key in self._pending:
+            await self._clock.sleep(self._retry.delay_s(max(1, again.attempts), self._rng))
+            self._waiting.append(again)
 
-    async def _attempt(self, work: _Work, group: Evaluates) -> bool:
-        """One try; did the group do its part?"""
+    async def _attempt(self, work: _Work, group: Evaluates) -> _Work | None:
+        """One try; what has to be tried again, as the group did not do its part."""
         attempt = self._store.open(work.setting, group.group.name, uuid.uuid4().hex, number=work.number)
         number = attempt.trial_number
         self.budget.begin(group.group)
@@ -215,36 +218,39 @@ class Coordinator:
         loads = Loads(start=self._best_load, thorough=self._best_load is None, may_stop=True, to_beat=to_beat)
         try:
             outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
-        except CommunicationError as error:
-            if error.culprit is not Culprit.USER or not self._others_than(group):
+            tries = work.attempts + 1
+        except SwarmTuneError as error:
+            if not self._dismissed(group, error):
                 raise
-            outcome = Outcome(failure=error.message)
-            self._dismiss(group, error.message)
+            outcome, tries = Outcome(failure=error.message), work.attempts  # no fault of the trial
         self.budget.end(group.group)
         self._keep_folder(attempt, outcome)
-        tries = work.attempts + 1
+        again = _Work(work.setting, number, tries, work.failed_on | {group.group.name})
         if outcome.score is None and tries >= self._plan.max_attempts:
             self._give_up(attempt, outcome)
-            return False
+            return again
         self._store.close(attempt, outcome)
         if outcome.score is None:
             self._emit("trial_retried", {"trial": number, "attempt": tries, "failure": outcome.failure})
-            self._waiting.append(_Work(work.setting, number, tries, work.failed_on | {group.group.name}))
-            return False
+            return again
         self._give_ups = 0
         self._tell(work.setting, outcome.score, outcome.measurement)
         spent = {"accelerator_seconds": round(self.budget.accelerator_s, 3)}
         self._emit("trial_finished", {"trial": number, **_result(outcome), **spent})
+        return None
+
+    def _dismissed(self, group: Evaluates, error: SwarmTuneError) -> bool:
+        """If its nodes need their user (an unknown host key, a missing model), the others go on without it; False if there
+        are none, or it is no such error.
+        """
+        name = group.group.name
+        others = any(other != name for other in self.pool.names)
+        if self._plan.parallel is None or error.culprit is not Culprit.USER or not others:
+            return False
+        if name in self.pool.names:
+            self.pool.leave(name)
+        self._emit("groups", {"message": f"{name} is left out: {error.message}"})
         return True
-
-    def _others_than(self, group: Evaluates) -> bool:
-        return any(name != group.group.name for name in self.pool.names)
-
-    def _dismiss(self, group: Evaluates, reason: str) -> None:
-        """Its nodes need their user (an unknown host key, a missing program): the others go on without it."""
-        if group.group.name in self.pool.names:
-            self.pool.leave(group.group.name)
-        self._emit("groups", {"message": f"{group.group.name} is left out: {reason}"})
 
     def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
         self._pending.pop(setting.key, None)
@@ -289,23 +295,36 @@ class Coordinator:
 
         BenchmarkExecutionError if that group cannot.
         """
-        group = next((g for g in self.pool.idle() if g.group.name == name), None)
         failure: str | None = f"the group {name} has left"
-        for _ in range(self._plan.max_attempts if group else 0):
-            assert group is not None  # noqa: S101 - for mypy
-            attempt = self._store.open(
-                trial.setting, group.group.name, uuid.uuid4().hex, number=trial.number, kind=kind
-            )
-            report, keep = self._reporter(trial.number, group), self._keeper(attempt)
-            outcome = await group.evaluate(attempt, report, keep, Loads(fixed=load))
-            self._keep_folder(attempt, outcome)
-            self._store.close(attempt, outcome)
+        for _ in range(self._plan.max_attempts):
+            if (group := self.pool.take(name)) is None:
+                break
+            well: bool | None = None
+            try:
+                outcome = await self._again(trial, group, kind, load)
+                well = outcome.score is not None
+            finally:
+                self.pool.release(group, well)
             if outcome.score is not None:
                 self._emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **said})
                 return outcome
             failure = outcome.failure
         self._emit("finalist_lost", {"trial": trial.number, "group": name, "failure": failure})
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
+
+    async def _again(self, trial: Trial, group: Evaluates, kind: str, load: float | None) -> Outcome:
+        name = group.group.name
+        attempt = self._store.open(trial.setting, name, uuid.uuid4().hex, number=trial.number, kind=kind)
+        report, keep = self._reporter(trial.number, group), self._keeper(attempt)
+        try:
+            outcome = await group.evaluate(attempt, report, keep, Loads(fixed=load))
+        except SwarmTuneError as error:
+            if not self._dismissed(group, error):
+                raise
+            outcome = Outcome(failure=error.message)
+        self._keep_folder(attempt, outcome)
+        self._store.close(attempt, outcome)
+        return outcome
 
     # --- events --------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,14 @@ import aiohttp
 
 from swarmtune.clock import Clock
 from swarmtune.cluster.executors.base import Executor, Handle
+from swarmtune.cluster.health import within
 from swarmtune.cluster.service_group import ServiceGroup, of_rank
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
     CommunicationError,
     Culprit,
+    IPCTimeoutError,
     SimulatorHealthCheckError,
     SimulatorStartError,
     SwarmTuneError,
@@ -39,6 +41,8 @@ POLL_S = 0.05
 READY_POLL_S = 0.25
 DYING_S = 1.0  # a dying process is given this long to be gone
 INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
+ANSWER_S = 30.0  # for a node to show that it is there
+START_S = 120.0  # for all nodes to start a command; how long the service takes then is another matter
 REMOTE_PORTS = (20000, 29999)  # below those that Linux gives to clients
 LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
@@ -101,13 +105,11 @@ class Evaluator:
             await self._serve(attempt, folder, report)
             points = await self._measure_loads(attempt, folder, report, keep, loads, started)
         except SwarmTuneError as error:
-            with contextlib.suppress(
-                CommunicationError
-            ):  # a lost node ends it by its lease, and is swept when it is back
-                await self.stop()
+            trouble = await self._ended()
             if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
                 raise
-            score = Score.failed() if error.culprit is Culprit.SETTING else None
+            blamed = error.culprit is Culprit.SETTING and trouble is None and await self._nodes_are_there()
+            score = Score.failed() if blamed else None
             return Outcome(score=score, failure=error.message, facts={**place, "details": _plain(error.details)})
         except BaseException:
             await self.stop()
@@ -117,6 +119,25 @@ class Evaluator:
                 self._back_up(attempt, folder, report)
         measurement, score = best_point(self._plan, [m for m, _ in points])
         return Outcome(score, measurement, facts={**place, "load_points": len(points)})
+
+    async def _ended(self) -> SwarmTuneError | None:
+        """Stop the service; what is in the way. On a lost node it ends by its lease, and is swept when the node is back."""
+        try:
+            await self.stop()
+        except SwarmTuneError as trouble:
+            if trouble.culprit is not Culprit.INFRASTRUCTURE:
+                raise
+            return trouble
+        return None
+
+    async def _nodes_are_there(self) -> bool:
+        """A service fails also when one of its machines has gone, and that is no fault of the setting."""
+        if self._plan.parallel is None:
+            return True
+        try:
+            return await within(self._clock, ANSWER_S, self.answers())
+        except (SwarmTuneError, TimeoutError):
+            return False
 
     def _back_up(self, attempt: Attempt, folder: Path, report: Report) -> None:
         command = self._plan.engine.command(attempt.setting, self.group)
@@ -154,6 +175,8 @@ class Evaluator:
         if not self._plan.engine.port:
             self.group = self._nodes.group
             commands = self._plan.engine.commands(attempt.setting, self._with_port())
+        if self._plan.parallel is not None and await self._answered_by_another():
+            raise CommunicationError(f"something answers at {self.group.url} already, and it is no service of ours")
         report("starting", {"setting": dict(attempt.setting.values)})
         own = "" if commands[0].directory else f"{self._directory.name}/{folder.name}/service"
         marked = [
@@ -164,11 +187,23 @@ class Evaluator:
             )
             for rank, command in enumerate(commands)
         ]
-        handle = await self._nodes.start(marked, self.group.port)
+        try:
+            handle = await within(self._clock, START_S, self._nodes.start(marked, self.group.port))
+        except TimeoutError as error:
+            text = f"the nodes of {self.group.name} did not start a command within {START_S:g} s"
+            raise IPCTimeoutError(text) from error
         self._running = _Running(commands, handle, own)
         await self._wait_ready(handle)
         self._served = True
         report("ready", {})
+
+    async def _answered_by_another(self) -> bool:
+        timeout = aiohttp.ClientTimeout(total=2.0)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session, session.get(self.group.url):
+                return True
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return False
 
     async def _serves(self, commands: tuple[Command, ...]) -> bool:
         """Does the very service run that these commands would start?"""

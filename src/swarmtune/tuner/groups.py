@@ -14,7 +14,7 @@ from swarmtune.cluster.executors.local import LocalExecutor
 from swarmtune.cluster.health import HealthMonitor
 from swarmtune.cluster.pool import ServiceGroupPool
 from swarmtune.cluster.service_group import ServiceGroup
-from swarmtune.errors import CommunicationError, SwarmTuneError
+from swarmtune.errors import Culprit, SwarmTuneError
 from swarmtune.records import Event
 from swarmtune.tuner.coordinator import Evaluates
 from swarmtune.tuner.evaluate import Evaluator
@@ -44,18 +44,30 @@ class Groups:
     def of_nodes(self, config: ServiceGroupConfig) -> Evaluator:
         """One on nodes; they are connected when they are first used. Their files are in a folder of this study."""
         assert self._plan.parallel is not None  # noqa: S101 - who has such a config has that
-        executors = executors_for(self._plan.parallel, config.ranks, self._clock, self._leftovers, self._folder.name)
+        folder = f"{self._folder.name}-{config.group_id}"
+        executors = executors_for(self._plan.parallel, config.ranks, self._clock, self._leftovers, folder)
         return self._made(ServiceGroup(config.group, executors))
+
+    async def retired(self, names: Iterable[str], pool: ServiceGroupPool[Evaluates]) -> None:
+        """Wait until these groups have finished what they do, and let go of their nodes."""
+        for name in names:
+            while pool.holds(name):
+                await pool.changed(pool.version)
+            for group in [g for g in self._open if g.group.name == name]:
+                self._open.remove(group)
+                with contextlib.suppress(SwarmTuneError):
+                    await group.close()
 
     async def close(self) -> None:
         """End everything on all of them; the first trouble is raised when all have been.
 
-        A node that is lost is none: what runs there ends by its lease.
+        Of other machines it is not raised: it must not cost the report. What runs on a lost one ends by its lease.
         """
         results = await asyncio.gather(*(group.close() for group in self._open), return_exceptions=True)
         await self._local.close()
         for result in results:
-            if isinstance(result, BaseException) and not isinstance(result, CommunicationError):
+            nodes = self._plan.parallel is not None and isinstance(result, SwarmTuneError)
+            if isinstance(result, BaseException) and not (nodes and _of_infrastructure(result)):
                 raise result
 
     def _made(self, nodes: ServiceGroup) -> Evaluator:
@@ -104,15 +116,27 @@ async def _follow(
         except SwarmTuneError as error:
             listen(Event("groups", clock.wall(), {"message": f"the hostfile is left as it was: {error.message}"}))
             continue
-        for ranks in there.keys() - wanted.keys():
-            pool.leave(name := there.pop(ranks))
+        left = {ranks: there.pop(ranks) for ranks in there.keys() - wanted.keys()}
+        new = [ranks for ranks in wanted if ranks not in there]
+        hosts = {node.host for ranks in left for node in ranks}
+        for name in left.values():
+            if name in pool.names:  # else it was left out before
+                pool.leave(name)
             listen(Event("groups", clock.wall(), {"message": f"{name} leaves"}))
-        for ranks in wanted.keys() - there.keys():
+        # Who takes over a machine comes when its group has let go of it.
+        for ranks in sorted(new, key=lambda ranks: any(node.host in hosts for node in ranks)):
+            if any(node.host in hosts for node in ranks):
+                await groups.retired(left.values(), pool)
             name = f"group{serial}"
             serial += 1
             there[ranks] = name
             pool.join(groups.of_nodes(wanted[ranks].model_copy(update={"group_id": name})))
             listen(Event("groups", clock.wall(), {"message": f"{name} joins: {', '.join(n.host for n in ranks)}"}))
+        await groups.retired(left.values(), pool)
+
+
+def _of_infrastructure(error: BaseException) -> bool:
+    return isinstance(error, SwarmTuneError) and error.culprit is Culprit.INFRASTRUCTURE
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -143,7 +143,10 @@ def make_plan(settings: BaseSections) -> Plan:
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    parallel = settings.parallel.resolved() if settings.parallel.enabled else None
+    given = settings.parallel
+    if given.port is None and engine.port:
+        given = given.model_copy(update={"port": engine.port})
+    parallel = given.resolved() if given.enabled else None
     groups = parallel.groups() if parallel else _groups(o.groups, engine)
     _runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
     notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
@@ -179,7 +182,7 @@ def make_plan(settings: BaseSections) -> Plan:
         evaluation_timeout_s=_evaluation_timeout_s(settings),
         max_attempts=parallel.retry_count + 1 if parallel else o.max_attempts,
         parallel=parallel,
-        hostfile=settings.parallel if parallel and settings.parallel.hostfile else None,
+        hostfile=given if parallel and given.hostfile else None,
         backup=o.backup,
         output=output,
         study=o.study,

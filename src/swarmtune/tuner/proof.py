@@ -138,7 +138,8 @@ class Remeasurement:
                 outcome = await self._coordinator.measure_again(trial, group, kind, load, said)
             except BenchmarkExecutionError:
                 others = {*self._numbers} - {self._baseline, trial.number}
-                if not last or trial.number == self._baseline or self._lost >= others:
+                alone = not found and not last  # nobody was measured on this group: it may be the group
+                if alone or trial.number == self._baseline or self._lost >= others:
                     raise
                 self._lost.add(trial.number)
                 continue
@@ -162,7 +163,13 @@ async def _fair_load(coordinator: Coordinator, store: Remembers, baseline: Trial
         return own
     kind = fair_load_of(winner.number)
     known = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
-    outcome = known or await coordinator.measure_again(baseline, coordinator.group_names[0], kind, other, {})
+    outcome = known
+    for name in coordinator.group_names:
+        if outcome is None:
+            with contextlib.suppress(BenchmarkExecutionError):
+                outcome = await coordinator.measure_again(baseline, name, kind, other, {})
+    if outcome is None:
+        return own
     return other if outcome.score is not None and outcome.score.rank < baseline.score.rank else own
 
 

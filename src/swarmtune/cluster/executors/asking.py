@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import uuid
 from abc import abstractmethod
 from typing import Any
 
 from swarmtune.cluster.executors.base import Executor, Handle
 from swarmtune.cluster.executors.node_commands import Message, message_of
 from swarmtune.cluster.executors.supervised import checked
-from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, SimulatorStopError
+from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, IPCTimeoutError, SimulatorStopError
 from swarmtune.records import Command
 
 ERRORS = {kind.__name__: kind for kind in (IPCCommandError, CommunicationError, SimulatorStopError)}
@@ -61,8 +64,14 @@ class AskingExecutor(Executor):
     async def start(self, command: Command) -> AskingHandle:
         """See Executor. IPCCommandError, for the user, if there is no such program or a file cannot be written."""
         checked(command, self.last_codes is not None)
-        answer = await self.ask("start", what=message_of(command))
-        return AskingHandle(self, answer["handle"], answer["directory"])
+        number = uuid.uuid4().hex
+        try:
+            answer = await self.ask("start", what=message_of(command), handle=number)
+        except (asyncio.CancelledError, IPCTimeoutError):  # it may start yet
+            with contextlib.suppress(CommunicationError):
+                await self.ask("stop", handle=number, grace_s=0.0)
+            raise
+        return AskingHandle(self, number, answer["directory"])
 
     @abstractmethod
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:

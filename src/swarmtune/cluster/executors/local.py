@@ -119,6 +119,7 @@ class LocalExecutor(Executor):
         """
         checked(command, self._closed)
         directory = await asyncio.to_thread(self._prepare, command.directory)
+        checked(command, self._closed)  # it may have been closed meanwhile
         return await self._commands.start(command, _Pipes(self._launch()), token_of(command), directory)
 
     async def put(self, local: Path, remote: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -40,15 +40,15 @@ def command_from(message: Message) -> Command:
 class NodeCommands:
     """The commands of one tuner on this node. ``root`` is where they run; it goes with ``end``.
 
-    ``start`` (what), ``check_success`` (handle, lines), ``process_poll`` (handle), ``stop`` (handle, grace_s), ``put`` and
-    ``backup`` (passage: a file here; path), ``eof``.
+    ``start`` (what, handle: a name for it), ``check_success`` (handle, lines), ``process_poll`` (handle), ``stop`` (handle,
+    grace_s), ``put`` and ``backup`` (passage: a file here; path), ``eof``.
     """
 
     def __init__(self, root: Path, clock: Clock, adopted: bool = False) -> None:
         """``adopted``: see LocalExecutor."""
         self._executor = LocalExecutor(root, clock, temporary=True, adopted=adopted)
         self._handles: dict[str, SupervisedHandle] = {}
-        self._numbers = itertools.count(1)
+        self._starting: dict[str, asyncio.Future[SupervisedHandle]] = {}
         self._do: dict[str, Callable[[Message], Coroutine[Any, Any, Message]]] = {
             "start": self._start,
             "check_success": self._check_success,
@@ -74,10 +74,14 @@ class NodeCommands:
         await self._executor.close()
 
     async def _start(self, message: Message) -> Message:
-        handle = await self._executor.start(command_from(message["what"]))
-        number = str(next(self._numbers))
+        number = message["handle"]
+        starting = self._starting[number] = asyncio.ensure_future(self._executor.start(command_from(message["what"])))
+        try:
+            handle = await starting
+        finally:
+            del self._starting[number]
         self._handles[number] = handle
-        return {"handle": number, "directory": str(handle.directory)}
+        return {"directory": str(handle.directory)}
 
     async def _check_success(self, message: Message) -> Message:
         handle = self._handle(message)
@@ -87,6 +91,9 @@ class NodeCommands:
         return {"code": await self._handle(message).poll()}
 
     async def _stop(self, message: Message) -> Message:
+        if (starting := self._starting.get(message["handle"])) is not None:
+            await asyncio.wait({starting})
+            await asyncio.sleep(0)  # whoever waits for it takes it down first
         await self._handle(message).stop(float(message["grace_s"]))
         return {"done": True}
 

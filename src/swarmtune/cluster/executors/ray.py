@@ -11,6 +11,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tarfile
 import tempfile
 import uuid
@@ -83,6 +84,9 @@ class RayReservation:
                 group = placement_group(self._bundles, strategy="PACK")
                 try:
                     await within(self._clock, RESERVE_S, _awaited(group.ready()))
+                except asyncio.CancelledError:
+                    remove_placement_group(group)
+                    raise
                 except TimeoutError as error:
                     remove_placement_group(group)
                     raise CommunicationError(
@@ -142,6 +146,11 @@ class _NodeActor:
             answer = await self._commands.answer({"command": "backup", "passage": f"{folder}/it", "path": path})
             return answer, b"" if "error" in answer else await asyncio.to_thread(pack, Path(folder) / "it")
 
+    async def clear(self, roots: list[str]) -> None:
+        """Remove what lost actors left here."""
+        for root in roots:
+            await asyncio.to_thread(shutil.rmtree, Path(root).expanduser(), ignore_errors=True)
+
     def place(self) -> tuple[str, int]:
         """Host address and process, for whoever looks after it."""
         return str(ray.util.get_node_ip_address()), os.getpid()  # type: ignore[no-untyped-call]
@@ -155,7 +164,8 @@ class RayExecutor(AskingExecutor):
         reservation.use()
         self._reservation = reservation
         self._rank = rank
-        self._root = f"{work_dir}/ray-{uuid.uuid4().hex[:12]}"
+        self._work_dir = work_dir
+        self._roots: list[str] = []  # of all actors that there were; those of lost ones go with the last one's
         self._clock = clock
         self._actor: Any = None
         self._making = asyncio.Lock()
@@ -187,9 +197,10 @@ class RayExecutor(AskingExecutor):
             if actor is not None:
                 answer = await self._await(actor.answer.remote({"command": "eof"}), ANSWER_S)
                 self.last_codes = raised_of(answer)["codes"]
+                await self._await(actor.clear.remote(self._roots), ANSWER_S)
         finally:
             if actor is not None:
-                ray.kill(actor)
+                _kill(actor)
             self._reservation.release()
 
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:
@@ -202,13 +213,16 @@ class RayExecutor(AskingExecutor):
                 group = await self._reservation.group()
                 strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=self._rank)
                 made = ray.remote(_NodeActor).options(num_cpus=0, scheduling_strategy=strategy, max_concurrency=64)
-                self._actor = made.remote(self._root)
+                self._roots.append(f"{self._work_dir}/ray-{uuid.uuid4().hex[:12]}")
+                self._actor = made.remote(self._roots[-1])
                 self._renewing = self._renewing or asyncio.create_task(self._renew())
             actor = self._actor
         try:
             return await self._await(getattr(actor, method).remote(*arguments), wait_s)
         except CommunicationError:
-            self._actor = None  # the next one gets another actor, when its node is there again
+            if self._actor is actor:
+                self._actor = None  # the next one gets another actor, when its node is there again
+                _kill(actor)
             raise
 
     async def _renew(self) -> None:
@@ -225,6 +239,11 @@ class RayExecutor(AskingExecutor):
         except ray.exceptions.RayError as error:
             reason = str(error).strip().splitlines()[0]
             raise CommunicationError(f"the actor on rank {self._rank} is lost: {reason}") from error
+
+
+def _kill(actor: Any) -> None:
+    with contextlib.suppress(Exception):  # it may be gone, and its cluster with it
+        ray.kill(actor)
 
 
 async def _awaited(reference: Any) -> Any:

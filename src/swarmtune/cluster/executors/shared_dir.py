@@ -19,7 +19,7 @@ from swarmtune.clock import Clock
 from swarmtune.cluster.executors.asking import ANSWER_S, AskingExecutor, raised_of
 from swarmtune.cluster.executors.local import copy
 from swarmtune.cluster.mailbox import POLL_S, Message, Pulse, Watch, read_message, write_message
-from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
+from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, IPCTimeoutError
 
 
 class SharedDirectoryExecutor(AskingExecutor):
@@ -60,16 +60,20 @@ class SharedDirectoryExecutor(AskingExecutor):
         try:
             self.last_codes = (await self._exchange("eof", {}, ANSWER_S))["codes"]
         finally:
-            self._beating.cancel()
-            await asyncio.gather(self._beating, return_exceptions=True)
-            self._pulse.path.unlink(missing_ok=True)
+            self._stop_beating()
 
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:
         """See AskingExecutor."""
         async with self._entering:
             if self._beating is None:
                 await self._enter()
-        return await self._exchange(name, facts, wait_s)
+        try:
+            return await self._exchange(name, facts, wait_s)
+        except IPCCommandError:
+            raise
+        except CommunicationError:  # the agent is gone, or has been started again: the next question begins anew
+            self._stop_beating()
+            raise
 
     @contextlib.asynccontextmanager
     async def _passage(self) -> AsyncIterator[Path]:
@@ -86,7 +90,7 @@ class SharedDirectoryExecutor(AskingExecutor):
         other = Watch(self._pulse.path, self._clock)
         while True:
             agent, tuner = self._watch.name(), other.name()
-            if agent is not None and tuner is None:
+            if agent is not None and tuner in (None, self._name):
                 break
             if self._clock.monotonic() > deadline:
                 trouble = f"the tuner {tuner} uses it" if agent else "no agent answers there"
@@ -98,7 +102,17 @@ class SharedDirectoryExecutor(AskingExecutor):
             await self._clock.sleep(POLL_S)
         self._pulse.beat()
         self._beating = asyncio.create_task(self._pulse.go_on())
-        await self._exchange("init", {}, self._lock_s)
+        try:
+            await self._exchange("init", {}, self._lock_s)
+        except BaseException:
+            self._stop_beating()
+            raise
+
+    def _stop_beating(self) -> None:
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            beating.cancel()
+        self._pulse.path.unlink(missing_ok=True)
 
     async def _exchange(self, name: str, facts: Message, wait_s: float) -> Message:
         identity = f"{next(self._numbers):06d}-{name}-{self._name[:8]}"

@@ -122,7 +122,7 @@ def _refusal(target: SshTarget, error: Exception, story: str, again: bool) -> Co
     if isinstance(error, asyncssh.PermissionDenied):
         advice = f"let your key in (ssh-copy-id) or load it (ssh-add), until this asks nothing: {by_hand}"
         return CommunicationError(f"{node} refuses the login: {error}; {advice}", culprit=Culprit.USER)
-    if isinstance(error, socket.gaierror) and not again:
+    if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN and not again:
         return CommunicationError(
             f"there is no host {node!r} ({error.strerror}); correct its name", culprit=Culprit.USER
         )

@@ -212,7 +212,7 @@ class Commands:
         handle = SupervisedHandle(link, token, directory, self._clock, self._lease_s)
         self._handles = {h for h in self._handles if not (h.gone or h.lost)} | {handle}
         try:
-            with contextlib.suppress(BrokenPipeError):  # started() knows why
+            with contextlib.suppress(OSError):  # started() knows why
                 await link.send(spec_of(command, directory, token, self._lease_s))
             await handle.started()
         except IPCCommandError as error:
