@@ -71,7 +71,7 @@ def test_json_is_one_object_and_everything_lies_in_the_study(workplace: Workplac
     assert json.loads((study / "report.json").read_text()) == result
     assert stat.S_IMODE(study.stat().st_mode) == 0o700
     assert stat.S_IMODE((study / "report.json").stat().st_mode) == 0o600
-    assert len(rows(study, "SELECT * FROM swarmtune_load_points")) > 10
+    assert len(rows(study, "SELECT * FROM swarmtune_load_points")) > 5
     assert (study / "attempts" / "0000-1" / "service" / "output.log").is_file()
     assert workplace.leftovers() == []
 
