@@ -67,7 +67,7 @@ coverage: install ## branch coverage as HTML in htmlcov/
 	$(PY) -m pytest --cov --cov-report=html -m "not vllm"
 
 bench: install ## every benchmark of benchmarks/, one table each
-	@for file in recover loadgen search; do echo "== $$file"; $(PY) benchmarks/$$file.py || exit 1; done
+	@for file in recover loadgen search parallel; do echo "== $$file"; $(PY) benchmarks/$$file.py || exit 1; done
 
 docs: install ## write the generated parts of docs/ again
 	$(PY) docs/generate.py

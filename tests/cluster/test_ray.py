@@ -18,7 +18,7 @@ from swarmtune.cluster.config import NodeConfig
 from swarmtune.cluster.executors.ray import RayExecutor, RayReservation
 from swarmtune.errors import CommunicationError
 from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, ExecutorContract, alive, finished, printed, python
+from swarmtune.testing.executor import FAMILY, ExecutorContract, family_of, finished, gone, printed, python
 
 ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
@@ -51,16 +51,6 @@ async def executor(cluster: str, tmp_path: Path) -> AsyncIterator[RayExecutor]:
 
 class TestRayExecutor(ExecutorContract):
     """Inherited."""
-
-
-async def family_of(executor: RayExecutor) -> list[int]:
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    return [int(word) for word in (await printed(handle, "family")).split()[1:]]
-
-
-async def gone(pids: list[int]) -> None:
-    while any(map(alive, pids)):  # noqa: ASYNC110 - processes have no events
-        await asyncio.sleep(0.05)
 
 
 async def test_a_killed_actor_is_a_lost_node_and_leaves_nothing(executor: RayExecutor) -> None:

@@ -18,7 +18,7 @@ from swarmtune.cluster.mailbox import LOST_S, Watch, write_message
 from swarmtune.cluster.node_agent import NodeAgent
 from swarmtune.errors import CommunicationError, ConfigurationError, IPCTimeoutError
 from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, ExecutorContract, alive, printed, python
+from swarmtune.testing.executor import ExecutorContract, alive, family_of, gone
 
 
 @pytest.fixture(autouse=True)
@@ -61,16 +61,6 @@ async def executor(agent: asyncio.Task[None], tmp_path: Path) -> AsyncIterator[S
 
 class TestSharedDirectoryExecutor(ExecutorContract):
     """Inherited."""
-
-
-async def family_of(executor: SharedDirectoryExecutor) -> list[int]:
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    return [int(word) for word in (await printed(handle, "family")).split()[1:]]
-
-
-async def gone(pids: list[int]) -> None:
-    while any(map(alive, pids)):  # noqa: ASYNC110 - processes have no events
-        await asyncio.sleep(0.1)
 
 
 async def test_the_command_serves_and_ends_everything(node: subprocess.Popen[str], tmp_path: Path) -> None:

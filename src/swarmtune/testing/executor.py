@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,18 @@ async def printed(handle: Handle, text: str) -> str:
                 return line.rstrip("\n")
         assert not ended, (await handle.poll(), await handle.logs())
         await asyncio.sleep(0.01)
+
+
+async def family_of(executor: Executor) -> list[int]:
+    """Start a FAMILY that lives on; its pids."""
+    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
+    return [int(word) for word in (await printed(handle, "family")).split()[1:]]
+
+
+async def gone(pids: Iterable[int]) -> None:
+    """Wait until none of these processes of this machine is left."""
+    while any(map(alive, pids)):  # noqa: ASYNC110 - processes have no events
+        await asyncio.sleep(0.05)
 
 
 class ExecutorContract:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,7 +42,6 @@ DYING_S = 1.0  # a dying process is given this long to be gone
 INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
 ANSWER_S = 30.0  # for a node to show that it is there
 START_S = 120.0  # for all nodes to start a command; how long the service takes then is another matter
-REMOTE_PORTS = (20000, 29999)  # below those that Linux gives to clients
 LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
 Report = Callable[[str, dict[str, Any]], None]  # phase and facts, for the terminal
@@ -230,7 +228,7 @@ class Evaluator:
 
     def _with_port(self) -> Group:
         if not self.group.port:
-            self.group = replace(self.group, port=port_for(self.group.master))
+            self.group = replace(self.group, port=free_port())
         return self.group
 
     # --- the load ------------------------------------------------------------------------------------------------
@@ -356,13 +354,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def port_for(host: str) -> int:
-    """A port for a service on that host: on this machine a free one, elsewhere any; if it is taken, another try gets
-    another.
-    """
-    return free_port() if host in ("127.0.0.1", "localhost", "::1") else random.randint(*REMOTE_PORTS)
 
 
 def seed_of(seed: int, attempt: int, point: int) -> int:

@@ -47,8 +47,7 @@ class NodeCommands:
     def __init__(self, root: Path, clock: Clock, adopted: bool = False) -> None:
         """``adopted``: see LocalExecutor."""
         self._executor = LocalExecutor(root, clock, temporary=True, adopted=adopted)
-        self._handles: dict[str, SupervisedHandle] = {}
-        self._starting: dict[str, asyncio.Future[SupervisedHandle]] = {}
+        self._handles: dict[str, asyncio.Future[SupervisedHandle]] = {}
         self._do: dict[str, Callable[[Message], Coroutine[Any, Any, Message]]] = {
             "start": self._start,
             "check_success": self._check_success,
@@ -74,27 +73,19 @@ class NodeCommands:
         await self._executor.close()
 
     async def _start(self, message: Message) -> Message:
-        number = message["handle"]
-        starting = self._starting[number] = asyncio.ensure_future(self._executor.start(command_from(message["what"])))
-        try:
-            handle = await starting
-        finally:
-            del self._starting[number]
-        self._handles[number] = handle
-        return {"directory": str(handle.directory)}
+        starting = self._executor.start(command_from(message["what"]))
+        self._handles[message["handle"]] = asyncio.ensure_future(starting)
+        return {"directory": str((await self._handle(message)).directory)}
 
     async def _check_success(self, message: Message) -> Message:
-        handle = self._handle(message)
+        handle = await self._handle(message)
         return {"code": await handle.poll(), "log": await handle.logs(int(message["lines"]))}
 
     async def _process_poll(self, message: Message) -> Message:
-        return {"code": await self._handle(message).poll()}
+        return {"code": await (await self._handle(message)).poll()}
 
     async def _stop(self, message: Message) -> Message:
-        if (starting := self._starting.get(message["handle"])) is not None:
-            await asyncio.wait({starting})
-            await asyncio.sleep(0)  # whoever waits for it takes it down first
-        await self._handle(message).stop(float(message["grace_s"]))
+        await (await self._handle(message)).stop(float(message["grace_s"]))
         return {"done": True}
 
     async def _put(self, message: Message) -> Message:
@@ -107,12 +98,14 @@ class NodeCommands:
 
     async def _eof(self, message: Message) -> Message:  # noqa: ARG002 - they all get one
         await self.end()
-        return {"codes": {number: await handle.poll() for number, handle in self._handles.items()}}
+        started = {n: h.result() for n, h in self._handles.items() if h.done() and h.exception() is None}
+        return {"codes": {number: await handle.poll() for number, handle in started.items()}}
 
-    def _handle(self, message: Message) -> SupervisedHandle:
+    async def _handle(self, message: Message) -> SupervisedHandle:
+        """The command of this name, as soon as it has started."""
         if message["handle"] not in self._handles:
             raise CommunicationError("the node does not know this command; its agent was started again meanwhile")
-        return self._handles[message["handle"]]
+        return await asyncio.shield(self._handles[message["handle"]])
 
 
 def error_answer(error: SwarmTuneError) -> Message:
