@@ -18,12 +18,15 @@ from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
 from swarmtune.records import Event, Group, Setting, TrialState
+from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
+from swarmtune.tuner import coordinator
 from swarmtune.tuner.coordinator import Coordinator
+from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.plan import Plan
 from swarmtune.tuner.store import Attempt, MemoryStore, Outcome
 
@@ -261,3 +264,26 @@ async def test_every_attempt_is_in_the_store_before_it_is_told() -> None:
     await loop.coordinator.search()
     assert all(outcome is not None for _, outcome in loop.store.attempts)
     assert loop.kinds.count("trial_finished") == 5
+
+
+class Starting(SyntheticGroup):
+    """A start takes 6 of the 10 seconds."""
+
+    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
+        outcome = await super().evaluate(attempt, report, keep, loads)
+        return replace(outcome, facts={"start_seconds": 6.0})
+
+
+async def test_a_question_is_asked_with_what_runs_on_its_group_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(plan(10), groups=2)
+    loop.groups = [Starting(g.group.name, loop.clock, service, lambda _: 10.0) for g in loop.groups]
+    monkeypatch.setattr(coordinator, "free_fields", lambda _: frozenset({"concurrency"}))
+    loop.coordinator = Coordinator(loop.coordinator._plan, loop.store, loop.groups, loop.clock, loop.events.append)
+    seen: list[Running | None] = []
+    monkeypatch.setattr(loop.coordinator._search, "see", seen.append)
+    await loop.coordinator.search()
+    assert seen[0] is None
+    known = [running for running in seen if running is not None]
+    last = {(g.group.name, attempt.setting.key) for g in loop.groups for _, _, attempt in g.measured}
+    assert {running.setting.key for running in known} <= {key for _, key in last}
+    assert {(running.free, running.start_share) for running in known} == {(frozenset({"concurrency"}), 0.6)}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from swarmtune.records import Score, Setting
-from swarmtune.search.base import Earlier
+from swarmtune.search.base import Earlier, Running
 from swarmtune.search.history import rng_for, unseen
 from swarmtune.search.incumbent import CAUTION, cost
 from swarmtune.search.knowledge import Knowledge
@@ -35,6 +35,9 @@ class AssistedSwarm(SwarmSearch):
 
     def learn(self, earlier: Sequence[Earlier]) -> None:
         self._knowledge.learn(earlier)
+
+    def see(self, running: Running | None) -> None:
+        self._knowledge.running = running
 
     def tell(self, setting: Setting, score: Score) -> None:
         super().tell(setting, score)

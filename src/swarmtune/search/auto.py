@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from swarmtune.records import Score, Setting
 from swarmtune.search.assisted import AssistedSwarm
-from swarmtune.search.base import Earlier, Search
+from swarmtune.search.base import Earlier, Running, Search
 from swarmtune.search.cmaes import CmaEsSearch
 from swarmtune.search.grid import GridSearch
 from swarmtune.search.optuna_adapter import TpeSearch
@@ -41,3 +41,6 @@ class AutoSearch(Search):
 
     def learn(self, earlier: Sequence[Earlier]) -> None:
         self.chosen.learn(earlier)
+
+    def see(self, running: Running | None) -> None:
+        self.chosen.see(running)

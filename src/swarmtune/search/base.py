@@ -19,6 +19,18 @@ class Earlier:
     weight: float = 1.0
 
 
+@dataclass(frozen=True)
+class Running:
+    """The service that is there for the next question: a setting that differs only in ``free`` fields needs no restart.
+
+    ``start_share``: the part of an evaluation that a start takes, 0 to 1.
+    """
+
+    setting: Setting
+    free: frozenset[str]
+    start_share: float
+
+
 class Search(ABC):
     """Decides what to try next. Pure: it starts nothing, waits for nothing, and keeps no clock.
 
@@ -46,3 +58,6 @@ class Search(ABC):
 
     def learn(self, earlier: Sequence[Earlier]) -> None:  # noqa: B027 - most have no use for it
         """Results of earlier studies, before the first question. A search without a use for them ignores them."""
+
+    def see(self, running: Running | None) -> None:  # noqa: B027 - most have no use for it
+        """What runs where the next question will be measured; None: nothing, or nobody knows what a start costs."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from swarmtune.records import Score, Setting
-from swarmtune.search.base import Earlier, Search
+from swarmtune.search.base import Earlier, Running, Search
 from swarmtune.search.history import History, rng_for, unseen
 from swarmtune.search.knowledge import Knowledge
 from swarmtune.search.start import evenly_spread
@@ -27,6 +27,9 @@ class BayesianSearch(Search):
 
     def learn(self, earlier: Sequence[Earlier]) -> None:
         self._knowledge.learn(earlier)
+
+    def see(self, running: Running | None) -> None:
+        self._knowledge.running = running
 
     def tell(self, setting: Setting, score: Score) -> None:
         self._history.tell(setting, score)

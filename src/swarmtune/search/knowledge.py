@@ -8,7 +8,7 @@ import numpy as np
 
 from swarmtune.objective.pareto import random_weights
 from swarmtune.records import Score, Setting
-from swarmtune.search.base import Earlier
+from swarmtune.search.base import Earlier, Running
 from swarmtune.search.proposals import cell, proposals
 from swarmtune.search.surrogate import Belief, Surrogate
 from swarmtune.space import Space
@@ -23,6 +23,8 @@ class Knowledge:
         self._space = space
         self._surrogate = Surrogate(space)
         self._earlier: tuple[Earlier, ...] = ()
+        self.running: Running | None = None
+        """What runs where the next question will be measured."""
 
     def learn(self, earlier: Sequence[Earlier]) -> None:
         """Take in what earlier studies found; what was believed before counts for nothing."""
@@ -53,7 +55,7 @@ class Knowledge:
         """The new legal setting that is most worth a measurement; None if none of the proposals is new."""
         known = {s.key for s, _ in self.rows} | {s.key for s in pending}
         taken = {cell(self._surrogate.point(s)) for s in (*(s for s, _ in self.rows), *pending)}
-        for point in proposals(self._space, belief, moves, taken, rng):
+        for point in proposals(self._space, belief, moves, taken, rng, self.running):
             setting = self._space.decode(point, origin)
             if setting.key not in known and self._space.legal(setting):
                 return setting

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.records import Setting
+from swarmtune.search.base import Running
 from swarmtune.search.gaussian import Array
 from swarmtune.search.surrogate import Belief, log_expected_improvement
 from swarmtune.space import Space
@@ -15,6 +17,7 @@ from swarmtune.space.space import Point
 
 ANYWHERE = 120  # uniformly random settings among the proposals
 AROUND = 240  # settings close to the most promising measured ones
+AS_IT_RUNS = 40  # that need no restart of the running service
 CENTRES = 5  # how many those are
 REFINED, NEIGHBOURS, ROUNDS = 6, 16, 3  # the best proposals, their neighbours, and how often they are looked at
 CERTAIN = 0.5  # probability of keeping all promises from which on a measured setting is one to beat
@@ -22,11 +25,22 @@ CERTAIN = 0.5  # probability of keeping all promises from which on a measured se
 Worth = Callable[[Points], Array]
 
 
-def proposals(space: Space, belief: Belief, moves: Points, taken: set[bytes], rng: np.random.Generator) -> Points:
+def proposals(
+    space: Space,
+    belief: Belief,
+    moves: Points,
+    taken: set[bytes],
+    rng: np.random.Generator,
+    running: Running | None = None,
+) -> Points:
     """Points of settings worth a measurement, best first: from the moves given, the neighbourhood of the best measured
     ones and anywhere, and then from the neighbourhood of the best of these. ``taken`` are cells not to be asked.
+    With a service running, settings that it can be measured with as it is are among them, and cost less.
     """
     worth = criterion(belief)
+    if running is not None:
+        worth = per_second(worth, space, running)
+        moves = np.vstack([moves, as_it_runs(space, running, rng)])
     categories = np.array([d.kind == "category" for d in space.dimensions], dtype=bool)
     centres = belief.points[most_promising(belief)[:CENTRES]]
     around = perturbed(np.tile(centres, (AROUND // len(centres), 1)), categories, rng)
@@ -59,6 +73,25 @@ def criterion(belief: Belief) -> Worth:
     return worth
 
 
+def per_second(worth: Worth, space: Space, running: Running) -> Worth:
+    """Worth by the time that it takes (Snoek et al. 2012, expected improvement per second): 1 with a start, less without."""
+    point = _middle(space, running.setting)
+    bound = [i for i, d in enumerate(space.dimensions) if d.name not in running.free]
+
+    def worth_per_second(points: Points) -> Array:
+        same = np.isclose(points[:, bound], point[bound], rtol=0.0, atol=1e-9).all(axis=1)
+        return worth(points) - np.log(np.where(same, 1.0 - running.start_share, 1.0))
+
+    return worth_per_second
+
+
+def as_it_runs(space: Space, running: Running, rng: np.random.Generator) -> Points:
+    """Points that need no restart: what runs, with the free coordinates drawn anew."""
+    free = np.array([d.name in running.free for d in space.dimensions])
+    points = np.tile(_middle(space, running.setting), (AS_IT_RUNS if free.any() else 0, 1))
+    return np.where(free, rng.uniform(size=points.shape), points)
+
+
 def most_promising(belief: Belief) -> NDArray[np.intp]:
     """Indices of the measured points, the most promising first."""
     known = belief.predict(belief.points)
@@ -81,6 +114,11 @@ def perturbed(points: Points, categories: NDArray[np.bool_], rng: np.random.Gene
 def cell(point: Point) -> bytes:
     """The same for all points of one setting, once they are in the middle of its share."""
     return np.round(point, 9).tobytes()
+
+
+def _middle(space: Space, setting: Setting) -> Point:
+    """The middle of its share, where the proposals lie."""
+    return np.asarray(snapped(space, space.encode(setting)[None, :])[0][0])
 
 
 def _new(space: Space, wishes: Points, taken: set[bytes]) -> Points:

@@ -18,6 +18,7 @@ from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, 
 from swarmtune.tuner.budget import Budget
 from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.plan import Plan
+from swarmtune.tuner.restarts import Restarts, free_fields
 from swarmtune.tuner.store import Attempt, Outcome, Store
 from swarmtune.tuner.warm_start import NOTHING, WarmStart
 
@@ -75,6 +76,7 @@ class Coordinator:
         self._rng = random.Random(plan.seed)
         self._listen = listen
         self._search = plan.new_search()
+        self._restarts = Restarts(free_fields(plan))
         self._warm = warm
         self._learned = False
         self.budget = Budget(clock)
@@ -145,7 +147,7 @@ class Coordinator:
                 return work, group
         if not self._may_open or (group := self.pool.try_acquire()) is None:
             return None
-        new = self._new()
+        new = self._new(group.group.name)
         if new is None:
             self.pool.release(group, None)
             return None
@@ -168,14 +170,15 @@ class Coordinator:
         if trials:
             self._emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._waiting)})
 
-    def _new(self) -> _Work | None:
-        """A setting to measure that nobody has; None when nothing is left or allowed."""
+    def _new(self, group: str) -> _Work | None:
+        """A setting for this group that nobody has; None when nothing is left or allowed."""
         if self._opened > 0 and (spent := self.budget.exhausted()):
             self._exhausted = True
             self._emit("exhausted", {"message": f"{spent} after {self._opened} evaluations"})
             return None
         setting = next((s for s in self._given() if s.key not in self._known), None)
         if setting is None:
+            self._search.see(self._restarts.on(group))
             try:
                 setting = self._search.ask((*self._pending.values(), *self._lost))
             except PSOConvergenceError as error:
@@ -214,7 +217,7 @@ class Coordinator:
         self._emit(
             "trial_started", {"trial": number, "origin": work.setting.origin, "group": group.group.name, **_facts(work)}
         )
-        to_beat = self._best.value if self._best else None
+        to_beat, begun = self._best.value if self._best else None, self._clock.monotonic()
         loads = Loads(start=self._best_load, thorough=self._best_load is None, may_stop=True, to_beat=to_beat)
         try:
             outcome = await group.evaluate(attempt, self._reporter(number, group), self._keeper(attempt), loads)
@@ -224,6 +227,8 @@ class Coordinator:
                 raise
             outcome, tries = Outcome(failure=error.message), work.attempts  # no fault of the trial
         self.budget.end(group.group)
+        runs = work.setting if outcome.measurement else None
+        self._restarts.ended(group.group.name, runs, self._clock.monotonic() - begun, outcome.facts)
         self._keep_folder(attempt, outcome)
         again = _Work(work.setting, number, tries, work.failed_on | {group.group.name})
         if outcome.score is None and tries >= self._plan.max_attempts:
