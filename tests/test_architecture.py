@@ -31,6 +31,9 @@ ENVIRONMENT_READERS = {
     "loadgen/spec.py": "headers and the key of the service are secrets: they travel in the environment, not in files",
     "space/space.py": "fields of dtype env take the value of a variable that the user names",
     "cluster/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
+    "cluster/executors/node_agent.py": "what Slurm tells a job must not reach the services",
+    "cluster/executors/slurm_jobs.py": "what Slurm tells the job that we run in is no option of another",
+    "cluster/executors/ray_membership.py": "RAY_ENABLE_AUTO_CONNECT: Ray must not start a cluster of its own",
     "cluster/supervisor.py": "travels alone: passes the environment on and finds the journals",
     "testing/executor.py": "proves that our own variables do not leak into services",
 }

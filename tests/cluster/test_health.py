@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtune.clock import VirtualClock
-from swarmtune.cluster.health import Breaker, CircuitBreaker, HealthMonitor, RetryPolicy, within
+from swarmtune.cluster.health import Breaker, CircuitBreaker, HealthMonitor, NotHeldError, RetryPolicy, within
 from swarmtune.cluster.pool import ServiceGroupPool
 
 
@@ -138,3 +138,17 @@ async def test_a_look_that_hangs_is_a_no_and_holds_up_nobody(clock: VirtualClock
         await clock.sleep(125)
     assert [name for _, name in groups.looks] == ["a", "b", "a", "b"]
     assert (groups.pool.counts.healthy, groups.pool.counts.open) == (1, 1)
+
+
+async def test_a_look_at_nodes_that_nobody_has_reserved_tells_nothing(clock: VirtualClock) -> None:
+    pool = ServiceGroupPool(["a"], clock, lambda name: name, failures=1)
+
+    async def check(_: str) -> bool:
+        raise NotHeldError("not reserved")
+
+    monitor = HealthMonitor(pool, check, clock)
+    await monitor.look()
+    assert pool.try_acquire() == "a"
+    pool.release("a", ok=False)
+    await monitor.look()
+    assert (pool.counts.open, pool.try_acquire()) == (1, None)  # no probe comes sooner for it

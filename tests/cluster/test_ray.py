@@ -66,7 +66,9 @@ async def test_a_killed_actor_is_a_lost_node_and_leaves_nothing(executor: RayExe
 
 async def test_devices_are_reserved_and_given_back(cluster: str, tmp_path: Path, monkeypatch: Any) -> None:
     first = RayExecutor(reserved(cluster, 4), 0, str(tmp_path / "a"), RealClock())
+    assert not first.held
     await (await first.start(Command(("true",)))).stop()
+    assert first.held
     monkeypatch.setattr("swarmtune.cluster.executors.ray.RESERVE_S", 0.5)
     second = RayExecutor(reserved(cluster, 1), 0, str(tmp_path / "b"), RealClock())
     with pytest.raises(CommunicationError, match="has not reserved"):
@@ -83,11 +85,11 @@ async def test_a_killed_driver_leaves_nothing(cluster: str, tmp_path: Path) -> N
 import asyncio
 from swarmtune.clock import RealClock
 from swarmtune.cluster.config import NodeConfig
-from swarmtune.cluster.executors.ray import RayExecutor, RayReservation, join
+from swarmtune.cluster.executors.ray import MEMBERSHIP, RayExecutor, RayReservation
 from swarmtune.records import Command
 from swarmtune.testing.executor import FAMILY, printed, python
 async def main():
-    join({address!r})
+    MEMBERSHIP.join({address!r})
     reservation = RayReservation([NodeConfig(host={cluster!r}, npu_ids=())], "NPU", RealClock())
     executor = RayExecutor(reservation, 0, {str(tmp_path / "node")!r}, RealClock())
     handle = await executor.start(Command(python(FAMILY, "600", "polite")))

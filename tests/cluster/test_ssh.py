@@ -310,6 +310,25 @@ async def test_nodes_that_fall_silent_are_lost_and_come_back_clean(
     one.on()
 
 
+async def test_a_node_that_is_away_in_the_end_is_cleared_when_it_comes_back(
+    lab: Lab, reach: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssh_login, "CONNECT_S", 1.0)
+    machine = lab.machines[1]
+    executor = reach(machine, work_dir="~/away", temporary=True)
+    await executor.start(Command(("sleep", "600")))
+    there = ("sh", "-c", "ls -d ~/away || true")
+    assert machine.run(*there) != ""
+    machine.kill_sessions()
+    await until(lambda: executor.leftovers != set())  # the loss is noticed
+    machine.off()
+    closing = asyncio.create_task(executor.close())
+    await asyncio.wait({closing}, timeout=1.5 * ssh_login.CONNECT_S)  # it has tried in vain
+    machine.on()
+    await closing
+    assert machine.run(*there) == ""
+
+
 async def test_a_killed_sshd_leaves_nothing(lab: Lab, reach: Open) -> None:
     machine = lab.machines[0]
     executor = reach(machine)

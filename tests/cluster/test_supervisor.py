@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import os
 import random
@@ -144,7 +145,7 @@ class TestEnding:
                 supervised.say({"stop": 0.05})
             case "term" | "int" | "hup":
                 supervised.process.send_signal(getattr(signal, f"SIG{how.upper()}"))
-        assert supervised.rest() == ["started", "exited", "done"]
+        assert supervised.rest() == ["started", *(["lapsed"] if how == "lease" else []), "exited", "done"]
         assert supervised.process.returncode == 0
         assert [pid for pid in family if alive(pid)] == []
 
@@ -193,6 +194,15 @@ class TestEnding:
             supervised = run(*argv, **spec)
             assert supervised.rest() == ["failed"]
             assert supervised.process.returncode == 1
+
+    @pytest.mark.parametrize("files", [8, 9, 10, 11])
+    def test_a_node_without_room_is_no_missing_program(self, run: Callable[..., Supervised], files: int) -> None:
+        """Its limit of open files is reached at the log, at the journal, or at the start itself."""
+        limit = f"import resource, os, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({files},) * 2); os.execv(sys.executable, sys.orig_argv[:1] + sys.argv[1:])"  # noqa: E501
+        supervised = run("true", launcher=(sys.executable, "-c", limit, "-I"))
+        event = supervised.event()
+        supervised.rest()
+        assert (event["event"], event["program"], event["errno"]) == ("failed", False, errno.EMFILE)
 
     def test_no_command_at_all_is_no_trouble(self, run: Callable[..., Supervised]) -> None:
         process = subprocess.run([sys.executable, "-I", supervisor.__file__], stdin=subprocess.DEVNULL, check=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Workplace
-from tests.lab import Lab, NoLab
+from tests.lab import Lab, Machine, NoLab
 from tests.lab.sshd import PROJECT
 
 pytestmark = pytest.mark.e2e
@@ -103,18 +104,46 @@ def test_two_groups_of_two_machines_tune_and_prove(tuner: Workplace) -> None:
     once_each(study, 6)
 
 
-def test_a_machine_that_is_cut_off_loses_no_trial(tuner: Workplace, lab: Lab) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_machine_that_is_cut_off_loses_no_trial(tuner: Workplace, lab: Lab, rank: int) -> None:
+    machine = lab.machines[2 + rank]
     process = tuner.start(*PARALLEL, "--json")
     wait_for("[1/6]", process)
-    lab.machines[3].cut()
+    machine.cut()
     wait_for("failed, again", process)
-    lab.machines[3].heal()
+    machine.heal()
     _, err = process.communicate(timeout=140)
     assert process.returncode == 0, err
     once_each(tuner.study, 6)
     lost = "SELECT service_group FROM swarmtune_attempts WHERE outcome LIKE '%\"score\": null%'"
     failed = rows(tuner.study, lost)
     assert set(failed) == {("group1",)}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_engine_that_hangs_fails_its_trial_and_no_other(tuner: Workplace, lab: Lab, rank: int) -> None:
+    """In the middle of a load; nothing ends, nothing says so."""
+    limited = "particles_time_out = 12\n" + CONFIG.replace("confirm = 2", "confirm = 1")
+    tuner.config(limited.replace("request_count = 8", "request_count = 24").replace("osl = 8", "osl = 64"))
+    process = tuner.start(*PARALLEL, "--json", "--evaluations", "4")
+    (engine,) = under_load(lab, lab.machines[2 + rank])
+    os.kill(engine, signal.SIGSTOP)
+    _, err = process.communicate(timeout=140)
+    assert process.returncode == 0, err
+    once_each(tuner.study, 4)
+    failed = "SELECT service_group, outcome FROM swarmtune_attempts WHERE outcome LIKE '%particles_time_out%'"
+    ((group, _),) = rows(tuner.study, failed)
+    assert group == "group1"
+
+
+def under_load(lab: Lab, machine: Machine) -> list[int]:
+    """The engine's processes on this machine of group1, once the load generator is connected to its master."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        table = [line.split() for line in lab.machines[2].run("cat", "/proc/net/tcp").splitlines()]
+        if sum(row[1].endswith(":1F40") and row[3] == "01" for row in table) >= 2:  # port 8000, established
+            return machine.pids("swarmtune.simulator")
+    pytest.fail("group1 had no load")
 
 
 def test_a_killed_tuner_leaves_nothing_and_goes_on(tuner: Workplace, lab: Lab) -> None:

@@ -19,8 +19,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from tests.lab.sshd import CLIENT_CONFIG, PROJECT, SERVER_CONFIG, NoLab, find_sshd, new_key
+from tests.lab.tools import find_faketime, find_nft
 
 HERE = "/run/lab"  # on a machine: what sshd needs
 DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
@@ -37,7 +39,7 @@ for shared in {shared}; do
 done
 for own in root run tmp; do mount --rbind {disk}/$own /$own; done
 for own in hosts passwd shadow; do mount --bind {here}/$own /etc/$own; done
-mount -t tmpfs -o size=64m tmpfs /dev/shm
+mount -t tmpfs -o size=256m tmpfs /dev/shm
 mount -t tmpfs -o size={small}m tmpfs {small_disk}
 mount -t proc proc /proc
 echo up
@@ -153,7 +155,7 @@ class Machine:
         )
         (here / "shadow").write_text("root:*::0:99999:7:::\n")
         (here / "authorized_keys").write_text(self._lab.public_key + "\n")
-        (here / "sshd_config").write_text(SERVER_CONFIG.format(folder=HERE))
+        (here / "sshd_config").write_text(SERVER_CONFIG.format(folder=HERE) + "PermitUserEnvironment yes\n")
         return self.new_host_key()
 
     def new_host_key(self) -> str:
@@ -202,6 +204,50 @@ class Machine:
         """Put it back."""
         self._lab.switch("ip", "link", "set", self._link, "up")
 
+    def drop(self, direction: Literal["to", "from"]) -> None:
+        """Lose every packet to it, or from it; the other way is open. NoLab without nft."""
+        hook = {"to": "input", "from": "output"}[direction]
+        self.undrop()
+        rules = f"add table inet lab; add chain inet lab lab {{ type filter hook {hook} priority 0; policy drop; }}"
+        self._network(*find_nft(), rules)
+
+    def undrop(self) -> None:
+        """Undo ``drop``."""
+        self._network(*find_nft(), "add table inet lab; delete table inet lab")
+
+    def shape(self, mbit: float) -> None:
+        """So many Mbit/s to it, and as many from it (htb)."""
+        for end, link in ((self._lab.switch, self._link), (self._network, "eth0")):
+            end("tc", "qdisc", "replace", "dev", link, "root", "handle", "1:", "htb", "default", "1")
+            end("tc", "class", "replace", "dev", link, "parent", "1:", "classid", "1:1", "htb", "rate", f"{mbit}mbit")
+
+    def unshape(self) -> None:
+        """Undo ``shape``."""
+        for end, link in ((self._lab.switch, self._link), (self._network, "eth0")):
+            end("tc", "qdisc", "del", "dev", link, "root")
+
+    def skew(self, offset_s: float) -> None:
+        """Show another time of day to all who log in from now on, and to those whom it was shown to. NoLab if we cannot.
+
+        Only the time of day: the monotonic clock never jumps. (Python's time.sleep fails there: libfaketime 0.9.10.)
+        """
+        clock = self.disk / HERE[1:] / "clock"
+        clock.with_name("clock.new").write_text(f"{offset_s:+f}")
+        clock.with_name("clock.new").replace(clock)
+        (self.disk / "root/.ssh").mkdir(exist_ok=True)
+        (self.disk / "root/.ssh/environment").write_text(
+            f"LD_PRELOAD={find_faketime()}\nFAKETIME_TIMESTAMP_FILE={HERE}/clock\n"
+            "FAKETIME_NO_CACHE=1\nFAKETIME_DONT_FAKE_MONOTONIC=1\n"
+        )
+
+    def unskew(self) -> None:
+        """Undo ``skew``."""
+        self.skew(0.0)
+        (self.disk / "root/.ssh/environment").unlink()
+
+    def _network(self, *argv: str) -> None:
+        run("nsenter", "-t", str(self._init()), "-n", *argv)
+
     def freeze(self) -> None:
         """Stop every process."""
         self._signal(signal.SIGSTOP)
@@ -217,7 +263,11 @@ class Machine:
 
     def run(self, *argv: str) -> str:
         """What a command prints there, not over the network."""
-        return run("nsenter", "-t", str(self._init()), "-a", *argv)
+        return run(*self.inside(*argv))
+
+    def inside(self, *argv: str) -> tuple[str, ...]:
+        """The command line that runs this there, from here."""
+        return ("nsenter", "-t", str(self._init()), "-a", *argv)
 
     def fill_disk(self) -> None:
         """No byte is free on SMALL_DISK."""
@@ -241,7 +291,11 @@ class Machine:
     def commands(self) -> list[str]:
         """The command lines of all that is not sshd."""
         others = [pid for pid in self.processes() if _name(pid) != "sshd"]
-        return [_read(f"/proc/{pid}/cmdline").replace("\0", " ") for pid in others]
+        return [_command_line(pid) for pid in others]
+
+    def pids(self, words: str) -> list[int]:
+        """Our numbers of its processes with these words in their command lines."""
+        return [pid for pid in self.processes() if words in _command_line(pid)]
 
     def alive(self, pid: int) -> bool:
         """Does a process with this number of its own run there?"""
@@ -308,6 +362,10 @@ def _numbers(space: Path) -> Iterator[tuple[int, int]]:
                 inner = next(line for line in status if line.startswith("NSpid:")).split()[-1]
                 if state != "Z":
                     yield int(entry.name), int(inner)
+
+
+def _command_line(pid: int) -> str:
+    return _read(f"/proc/{pid}/cmdline").replace("\0", " ")
 
 
 def _name(pid: int) -> str:

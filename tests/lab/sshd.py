@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,23 +72,24 @@ def find_sshd() -> Sshd:
             return found
     if CACHE.exists():
         raise NoLab(f"the sshd in {CACHE} does not run here; install openssh-server")
-    _unpack()
+    unpack(PACKAGES, CACHE, "sshd")
     return find_sshd()
 
 
-def _unpack() -> None:
+def unpack(packages: Sequence[str], folder: Path, what: str) -> None:
+    """Debian's packages, unpacked there without installing them. NoLab, for want of ``what``, if they cannot be had."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
-        raise NoLab("there is no sshd here; install openssh-server")
-    CACHE.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=CACHE.parent) as name:
-        for package in PACKAGES:
+        raise NoLab(f"there is no {what} here; install {packages[0]}")
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        for package in packages:
             subprocess.run(["apt-get", "download", package], cwd=name, capture_output=True, check=False)
-        packages = sorted(Path(name).glob("*.deb"))
-        if not packages:
-            raise NoLab("there is no sshd here, and apt-get cannot download it; install openssh-server")
-        for file in packages:
+        found = sorted(Path(name).glob("*.deb"))
+        if not found:
+            raise NoLab(f"there is no {what} here, and apt-get cannot download it; install {packages[0]}")
+        for file in found:
             subprocess.run(["dpkg", "-x", file, Path(name) / "root"], check=True)
-        (Path(name) / "root").rename(CACHE)
+        (Path(name) / "root").rename(folder)
 
 
 def new_key(path: Path) -> str:

@@ -10,11 +10,16 @@ from enum import StrEnum
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from swarmtune.clock import Clock
+from swarmtune.errors import CommunicationError
 
 M = TypeVar("M")
 T = TypeVar("T")
 M_co = TypeVar("M_co", covariant=True)
 TICK_S = 1e-3  # a clock that wakes us that much too early has woken us in time
+
+
+class NotHeldError(CommunicationError):
+    """A look at nodes that would have to be reserved first: it is not worth that, and tells nothing."""
 
 
 class Breaker(StrEnum):
@@ -112,7 +117,7 @@ class HealthMonitor(Generic[M]):
     """Looks at the idle members of a pool every ``every_s`` seconds, while its ``async with`` lasts.
 
     ``check`` says whether a member answers; an error, or no answer within ``every_s``, is a no. A member out of use that
-    answers gets its probe at once; one that does not stays out of use.
+    answers gets its probe at once; one that does not stays out of use. After a NotHeldError all is as it was.
     """
 
     def __init__(
@@ -145,6 +150,8 @@ class HealthMonitor(Generic[M]):
     async def _look_at(self, member: M) -> None:
         try:
             ok = await within(self._clock, self._every_s, self._check(member))
+        except NotHeldError:
+            return
         except Exception:  # noqa: BLE001 - whatever keeps a member from answering, it does not answer
             ok = False
         self._pool.checked(member, ok)

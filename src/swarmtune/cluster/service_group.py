@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.cluster.executors.base import Executor, Handle
+from swarmtune.cluster.health import NotHeldError
 from swarmtune.records import Command, Group
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -67,7 +68,9 @@ class ServiceGroup:
             await executor.get(of_rank(directory, rank), local.with_name(of_rank(local.name, rank)))
 
     async def answers(self) -> bool:
-        """Does every node start a command?"""
+        """Does every node start a command? NotHeldError if nodes would have to be reserved for that."""
+        if not all(executor.held for executor in self.executors):
+            raise NotHeldError(f"the nodes of {self.group.name} are not reserved")
         handles = await asyncio.gather(
             *(executor.start(Command(("true",), directory="health")) for executor in self.executors)
         )

@@ -8,8 +8,9 @@ Standard input: the first line is the command as JSON (``Supervisor`` lists the 
 tuner is gone, and ends the command too.
 
 Standard output, one JSON object per line: ``started`` (pid), ``exited`` (code or signal of the main process; what it left
-behind is then ended), ``failed`` (error, errno; nothing runs, files are as before), ``left`` (pids that cannot be ended),
-``unrestored`` (path, error), ``done``. Exit status: 0 all gone and put back, 1 not started, 2 something is left.
+behind is then ended), ``failed`` (error, errno; nothing runs, files are as before), ``lapsed`` (nobody renewed the lease:
+the command is ended), ``left`` (pids that cannot be ended), ``unrestored`` (path, error), ``done``. Exit status: 0 all gone
+and put back, 1 not started, 2 something is left.
 
 ``--sweep TOKEN...`` ends what killed supervisors left behind and puts their files back; ``--restore JOURNAL`` does only
 the latter.
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import functools
 import json
@@ -44,6 +46,7 @@ JOURNAL = "supervisor-journal.json"
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 KILL_WAIT_S = 30.0  # a killed process that is still there then cannot be ended (a driver holds it)
 LOCK_WAIT_S = 15.0  # how long another command may hold a file that we must write
+NO_ROOM = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)  # too many processes or open files on the node
 LOG_HEAD_BYTES, LOG_TAIL_BYTES = 1 << 20, 4 << 20
 
 
@@ -515,7 +518,8 @@ class Supervisor:
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
             )
         except OSError as error:
-            raise Refused(f"cannot run {self.spec['argv'][0]!r}: {error.strerror}", program=True) from error
+            program = error.errno not in NO_ROOM
+            raise Refused(f"cannot run {self.spec['argv'][0]!r}: {error.strerror}", program=program) from error
         os.close(self._output_of_child)
         emit("started", pid=self.main.pid)
 
@@ -562,7 +566,10 @@ class Supervisor:
             key.data()
         self._reap()
         lease = self.spec.get("lease_s")
-        if os.getppid() != self._parent or (lease and time.monotonic() > self._renewed + lease):
+        lapsed = lease is not None and time.monotonic() > self._renewed + lease
+        if lapsed and self._kill_at is None:
+            emit("lapsed")
+        if lapsed or os.getppid() != self._parent:
             self._end_once()
 
     def _wait(self, seconds: float) -> None:
@@ -727,4 +734,6 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    STATUS = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(STATUS)  # all is done; the interpreter's own tidying takes longer than the end of most commands

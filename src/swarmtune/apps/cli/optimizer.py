@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import shlex
 import signal
 import sys
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_DONE
     place = place or new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
     view = View(plan, place.folder, settings.log_level)
-    with view:
+    with view, contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # Ray prints its troubles
         result = asyncio.run(_tune(plan, place, request, view))
     if result is None:
         print(

@@ -30,6 +30,11 @@ class Handle(ABC):
 class Executor(ABC):
     """A place where commands run. Every command ends with the executor's own process, however that ends."""
 
+    @property
+    def held(self) -> bool:
+        """False: its nodes would have to be reserved first, so there is nothing to look at."""
+        return True
+
     @abstractmethod
     async def start(self, command: Command) -> Handle:
         """Start it. ``command.directory`` is created; output goes to ``output.log`` in it."""

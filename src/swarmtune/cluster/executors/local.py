@@ -109,6 +109,7 @@ class LocalExecutor(Executor):
         self._adopted = adopted
         self._python = python
         self._commands = Commands(clock)
+        self._spare: subprocess.Popen[bytes] | None = None  # a supervisor that waits for the next command
         self._closed = False
 
     async def start(self, command: Command) -> SupervisedHandle:
@@ -120,7 +121,9 @@ class LocalExecutor(Executor):
         checked(command, self._closed)
         directory = await asyncio.to_thread(self._prepare, command.directory)
         checked(command, self._closed)  # it may have been closed meanwhile
-        return await self._commands.start(command, _Pipes(self._launch()), token_of(command), directory)
+        handle = await self._commands.start(command, _Pipes(self._taken()), token_of(command), directory)
+        self._keep_spare()
+        return handle
 
     async def put(self, local: Path, remote: str) -> None:
         """See Executor. Links inside a folder stay links; none is followed to the outside."""
@@ -135,17 +138,30 @@ class LocalExecutor(Executor):
     async def close(self) -> None:
         """See Executor. All commands are stopped at once; the first trouble is raised when all have been."""
         self._closed = True
+        spare, self._spare = self._spare, None
         try:
             await self._commands.stop()
         finally:
+            if spare is not None:
+                await asyncio.to_thread(spare.communicate)  # it ends with its input
             if self._temporary:
                 await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
+
+    def _taken(self) -> subprocess.Popen[bytes]:
+        """A supervisor for a command: the one that waits, or a new one."""
+        spare, self._spare = self._spare, None
+        return spare if spare is not None and spare.poll() is None else self._launch()
+
+    def _keep_spare(self) -> None:
+        """A Python takes longer to start than all else that is added to a command."""
+        if self._spare is None and not self._closed and not self._adopted:
+            self._spare = self._launch()
 
     def _launch(self) -> subprocess.Popen[bytes]:
         # Not asyncio's own: its transport kills the child with SIGKILL when the loop ends, which a supervisor must not be.
         argv = ["-c", ADOPTED, supervisor.__file__] if self._adopted else [supervisor.__file__]
         return subprocess.Popen(
-            [self._python, "-I", *argv],
+            [self._python, "-I", "-S", *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

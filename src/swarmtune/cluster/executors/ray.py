@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import io
-import logging
 import os
 import shutil
 import tarfile
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,13 @@ from swarmtune.cluster.config import NodeConfig, ParallelConfig
 from swarmtune.cluster.executors.asking import ANSWER_S, AskingExecutor, raised_of
 from swarmtune.cluster.executors.local import copy
 from swarmtune.cluster.executors.node_commands import Message, NodeCommands
+from swarmtune.cluster.executors.ray_membership import MEMBERSHIP, ray
 from swarmtune.cluster.health import within
-from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, MissingExtraError
+from swarmtune.cluster.supervisor import make_private
+from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
 
-try:
-    import ray
-    from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-except ImportError as missing:
-    raise MissingExtraError("Nodes of a Ray cluster", "ray") from missing
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group  # isort: skip
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # isort: skip
 
 RESERVE_S = 60.0  # an impossible reservation waits for ever if nobody ends it
 LEASE_S = 15.0  # so long an actor goes on without hearing from us
@@ -40,70 +39,95 @@ ON_NODE = 0.001  # of the resource "node:ADDRESS" that every Ray node has
 
 
 def reserved(config: ParallelConfig, nodes: Sequence[NodeConfig], clock: Clock) -> list[RayExecutor]:
-    """Executors for the nodes of one group, by rank; the cluster is joined if it is not yet. Errors: see ``join``."""
-    join(config.ray_address)
-    reservation = RayReservation(nodes, config.ray_resource, clock)
+    """Executors for the nodes of one group, by rank; the cluster is joined if it is not yet.
+
+    CommunicationError, for the user, if there is none.
+    """
+    MEMBERSHIP.join(config.ray_address)
+    reservation = RayReservation(nodes, config.ray_resource, clock, config.ray_address)
     return [RayExecutor(reservation, rank, node.work_dir, clock) for rank, node in enumerate(nodes)]
-
-
-def join(address: str) -> None:
-    """Join the Ray cluster there (``auto``: the one of this machine). CommunicationError, for the user, if there is none."""
-    if ray.is_initialized():
-        return
-    try:
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise CommunicationError(
-            f"no Ray cluster answers at {address!r}: {error}. Start one (ray start --head) or name its address; with "
-            "RAY_AUTH_MODE=token both sides need the same token",
-            culprit=Culprit.USER,
-        ) from error
 
 
 class RayReservation:
     """The placement group of a service group: its nodes and devices are ours until its last executor releases it."""
 
-    def __init__(self, nodes: Sequence[NodeConfig], device_resource: str, clock: Clock) -> None:
-        """``device_resource``: "GPU", "NPU", or what else the cluster counts devices by."""
+    def __init__(self, nodes: Sequence[NodeConfig], device_resource: str, clock: Clock, address: str = "auto") -> None:
+        """``device_resource``: "GPU", "NPU", or what else the cluster counts devices by. ``address``: of the cluster."""
         self._bundles = [
             {f"node:{n.host}": ON_NODE, **({device_resource: len(n.npu_ids)} if n.npu_ids else {})} for n in nodes
         ]
         self._clock = clock
+        self._address = address
         self._group: PlacementGroup | None = None
+        self._number = 0  # of our membership when it was reserved
+        self._watching: asyncio.Task[None] | None = None
         self._reserving = asyncio.Lock()
         self._users = 0
+
+    @property
+    def lost(self) -> bool:
+        """Have we left the cluster that it was made in, because its head was gone?"""
+        return self._number != MEMBERSHIP.number
+
+    @property
+    def held(self) -> bool:
+        """Are the nodes ours now?"""
+        return self._group is not None and not self.lost
 
     def use(self) -> None:
         """One more executor rests on it."""
         self._users += 1
 
     async def group(self) -> PlacementGroup:
-        """Reserve it, once. CommunicationError if the nodes are not free within RESERVE_S."""
+        """Reserve it, once in each cluster. CommunicationError if there is none, or nodes are not free within RESERVE_S."""
         async with self._reserving:
-            if self._group is None:
-                group = placement_group(self._bundles, strategy="PACK")
-                try:
-                    await within(self._clock, RESERVE_S, _awaited(group.ready()))
-                except asyncio.CancelledError:
-                    remove_placement_group(group)
-                    raise
-                except TimeoutError as error:
-                    remove_placement_group(group)
-                    raise CommunicationError(
-                        f"Ray has not reserved {self._bundles} within {RESERVE_S:g} s: the nodes are gone or in use"
-                    ) from error
-                self._group = group
+            if self._group is None or self.lost:
+                self._group = None
+                self._group = await self._reserved()
             return self._group
 
-    def release(self) -> None:
+    async def _reserved(self) -> PlacementGroup:
+        await asyncio.to_thread(MEMBERSHIP.join, self._address)
+        if self._watching is None or self.lost:
+            self._number = MEMBERSHIP.number
+            self._watching = asyncio.create_task(MEMBERSHIP.watch(self._number, self._clock))
+        await MEMBERSHIP.check(self._number, self._clock)
+        group: PlacementGroup = placement_group(self._bundles, strategy="PACK")
+        try:
+            await within(self._clock, RESERVE_S, self.unless_lost(_awaited(group.ready())))
+        except BaseException as error:
+            if not self.lost:
+                remove_placement_group(group)
+            if isinstance(error, TimeoutError):
+                raise CommunicationError(
+                    f"Ray has not reserved {self._bundles} within {RESERVE_S:g} s: the nodes are gone or in use"
+                ) from error
+            raise
+        return group
+
+    async def unless_lost(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Its result. CommunicationError if we leave the cluster before: nobody would answer any more."""
+        task = asyncio.create_task(work)
+        try:
+            await asyncio.wait({task, self._watching or task}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                raise CommunicationError("the Ray cluster is lost: its head does not answer")
+            return task.result()
+        finally:
+            task.cancel()
+
+    async def release(self) -> None:
         """One executor less; after the last, others may have the nodes."""
         self._users -= 1
         if self._users > 0:
             return
         group, self._group = self._group, None
-        if group is not None:
-            with contextlib.suppress(Exception):  # the cluster may be gone
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            if group is not None and not self.lost:
+                await MEMBERSHIP.check(self._number, self._clock)
                 remove_placement_group(group)
+        if self._watching is not None:
+            self._watching.cancel()
 
 
 class _NodeActor:
@@ -111,8 +135,11 @@ class _NodeActor:
 
     def __init__(self, root: str) -> None:
         self._clock = RealClock()
+        folder = Path(root).expanduser()
+        clear_abandoned(folder.parent)
+        self._mark = mark(folder)
         # Ray kills the children of a worker with it, and a killed supervisor can end nothing.
-        self._commands = NodeCommands(Path(root).expanduser(), self._clock, adopted=True)
+        self._commands = NodeCommands(folder, self._clock, adopted=True)
         self._heard = self._clock.monotonic()
         self._lease: asyncio.Task[None] | None = None
 
@@ -168,8 +195,14 @@ class RayExecutor(AskingExecutor):
         self._roots: list[str] = []  # of all actors that there were; those of lost ones go with the last one's
         self._clock = clock
         self._actor: Any = None
+        self._number = 0  # of the membership that it was made in
         self._making = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
+
+    @property
+    def held(self) -> bool:
+        """See Executor."""
+        return self._reservation.held
 
     async def put(self, local: Path, remote: str) -> None:
         """See Executor: through Ray's object store."""
@@ -195,13 +228,13 @@ class RayExecutor(AskingExecutor):
             self._renewing.cancel()
         try:
             if actor is not None:
-                answer = await self._await(actor.answer.remote({"command": "eof"}), ANSWER_S)
+                answer = await self._await(partial(actor.answer.remote, {"command": "eof"}), ANSWER_S)
                 self.last_codes = raised_of(answer)["codes"]
-                await self._await(actor.clear.remote(self._roots), ANSWER_S)
+                await self._await(partial(actor.clear.remote, self._roots), ANSWER_S)
         finally:
             if actor is not None:
-                _kill(actor)
-            self._reservation.release()
+                await self._kill(actor)
+            await self._reservation.release()
 
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:
         """See AskingExecutor."""
@@ -209,45 +242,76 @@ class RayExecutor(AskingExecutor):
 
     async def _call(self, method: str, *arguments: Any, wait_s: float = ANSWER_S) -> Any:
         async with self._making:
-            if self._actor is None:
-                group = await self._reservation.group()
-                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=self._rank)
-                made = ray.remote(_NodeActor).options(num_cpus=0, scheduling_strategy=strategy, max_concurrency=64)
-                self._roots.append(f"{self._work_dir}/ray-{uuid.uuid4().hex[:12]}")
-                self._actor = made.remote(self._roots[-1])
-                self._renewing = self._renewing or asyncio.create_task(self._renew())
+            if self._actor is None or self._number != MEMBERSHIP.number:
+                with _told(self._rank):
+                    await self._make()
             actor = self._actor
         try:
-            return await self._await(getattr(actor, method).remote(*arguments), wait_s)
+            return await self._await(partial(getattr(actor, method).remote, *arguments), wait_s)
         except CommunicationError:
             if self._actor is actor:
                 self._actor = None  # the next one gets another actor, when its node is there again
-                _kill(actor)
+                await self._kill(actor)
             raise
+
+    async def _make(self) -> None:
+        group = await self._reservation.group()
+        await MEMBERSHIP.check(MEMBERSHIP.number, self._clock)
+        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=self._rank)
+        made = ray.remote(_NodeActor).options(num_cpus=0, scheduling_strategy=strategy, max_concurrency=64)
+        self._roots.append(f"{self._work_dir}/ray-{uuid.uuid4().hex[:12]}")
+        self._actor = made.remote(self._roots[-1])
+        self._number = MEMBERSHIP.number
+        self._renewing = self._renewing or asyncio.create_task(self._renew())
+
+    async def _kill(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):  # it may be gone, and its cluster with it
+            await MEMBERSHIP.check(MEMBERSHIP.number, self._clock)
+            ray.kill(actor)
 
     async def _renew(self) -> None:
         while True:
-            if self._actor is not None:
-                self._actor.renew.remote()  # nobody waits for it: a lost actor is noticed by who asks it
+            with contextlib.suppress(Exception):  # we have just left the cluster
+                if self._actor is not None and self._number == MEMBERSHIP.number:
+                    self._actor.renew.remote()  # nobody waits for it: a lost actor is noticed by who asks it
             await self._clock.sleep(LEASE_S / 3)
 
-    async def _await(self, reference: Any, wait_s: float) -> Any:
+    async def _await(self, ask: Callable[[], Any], wait_s: float) -> Any:
         try:
-            return await within(self._clock, wait_s, _awaited(reference))
+            with _told(self._rank):
+                return await within(self._clock, wait_s, self._reservation.unless_lost(_awaited(ask())))
         except TimeoutError as error:
             raise IPCTimeoutError(f"the actor on rank {self._rank} did not answer within {wait_s:g} s") from error
-        except ray.exceptions.RayError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise CommunicationError(f"the actor on rank {self._rank} is lost: {reason}") from error
 
 
-def _kill(actor: Any) -> None:
-    with contextlib.suppress(Exception):  # it may be gone, and its cluster with it
-        ray.kill(actor)
+@contextlib.contextmanager
+def _told(rank: int) -> Iterator[None]:
+    """Errors of Ray become CommunicationError."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CommunicationError(f"the actor on rank {rank} is lost: {reason}") from error
 
 
 async def _awaited(reference: Any) -> Any:
     return await reference
+
+
+def mark(folder: Path) -> int:
+    """Make the folder; while this process lives (the descriptor is open) it is in use."""
+    make_private(folder)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def clear_abandoned(parent: Path) -> None:
+    """Remove what actors left that Ray killed, as it does when a driver dies."""
+    for lock in parent.glob("ray-*/.lock"):
+        with contextlib.suppress(OSError), lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
 
 
 def pack(path: Path) -> bytes:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import stat
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -14,7 +15,21 @@ from swarmtune.cluster.executors.ssh_login import asyncssh
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError
 
 FOLDER = asyncssh.SFTPAttrs(permissions=0o700)
+BLOCK_BYTES, BLOCKS = 32 * 1024, 16  # under way at most: on a slow line all else, leases too, waits behind that
+Moved = Callable[..., None]
+"""To be called whenever a copy has made progress."""
 GONE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
+
+
+class _AbandonedBlocks(logging.Filter):
+    """When a connection is lost, asyncssh forgets the blocks of a copy that were under way; the copy itself says so."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Is it something else?"""
+        return not (record.exc_info and isinstance(record.exc_info[1], asyncssh.SFTPConnectionLost))
+
+
+logging.getLogger("asyncio").addFilter(_AbandonedBlocks())
 
 
 async def make_private(sftp: asyncssh.SFTPClient, folder: PurePosixPath) -> None:
@@ -65,25 +80,28 @@ async def tail(sftp: asyncssh.SFTPClient, path: str, size_bytes: int) -> bytes:
         return b""
 
 
-async def put(sftp: asyncssh.SFTPClient, source: Path, target: PurePosixPath) -> None:
+async def put(sftp: asyncssh.SFTPClient, source: Path, target: PurePosixPath, moved: Moved) -> None:
     """Copy a file or folder to the node; links stay links, those in the way are replaced."""
     if source.is_dir() and not source.is_symlink():
         if await sftp.islink(str(target)):
             await sftp.unlink(str(target))
         await make_private(sftp, target)
         for entry in source.iterdir():
-            await put(sftp, entry, target / entry.name)
+            await put(sftp, entry, target / entry.name, moved)
+            moved()
         return
     async with _fresh(sftp, target) as fresh:
         if source.is_symlink():
             await sftp.symlink(str(source.readlink()), fresh)
         elif source.is_file():
-            await sftp.put(str(source), fresh, preserve=True)
+            await sftp.put(
+                str(source), fresh, preserve=True, block_size=BLOCK_BYTES, max_requests=BLOCKS, progress_handler=moved
+            )
         else:
             raise _strange(source)
 
 
-async def get(sftp: asyncssh.SFTPClient, source: PurePosixPath, target: Path) -> None:
+async def get(sftp: asyncssh.SFTPClient, source: PurePosixPath, target: Path, moved: Moved) -> None:
     """Copy a file or folder from the node; links stay links, those in the way are replaced."""
     mode = (await sftp.lstat(str(source))).permissions or 0
     if stat.S_ISDIR(mode):
@@ -92,14 +110,22 @@ async def get(sftp: asyncssh.SFTPClient, source: PurePosixPath, target: Path) ->
         supervisor.make_private(target)
         for name in map(str, await sftp.listdir(str(source))):
             if name not in (".", ".."):
-                await get(sftp, source / name, target / Path(name).name)
+                await get(sftp, source / name, target / Path(name).name, moved)
+                moved()
         return
     fresh = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         if stat.S_ISLNK(mode):
             fresh.symlink_to(str(await sftp.readlink(str(source))))
         elif stat.S_ISREG(mode):
-            await sftp.get(str(source), str(fresh), preserve=True)
+            await sftp.get(
+                str(source),
+                str(fresh),
+                preserve=True,
+                block_size=BLOCK_BYTES,
+                max_requests=BLOCKS,
+                progress_handler=moved,
+            )
         else:
             raise _strange(source)
         fresh.replace(target)

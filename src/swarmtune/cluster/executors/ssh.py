@@ -19,6 +19,7 @@ from swarmtune.records import Command
 
 __all__ = ["SshExecutor", "SshTarget"]
 
+AWAY_S = 30.0  # so long a node that is away in the end is waited for, to leave nothing on it
 LEASE_S = 15.0  # so long a supervisor goes on without hearing from us
 
 
@@ -77,6 +78,7 @@ class SshExecutor(Executor):
     def __init__(self, target: SshTarget, clock: Clock, leftovers: Iterable[str] = ()) -> None:
         self.target = target
         self.leftovers = set(leftovers)
+        self._clock = clock
         self._commands = Commands(clock, LEASE_S)
         self._node: SshNode | None = None
         self._opening = asyncio.Lock()
@@ -102,16 +104,16 @@ class SshExecutor(Executor):
         if not source.exists():
             raise CommunicationError(f"cannot copy {local}: there is no such file", culprit=Culprit.USER)
         node = await self._ready()
-        async with node.told(f"cannot copy {source} to {remote}"):
+        async with node.told(f"cannot copy {source} to {remote}") as moved:
             target = await sftp.inside(node.files, node.root, remote)
             await sftp.make_private(node.files, target.parent)
-            await sftp.put(node.files, source, target)
+            await sftp.put(node.files, source, target, moved)
 
     async def get(self, remote: str, local: Path) -> None:
         """See Executor. Relative paths begin at work_dir. Links inside a folder stay links."""
         node = await self._ready()
-        async with node.told(f"cannot copy {remote} to {local}"):
-            await sftp.get(node.files, await sftp.inside(node.files, node.root, remote), local)
+        async with node.told(f"cannot copy {remote} to {local}") as moved:
+            await sftp.get(node.files, await sftp.inside(node.files, node.root, remote), local, moved)
 
     async def close(self) -> None:
         """See Executor. All commands are stopped at once; the first trouble is raised when all have been."""
@@ -126,16 +128,21 @@ class SshExecutor(Executor):
         if self._node is None:
             return
         try:
-            if self.target.temporary:
-                with contextlib.suppress(CommunicationError):  # a node that is lost keeps it
-                    await self._clear()
+            deadline = self._clock.monotonic() + AWAY_S
+            while self.target.temporary and not await self._cleared() and self._clock.monotonic() < deadline:
+                await self._clock.sleep(1.0)
         finally:
             await self._node.close()
 
-    async def _clear(self) -> None:
-        node = await self._connected()
-        async with node.told("cannot clear work_dir"):
-            await node.files.rmtree(str(node.root), ignore_errors=True)
+    async def _cleared(self) -> bool:
+        """Is work_dir gone, or will it never be?"""
+        try:
+            node = await self._connected()
+            async with node.told("cannot clear work_dir"):
+                await node.files.rmtree(str(node.root), ignore_errors=True)
+        except CommunicationError as error:
+            return error.culprit is Culprit.USER
+        return True
 
     async def _ready(self) -> SshNode:
         """The node, connected and without leftovers."""

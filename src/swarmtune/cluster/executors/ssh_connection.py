@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import shlex
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path, PurePosixPath
 
 from swarmtune.cluster import supervisor
@@ -16,6 +16,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, Simul
 
 PREPARE_S = 60.0  # for the upload of the supervisor and its first run
 CLOSE_S = 5.0
+STALLED_S = 120.0  # a disk that hangs answers nothing and has no time-out; a copy that moves may take for ever
 
 
 class SshNode:
@@ -83,22 +84,30 @@ class SshNode:
             )
 
     @contextlib.asynccontextmanager
-    async def told(self, what: str) -> AsyncIterator[None]:
-        """Errors of the library become CommunicationError: for the user if a path is wrong, else infrastructure."""
+    async def told(self, what: str) -> AsyncIterator[sftp.Moved]:
+        """Errors of the library become CommunicationError: for the user if a path is wrong, else infrastructure.
+
+        The connection is given up when this takes STALLED_S without a call of what it gives.
+        """
+        patience = _Patience(self.connection.abort)
         try:
-            yield
+            yield patience.moved
         except sftp.GONE as error:
             text = f"{what} on {self.target.host}: there is no such file"
             raise CommunicationError(text, culprit=Culprit.USER) from error
         except (asyncssh.Error, OSError) as error:
             reason, culprit = str(error), Culprit.INFRASTRUCTURE
-            if isinstance(error, asyncssh.SFTPPermissionDenied):
+            if patience.lost:
+                reason = f"nothing moved for {STALLED_S:g} s; does its disk hang?"
+            elif isinstance(error, asyncssh.SFTPPermissionDenied):
                 culprit = Culprit.USER
             elif isinstance(error, asyncssh.SFTPFailure) and await sftp.is_full(self.files, self.root):
                 reason = f"no space is left in {self.root}"
             elif isinstance(error, asyncssh.ChannelOpenError) and not self.connection.is_closed():
                 reason += "; its sshd allows no more sessions at a time (MaxSessions)"
             raise CommunicationError(f"{what} on {self.target.host}: {reason}", culprit=culprit) from error
+        finally:
+            patience.end()
 
     async def close(self) -> None:
         """Let go of the node."""
@@ -108,6 +117,29 @@ class SshNode:
                 await self.connection.wait_closed()
         except TimeoutError:
             self.connection.abort()
+
+
+class _Patience:
+    """Calls ``give_up`` when nothing has moved for STALLED_S."""
+
+    def __init__(self, give_up: Callable[[], None]) -> None:
+        self.lost = False
+        self._give_up = give_up
+        self._alarm = asyncio.get_running_loop().call_later(STALLED_S, self._lose)
+
+    def moved(self, *_: object) -> None:
+        """Something has."""
+        if not self.lost:
+            self.end()
+            self._alarm = asyncio.get_running_loop().call_later(STALLED_S, self._lose)
+
+    def end(self) -> None:
+        """It does not matter any more."""
+        self._alarm.cancel()
+
+    def _lose(self) -> None:
+        self.lost = True
+        self._give_up()
 
 
 async def open_node(target: SshTarget, again: bool = False) -> SshNode:

@@ -21,7 +21,8 @@ from swarmtune.records import Command
 GRACE_S = 5.0  # when nobody can be asked for another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
 LOG_WINDOW_BYTES = 256 * 1024  # what logs() reads at most, from the end
-NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE}  # no mistake of the command: the node cannot
+NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, *supervisor.NO_ROOM}
+"""No mistake of the command: the node cannot."""
 
 
 class Link(ABC):
@@ -113,7 +114,12 @@ class SupervisedHandle(Handle):
         )
 
     async def poll(self) -> int | None:
-        """See Handle. -9 also when the supervisor itself was killed: the command is ended with it."""
+        """See Handle. -9 also when the supervisor itself was killed: the command is ended with it.
+
+        CommunicationError when the line to it broke, or when it did not hear from us for longer than its lease.
+        """
+        if "lapsed" in self._events:
+            raise CommunicationError("the node did not hear from us for longer than the lease, and ended the command")
         if "exited" in self._events:
             code = self._events["exited"]["code"]
             return int(code) if code is not None else -int(self._events["exited"]["signal"])
