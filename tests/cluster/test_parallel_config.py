@@ -85,7 +85,7 @@ def test_the_master_comes_first_and_ports_of_one_host_differ() -> None:
         ]
     )
     groups = parallel.groups()
-    assert [(g.master, g.port) for g in groups] == [("h2", 8000), ("h2", 8002), ("h2", 8001), ("h3", 8000)]
+    assert [(g.master, g.port) for g in groups] == [("h2", 8003), ("h2", 8005), ("h2", 8001), ("h3", 8000)]
     assert [n.host for n in groups[0].nodes] == ["h2", "h1"]
 
 
@@ -186,7 +186,7 @@ def test_the_examples_of_the_page_are_right(tmp_path: Path) -> None:
     parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, text))
     assert len(parallel.groups()) == 4
     assert parallel.notices == ("not used, because groups have 2 nodes: fe80::8:2222",)
-    (block,) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (block, *_) = re.findall(r"^```toml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     big, small = config(**tomllib.loads(block)["parallel"]).groups()
     assert (big.master, big.accelerators, small.url) == ("server2", 12, "http://server3:9000")
 
@@ -195,3 +195,25 @@ def test_a_thousand_nodes(tmp_path: Path) -> None:
     text = "".join(f"node{n} slots=8\n" for n in range(1000))
     groups = ParallelConfig.from_hostfile(hostfile(tmp_path, text), nodes_per_group=1).groups()
     assert len(groups) == 1000
+
+
+def test_services_that_share_nodes_get_equal_parts_of_the_devices() -> None:
+    config = ParallelConfig.from_node_string("h1,h2:h3,h4", services_per_group=2)
+    names = [(g.group_id, g.port, [n.npu_ids for n in g.ranks]) for g in config.service_groups]
+    halves = (0, 1, 2, 3), (4, 5, 6, 7)
+    assert names == [
+        ("group0.0", 8000, [halves[0]] * 2),
+        ("group0.1", 8002, [halves[1]] * 2),
+        ("group1.0", 8000, [halves[0]] * 2),
+        ("group1.1", 8002, [halves[1]] * 2),
+    ]
+    without = ParallelConfig.from_node_string("h1", nodes_per_group=1, npus_per_node=0, services_per_group=3)
+    assert [g.nodes[0].npu_ids for g in without.service_groups] == [(), (), ()]
+    with pytest.raises(ConfigValidationError, match="shared equally by 3 services: h1: 8"):
+        ParallelConfig.from_node_string("h1", nodes_per_group=1, services_per_group=3)
+
+
+def test_services_on_one_machine_need_a_config_of_their_own() -> None:
+    with pytest.raises(ConfigValidationError, match=r"config_path /etc/c\.json on h1 is that of group group0\.0"):
+        ParallelConfig.from_node_string("h1", nodes_per_group=1, services_per_group=2, config_path="/etc/c.json")
+    ParallelConfig.from_node_string("h1:h2", nodes_per_group=1, config_path="/etc/c.json")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from swarmtune.clock import RealClock, VirtualClock
+from swarmtune.cluster.executors.node_agent import NodeAgent
 from swarmtune.cluster.executors.shared_dir import SharedDirectoryExecutor
 from swarmtune.cluster.mailbox import LOST_S, Watch, write_message
-from swarmtune.cluster.node_agent import NodeAgent
 from swarmtune.errors import CommunicationError, ConfigurationError, IPCTimeoutError
 from swarmtune.records import Command
 from swarmtune.testing.executor import ExecutorContract, alive, family_of, gone
@@ -136,3 +136,13 @@ async def test_life_is_told_by_a_number_not_by_the_other_sides_clock(tmp_path: P
     assert watch.name() is None
     write_message(watch.path, {"name": "a", "number": 2})
     assert watch.name() == "a"
+
+
+async def test_an_error_of_one_question_costs_nobody_his_commands(
+    executor: SharedDirectoryExecutor, tmp_path: Path
+) -> None:
+    handle = await executor.start(Command(("sleep", "600")))
+    with pytest.raises(CommunicationError, match="no such file"):
+        await executor.get("nothing", tmp_path / "nothing")
+    assert executor.entered
+    assert await handle.poll() is None

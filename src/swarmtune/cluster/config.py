@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -17,8 +17,16 @@ from swarmtune.records import Group, Node
 
 FIRST_PORT = 8000
 MAX_HOSTFILE_BYTES = 4 * 1024 * 1024
+SLURM_OURS = {
+    "nodes", "nodelist", "ntasks_per_node", "signal", "signal_delay_s", "requeue", "no_requeue", "array",
+    "array_parallelism", "output", "error", "open_mode", "stderr_to_stdout", "additional_parameters", "setup", "teardown",
+    "srun_args", "use_srun",
+}  # fmt: skip
+"""Options of a Slurm job that users cannot give: the ones that we say ourselves, and those that are lines for a shell."""
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _Device = Annotated[int, Option(ge=0, lt=4096)]
+_SlurmName = Annotated[str, Option(pattern=r"^[a-z][a-z0-9_-]*$")]
+_SlurmValue = bool | int | Annotated[str, Option(pattern=r"^[ -~]+$")]  # a line of the job's script
 _Seconds = Annotated[float, Option(gt=0, le=1e7, allow_inf_nan=False)]
 
 
@@ -103,15 +111,32 @@ class ParallelConfig(ServiceOptions):
     """
 
     enabled: bool = Option(False, description="measure on several groups of nodes at once (--parallel)")
-    executor: Literal["ssh", "local", "ray", "shared_dir"] = Option("ssh", description="how nodes are reached")
+    executor: Literal["ssh", "local", "ray", "slurm", "shared_dir"] = Option("ssh", description="how nodes are reached")
     ray_address: str = Option("auto", min_length=1, description="Ray cluster to join; auto: the one of this machine")
     ray_resource: str = Option("NPU", min_length=1, description='what Ray counts devices by: "NPU" or "GPU"')
+    slurm: dict[_SlurmName, _SlurmValue] = Option(
+        {}, description="options of sbatch for each group's job, such as partition, account, qos, time"
+    )
+    slurm_resource: str = Option(
+        "gpu", pattern=r"^[\w:.-]+$", description='what Slurm counts devices by: "gpu" or "npu"'
+    )
+    slurm_pending_timeout: _Seconds = Option(3600, description="seconds that a group's job may wait for its nodes")
     mode: Literal["single_node", "multi_node"] = Option("multi_node", description="single_node: every node is a group")
     service_groups: tuple[ServiceGroupConfig, ...] = Option((), max_length=1024, description="the groups, one by one")
     hostfile: str | None = Option(None, min_length=1, description="file with one host a line (--hostfile)")
     node_string: str | None = Option(None, min_length=1, description="the groups as n0,n1:n2,n3 (--nodes)")
     nodes_per_group: int = Option(2, ge=1, le=1024, description="nodes of a group made from a list of hosts")
     npus_per_node: int = Option(8, ge=0, le=1024, description="devices of a host that does not say slots=N; 0 = none")
+    services_per_group: int = Option(
+        1,
+        ge=1,
+        le=64,
+        description="services that share the nodes of a group from a list, with equal parts of its devices",
+    )
+    in_turn: bool = Option(
+        False,
+        description="services that share a node are measured one at a time; while one is, the next candidate starts",
+    )
     work_dir: str = Option("~/.swarmtune", min_length=1, description="folder for our files on the hosts of a list")
     username: str | None = Option(None, min_length=1, description="who logs in on the hosts of a list")
     evaluation_timeout: _Seconds = Option(600, description="seconds that the measurement of one candidate may take")
@@ -122,6 +147,11 @@ class ParallelConfig(ServiceOptions):
     health_check_interval: _Seconds = Option(30, description="seconds between looks at idle groups")
     results_dir: str = Option("swarmtune-parallel", min_length=1, description="folder here for results and logs")
     _notices: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def reservation_s(self) -> float:
+        """Seconds that it may take until the nodes of a group are ours, before anything starts there."""
+        return self.slurm_pending_timeout if self.executor == "slurm" else 0.0
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -156,7 +186,10 @@ class ParallelConfig(ServiceOptions):
         """
         groups, notices = self._source()
         groups = [self._completed(group) for group in groups]
-        if mistakes := _mistakes(groups, single=self.mode == "single_node"):
+        mistakes = _mistakes(groups, single=self.mode == "single_node")
+        if self.executor == "slurm":
+            mistakes += _slurm_mistakes(self.slurm, groups)
+        if mistakes:
             raise ConfigValidationError(mistakes)
         groups = _with_ports(groups, self.port or FIRST_PORT)
         config = self.model_copy(update={"service_groups": tuple(groups), "hostfile": None, "node_string": None})
@@ -180,7 +213,8 @@ class ParallelConfig(ServiceOptions):
         if len(named) == 1:
             named, left = self._cut(named[0])
             notices += left
-        return [self._group(number, hosts) for number, hosts in enumerate(named)], notices
+        groups = [self._group(number, hosts) for number, hosts in enumerate(named)]
+        return [part for group in groups for part in self._parts(group)], notices
 
     def _cut(self, hosts: list[Host]) -> tuple[list[list[Host]], list[str]]:
         size = 1 if self.mode == "single_node" else self.nodes_per_group
@@ -206,10 +240,30 @@ class ParallelConfig(ServiceOptions):
         ]
         return ServiceGroupConfig(group_id=f"group{number}", nodes=tuple(nodes))
 
+    def _parts(self, group: ServiceGroupConfig) -> list[ServiceGroupConfig]:
+        """The services that share its nodes. ConfigValidationError if its devices cannot be shared equally."""
+        count = self.services_per_group
+        if count == 1:
+            return [group]
+        if uneven := [f"{n.host}: {len(n.npu_ids)}" for n in group.nodes if len(n.npu_ids) % count]:
+            raise ConfigValidationError([f"devices cannot be shared equally by {count} services: {', '.join(uneven)}"])
+        return [
+            ServiceGroupConfig(
+                group_id=f"{group.group_id}.{part}", nodes=tuple(_share(n, part, count) for n in group.nodes)
+            )
+            for part in range(count)
+        ]
+
     def _completed(self, group: ServiceGroupConfig) -> ServiceGroupConfig:
         """What a group does not say about its service, these options say."""
         keys = ServiceOptions.model_fields.keys() - group.model_fields_set
         return group.model_copy(update={key: getattr(self, key) for key in sorted(keys) if key != "port"})
+
+
+def _share(node: NodeConfig, part: int, count: int) -> NodeConfig:
+    """The node with one of ``count`` equal parts of its devices."""
+    size = len(node.npu_ids) // count
+    return node.model_copy(update={"npu_ids": node.npu_ids[part * size : (part + 1) * size]})
 
 
 def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
@@ -218,6 +272,7 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
     found = [f"group {name}: given more than once" for name, n in Counter(g.group_id for g in groups).items() if n > 1]
     devices: dict[tuple[str, int, int], str] = {}
     ports: dict[tuple[str, int, int | None], str] = {}
+    files: dict[tuple[str, int, str], str] = {}
     for group in groups:
         where = f"group {group.group_id}"
         if single and len(group.nodes) > 1:
@@ -228,6 +283,12 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
             if key in devices:
                 found.append(f"{where}: device {key[2]} of {key[0]} is used already, by {devices[key]}")
             devices.setdefault(key, where)
+        for node in group.nodes if Path(group.config_path).is_absolute() else ():
+            user = files.setdefault((node.host, node.ssh_port, group.config_path), where)
+            if user != where:
+                found.append(
+                    f"{where}: config_path {group.config_path} on {node.host} is that of {user}; give each its own"
+                )
         if group.master_node_index >= len(group.nodes):
             found.append(
                 f"{where}: master_node_index {group.master_node_index}, but its nodes are 0 to {len(group.nodes) - 1}"
@@ -239,15 +300,45 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def _slurm_mistakes(options: Mapping[str, Any], groups: Sequence[ServiceGroupConfig]) -> list[str]:
+    """What Slurm could not do: it reserves whole nodes, unless told otherwise, and gives each the same of everything."""
+    given = {name.replace("-", "_") for name in options}
+    found = [f"parallel.slurm: {name} is what SwarmTune itself says" for name in sorted(SLURM_OURS & given)]
+    if "clusters" in given:
+        found.append(
+            "parallel.slurm: clusters: squeue would look for the job here; run this in the cluster that is meant"
+        )
+    whole = options.get("exclusive", True) is not False
+    uses = Counter(node.host for group in groups for node in group.nodes)
+    for group in groups:
+        where, hosts = f"group {group.group_id}", [node.host for node in group.nodes]
+        if len(set(hosts)) < len(hosts):
+            found.append(f"{where}: names a node twice, which Slurm can give only once")
+        elif whole and (shared := [host for host in hosts if uses[host] > 1]):
+            found.append(
+                f"{where}: {', '.join(shared)} is in several groups, but each has whole nodes; use it in one, or say "
+                "exclusive = false in parallel.slurm"
+            )
+        if len({len(node.npu_ids) for node in group.nodes}) > 1 and not counts_devices(options):
+            found.append(f"{where}: its nodes differ in devices; say gres in parallel.slurm, or group others")
+    return found
+
+
+def counts_devices(options: Mapping[str, Any]) -> bool:
+    """Do these options of sbatch say how many devices are wanted?"""
+    return any(name.startswith(("gres", "gpus", "num_gpus")) for name in options)
+
+
 def _with_ports(groups: Sequence[ServiceGroupConfig], first: int) -> list[ServiceGroupConfig]:
-    """Groups that name no port get the first one that is free on their master."""
-    taken = {(_place(group), group.port) for group in groups}
+    """Groups that name no port get the first one that is free on their master, and so is the next one, where ranks meet."""
+    taken = {(_place(g), g.port + more) for g in groups if g.port is not None for more in (0, 1)}
     complete = []
     for group in groups:
-        port = group.port
+        port, place = group.port, _place(group)
         if port is None:
-            port = next(p for p in range(first, first + len(groups) + 1) if (_place(group), p) not in taken)
-            taken.add((_place(group), port))
+            free = (p for p in range(first, 65535) if not {(place, p), (place, p + 1)} & taken)
+            port = next(free, 65535)
+            taken |= {(place, port), (place, port + 1)}
         complete.append(group.model_copy(update={"port": port}))
     return complete
 

@@ -40,7 +40,8 @@ def write_message(path: Path, message: Message) -> None:
             os.fsync(file.fileno())
         fresh.replace(path)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fresh.unlink()
         raise CommunicationError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 

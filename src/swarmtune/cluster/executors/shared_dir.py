@@ -19,7 +19,7 @@ from swarmtune.clock import Clock
 from swarmtune.cluster.executors.asking import ANSWER_S, AskingExecutor, raised_of
 from swarmtune.cluster.executors.local import copy
 from swarmtune.cluster.mailbox import POLL_S, Message, Pulse, Watch, read_message, write_message
-from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, IPCTimeoutError
+from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
 
 
 class SharedDirectoryExecutor(AskingExecutor):
@@ -58,9 +58,9 @@ class SharedDirectoryExecutor(AskingExecutor):
         if self._beating is None:
             return
         try:
-            self.last_codes = (await self._exchange("eof", {}, ANSWER_S))["codes"]
+            self.last_codes = raised_of(await self._exchange("eof", {}, ANSWER_S))["codes"]
         finally:
-            self._stop_beating()
+            self.let_go()
 
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:
         """See AskingExecutor."""
@@ -68,12 +68,25 @@ class SharedDirectoryExecutor(AskingExecutor):
             if self._beating is None:
                 await self._enter()
         try:
-            return await self._exchange(name, facts, wait_s)
-        except IPCCommandError:
+            answer = await self._exchange(name, facts, wait_s)
+        except CommunicationError:  # the agent is gone: the next question begins anew
+            self.let_go()
             raise
-        except CommunicationError:  # the agent is gone, or has been started again: the next question begins anew
-            self._stop_beating()
-            raise
+        if answer.get("details", {}).get("lost"):  # it has been started again
+            self.let_go()
+        return raised_of(answer)
+
+    @property
+    def entered(self) -> bool:
+        """Is the agent ours?"""
+        return self._beating is not None
+
+    def let_go(self) -> None:
+        """Leave the agent without a word; it ends what it runs for us."""
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            beating.cancel()
+        self._pulse.path.unlink(missing_ok=True)
 
     @contextlib.asynccontextmanager
     async def _passage(self) -> AsyncIterator[Path]:
@@ -103,16 +116,10 @@ class SharedDirectoryExecutor(AskingExecutor):
         self._pulse.beat()
         self._beating = asyncio.create_task(self._pulse.go_on())
         try:
-            await self._exchange("init", {}, self._lock_s)
+            raised_of(await self._exchange("init", {}, self._lock_s))
         except BaseException:
-            self._stop_beating()
+            self.let_go()
             raise
-
-    def _stop_beating(self) -> None:
-        beating, self._beating = self._beating, None
-        if beating is not None:
-            beating.cancel()
-        self._pulse.path.unlink(missing_ok=True)
 
     async def _exchange(self, name: str, facts: Message, wait_s: float) -> Message:
         identity = f"{next(self._numbers):06d}-{name}-{self._name[:8]}"
@@ -128,4 +135,4 @@ class SharedDirectoryExecutor(AskingExecutor):
                 raise IPCTimeoutError(f"{self.folder}: no answer to {name!r} within {wait_s:g} s")
             await self._clock.sleep(POLL_S)
         answer.unlink(missing_ok=True)
-        return raised_of(found)
+        return found

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import signal
 import sys
 import uuid
 from pathlib import Path
 
-from swarmtune.clock import Clock
+from swarmtune.clock import Clock, RealClock
 from swarmtune.cluster.executors.node_commands import NodeCommands, error_answer
-from swarmtune.cluster.mailbox import POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
+from swarmtune.cluster.mailbox import LOST_S, POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
 from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
 
 GROWS_WITHIN_S = 3.0  # the number of an agent that lives
@@ -18,13 +23,16 @@ GROWS_WITHIN_S = 3.0  # the number of an agent that lives
 class NodeAgent:
     """Serves one tuner after the other. ``root`` is where the node's commands run, on a disk of its own."""
 
-    def __init__(self, folder: Path, root: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, root: Path, clock: Clock, adopted: bool = False) -> None:
+        """``adopted``: see LocalExecutor."""
         self.folder, self.root = folder.absolute(), root
+        self._adopted = adopted
         self._clock = clock
         self._pulse = Pulse(self.folder / "node.json", uuid.uuid4().hex, clock)
         self._tuner = Watch(self.folder / "tuner.json", clock)
         self._served: str | None = None
         self._commands: NodeCommands | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -65,10 +73,11 @@ class NodeAgent:
         if message.get("command") == "init":
             await self._end()
             self._served = str(message["tuner"])
-            self._commands = NodeCommands(self.root / self._served, self._clock)
+            self._commands = NodeCommands(self.root / self._served, self._clock, self._adopted)
             answer: Message = {"done": True}
         elif self._commands is None or message.get("tuner") != self._served:
-            answer = error_answer(CommunicationError("the node serves another tuner, or has lost this one meanwhile"))
+            text = "the node serves another tuner, or has lost this one meanwhile"
+            answer = error_answer(CommunicationError(text, details={"lost": True}))
         else:
             if "passage" in message:
                 message["passage"] = str(self.folder / "files" / Path(message["passage"]).name / "it")
@@ -78,15 +87,68 @@ class NodeAgent:
         write_message(self.folder / "answers" / name, answer)
 
     async def _end(self) -> None:
-        """Nothing of the tuner is left."""
+        """Nothing of the tuner is left. It goes on if who waits is cancelled; the next one waits for the rest."""
         commands, self._commands, self._served = self._commands, None, None
         if commands is not None:
-            try:
-                await commands.end()
-            except SwarmTuneError as trouble:  # something cannot be ended; the node serves on
-                sys.stderr.write(f"{trouble.message}\n")
+            self._ending = asyncio.create_task(_ended(commands))
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+
+async def _ended(commands: NodeCommands) -> None:
+    try:
+        await commands.end()
+    except SwarmTuneError as trouble:  # something cannot be ended; the node serves on
+        sys.stderr.write(f"{trouble.message}\n")
 
 
 async def serve(folder: Path, root: Path, clock: Clock) -> None:
     """Be the agent of a node until cancelled."""
     await NodeAgent(folder, root, clock).run()
+
+
+OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_")
+
+
+def serve_allocation(folder: str) -> None:
+    """Run by Slurm on each node of a job: be its agent until the tuner is silent, or Slurm wants the node back.
+
+    FOLDER/tuner.json is the pulse of the tuner that asked for the job, FOLDER/NODE the mailbox of this node. When the tuner
+    is silent, FOLDER goes with the last agent. Raised is what went wrong with the agent.
+    """
+    name = os.environ["SLURMD_NODENAME"]
+    for variable in [v for v in os.environ if v.startswith(OF_SLURM)]:
+        del os.environ[variable]  # an engine must not take them for ranks of its own
+    asyncio.run(_serve_allocation(Path(folder), name, RealClock()))
+
+
+async def _serve_allocation(folder: Path, name: str, clock: Clock) -> None:
+    def end() -> None:
+        if not agent.cancelling():  # twice would break off its cleaning up
+            agent.cancel()
+
+    # Slurm may kill all that descends from this process, and a killed supervisor puts no file back.
+    agent = asyncio.create_task(NodeAgent(folder / name, folder / name / "run", clock, adopted=True).run())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # the last one comes before the time limit
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    tuner, heard, began = Watch(folder / "tuner.json", clock), False, clock.monotonic()
+    while not agent.done():
+        there = tuner.name() is not None
+        if not there and (heard or clock.monotonic() > began + LOST_S):
+            break
+        heard = heard or there
+        await clock.sleep(POLL_S)
+    end()
+    await asyncio.gather(agent, return_exceptions=True)
+    if tuner.name() is None:
+        atexit.register(_clear, folder, name)  # submitit writes its result there when we return
+    if not agent.cancelled():
+        agent.result()
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Remove what is this node's, and the whole when no other node has anything there."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {entry.name for entry in folder.iterdir() if entry.is_dir()} <= {"job"}:
+            shutil.rmtree(folder, ignore_errors=True)
