@@ -35,23 +35,28 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests that compute and tests that wait go side by side; those that measure go alone, so that nothing disturbs them.
+# Tests that compute, and then those on several machines, go beside those that wait for one; those that measure go alone,
+# so that nothing disturbs them.
 MEASURING := tests/loadgen tests/e2e
 WAITING := tests/apps tests/engines tests/cluster tests/simulator
+MACHINES := $(addprefix tests/cluster/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
 
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
-	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-computing tests-waiting
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-waiting
 	@$(MAKE) --no-print-directory tests-measuring
-	@.venv/bin/coverage combine --quiet .coverage-tests-computing .coverage-tests-waiting .coverage-tests-measuring
+	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting measuring)
 	.venv/bin/coverage report --fail-under=90
 
 tests-computing: install ## the tests that compute
 	$(COVERED) tests $(addprefix --ignore=,$(MEASURING) $(WAITING))
 
+tests-machines: tests-computing ## the tests on machines of namespaces, over SSH, Ray and Slurm
+	$(COVERED) $(MACHINES)
+
 tests-waiting: install ## the tests of commands, engines and processes
-	$(COVERED) $(WAITING)
+	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))
 
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(MEASURING)
@@ -67,7 +72,7 @@ coverage: install ## branch coverage as HTML in htmlcov/
 	$(PY) -m pytest --cov --cov-report=html -m "not vllm"
 
 bench: install ## every benchmark of benchmarks/, one table each
-	@for file in recover loadgen search parallel; do echo "== $$file"; $(PY) benchmarks/$$file.py || exit 1; done
+	@for file in recover loadgen search parallel parallel_overhead; do echo "== $$file"; $(PY) benchmarks/$$file.py || exit 1; done
 
 docs: install ## write the generated parts of docs/ again
 	$(PY) docs/generate.py
@@ -78,4 +83,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: tests-computing tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: tests-computing tests-machines tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

@@ -2,16 +2,19 @@
 
     python benchmarks/parallel.py                      4, 64 and 512 groups on a virtual clock
     python benchmarks/parallel.py --part ssh           4 groups of 2 nodes over real SSH (machines of namespaces; needs root)
+    python benchmarks/parallel.py --part ray           the same on a real Ray cluster of these machines
 
-Evaluations take between 20 and 100 s (on the virtual clock) or 1.2 and 6 s (over SSH), whatever their order. With a barrier
-a batch takes as long as its slowest evaluation, as in the older extension, which states 10 particles in 9 minutes where one
-group needs 30: 3.3 of 4. Speed-up: the sum of all evaluations' times, which one group needs, by the time that passed.
+Evaluations take between 20 and 100 s (on the virtual clock) or 6 and 30 s (on machines), whatever their order. With a
+barrier a batch takes as long as its slowest evaluation, as in the older extension, which states 10 particles in 9 minutes
+where one group needs 30: 3.3 of 4. Speed-up: the sum of all evaluations' times, which one group needs, by the time that
+passed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import sys
 import tempfile
@@ -39,7 +42,7 @@ from swarmtune.tuner.store import MemoryStore
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHORTEST_S, LONGEST_S = 20.0, 100.0
-SSH_SCALE = 0.06  # 1.2 to 6 s
+SCALE = 0.3  # on machines: 6 to 30 s
 SERVICE = PROJECT / "benchmarks" / "parallel_service.py"
 
 
@@ -98,13 +101,16 @@ def virtual(console: Console, per_group: int) -> None:
     console.print("the older extension's own figure: 3.3 with 4 groups (82 %)")
 
 
-# --- SSH -----------------------------------------------------------------------------------------------------------------
+# --- machines ------------------------------------------------------------------------------------------------------------
 
 
 def measured(
-    config: ParallelConfig, executors: Callable[[NodeConfig], Executor], times: Sequence[float], barrier: int | None
+    config: ParallelConfig,
+    executors: Callable[[NodeConfig], Executor] | None,
+    times: Sequence[float],
+    barrier: int | None = None,
 ) -> tuple[float, list[Any]]:
-    """Seconds that all particles took on these groups, in batches of ``barrier`` or without."""
+    """Seconds that all particles took on these groups, in batches of ``barrier`` or without, once all groups are reached."""
     import urllib.request
 
     def fitness(_: Any, url: str) -> float:
@@ -114,6 +120,7 @@ def measured(
     fields = [Field("milliseconds", dtype="int", min=1, max=60_000, value=1000)]
     particles = [{"milliseconds": round(1000 * t)} for t in times]
     with ParticleDispatcher(config, fields, fitness, executors=executors) as dispatcher:
+        dispatcher.evaluate_particles([{"milliseconds": 1}] * len(config.service_groups))  # connections, actors
         began = time.monotonic()
         if barrier is None:
             results = dispatcher.evaluate_particles(particles)
@@ -123,40 +130,41 @@ def measured(
         return time.monotonic() - began, results
 
 
-def over_ssh(console: Console, count: int, groups: int) -> None:
-    """4 groups of 2 machines, made of namespaces, each with its own sshd; the same on one group for comparison."""
+def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
+    """Groups of 2 machines, made of namespaces, reached over SSH or in a Ray cluster; one group alone for comparison."""
     sys.path.insert(0, str(PROJECT))
     from tests.lab import Lab  # the machines of the tests
 
-    from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
-
-    clock: Clock = RealClock()
-    times = [float(t) * SSH_SCALE for t in seconds_of(count)]
+    times = [float(t) * SCALE for t in seconds_of(count)]
     os.chdir(tempfile.mkdtemp(prefix="swarmtune-parallel-"))
-    with Lab(2 * groups) as lab:
+    with Lab(2 * groups) as lab, contextlib.ExitStack() as stack:
         addresses = [m.address for m in lab.machines]
         together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
-        script = f"{sys.executable} {SERVICE}"
-
-        def executor(node: NodeConfig) -> Executor:
-            return SshExecutor(SshTarget(node.host, python=sys.executable, config=lab.config), clock)
+        options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} {SERVICE}"}
+        executors: Callable[[NodeConfig], Executor] | None = None
+        if kind == "ray":
+            options |= in_ray(stack, lab)
+        else:
+            executors = over_ssh(lab)
 
         def config(nodes: str) -> ParallelConfig:
-            return ParallelConfig.from_node_string(nodes, npus_per_node=0, start_script=script)
+            return ParallelConfig.from_node_string(nodes, **options)
 
         rows = []
         one = [times[i] for i in range(0, count, groups)]  # a quarter of them is enough to know what one group needs
-        alone, found = measured(config(together.split(":")[0]), executor, one, None)
+        alone, found = measured(config(together.split(":")[0]), executors, one)
         per_evaluation = (alone - sum(one)) / len(one)
         sequential = sum(times) + per_evaluation * count
         rows.append(("one group (from a part of them)", sequential, len(found)))
         for name, barrier in (("no barrier", None), ("a barrier after each batch", groups)):
-            passed, found = measured(config(together), executor, times, barrier)
+            passed, found = measured(config(together), executors, times, barrier)
             assert all(r.failure is None for r in found), [r.failure for r in found if r.failure]
             rows.append((name, passed, len(found)))
-    table = Table("", "seconds", "speed-up", "evaluations", box=None, title=f"{groups} groups of 2 nodes over SSH")
+    title = f"{groups} groups of 2 nodes {'in a Ray cluster' if kind == 'ray' else 'over SSH'}"
+    table = Table("", "seconds", "speed-up", "evaluations", box=None, title=title)
     for name, passed, number in rows:
         table.add_row(name, f"{passed:.1f}", f"{sequential / passed:.2f}", str(number))
+    table.add_row("the barrier, by arithmetic", "", f"{sum(times) / batches(times, groups):.2f}", "")
     console.print(table)
     console.print(
         f"beside the service's own time an evaluation takes {per_evaluation:.2f} s, most of it the start of two Pythons"
@@ -164,19 +172,39 @@ def over_ssh(console: Console, count: int, groups: int) -> None:
     console.print("the older extension's own figure: 3.3 with 4 groups")
 
 
+def over_ssh(lab: Any) -> Callable[[NodeConfig], Executor]:
+    """How the lab's machines are reached."""
+    from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
+
+    clock: Clock = RealClock()
+    return lambda node: SshExecutor(SshTarget(node.host, python=sys.executable, config=lab.config), clock)
+
+
+def in_ray(stack: contextlib.ExitStack, lab: Any) -> dict[str, Any]:
+    """The options with which the machines are reached through a Ray cluster of theirs, which is started."""
+    from tests.lab.ray import RayCluster
+
+    cluster = stack.enter_context(RayCluster(lab))
+    os.environ.update(cluster.env)
+    import ray
+
+    stack.callback(ray.shutdown)
+    return {"executor": "ray", "ray_address": cluster.address}
+
+
 def main() -> None:
     """Run a part and print its table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("clock", "ssh"), default="clock")
+    parser.add_argument("--part", choices=("clock", "ssh", "ray"), default="clock")
     parser.add_argument("--per-group", type=int, default=20, help="evaluations per group on the virtual clock")
-    parser.add_argument("--evaluations", type=int, default=40, help="over SSH")
-    parser.add_argument("--groups", type=int, default=4, help="over SSH")
+    parser.add_argument("--evaluations", type=int, default=40, help="on machines")
+    parser.add_argument("--groups", type=int, default=4, help="on machines")
     arguments = parser.parse_args()
     console = Console(highlight=False)
     if arguments.part == "clock":
         virtual(console, arguments.per_group)
     else:
-        over_ssh(console, arguments.evaluations, arguments.groups)
+        on_machines(console, arguments.part, arguments.evaluations, arguments.groups)
 
 
 if __name__ == "__main__":

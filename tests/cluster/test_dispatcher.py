@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ import pytest
 
 from swarmtune.clock import RealClock
 from swarmtune.cluster import ParallelConfig, ParticleDispatcher, ParticleResult, ServiceGroupConfig
+from swarmtune.cluster.config import NodeConfig
 from swarmtune.cluster.evaluation import Script
 from swarmtune.cluster.executors import executor_for
 from swarmtune.cluster.executors.local import LocalExecutor
@@ -178,6 +180,71 @@ def test_there_is_no_barrier(here: Path) -> None:
         results = dispatcher.evaluate_particles([[x] for x in range(5)])
     assert [r.cost for r in results] == [0, 1, 4, 9, 16]
     assert len({r.group for r in results[1:]}) == 1
+
+
+def test_in_turn_one_is_measured_while_the_next_one_starts(here: Path) -> None:
+    """The first measurement ends only when the other group serves, too; and never are two measured at once."""
+    measuring = threading.Semaphore(1)
+    other_serves: list[bool] = []
+
+    def fitness(values: Mapping[str, Any], url: str) -> float:
+        assert measuring.acquire(blocking=False), "two at once"
+        try:
+            if not other_serves:
+                other_serves.append(eventually(lambda: len(list((here / "pids").iterdir())) == 2))
+            return ask(values, url)
+        finally:
+            measuring.release()
+
+    parallel = config(here, group(here, "a"), group(here, "b"), in_turn=True)
+    with ParticleDispatcher(parallel, FIELDS, fitness) as dispatcher:
+        results = dispatcher.evaluate_particles([[x] for x in range(5)])
+    assert [r.cost for r in results] == [0, 1, 4, 9, 16]
+    assert {r.group for r in results} == {"a", "b"}
+    assert other_serves == [True]
+
+
+def eventually(true: Callable[[], bool], within_s: float = 60.0) -> bool:
+    deadline = time.monotonic() + within_s
+    while not true() and time.monotonic() < deadline:
+        threading.Event().wait(0.02)
+    return true()
+
+
+def test_who_leaves_is_let_go_of_when_nobody_works_there(here: Path) -> None:
+    closed: list[str] = []
+
+    class Told(LocalExecutor):
+        async def close(self) -> None:
+            closed.append(self.root.name)
+            await super().close()
+
+    def executor(node: NodeConfig) -> LocalExecutor:
+        return Told(Path(node.work_dir), RealClock())
+
+    parallel = config(here, group(here, "a"), group(here, "b"))
+    with ParticleDispatcher(parallel, FIELDS, ask, executors=executor) as dispatcher:
+        dispatcher.leave("a")
+        results = dispatcher.evaluate_particles([[1], [2]])
+        assert closed == ["a"]
+    assert closed == ["a", "b"]
+    assert {r.group for r in results} == {"b"}
+
+
+def test_a_busy_group_that_leaves_finishes_while_idle_ones_leave_too(here: Path) -> None:
+    """Nobody closes what another group that has left still works with."""
+    left = threading.Event()
+
+    def fitness(values: Mapping[str, Any], url: str) -> float:
+        dispatcher.leave("a")
+        dispatcher.leave("b")
+        left.set()
+        return ask(values, url)
+
+    with ParticleDispatcher(config(here, group(here, "a"), group(here, "b")), FIELDS, fitness) as dispatcher:
+        (result,) = dispatcher.evaluate_particles([[3]])
+    assert left.is_set()
+    assert (result.cost, result.failure) == (9, None)
 
 
 def test_what_is_lost_with_a_rank_goes_to_another_group(here: Path) -> None:

@@ -10,6 +10,7 @@ import random
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,14 @@ import aiohttp
 from swarmtune.clock import Clock, RealClock
 from swarmtune.cluster.config import NodeConfig, ParallelConfig, ServiceGroupConfig
 from swarmtune.cluster.evaluation import Fitness, GroupEvaluator, Job, Script
-from swarmtune.cluster.executors import executor_for
 from swarmtune.cluster.executors.base import Executor
 from swarmtune.cluster.health import HealthMonitor, RetryPolicy
+from swarmtune.cluster.longest_first import Durations, Row
 from swarmtune.cluster.particles import FieldLike, ParticleResult, decode, space_of
 from swarmtune.cluster.pool import ServiceGroupPool
 from swarmtune.cluster.progress import Progress
+from swarmtune.cluster.reach import Reach
+from swarmtune.cluster.turns import Turns, any_time
 from swarmtune.errors import (
     CommunicationError,
     ConfigurationError,
@@ -69,13 +72,16 @@ class ParticleDispatcher:
             raise ConfigurationError(f"fitness_func must be a function of values and url, not {fitness_func!r}")
         self._fitness = fitness_func
         self._clock = clock or RealClock()
-        self._executor_for = executors or (lambda node: executor_for(config.executor, node, self._clock))
+        self._reach = Reach(self.config, self._clock, executors, self._trouble)
         self._listen = listen or (lambda _: None)
         self._policy = RetryPolicy(config.retry_count + 1, config.retry_delay)
+        self._durations = Durations(self.space)
+        self._turns = Turns()
         self._rng = random.Random()
         self._batches = itertools.count()
-        self._executors: dict[tuple[Any, ...], Executor] = {}
         self._working: set[asyncio.Task[ParticleResult]] = set()
+        self._attempts: Counter[GroupEvaluator] = Counter()  # that go on
+        self._left: set[GroupEvaluator] = set()  # whose nodes are still to be let go
         self._refused: SwarmTuneError | None = None  # why the last group had to leave
         self._stack: contextlib.AsyncExitStack | None = None
         self._thread: _LoopThread | None = None
@@ -100,7 +106,7 @@ class ParticleDispatcher:
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(self._close_executors)
+            stack.push_async_callback(self._reach.close)
             connector = aiohttp.TCPConnector(limit=0, force_close=True)  # services come and go
             self._http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
             self._pool: ServiceGroupPool[GroupEvaluator] = ServiceGroupPool(
@@ -114,8 +120,9 @@ class ParticleDispatcher:
             await stack.enter_async_context(
                 HealthMonitor(self._pool, lambda group: group.reachable(), self._clock, every_s)
             )
+            self._row = Row(self._durations, self._pool.acquire, lambda group: self._pool.release(group, None))
+            stack.push_async_callback(self._row.close)
             stack.push_async_callback(self._cancel)
-            self._turn = asyncio.Lock()  # new particles wait in one row; who tries again does not stand in it
             self._run = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.wall())) + f"-{uuid.uuid4().hex[:4]}"
             self._stack = stack.pop_all()
         return self
@@ -164,7 +171,7 @@ class ParticleDispatcher:
         result = ParticleResult(math.inf, setting.values, None, 0.0, 0)
         while True:
             try:
-                group = await self._acquire(lost_on)
+                group = await self._acquire(setting, lost_on)
             except CommunicationError as error:  # nobody is left
                 failure = result.failure or (self._refused or error).message
                 return self._finish(name, replace(result, failure=failure), progress)
@@ -177,16 +184,24 @@ class ParticleDispatcher:
             if culprit is Culprit.INFRASTRUCTURE:
                 await self._clock.sleep(self._policy.delay_s(len(lost_on), self._rng))
 
-    async def _acquire(self, lost_on: Sequence[str]) -> GroupEvaluator:
-        if lost_on:
-            return await self._pool.acquire(lost_on)
-        async with self._turn:
-            return await self._pool.acquire()
+    async def _acquire(self, setting: Setting, lost_on: Sequence[str]) -> GroupEvaluator:
+        """Who tries again does not stand in the row."""
+        return await self._pool.acquire(lost_on) if lost_on else await self._row.member(setting)
 
     async def _attempt(
         self, group: GroupEvaluator, name: str, setting: Setting, attempt: int
     ) -> tuple[Culprit | None, ParticleResult]:
         """One try on one group, and who is to blame that it gave no cost."""
+        self._attempts[group] += 1
+        try:
+            return await self._try(group, name, setting, attempt)
+        finally:
+            self._attempts[group] -= 1
+            self._let_go(group)
+
+    async def _try(
+        self, group: GroupEvaluator, name: str, setting: Setting, attempt: int
+    ) -> tuple[Culprit | None, ParticleResult]:
         job = Job(setting.values, f"particles/{self._run}/{name}-{attempt}", self.results_dir / f"{name}-{attempt}")
         started = self._clock.monotonic()
         self._emit("particle_started", {"particle": name, "group": group.name, "attempt": attempt})
@@ -205,6 +220,8 @@ class ParticleDispatcher:
         result = ParticleResult(
             done.cost, setting.values, group.name, seconds, attempt, error.message if error else None
         )
+        if error is None:
+            self._durations.add(setting, seconds - done.waited_s)
         blamed = [e for e in (error, done.trouble) if e is not None and e.culprit is Culprit.USER]
         if blamed:
             self._dismiss(group.name, blamed[0])
@@ -244,10 +261,12 @@ class ParticleDispatcher:
         self._call(lambda: self._leave(name))
 
     def _leave(self, name: str, reason: str = "asked to") -> None:
-        self._pool.leave(name)
+        gone = self._pool.leave(name)
+        self._left.add(gone)
         left = tuple(group for group in self.config.service_groups if group.group_id != name)
         self.config = self.config.model_copy(update={"service_groups": left})
         self._emit("group_left", {"group": name, "message": reason})
+        self._let_go(gone)
 
     def _dismiss(self, name: str, error: SwarmTuneError) -> None:
         """Its machines need their user (an unknown host key, a missing program): trying again would not help."""
@@ -256,20 +275,16 @@ class ParticleDispatcher:
             self._leave(name, error.message)
 
     def _evaluator(self, group: ServiceGroupConfig) -> GroupEvaluator:
-        executors = []
-        for node in group.ranks:
-            key = (node.host, node.ssh_port, node.username, node.work_dir)
-            if key not in self._executors:
-                self._executors[key] = self._executor_for(node)
-            executors.append(self._executors[key])
-        return GroupEvaluator(group, executors, self._fitness, self.config.evaluation_timeout, self._http, self._clock)
+        turn = self._turns.of(group.ranks) if self.config.in_turn else any_time
+        timeout_s = self.config.evaluation_timeout
+        executors = self._reach.of(group)
+        return GroupEvaluator(group, executors, self._fitness, timeout_s, self._http, self._clock, turn)
 
-    async def _close_executors(self) -> None:
-        executors, self._executors = list(self._executors.values()), {}
-        ended = await asyncio.gather(*(executor.close() for executor in executors), return_exceptions=True)
-        for result in ended:
-            if isinstance(result, BaseException):
-                raise result
+    def _let_go(self, group: GroupEvaluator) -> None:
+        """Of the nodes of a group that has left, as soon as nothing of it goes on."""
+        if group in self._left and not self._pool.holds(group) and not self._attempts[group]:
+            self._left.discard(group)
+            self._reach.let_go(group.executors)
 
     async def _cancel(self) -> None:
         await _end(list(self._working))
@@ -283,6 +298,9 @@ class ParticleDispatcher:
             return action()
 
         return self._thread.run(call())
+
+    def _trouble(self, message: str) -> None:
+        self._emit("group_trouble", {"message": message})
 
     def _emit(self, kind: str, facts: dict[str, Any]) -> None:
         self._listen(Event(kind, self._clock.wall(), facts))

@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import shlex
+import signal
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,9 +20,10 @@ import aiohttp
 from swarmtune.clock import Clock
 from swarmtune.cluster.config import ServiceGroupConfig
 from swarmtune.cluster.executors.base import Executor, Handle
-from swarmtune.cluster.health import within
+from swarmtune.cluster.health import NotHeldError, within
 from swarmtune.cluster.service_group import ServiceGroup, of_rank, with_rank
 from swarmtune.cluster.supervisor import make_private
+from swarmtune.cluster.turns import Turn, any_time
 from swarmtune.errors import (
     BenchmarkExecutionError,
     CommunicationError,
@@ -39,6 +41,8 @@ REACH_S = 30.0  # for a node to show that it is there
 DYING_S = 1.0  # a service whose requests fail is given this long to be seen dead
 STOP_SCRIPT_S = 60.0
 LOG_LINES = 50
+KILLED = {sign * number + base for number in (signal.SIGKILL, signal.SIGTERM) for sign, base in ((-1, 0), (1, 128))}
+"""Exit codes of who was ended from outside, by the kernel or a person; a shell adds 128."""
 
 Fitness = Callable[[Mapping[str, Value], str], float | Awaitable[float]]
 """Measures the service at a URL, which runs with these values: the cost, which is minimised."""
@@ -89,11 +93,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """``error``: why there is no cost. ``trouble``: it could not be ended; the cost counts, the group is suspect."""
+    """``error``: why there is no cost. ``trouble``: it could not be ended; the cost counts, the group is suspect.
+
+    ``waited_s``: how long others were measured first.
+    """
 
     cost: float
     error: SwarmTuneError | None = None
     trouble: SwarmTuneError | None = None
+    waited_s: float = 0.0
 
     @property
     def group_ok(self) -> bool:
@@ -112,17 +120,23 @@ class GroupEvaluator:
         timeout_s: float,
         http: aiohttp.ClientSession,
         clock: Clock,
+        turn: Turn = any_time,
     ) -> None:
-        """``executors``: one for each node, the master's first. ConfigValidationError if a script cannot be read."""
+        """``executors``: one for each node, the master's first. ``turn`` is entered while a particle is measured.
+
+        ConfigValidationError if a script cannot be read.
+        """
         self.name = config.group_id
         self.proven = False
         """Was a service of this group ever healthy?"""
         self._config = config
+        self.executors = tuple(executors)
         self._service = ServiceGroup(config.group, executors)
         self._fitness = fitness
         self._timeout_s = timeout_s
         self._http = http
         self._clock = clock
+        self._turn = turn
         self._start = Script.read(config.start_script)
         self._stop = Script.read(config.stop_script) if config.stop_script else None
 
@@ -134,18 +148,21 @@ class GroupEvaluator:
             handle = await self._service.start(self._commands(job))
         except SwarmTuneError as raised:
             return Done(math.inf, raised)
-        cost = math.inf
+        cost, waited_s = math.inf, 0.0
         error: SwarmTuneError | None = None
         try:
             await self._until_healthy(handle)
             self.proven = True
-            cost = await self._measure(handle, job.values)
+            healthy = self._clock.monotonic()
+            async with self._turn():
+                waited_s = self._clock.monotonic() - healthy
+                cost = await self._measure(handle, job.values)
         except SwarmTuneError as raised:
             error = raised
         except BaseException:
             await self._end(handle, job)
             raise
-        return Done(cost, error, await self._end(handle, job))
+        return Done(cost, error, await self._end(handle, job), waited_s)
 
     async def keep(self, job: Job, result: Mapping[str, Any], remote: bool) -> str | None:
         """Leave ``result.json`` here and, with ``remote``, on the master, and bring the output of every rank here.
@@ -167,9 +184,11 @@ class GroupEvaluator:
         return None
 
     async def reachable(self) -> bool:
-        """Can every node run a command right now?"""
+        """Can every node run a command right now? NotHeldError if nodes would have to be reserved for that."""
         try:
-            await within(self._clock, REACH_S, asyncio.gather(*map(_reach, self._service.executors)))
+            await within(self._clock, REACH_S, self._service.answers())
+        except NotHeldError:
+            raise
         except (SwarmTuneError, TimeoutError):
             return False
         return True
@@ -193,9 +212,10 @@ class GroupEvaluator:
         while not await self._answers():
             if (code := await handle.poll()) is not None:
                 await self._check_nodes()
-                raise SimulatorStartError(
-                    await _with_log(f"the service ended with {code} before it was healthy", handle)
-                )
+                text = await _with_log(f"the service ended with {code} before it was healthy", handle)
+                # Killed: for lack of memory, or by somebody. Another try tells which.
+                culprit = Culprit.INFRASTRUCTURE if code in KILLED else Culprit.SETTING
+                raise SimulatorStartError(text, culprit=culprit)
             if self._clock.monotonic() >= deadline:
                 await self._check_nodes()
                 text = f"the service did not answer at {self._config.health_url} within {limit_s:g} s"
@@ -279,11 +299,6 @@ class GroupEvaluator:
                 await handle.stop()
 
         await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._service.executors)))
-
-
-async def _reach(executor: Executor) -> None:
-    handle = await executor.start(Command(("true",), directory="health"))
-    await handle.stop()
 
 
 async def _with_log(text: str, handle: Handle) -> str:

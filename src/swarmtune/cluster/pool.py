@@ -86,9 +86,10 @@ class ServiceGroupPool(Generic[M]):
         slot.busy = True
         return slot.member
 
-    def holds(self, name: str) -> bool:
+    def holds(self, member: M) -> bool:
         """Is it there, be it only until its work is done?"""
-        return name in self._slots
+        slot = self._slots.get(self._name_of(member))
+        return slot is not None and slot.member is member
 
     async def acquire(self, avoid: Collection[str] = ()) -> M:
         """``try_acquire`` as soon as it gives one; CommunicationError when no member is left to wait for."""
@@ -137,16 +138,18 @@ class ServiceGroupPool(Generic[M]):
         self._slots[name] = _Slot(member, CircuitBreaker(self._clock, *self._breaker_options))
         self._notify()
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str) -> M:
         """It gets no more work; a busy one is gone when it is released. ConfigurationError if there is none."""
         if name not in self.names:
             raise ConfigurationError(f"there is no group {name!r}; there are {', '.join(self.names) or 'none'}")
+        member = self._slots[name].member
         if self._slots[name].busy:
             self._slots[name].leaving = True
         else:
             del self._slots[name]
             self._gone += 1
         self._notify()
+        return member
 
     @property
     def names(self) -> tuple[str, ...]:

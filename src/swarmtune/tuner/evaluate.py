@@ -16,6 +16,7 @@ from swarmtune.clock import Clock
 from swarmtune.cluster.executors.base import Executor, Handle
 from swarmtune.cluster.health import within
 from swarmtune.cluster.service_group import ServiceGroup, of_rank
+from swarmtune.cluster.turns import Turn, any_time
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
@@ -79,14 +80,26 @@ class _Running:
 class Evaluator:
     """Measures settings on one group, one at a time. A setting that needs no other process gets no restart (C7)."""
 
-    def __init__(self, plan: Plan, nodes: ServiceGroup, executor: Executor, clock: Clock, directory: Path) -> None:
-        """The service runs on ``nodes``, the load generator on ``executor``; ``directory`` has one folder per attempt."""
+    def __init__(
+        self,
+        plan: Plan,
+        nodes: ServiceGroup,
+        executor: Executor,
+        clock: Clock,
+        directory: Path,
+        turn: Turn = any_time,
+    ) -> None:
+        """The service runs on ``nodes``, the load generator on ``executor``; ``directory`` has one folder per attempt.
+
+        ``turn`` is entered while it is measured.
+        """
         self.group = nodes.group
         self._plan = plan
         self._nodes = nodes
         self._executor = executor
         self._clock = clock
         self._directory = directory
+        self._turn = turn
         self._running: _Running | None = None
         self._served = False  # was a service of this plan ever ready?
 
@@ -100,8 +113,14 @@ class Evaluator:
         folder = self._directory / f"{attempt.trial_number:04d}-{attempt.id}"
         place = {"folder": str(folder)}
         try:
-            await self._serve(attempt, folder, report)
-            points = await self._measure_loads(attempt, folder, report, keep, loads, started)
+            start_s = self._clock.monotonic() - started if await self._serve(attempt, folder, report) else 0.0
+            ready = self._clock.monotonic()
+            if self._plan.parallel is not None and self._plan.parallel.in_turn:
+                report("waiting", {})
+            async with self._turn():
+                waited_s = self._clock.monotonic() - ready
+                started += waited_s  # a turn that others take costs no time
+                points = await self._measure_loads(attempt, folder, report, keep, loads, started)
         except SwarmTuneError as error:
             trouble = await self._ended()
             if error.culprit not in (Culprit.SETTING, Culprit.INFRASTRUCTURE):
@@ -116,7 +135,8 @@ class Evaluator:
             if self._plan.backup:
                 self._back_up(attempt, folder, report)
         measurement, score = best_point(self._plan, [m for m, _ in points])
-        return Outcome(score, measurement, facts={**place, "load_points": len(points)})
+        times = {"start_seconds": round(start_s, 3), "waited_seconds": round(waited_s, 3)}
+        return Outcome(score, measurement, facts={**place, "load_points": len(points), **times})
 
     async def _ended(self) -> SwarmTuneError | None:
         """Stop the service; what is in the way. On a lost node it ends by its lease, and is swept when the node is back."""
@@ -165,10 +185,11 @@ class Evaluator:
 
     # --- the service ---------------------------------------------------------------------------------------------
 
-    async def _serve(self, attempt: Attempt, folder: Path, report: Report) -> None:
+    async def _serve(self, attempt: Attempt, folder: Path, report: Report) -> bool:
+        """Have the setting served; did that need a start?"""
         commands = self._plan.engine.commands(attempt.setting, self._with_port())
         if await self._serves(commands):
-            return
+            return False
         await self.stop()
         if not self._plan.engine.port:
             self.group = self._nodes.group
@@ -185,15 +206,17 @@ class Evaluator:
             )
             for rank, command in enumerate(commands)
         ]
+        limit_s = START_S + (self._plan.parallel.reservation_s if self._plan.parallel else 0.0)
         try:
-            handle = await within(self._clock, START_S, self._nodes.start(marked, self.group.port))
+            handle = await within(self._clock, limit_s, self._nodes.start(marked, self.group.port))
         except TimeoutError as error:
-            text = f"the nodes of {self.group.name} did not start a command within {START_S:g} s"
+            text = f"the nodes of {self.group.name} did not start a command within {limit_s:g} s"
             raise IPCTimeoutError(text) from error
         self._running = _Running(commands, handle, own)
         await self._wait_ready(handle)
         self._served = True
         report("ready", {})
+        return True
 
     async def _answered_by_another(self) -> bool:
         timeout = aiohttp.ClientTimeout(total=2.0)

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from swarmtune.clock import Clock
-from swarmtune.cluster.config import ParallelConfig, ServiceGroupConfig
+from swarmtune.cluster.config import NodeConfig, ParallelConfig, ServiceGroupConfig
 from swarmtune.cluster.executors import executors_for
 from swarmtune.cluster.executors.local import LocalExecutor
 from swarmtune.cluster.health import HealthMonitor
 from swarmtune.cluster.pool import ServiceGroupPool
 from swarmtune.cluster.service_group import ServiceGroup
+from swarmtune.cluster.turns import Turn, Turns, any_time
 from swarmtune.errors import Culprit, SwarmTuneError
 from swarmtune.records import Event
 from swarmtune.tuner.coordinator import Evaluates
@@ -34,6 +35,7 @@ class Groups:
         self._leftovers = tuple(leftovers)
         self._local = LocalExecutor(folder, clock)
         self._open: list[Evaluator] = []
+        self._turns = Turns()
 
     def all(self) -> list[Evaluator]:
         """Those that the plan names."""
@@ -46,17 +48,18 @@ class Groups:
         assert self._plan.parallel is not None  # noqa: S101 - who has such a config has that
         folder = f"{self._folder.name}-{config.group_id}"
         executors = executors_for(self._plan.parallel, config.ranks, self._clock, self._leftovers, folder)
-        return self._made(ServiceGroup(config.group, executors))
+        turn = self._turns.of(config.ranks) if self._plan.parallel.in_turn else any_time
+        return self._made(ServiceGroup(config.group, executors), turn)
 
     async def retired(self, names: Iterable[str], pool: ServiceGroupPool[Evaluates]) -> None:
         """Wait until these groups have finished what they do, and let go of their nodes."""
-        for name in names:
-            while pool.holds(name):
+        wanted = set(names)
+        for group in [g for g in self._open if g.group.name in wanted]:
+            while pool.holds(group):
                 await pool.changed(pool.version)
-            for group in [g for g in self._open if g.group.name == name]:
-                self._open.remove(group)
-                with contextlib.suppress(SwarmTuneError):
-                    await group.close()
+            self._open.remove(group)
+            with contextlib.suppress(SwarmTuneError):
+                await group.close()
 
     async def close(self) -> None:
         """End everything on all of them; the first trouble is raised when all have been.
@@ -70,8 +73,8 @@ class Groups:
             if isinstance(result, BaseException) and not (nodes and _of_infrastructure(result)):
                 raise result
 
-    def _made(self, nodes: ServiceGroup) -> Evaluator:
-        made = Evaluator(self._plan, nodes, self._local, self._clock, self._folder.resolve() / "attempts")
+    def _made(self, nodes: ServiceGroup, turn: Turn = any_time) -> Evaluator:
+        made = Evaluator(self._plan, nodes, self._local, self._clock, self._folder.resolve() / "attempts", turn)
         self._open.append(made)
         return made
 
@@ -104,7 +107,8 @@ async def _follow(
 ) -> None:
     if hostfile is None or hostfile.hostfile is None:
         return
-    path, there = Path(hostfile.hostfile).expanduser(), {g.ranks: g.group_id for g in known.service_groups}
+    path = Path(hostfile.hostfile).expanduser()
+    there = {place: g.group_id for place, g in by_place(known.service_groups).items()}
     stamp, serial = _stamp(path), len(there)
     while True:
         await clock.sleep(LOOK_AT_HOSTFILE_S)
@@ -112,27 +116,36 @@ async def _follow(
             continue
         stamp = now
         try:
-            wanted = {g.ranks: g for g in hostfile.resolved().service_groups}
+            wanted = by_place(hostfile.resolved().service_groups)
         except SwarmTuneError as error:
             listen(Event("groups", clock.wall(), {"message": f"the hostfile is left as it was: {error.message}"}))
             continue
-        left = {ranks: there.pop(ranks) for ranks in there.keys() - wanted.keys()}
-        new = [ranks for ranks in wanted if ranks not in there]
-        hosts = {node.host for ranks in left for node in ranks}
+        left = {place: there.pop(place) for place in there.keys() - wanted.keys()}
+        hosts = {node.host for ranks, _ in left for node in ranks}
+        new = {place: any(node.host in hosts for node in place[0]) for place in wanted if place not in there}
         for name in left.values():
             if name in pool.names:  # else it was left out before
                 pool.leave(name)
             listen(Event("groups", clock.wall(), {"message": f"{name} leaves"}))
         # Who takes over a machine comes when its group has let go of it.
-        for ranks in sorted(new, key=lambda ranks: any(node.host in hosts for node in ranks)):
-            if any(node.host in hosts for node in ranks):
+        for place, takes_over in sorted(new.items(), key=lambda item: item[1]):
+            if takes_over:
                 await groups.retired(left.values(), pool)
             name = f"group{serial}"
             serial += 1
-            there[ranks] = name
-            pool.join(groups.of_nodes(wanted[ranks].model_copy(update={"group_id": name})))
-            listen(Event("groups", clock.wall(), {"message": f"{name} joins: {', '.join(n.host for n in ranks)}"}))
+            there[place] = name
+            pool.join(groups.of_nodes(wanted[place].model_copy(update={"group_id": name})))
+            hosts_of = ", ".join(node.host for node in place[0])
+            listen(Event("groups", clock.wall(), {"message": f"{name} joins: {hosts_of}"}))
         await groups.retired(left.values(), pool)
+
+
+def by_place(groups: Iterable[ServiceGroupConfig]) -> dict[tuple[tuple[NodeConfig, ...], int], ServiceGroupConfig]:
+    """The groups by their nodes, and which of those that share the same ones it is."""
+    found: dict[tuple[tuple[NodeConfig, ...], int], ServiceGroupConfig] = {}
+    for group in groups:
+        found[group.ranks, sum(ranks == group.ranks for ranks, _ in found)] = group
+    return found
 
 
 def _of_infrastructure(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -322,8 +323,26 @@ def _runnable(
             mistakes += [_keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
             mistakes.append(f"{section}: no command can be made of these values: {error}")
-    if mistakes:
+    if mistakes or (mistakes := _shared_files(engine, space, groups)):
         raise ConfigValidationError(mistakes)
+
+
+def _shared_files(engine: Engine, space: Space, groups: tuple[Group, ...]) -> list[str]:
+    """Files at an absolute path, such as MindIE's config.json, that several services on one machine would write at once."""
+    services = Counter(node.host for group in groups for node in group.nodes)
+    writers: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        if all(services[node.host] == 1 for node in group.nodes):
+            continue
+        for node, command in zip(group.nodes, engine.commands(space.default(), group), strict=True):
+            for file in command.files:
+                if Path(file.path).is_absolute():
+                    writers.setdefault((node.host, file.path), []).append(group.name)
+    return [
+        f"{path} on {host} would be written by the groups {', '.join(names)}; only one group can be on that machine"
+        for (host, path), names in writers.items()
+        if len(names) > 1
+    ]
 
 
 def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | None:

@@ -100,6 +100,9 @@ class View:
     def _on_starting(self, facts: Any) -> None:
         self._doing[facts["group"]] = f"trial {facts['trial']}: starting the service"
 
+    def _on_waiting(self, facts: Any) -> None:
+        self._doing[facts["group"]] = f"trial {facts['trial']}: ready, waits for its turn"
+
     def _on_load(self, facts: Any) -> None:
         load = " ".join(f"{k} {facts[k]:g}" for k in ("concurrency", "request_rate") if k in facts)
         self._doing[facts["group"]] = f"trial {facts['trial']}: load {load}"

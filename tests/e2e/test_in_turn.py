@@ -1,0 +1,50 @@
+"""Two services on one machine: while one is measured, the other starts; never are two measured at once."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+
+from tests.e2e.conftest import Workplace
+
+pytestmark = pytest.mark.e2e
+
+CONFIG = """
+[optimizer]
+engine = "simulated"
+evaluations = 6
+confirm = 2
+finalists = 1
+[objective]
+slo = { p95_ttft_ms = 4000, p95_tpot_ms = 1000 }
+[load_search]
+enabled = false
+[loadgen]
+concurrency = 2
+request_count = 8
+isl = 16
+osl = 8
+[parallel]
+executor = "local"
+node_string = "127.0.0.1"
+nodes_per_group = 1
+npus_per_node = 2
+services_per_group = 2
+in_turn = true
+work_dir = "nodes"
+"""
+
+
+def test_measurements_do_not_overlap_and_both_services_measure(workplace: Workplace) -> None:
+    workplace.config(CONFIG)
+    result = workplace.tune("--parallel")
+    assert result["evaluations"] == 6
+    assert result["verdict"]["groups"] == 2
+    runs = [json.loads(file.read_text()) for file in workplace.study.glob("attempts/*/load-0/run.json")]
+    spans = sorted((run["started_ns"], run["ended_ns"]) for run in runs)
+    assert len(spans) >= 6
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(spans))
+    assert list((workplace.folder / "nodes").iterdir()) == []
+    assert workplace.leftovers() == []
