@@ -317,7 +317,7 @@ async def test_a_node_that_is_away_in_the_end_is_cleared_when_it_comes_back(
     machine = lab.machines[1]
     executor = reach(machine, work_dir="~/away", temporary=True)
     await executor.start(Command(("sleep", "600")))
-    there = ("sh", "-c", "ls -d ~/away || true")
+    there = ("sh", "-c", "ls -d /root/away || true")
     assert machine.run(*there) != ""
     machine.kill_sessions()
     await until(lambda: executor.leftovers != set())  # the loss is noticed

@@ -5,6 +5,7 @@ All its processes end with the lab, with ``close``, or with the test process. No
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -17,6 +18,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+
+import psutil
 
 from tests.lab.machine import DIES_WITH_US, Lab, Machine
 
@@ -86,15 +89,19 @@ class RayCluster:
         for m in machines:
             self.kill(m)
             argv = _ray_start(m.address, f"--address={self.address}", f"--resources={json.dumps(DEVICES)}")
-            self._raylets[m.name] = _popen(m.inside(*argv), {**os.environ, **self.env, **HEADLESS})
+            self._raylets[m.name] = _popen(m.inside(*argv), {**os.environ, "HOME": "/root", **self.env, **HEADLESS})
         for m in machines:
             _await_started(self._raylets[m.name], m.name)
 
     def kill_head(self) -> None:
-        """SIGKILL, for all of it: its processes die with the one that started them."""
+        """SIGKILL, for all of it; its agents would outlive it."""
         if self._head is not None:
+            family = psutil.Process(self._head.pid).children(recursive=True) if self._head.poll() is None else []
             _end(self._head)
             self._head = None
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     def kill(self, machine: Machine) -> None:
         """SIGKILL for the raylet of a machine; returns when nothing of Ray runs there."""
