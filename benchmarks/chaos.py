@@ -250,9 +250,10 @@ def main() -> None:
 
     from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
 
-    os.chdir(tempfile.mkdtemp(prefix="swarmtune-chaos-"))
     runs: dict[str, Run] = {}
-    with Lab(2 * arguments.groups) as lab, ThreadPoolExecutor(1) as thread:
+    with contextlib.ExitStack() as stack:
+        os.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmtune-chaos-")))
+        lab, thread = stack.enter_context(Lab(2 * arguments.groups)), stack.enter_context(ThreadPoolExecutor(1))
         addresses = [machine.address for machine in lab.machines]
         nodes = ":".join(",".join(addresses[i : i + 2]) for i in range(0, len(addresses), 2))
         config = ParallelConfig.from_node_string(

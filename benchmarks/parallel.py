@@ -136,8 +136,9 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
     from tests.lab import Lab  # the machines of the tests
 
     times = [float(t) * SCALE for t in seconds_of(count)]
-    os.chdir(tempfile.mkdtemp(prefix="swarmtune-parallel-"))
-    with Lab(2 * groups) as lab, contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        os.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmtune-parallel-")))
+        lab = stack.enter_context(Lab(2 * groups))
         addresses = [m.address for m in lab.machines]
         together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
         options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} {SERVICE}"}

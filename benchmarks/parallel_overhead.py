@@ -140,17 +140,17 @@ def main() -> None:
     arguments = parser.parse_args()
     console = Console(highlight=False)
     sys.path.insert(0, str(PROJECT))
-    os.chdir(tempfile.mkdtemp(prefix="swarmtune-overhead-"))
     from tests.lab import Lab, NoLab  # the machines of the tests
 
     with contextlib.ExitStack() as stack:
+        os.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmtune-overhead-")))
         try:
             lab = stack.enter_context(Lab(1, [Path.cwd()]))
         except NoLab as reason:
             console.print(f"without SSH: {reason}")
             lab = None
         overheads(console, arguments.rounds, lab)
-    thousand(console)
+        thousand(console)
 
 
 if __name__ == "__main__":
