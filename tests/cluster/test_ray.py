@@ -6,12 +6,12 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.lab.tuner import kill, tuner_of
 
 from swarmtune.clock import RealClock
 from swarmtune.cluster.config import NodeConfig
@@ -81,29 +81,11 @@ async def test_devices_are_reserved_and_given_back(cluster: str, tmp_path: Path,
 
 async def test_a_killed_driver_leaves_nothing(cluster: str, tmp_path: Path) -> None:
     address = ray.get_runtime_context().gcs_address
-    program = f"""
-import asyncio
-from swarmtune.clock import RealClock
-from swarmtune.cluster.config import NodeConfig
-from swarmtune.cluster.executors.ray import MEMBERSHIP, RayExecutor, RayReservation
-from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, printed, python
-async def main():
-    MEMBERSHIP.join({address!r})
-    reservation = RayReservation([NodeConfig(host={cluster!r}, npu_ids=())], "NPU", RealClock())
-    executor = RayExecutor(reservation, 0, {str(tmp_path / "node")!r}, RealClock())
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    print(await printed(handle, "family"), flush=True)
-    await asyncio.sleep(600)
-asyncio.run(main())
-"""
-    driver = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    reservation = f"RayReservation([NodeConfig(host={cluster!r}, npu_ids=())], 'NPU', RealClock(), {address!r})"
+    driver, family = await tuner_of(
+        f"RayExecutor({reservation}, 0, {str(tmp_path / 'node')!r}, RealClock())",
+        "from swarmtune.cluster.config import NodeConfig\n"
+        "from swarmtune.cluster.executors.ray import RayExecutor, RayReservation",
     )
-    assert driver.stdout is not None
-    line = await asyncio.to_thread(driver.stdout.readline)
-    family = [int(word) for word in line.split()[1:]]
-    assert len(family) == 3
-    driver.kill()
-    driver.communicate()
+    kill(driver)
     await asyncio.wait_for(gone(family), 60)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.lab.tuner import kill, tuner_of
 
 from swarmtune.clock import RealClock, VirtualClock
 from swarmtune.cluster.executors.node_agent import NodeAgent
@@ -77,27 +77,11 @@ async def test_the_command_serves_and_ends_everything(node: subprocess.Popen[str
 
 async def test_a_killed_tuner_leaves_nothing_on_the_node(node: subprocess.Popen[str], tmp_path: Path) -> None:
     folder = tmp_path / "shared" / "n1"
-    program = f"""
-import asyncio, sys
-from pathlib import Path
-from swarmtune.clock import RealClock
-from swarmtune.cluster.executors.shared_dir import SharedDirectoryExecutor
-from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, printed, python
-async def main():
-    executor = SharedDirectoryExecutor(Path({str(folder)!r}), RealClock())
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    print(await printed(handle, "family"), flush=True)
-    await asyncio.sleep(600)
-asyncio.run(main())
-"""
-    tuner = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    tuner, family = await tuner_of(
+        f"SharedDirectoryExecutor(Path({str(folder)!r}), RealClock())",
+        "from swarmtune.cluster.executors.shared_dir import SharedDirectoryExecutor",
     )
-    assert tuner.stdout is not None
-    family = [int(word) for word in (await asyncio.to_thread(tuner.stdout.readline)).split()[1:]]
-    os.kill(tuner.pid, signal.SIGKILL)
-    tuner.communicate()
+    kill(tuner)
     await asyncio.wait_for(gone(family), LOST_S + 15)
     after = SharedDirectoryExecutor(folder, RealClock())
     assert await (await after.start(Command(("true",)))).poll() in (None, 0)

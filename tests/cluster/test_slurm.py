@@ -7,7 +7,6 @@ import contextlib
 import errno
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ import pytest
 import pytest_asyncio
 from tests.lab import Lab, Machine, NoLab
 from tests.lab.slurm import Slurm
+from tests.lab.tuner import kill, tuner_of
 
 from swarmtune.clock import RealClock
 from swarmtune.cluster import ParticleDispatcher
@@ -144,29 +144,13 @@ async def test_a_killed_tuner_leaves_no_job(slurm: Slurm, others: Sequence[Machi
     submit(
         tmp_path / "work" / "slurm-late", job_options(ParallelConfig(), [node])
     )  # by a tuner that died before the job began
-    program = f"""
-import asyncio
-from swarmtune.clock import RealClock
-from swarmtune.cluster.config import NodeConfig, ParallelConfig
-from swarmtune.cluster.executors import executors_for
-from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, printed, python
-async def main():
-    node = NodeConfig(host={machine.address!r}, npu_ids=(), work_dir={str(tmp_path / "work")!r})
-    (executor,) = executors_for(ParallelConfig(executor="slurm"), [node], RealClock())
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    print(await printed(handle, "family"), flush=True)
-    await asyncio.sleep(600)
-asyncio.run(main())
-"""
-    tuner = await asyncio.to_thread(
-        subprocess.Popen, [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    node_there = f"NodeConfig(host={machine.address!r}, npu_ids=(), work_dir={str(tmp_path / 'work')!r})"
+    tuner, family = await tuner_of(
+        f"executors_for(ParallelConfig(executor='slurm'), [{node_there}], RealClock())[0]",
+        "from swarmtune.cluster.config import NodeConfig, ParallelConfig\n"
+        "from swarmtune.cluster.executors import executors_for",
     )
-    assert tuner.stdout is not None
-    family = [int(word) for word in (await asyncio.to_thread(tuner.stdout.readline)).split()[1:]]
-    assert len(family) == 3
-    tuner.kill()
-    tuner.communicate()
+    kill(tuner)
     assert all(machine.alive(pid) for pid in family)
     await asyncio.wait_for(none_left(machine, family), 60)
 

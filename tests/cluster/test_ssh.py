@@ -16,6 +16,7 @@ import pytest
 from tests.lab import Lab, Loopback, Machine, NoLab
 from tests.lab.machine import SMALL_DISK
 from tests.lab.sshd import new_key
+from tests.lab.tuner import kill, tuner_of
 
 from swarmtune.clock import RealClock
 from swarmtune.cluster.executors import ssh_login
@@ -391,31 +392,12 @@ async def test_a_full_disk_is_no_fault_of_the_setting(lab: Lab, reach: Open) -> 
     assert machine.run("find", f"{SMALL_DISK}/work", "-name", ".*.*").split() == []
 
 
-TUNER = """
-import asyncio, sys
-from pathlib import Path
-from swarmtune.clock import RealClock
-from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
-from swarmtune.records import Command
-from swarmtune.testing.executor import FAMILY, printed, python
-
-async def main() -> None:
-    executor = SshExecutor(SshTarget(sys.argv[1], python=sys.executable, config=Path(sys.argv[2])), RealClock())
-    handle = await executor.start(Command(python(FAMILY, "600", "polite")))
-    print(await printed(handle, "family"), flush=True)
-    await asyncio.sleep(600)
-
-asyncio.run(main())
-"""
-
-
 async def test_a_killed_tuner_leaves_nothing(lab: Lab) -> None:
     machine = lab.machines[0]
-    argv = [sys.executable, "-c", TUNER, machine.name, str(lab.config)]
-    tuner = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
-    assert tuner.stdout is not None
-    family = [int(word) for word in (await tuner.stdout.readline()).split()[1:]]
+    target = f"SshTarget({machine.name!r}, python=sys.executable, config=Path({str(lab.config)!r}))"
+    tuner, family = await tuner_of(
+        f"SshExecutor({target}, RealClock())", "from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget"
+    )
     assert [machine.alive(pid) for pid in family] == [True] * 3
-    tuner.kill()
-    await tuner.wait()
+    kill(tuner)
     await until(lambda: machine.commands() == [] and logins(machine) == 0)

@@ -29,6 +29,22 @@ request_count = 12
 isl = 16
 osl = 8
 """
+TINY = """
+[optimizer]
+engine = "simulated"
+evaluations = 6
+confirm = 2
+finalists = 1
+[objective]
+slo = { p95_ttft_ms = 4000, p95_tpot_ms = 1000 }
+[load_search]
+enabled = false
+[loadgen]
+concurrency = 2
+request_count = 8
+isl = 16
+osl = 8
+"""
 SEARCHING = QUICK.replace("enabled = false", "start = 4\npoints = 2\nhigh = 8")
 
 

@@ -7,25 +7,11 @@ import json
 
 import pytest
 
-from tests.e2e.conftest import Workplace
+from tests.e2e.conftest import TINY, Workplace
 
 pytestmark = pytest.mark.e2e
 
-CONFIG = """
-[optimizer]
-engine = "simulated"
-evaluations = 6
-confirm = 2
-finalists = 1
-[objective]
-slo = { p95_ttft_ms = 4000, p95_tpot_ms = 1000 }
-[load_search]
-enabled = false
-[loadgen]
-concurrency = 2
-request_count = 8
-isl = 16
-osl = 8
+CONFIG = f"""{TINY}
 [parallel]
 executor = "local"
 node_string = "127.0.0.1"

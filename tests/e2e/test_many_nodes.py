@@ -17,30 +17,13 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Workplace
+from tests.e2e.conftest import TINY, Workplace
 from tests.lab import Lab, Machine, NoLab
 from tests.lab.sshd import PROJECT
 
 pytestmark = pytest.mark.e2e
 
-CONFIG = """
-[optimizer]
-engine = "simulated"
-evaluations = 6
-confirm = 2
-finalists = 1
-[objective]
-slo = { p95_ttft_ms = 4000, p95_tpot_ms = 1000 }
-[load_search]
-enabled = false
-[loadgen]
-concurrency = 2
-request_count = 8
-isl = 16
-osl = 8
-[parallel]
-retry_delay = 0.5
-"""
+CONFIG = f"{TINY}[parallel]\nretry_delay = 0.5\n"
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 from swarmtune.testing.executor import alive
+from tests.lab.closing import Closing
 from tests.lab.machine import DIES_WITH_US, answers
-from tests.lab.sshd import CLIENT_CONFIG, SERVER_CONFIG, NoLab, find_sshd, new_key
+from tests.lab.sshd import CLIENT_CONFIG, SERVER_CONFIG, find_sshd, new_key
 
 
-class Loopback:
+class Loopback(Closing):
     """What ``Lab`` and ``Machine`` have in common, where no machines can be made."""
 
     name = "loopback"
@@ -24,8 +24,10 @@ class Loopback:
         self._sshd = find_sshd()
         self.folder = Path(tempfile.mkdtemp(prefix="swarmtune-lab-"))
         self.config = self.folder / "ssh_config"
+        self._process: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Loopback:
+    def open(self) -> None:
+        """See Closing."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         (self.folder / "authorized_keys").write_text(new_key(self.folder / "id") + "\n")
@@ -36,20 +38,13 @@ class Loopback:
         (self.folder / "sshd_config").write_text(server + SERVER_CONFIG.format(folder=self.folder))
         argv = [*DIES_WITH_US, str(self._sshd.path), "-D", "-e", "-f", str(self.folder / "sshd_config")]
         self._process = subprocess.Popen(argv, env=self._sshd.env, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            answers(("127.0.0.1", port), self._process)
-        except NoLab:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        answers(("127.0.0.1", port), self._process)
 
     def close(self) -> None:
         """Nothing is left."""
-        self._process.kill()
-        self._process.wait()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
         shutil.rmtree(self.folder)
 
     def alive(self, pid: int) -> bool:

@@ -18,9 +18,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
+from tests.lab.closing import Closing
 from tests.lab.sshd import CLIENT_CONFIG, PROJECT, SERVER_CONFIG, NoLab, find_sshd, new_key
 from tests.lab.tools import find_faketime, find_nft
 
@@ -47,7 +47,7 @@ exec {sshd} -D -e -f {here}/sshd_config >&2
 """
 
 
-class Lab:
+class Lab(Closing):
     """Machines h1, h2, ... on one network with this one. ``shared``: folders that all see at the same path."""
 
     def __init__(self, count: int, shared: Sequence[Path] = ()) -> None:
@@ -70,23 +70,16 @@ class Lab:
         self.machines = tuple(Machine(self, number) for number in range(1, count + 1))
         self._switch: subprocess.Popen[bytes] | None = None
 
-    def __enter__(self) -> Lab:
-        try:
-            self._connect()
-            self.public_key = new_key(self.folder / "id")
-            hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in self.machines]
-            self.config.write_text("".join(hosts) + CLIENT_CONFIG.format(folder=self.folder, user="root"))
-            keys = [f"{m.name},{m.address} {m.install()}\n" for m in self.machines]
-            self.known_hosts.write_text("".join(keys))
-            for machine in self.machines:
-                machine.on()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+    def open(self) -> None:
+        """See Closing."""
+        self._connect()
+        self.public_key = new_key(self.folder / "id")
+        hosts = [f"Host {m.name}\n  HostName {m.address}\n" for m in self.machines]
+        self.config.write_text("".join(hosts) + CLIENT_CONFIG.format(folder=self.folder, user="root"))
+        keys = [f"{m.name},{m.address} {m.install()}\n" for m in self.machines]
+        self.known_hosts.write_text("".join(keys))
+        for machine in self.machines:
+            machine.on()
 
     def close(self) -> None:
         """Nothing is left."""

@@ -17,10 +17,10 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
+from tests.lab.closing import Closing
 from tests.lab.machine import DIES_WITH_US, Lab, Machine
 
 DEVICES = {"NPU": 8}
@@ -38,7 +38,7 @@ SMALL = {
 }
 
 
-class RayCluster:
+class RayCluster(Closing):
     """``address`` is what a driver on this machine joins, with ``env`` in its environment before it imports ray.
 
     Nodes are known by ``machine.address``. The machines' own /tmp holds their sessions.
@@ -56,17 +56,10 @@ class RayCluster:
         self._head: subprocess.Popen[bytes] | None = None
         self._raylets: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __enter__(self) -> RayCluster:
-        try:
-            self.start_head()
-            self.start(*self.machines)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+    def open(self) -> None:
+        """See Closing."""
+        self.start_head()
+        self.start(*self.machines)
 
     def close(self) -> None:
         """Nothing is left."""

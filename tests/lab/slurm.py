@@ -12,8 +12,8 @@ import socket
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 
+from tests.lab.closing import Closing
 from tests.lab.machine import DIES_WITH_US, Lab, Machine
 from tests.lab.sshd import PROJECT, NoLab, unpack
 
@@ -57,7 +57,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
 
-class Slurm:
+class Slurm(Closing):
     """Its nodes are called by their addresses. ``path`` goes before PATH for whoever wants to submit jobs."""
 
     def __init__(self, lab: Lab) -> None:
@@ -69,24 +69,17 @@ class Slurm:
         self._libraries = f"{self._plugins}:{self._plugins.parent}"
         self._running: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Slurm:
-        try:
-            self._write()
-            self._munge(self.folder)
-            self._start(str(self._root / "usr/sbin/slurmctld-wlm"), "-D", "-i")
-            for machine in self.lab.machines:
-                shutil.copytree(
-                    self.folder, self._disk(machine), ignore=shutil.ignore_patterns("state", "munge.s*", "*.log")
-                )
-                self.on(machine)
-            self.await_idle(len(self.lab.machines))
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+    def open(self) -> None:
+        """See Closing."""
+        self._write()
+        self._munge(self.folder)
+        self._start(str(self._root / "usr/sbin/slurmctld-wlm"), "-D", "-i")
+        for machine in self.lab.machines:
+            shutil.copytree(
+                self.folder, self._disk(machine), ignore=shutil.ignore_patterns("state", "munge.s*", "*.log")
+            )
+            self.on(machine)
+        self.await_idle(len(self.lab.machines))
 
     def close(self) -> None:
         """What runs on the machines goes with them."""
