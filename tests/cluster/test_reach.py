@@ -41,7 +41,7 @@ def closed() -> list[str]:
 
 
 def reach(closed: list[str], told: list[str], trouble: str = "") -> Reach:
-    return Reach(ParallelConfig(), RealClock(), lambda node: Told(node, closed, trouble), told.append)
+    return Reach(ParallelConfig(), RealClock(), told.append, lambda node: Told(node, closed, trouble))
 
 
 async def test_a_shared_node_is_closed_with_its_last_group(closed: list[str], tmp_path: Path) -> None:
@@ -74,3 +74,13 @@ async def test_trouble_is_told_and_in_the_end_raised(closed: list[str], tmp_path
         await there.close()
     assert told == ["it stays"]
     assert sorted(closed) == ["a", "a", "b"]
+
+
+async def test_it_can_be_used_again(closed: list[str], tmp_path: Path) -> None:
+    there = reach(closed, [])
+    (before,) = there.of(of("a", folder=tmp_path))
+    await there.close()
+    (after,) = there.of(of("a", folder=tmp_path))
+    assert after is not before
+    await there.close()
+    assert closed == ["a", "a"]

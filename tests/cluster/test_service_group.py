@@ -28,7 +28,8 @@ async def group(tmp_path: Path) -> AsyncIterator[ServiceGroup]:
     executors = [LocalExecutor(tmp_path / name, RealClock()) for name in ("h1", "h2")]
     group = ServiceGroup(GROUP, executors)
     yield group
-    await group.close()
+    for executor in group.executors:
+        await executor.close()
 
 
 async def test_every_rank_is_told_who_it_is(group: ServiceGroup) -> None:

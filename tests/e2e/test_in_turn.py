@@ -23,6 +23,23 @@ work_dir = "nodes"
 """
 
 
+def test_two_services_ask_one_agent(workplace: Workplace) -> None:
+    """Through a shared folder: its agent serves one tuner, and that has one line to it for all groups."""
+    workplace.config(
+        CONFIG.replace('executor = "local"', 'executor = "shared_dir"').replace("evaluations = 6", "evaluations = 4")
+    )
+    (workplace.folder / "nodes").mkdir()
+    agent = workplace.start("--shared", "nodes", "--name", "127.0.0.1", "--work-dir", "run", command="node")
+    try:
+        result = workplace.tune("--parallel")
+    finally:
+        agent.terminate()
+        agent.communicate()
+    assert result["evaluations"] == 4
+    assert set(result["verdict"]["group_effects_percent"]) == {"group0.0", "group0.1"}
+    assert workplace.leftovers() == []
+
+
 def test_measurements_do_not_overlap_and_both_services_measure(workplace: Workplace) -> None:
     workplace.config(CONFIG)
     result = workplace.tune("--parallel")

@@ -72,7 +72,7 @@ class ParticleDispatcher:
             raise ConfigurationError(f"fitness_func must be a function of values and url, not {fitness_func!r}")
         self._fitness = fitness_func
         self._clock = clock or RealClock()
-        self._reach = Reach(self.config, self._clock, executors, self._trouble)
+        self._reach = Reach(self.config, self._clock, self._trouble, executors)
         self._listen = listen or (lambda _: None)
         self._policy = RetryPolicy(config.retry_count + 1, config.retry_delay)
         self._durations = Durations(self.space)

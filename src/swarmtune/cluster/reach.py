@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from swarmtune.clock import Clock
 from swarmtune.cluster.config import NodeConfig, ParallelConfig, ServiceGroupConfig
@@ -17,12 +18,23 @@ Make = Callable[[NodeConfig], Executor]
 class Reach:
     """A node is reached once, however many groups it is in; what a scheduler reserves belongs to one group."""
 
-    def __init__(self, config: ParallelConfig, clock: Clock, make: Make | None, told: Callable[[str], None]) -> None:
-        """``make`` reaches a node in another way than ``config.executor``. ``told``: trouble with a close, for people."""
+    def __init__(
+        self,
+        config: ParallelConfig,
+        clock: Clock,
+        told: Callable[[str], None],
+        make: Make | None = None,
+        leftovers: Iterable[str] = (),
+        folder: str = "",
+    ) -> None:
+        """``told``: trouble with a close, for people. ``make`` reaches a node in another way than ``config.executor``.
+
+        ``leftovers`` and ``folder``: see ``executor_for``.
+        """
         self._config = config
-        self._clock = clock
-        self._make = make
         self._told = told
+        self._make = make
+        self._usual = partial(executors_for, config, clock=clock, leftovers=tuple(leftovers), folder=folder)
         self._users: Counter[Executor] = Counter()
         self._shared: dict[tuple[object, ...], Executor] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -30,7 +42,7 @@ class Reach:
     def of(self, group: ServiceGroupConfig) -> list[Executor]:
         """One for each node, the master's first; to be let go."""
         if self._make is None and self._config.executor in RESERVING:
-            executors: list[Executor] = executors_for(self._config, group.ranks, self._clock)
+            executors: list[Executor] = self._usual(group.ranks)
         else:
             executors = [self._of_node(node) for node in group.ranks]
         self._users.update(executors)
@@ -45,10 +57,15 @@ class Reach:
             self._shared = {key: other for key, other in self._shared.items() if other is not executor}
             self._closing.add(asyncio.create_task(self._close(executor)))
 
+    async def settled(self) -> None:
+        """Wait until all that were let go are closed."""
+        closing, self._closing = self._closing, set()
+        await asyncio.gather(*closing)
+
     async def close(self) -> None:
         """Close all that are left; the first trouble is raised when all have been."""
-        await asyncio.gather(*self._closing)
-        executors, self._users = list(self._users), Counter()
+        await self.settled()
+        executors, self._users, self._shared = list(self._users), Counter(), {}
         for result in await asyncio.gather(*(executor.close() for executor in executors), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
@@ -56,7 +73,7 @@ class Reach:
     def _of_node(self, node: NodeConfig) -> Executor:
         key = (node.host, node.ssh_port, node.username, node.work_dir)
         if key not in self._shared:
-            self._shared[key] = self._make(node) if self._make else executors_for(self._config, [node], self._clock)[0]
+            self._shared[key] = self._make(node) if self._make else self._usual([node])[0]
         return self._shared[key]
 
     async def _close(self, executor: Executor) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from swarmtune.cluster.executors.base import Executor, Handle
 from swarmtune.cluster.health import NotHeldError
@@ -72,14 +71,10 @@ class ServiceGroup:
         if not all(executor.held for executor in self.executors):
             raise NotHeldError(f"the nodes of {self.group.name} are not reserved")
         handles = await asyncio.gather(
-            *(executor.start(Command(("true",), directory="health")) for executor in self.executors)
+            *(executor.start(Command(("true",), directory=f"health-{self.group.name}")) for executor in self.executors)
         )
         await _stop_all(handles, grace_s=0.0)
         return True
-
-    async def close(self) -> None:
-        """Close all executors; the first trouble is raised when all have been."""
-        await _all([executor.close() for executor in self.executors])
 
 
 def of_rank(name: str, rank: int) -> str:
@@ -117,11 +112,8 @@ def with_rank(command: Command, group: Group) -> Command:
 
 
 async def _stop_all(handles: Sequence[Handle], grace_s: float) -> None:
-    await _all([handle.stop(grace_s) for handle in handles])
-
-
-async def _all(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    results = await asyncio.gather(*work, return_exceptions=True)
+    """The first trouble is raised when all have been stopped."""
+    results = await asyncio.gather(*(handle.stop(grace_s) for handle in handles), return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
             raise result

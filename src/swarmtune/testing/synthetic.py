@@ -46,9 +46,6 @@ class SyntheticGroup:
         """Nothing runs."""
         self.stopped += 1
 
-    async def close(self) -> None:
-        """Nothing is held."""
-
     async def answers(self) -> bool:
         """It is always there."""
         return True

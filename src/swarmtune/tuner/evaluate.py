@@ -95,7 +95,7 @@ class Evaluator:
         """
         self.group = nodes.group
         self._plan = plan
-        self._nodes = nodes
+        self.nodes = nodes
         self._executor = executor
         self._clock = clock
         self._directory = directory
@@ -164,14 +164,7 @@ class Evaluator:
 
     async def answers(self) -> bool:
         """Can commands be started on every node?"""
-        return await self._nodes.answers()
-
-    async def close(self) -> None:
-        """Let go of the nodes; what still runs there is ended."""
-        try:
-            await self.stop()
-        finally:
-            await self._nodes.close()
+        return await self.nodes.answers()
 
     async def stop(self) -> None:
         """End the service of this group, if one runs."""
@@ -181,7 +174,7 @@ class Evaluator:
         await running.handle.stop()
         if running.folder:
             with contextlib.suppress(CommunicationError):  # a node that is lost keeps its log
-                await self._nodes.get(running.folder, self._directory.parent / running.folder)
+                await self.nodes.get(running.folder, self._directory.parent / running.folder)
 
     # --- the service ---------------------------------------------------------------------------------------------
 
@@ -192,7 +185,7 @@ class Evaluator:
             return False
         await self.stop()
         if not self._plan.engine.port:
-            self.group = self._nodes.group
+            self.group = self.nodes.group
             commands = self._plan.engine.commands(attempt.setting, self._with_port())
         if self._plan.parallel is not None and await self._answered_by_another():
             raise CommunicationError(f"something answers at {self.group.url} already, and it is no service of ours")
@@ -208,7 +201,7 @@ class Evaluator:
         ]
         limit_s = START_S + (self._plan.parallel.reservation_s if self._plan.parallel else 0.0)
         try:
-            handle = await within(self._clock, limit_s, self._nodes.start(marked, self.group.port))
+            handle = await within(self._clock, limit_s, self.nodes.start(marked, self.group.port))
         except TimeoutError as error:
             text = f"the nodes of {self.group.name} did not start a command within {limit_s:g} s"
             raise IPCTimeoutError(text) from error

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from swarmtune.clock import Clock
 from swarmtune.cluster.config import NodeConfig, ParallelConfig, ServiceGroupConfig
-from swarmtune.cluster.executors import executors_for
 from swarmtune.cluster.executors.local import LocalExecutor
 from swarmtune.cluster.health import HealthMonitor
 from swarmtune.cluster.pool import ServiceGroupPool
+from swarmtune.cluster.reach import Reach
 from swarmtune.cluster.service_group import ServiceGroup
 from swarmtune.cluster.turns import Turn, Turns, any_time
 from swarmtune.errors import Culprit, SwarmTuneError
@@ -25,14 +25,14 @@ LOOK_AT_HOSTFILE_S = 5.0
 
 
 class Groups:
-    """Makes the groups of a plan, each with executors of its own for its nodes."""
+    """Makes the groups of a plan, and reaches their nodes."""
 
     def __init__(self, plan: Plan, folder: Path, clock: Clock, leftovers: Iterable[str]) -> None:
         """``folder``: the study's. ``leftovers``: tokens of commands that an earlier run may have left on the nodes."""
         self._plan = plan
         self._folder = folder
         self._clock = clock
-        self._leftovers = tuple(leftovers)
+        self._reach = Reach(plan.parallel or ParallelConfig(), clock, lambda _: None, None, leftovers, folder.name)
         self._local = LocalExecutor(folder, clock)
         self._open: list[Evaluator] = []
         self._turns = Turns()
@@ -46,10 +46,8 @@ class Groups:
     def of_nodes(self, config: ServiceGroupConfig) -> Evaluator:
         """One on nodes; they are connected when they are first used. Their files are in a folder of this study."""
         assert self._plan.parallel is not None  # noqa: S101 - who has such a config has that
-        folder = f"{self._folder.name}-{config.group_id}"
-        executors = executors_for(self._plan.parallel, config.ranks, self._clock, self._leftovers, folder)
         turn = self._turns.of(config.ranks) if self._plan.parallel.in_turn else any_time
-        return self._made(ServiceGroup(config.group, executors), turn)
+        return self._made(ServiceGroup(config.group, self._reach.of(config)), turn)
 
     async def retired(self, names: Iterable[str], pool: ServiceGroupPool[Evaluates]) -> None:
         """Wait until these groups have finished what they do, and let go of their nodes."""
@@ -59,16 +57,18 @@ class Groups:
                 await pool.changed(pool.version)
             self._open.remove(group)
             with contextlib.suppress(SwarmTuneError):
-                await group.close()
+                await group.stop()
+            self._reach.let_go(group.nodes.executors)
+        await self._reach.settled()
 
     async def close(self) -> None:
         """End everything on all of them; the first trouble is raised when all have been.
 
         Of other machines it is not raised: it must not cost the report. What runs on a lost one ends by its lease.
         """
-        results = await asyncio.gather(*(group.close() for group in self._open), return_exceptions=True)
-        await self._local.close()
-        for result in results:
+        stopped = await asyncio.gather(*(group.stop() for group in self._open), return_exceptions=True)
+        closed = await asyncio.gather(self._reach.close(), self._local.close(), return_exceptions=True)
+        for result in (*stopped, *closed):
             nodes = self._plan.parallel is not None and isinstance(result, SwarmTuneError)
             if isinstance(result, BaseException) and not (nodes and _of_infrastructure(result)):
                 raise result
