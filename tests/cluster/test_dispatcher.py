@@ -405,7 +405,8 @@ async def test_who_gives_up_leaves_nothing(here: Path) -> None:
 
     async def fitness(values: Mapping[str, Any], url: str) -> float:
         began.set()
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.Event().wait()
+        return 0.0
 
     parallel = config(here, group(here, "a", 2), group(here, "b"))
     async with ParticleDispatcher(parallel, FIELDS, fitness) as dispatcher:
@@ -450,7 +451,7 @@ def test_mistakes_are_told_before_anything_starts(here: Path) -> None:
     assert "script './none.sh': cannot be sent along" in first
     assert 'script "\'": No closing quotation' in second
     with pytest.raises(ConfigurationError, match="fitness_func must be a function"):
-        ParticleDispatcher(config(here, group(here, "a")), FIELDS, 3)  # type: ignore[arg-type]
+        ParticleDispatcher(config(here, group(here, "a")), FIELDS, 3)
     with (
         ParticleDispatcher(config(here, group(here, "a")), FIELDS, ask) as dispatcher,
         pytest.raises(ConfigValidationError, match="particle 1: a row of"),

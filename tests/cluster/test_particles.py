@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from swarmtune.engines.target_field import TargetField
 from swarmtune.errors import ConfigValidationError
 from swarmtune.space import Field
 
-FIELDS = [
+FIELDS: list[Field | TargetField | dict[str, Any]] = [
     Field("batch", min=10, max=1000),
     Field("prefill", min=0.1, max=0.7, dtype="ratio", dtype_param="batch"),
     TargetField(name="tp", dtype="enum", dtype_param=[1, 2, 4, 8, 16], value=1),

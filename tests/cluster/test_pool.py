@@ -33,7 +33,7 @@ def open_breaker(pool: Pool, name: str) -> None:
         pool.release(name, ok=False)
 
 
-async def soon(action: Callable[[], None], clock: VirtualClock, after_s: float = 1.0) -> None:
+async def soon(action: Callable[[], object], clock: VirtualClock, after_s: float = 1.0) -> None:
     await clock.sleep(after_s)
     action()
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,61 +21,7 @@ from tests.lab.ray import RayCluster
 
 pytest.importorskip("ray", reason="the extra [ray] is not installed")
 
-DRIVER = """
-import asyncio, json, sys
-from swarmtune.clock import RealClock
-from swarmtune.cluster.config import NodeConfig, ParallelConfig
-from swarmtune.cluster.executors.ray import reserved
-from swarmtune.cluster.service_group import ServiceGroup
-from swarmtune.errors import CommunicationError
-from swarmtune.records import Command, Group, Node
-from swarmtune.testing.executor import FAMILY, finished, printed, python
-
-TOLD = '''
-import os
-print("told", *(os.environ[f"SWARMTUNE_{n}"] for n in ("RANK", "HOSTS", "DEVICES")), os.environ["ASCEND_RT_VISIBLE_DEVICES"])
-'''
-
-async def start(group):
-    gang = await group.start([Command(python(TOLD + FAMILY, "600", "polite"))] * 2)
-    said = [(await printed(handle, "told"), await printed(handle, "family")) for handle in gang.handles]
-    return gang, [(told.split()[1:], [int(pid) for pid in family.split()[1:]]) for told, family in said]
-
-async def anew(group):
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                gang = await group.start([Command(("hostname",))] * 2)
-                return [await finished(h) for h in gang.handles], [(await h.logs()).strip() for h in gang.handles]
-            except CommunicationError:
-                await asyncio.sleep(0.5)
-
-async def main():
-    nodes = [NodeConfig(host=host) for host in sys.argv[2:]]
-    group = ServiceGroup(
-        Group("g", tuple(Node(n.host, n.npu_ids) for n in nodes), 8000),
-        reserved(ParallelConfig(executor="ray", ray_address=sys.argv[1]), nodes, RealClock()),
-    )
-    gang, answer = await start(group)
-    while True:
-        print(json.dumps(answer), flush=True)
-        match (await asyncio.to_thread(sys.stdin.readline)).strip():
-            case "ended":
-                try:
-                    async with asyncio.timeout(50):
-                        answer = await finished(gang)
-                except CommunicationError as error:
-                    answer = [error.culprit.value, error.message]
-            case "anew":
-                answer = await anew(group)
-            case "close":
-                return await group.close()
-
-try:
-    asyncio.run(main())
-except CommunicationError as error:
-    sys.exit(f"{error.culprit.value}: {error.message}")
-"""
+DRIVER = Path(__file__).with_name("ray_driver.py")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +40,7 @@ class Driver:
     def __init__(self, cluster: RayCluster, **changes: str) -> None:
         hosts = [machine.address for machine in cluster.machines]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", DRIVER, changes.pop("address", cluster.address), *hosts],
+            [sys.executable, str(DRIVER), changes.pop("address", cluster.address), *hosts],
             env={**os.environ, **cluster.env, **changes}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip

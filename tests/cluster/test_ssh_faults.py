@@ -18,6 +18,7 @@ from tests.lab.tools import find_faketime, find_nft
 
 from swarmtune.clock import RealClock
 from swarmtune.cluster.executors import ssh, ssh_connection, ssh_login
+from swarmtune.cluster.executors.base import Handle
 from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
 from swarmtune.errors import CommunicationError, Culprit
 from swarmtune.records import Command
@@ -60,12 +61,12 @@ async def reach(lab: Lab, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> 
     await until(lambda: machine.commands() == [])
 
 
-async def waiting(executor: SshExecutor, machine: Machine) -> tuple[object, Callable[[], None]]:
+async def waiting(executor: SshExecutor, machine: Machine) -> tuple[Handle, Callable[[], object]]:
     """A command that waits, and what lets it end."""
     machine.run("sh", "-c", "rm -f /root/fifo; mkfifo /root/fifo")
     handle = await executor.start(Command(python(WAITS, "/root/fifo")))
     await printed(handle, "up")
-    return handle, lambda: (machine.disk / "root/fifo").write_text("ninety9") and None
+    return handle, lambda: (machine.disk / "root/fifo").write_text("ninety9")
 
 
 async def until(condition: Callable[[], bool]) -> None:
