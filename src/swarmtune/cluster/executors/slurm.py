@@ -142,10 +142,7 @@ class SlurmReservation:
             now = self._clock.monotonic()
             if not self._users:
                 raise CommunicationError(f"{what} is not needed any more")
-            if now > deadline:
-                limit = f"no agent came in {AGENTS_S:g} s" if running else f"it waits for {self._pending_s:g} s already"
-                raise CommunicationError(f"{what}: {limit} ({state}: {reason}); it is cancelled{_said(allocation)}")
-            if now > ask_at:
+            if now > min(ask_at, deadline):
                 found = await squeue(allocation.job)
                 if found is None:
                     raise CommunicationError(f"{what} is over before its agents came{_said(allocation)}")
@@ -154,6 +151,9 @@ class SlurmReservation:
                     running, deadline = True, now + AGENTS_S
                 every_s = min(every_s * 1.5, ASK_S[1])
                 ask_at = now + every_s
+            if now > deadline:
+                limit = f"no agent came in {AGENTS_S:g} s" if running else f"it waits for {self._pending_s:g} s already"
+                raise CommunicationError(f"{what}: {limit} ({state}: {reason}); it is cancelled{_said(allocation)}")
             await self._clock.sleep(LOOK_S)
 
 

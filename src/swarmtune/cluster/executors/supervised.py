@@ -231,8 +231,9 @@ class Commands:
 
     async def stop(self) -> None:
         """Stop all at once; the first trouble is raised when all have been. One whose line is lost ends by its lease."""
-        handles, self._handles = self._handles, set()
+        handles = list(self._handles)
         results = await asyncio.gather(*(h.stop(GRACE_S) for h in handles), return_exceptions=True)
+        self._handles -= set(handles)
         for handle, result in zip(handles, results, strict=True):
             if isinstance(result, BaseException) and not handle.lost:
                 raise result
