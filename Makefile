@@ -35,7 +35,7 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests that compute, and then those on several machines, go beside those that wait for one; those that measure go alone,
+# Tests on several machines go beside those that wait for one and then those that compute; those that measure go alone,
 # so that nothing disturbs them.
 MEASURING := tests/loadgen tests/e2e
 WAITING := tests/apps tests/engines tests/cluster tests/simulator
@@ -44,15 +44,15 @@ COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not
 
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
-	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-waiting
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-computing
 	@$(MAKE) --no-print-directory tests-measuring
 	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting measuring)
 	.venv/bin/coverage report --fail-under=90
 
-tests-computing: install ## the tests that compute
+tests-computing: tests-waiting ## the tests that compute
 	$(COVERED) tests $(addprefix --ignore=,$(MEASURING) $(WAITING))
 
-tests-machines: tests-computing ## the tests on machines of namespaces, over SSH, Ray and Slurm
+tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
 	$(COVERED) $(MACHINES)
 
 tests-waiting: install ## the tests of commands, engines and processes

@@ -61,14 +61,26 @@ async def anew(group: ServiceGroup) -> list[object]:
                 await asyncio.sleep(0.5)
 
 
+async def refused(group: ServiceGroup) -> str:
+    """What is said against the next service."""
+    try:
+        await gang_of(group, ["hostname"])
+    except CommunicationError as error:
+        return error.message
+    return ""
+
+
 async def serve(executors: Sequence[RayExecutor], nodes: Sequence[NodeConfig]) -> None:
     group = ServiceGroup(Group("g", tuple(Node(n.host, n.npu_ids) for n in nodes), 8000), executors)
+    answer: object
     gang, answer = await start(group)
     while True:
         print(json.dumps(answer), flush=True)
         match (await asyncio.to_thread(sys.stdin.readline)).strip():
             case "ended":
                 answer = await ended(gang)
+            case "refused":
+                answer = await refused(group)
             case "anew":
                 answer = await anew(group)
             case "close":

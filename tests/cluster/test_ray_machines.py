@@ -81,6 +81,24 @@ def closed(cluster: RayCluster, driver: Driver) -> None:
         assert machine.run("sh", "-c", "ls -A /root/.swarmtune") == ""
 
 
+def refused(driver: Driver) -> None:
+    with driver.process:
+        _, err = driver.process.communicate(timeout=60)
+    assert driver.process.returncode == 1
+    assert "user: no Ray cluster answers at" in err
+    assert "RAY_AUTH_MODE=token" in err
+
+
+@contextlib.contextmanager
+def frozen_head(cluster: RayCluster) -> Iterator[None]:
+    cluster.freeze_head()
+    try:
+        yield
+    finally:
+        cluster.thaw_head()
+    cluster.start(*cluster.machines)  # a raylet without its head gives up
+
+
 def families(cluster: RayCluster) -> list[int]:
     """How many processes of services each machine has."""
     return [len(machine.pids("time.sleep(600)")) for machine in cluster.machines]
@@ -137,6 +155,29 @@ def test_a_dead_head_ends_the_services_and_not_the_driver(cluster: RayCluster, d
     goes_on(driver)
 
 
+def test_a_frozen_head_ends_the_services_and_is_awaited(cluster: RayCluster, driver: Driver) -> None:
+    driver.answer()
+    with frozen_head(cluster):
+        assert driver.ask("ended")[0] == "infrastructure"
+        assert "does not answer" in driver.ask("refused")
+        until(lambda: families(cluster) == [0, 0])
+    goes_on(driver)
+
+
+def test_a_frozen_head_keeps_nobody_from_ending(cluster: RayCluster) -> None:
+    driver = Driver(cluster)
+    driver.answer()
+    with frozen_head(cluster):
+        with driver.process:
+            driver.say("close")
+            _, err = driver.process.communicate(timeout=90)
+        assert driver.process.returncode == 1
+        assert "the head of the Ray cluster hangs" in err
+        until(lambda: families(cluster) == [0, 0])
+        refused(Driver(cluster))
+    closed(cluster, Driver(cluster))
+
+
 def test_a_killed_driver_leaves_no_process_and_files_only_until_the_next(cluster: RayCluster) -> None:
     killed = Driver(cluster)
     with killed.process:
@@ -153,11 +194,7 @@ def test_a_killed_driver_leaves_no_process_and_files_only_until_the_next(cluster
     ids=["no token", "nobody there"],
 )
 def test_a_cluster_that_does_not_answer_us_is_named(cluster: RayCluster, changes: dict[str, str]) -> None:
-    driver = Driver(cluster, **changes)
-    _, err = driver.process.communicate(timeout=60)
-    assert driver.process.returncode == 1
-    assert "user: no Ray cluster answers at" in err
-    assert "RAY_AUTH_MODE=token" in err
+    refused(Driver(cluster, **changes))
 
 
 def test_sigterm_still_means_what_we_said(cluster: RayCluster) -> None:

@@ -89,12 +89,29 @@ class RayCluster(Closing):
     def kill_head(self) -> None:
         """SIGKILL, for all of it; its agents would outlive it."""
         if self._head is not None:
-            family = psutil.Process(self._head.pid).children(recursive=True) if self._head.poll() is None else []
+            family = self._family()
             _end(self._head)
             self._head = None
             for process in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
+
+    def freeze_head(self) -> None:
+        """SIGSTOP, for all of it: its ports still take connections, and nobody answers there."""
+        for process in self._family():
+            process.suspend()
+
+    def thaw_head(self) -> None:
+        """It goes on as if no time had passed."""
+        for process in self._family():
+            process.resume()
+
+    def _family(self) -> list[psutil.Process]:
+        """The processes of the head."""
+        if self._head is None or self._head.poll() is not None:
+            return []
+        head = psutil.Process(self._head.pid)
+        return [head, *head.children(recursive=True)]
 
     def kill(self, machine: Machine) -> None:
         """SIGKILL for the raylet of a machine; returns when nothing of Ray runs there."""

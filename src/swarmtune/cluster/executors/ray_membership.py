@@ -7,11 +7,13 @@ terminate"), also one that tries to join where nobody is. So we look first, and 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -29,7 +31,11 @@ except ImportError as missing:
 __all__ = ["MEMBERSHIP", "ray"]
 
 LOOK_S = 5.0  # between two looks at the head, and for its answer
+LEAVE_S = 10.0  # until we join again
 SILENT_S = 20.0  # a head that is silent for so long is gone; far less than Ray's minute
+
+# What any HTTP/2 client says first (RFC 9113, 3.4), so that gRPC's server answers: the preface, and no settings of ours.
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 class RayMembership:
@@ -39,6 +45,7 @@ class RayMembership:
         self.number = 0
         self._heads: dict[str, str] = {}  # what we were told -> where the head was found
         self._lock = threading.Lock()
+        self._leaving: threading.Thread | None = None
 
     def join(self, address: str) -> None:
         """Join the cluster there ("auto": the one of this machine), unless we are in one.
@@ -46,6 +53,10 @@ class RayMembership:
         CommunicationError if there is none; for the user, unless we were there before.
         """
         with self._lock:
+            if self._leaving is not None:
+                self._leaving.join(LEAVE_S)
+                if self._leaving.is_alive():
+                    raise CommunicationError("the head of the Ray cluster does not answer, not even that we have left")
             if ray.is_initialized():
                 return
             known = self._heads.get(address)
@@ -65,15 +76,32 @@ class RayMembership:
                     "with RAY_AUTH_MODE=token both sides need the same token",
                     culprit=culprit,
                 ) from error
+            if not self._heads:
+                atexit.register(self.end)  # before Ray's own
             self.number += 1
             self._heads[address] = _head()
 
     def leave(self, number: int) -> None:
-        """Leave a cluster whose head is gone, if it is still the one that had this number."""
+        """Leave a cluster whose head is gone, if it is still the one that had this number.
+
+        Ray tells the head, and would wait for one that hangs: we do not.
+        """
         with self._lock:
             if self.number == number:
                 self.number += 1
-                ray.shutdown()
+                self._leaving = threading.Thread(target=ray.shutdown, daemon=True)
+                self._leaving.start()
+
+    def end(self) -> None:
+        """The process ends, also if the head hangs; then with code 1, for what Ray does at the end can only be cut off."""
+        self.leave(self.number)
+        if self._leaving is not None:
+            self._leaving.join(LEAVE_S)
+            if self._leaving.is_alive():
+                sys.stderr.write("the head of the Ray cluster hangs; it was not told that we have left\n")
+                sys.stderr.flush()
+                sys.stdout.flush()
+                os._exit(1)
 
     async def check(self, number: int, clock: Clock) -> None:
         """CommunicationError if the head of the cluster that had this number does not answer now.
@@ -114,10 +142,12 @@ def _look() -> None:
 
 
 def _connect(address: str) -> None:
-    """OSError if nobody listens there. Addresses that only Ray understands pass."""
+    """OSError if nobody listens or answers there: Ray would wait for both. Addresses that only Ray understands pass."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S) as head:
+            head.sendall(GREETING)
+            head.recv(1)
 
 
 @contextlib.contextmanager
