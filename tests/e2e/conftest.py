@@ -13,38 +13,29 @@ from typing import Any
 import psutil
 import pytest
 
-QUICK = """
+
+def study(evaluations: int, confirm: int, ttft_ms: int, tpot_ms: int, concurrency: int, request_count: int) -> str:
+    """The configuration of a study that a simulated service answers in seconds."""
+    return f"""
 [optimizer]
 engine = "simulated"
-evaluations = 5
-confirm = 1
+evaluations = {evaluations}
+confirm = {confirm}
 finalists = 1
 [objective]
-slo = { p95_ttft_ms = 2000, p95_tpot_ms = 500 }
+slo = {{ p95_ttft_ms = {ttft_ms}, p95_tpot_ms = {tpot_ms} }}
 [load_search]
 enabled = false
 [loadgen]
-concurrency = 4
-request_count = 12
+concurrency = {concurrency}
+request_count = {request_count}
 isl = 16
 osl = 8
 """
-TINY = """
-[optimizer]
-engine = "simulated"
-evaluations = 6
-confirm = 2
-finalists = 1
-[objective]
-slo = { p95_ttft_ms = 4000, p95_tpot_ms = 1000 }
-[load_search]
-enabled = false
-[loadgen]
-concurrency = 2
-request_count = 8
-isl = 16
-osl = 8
-"""
+
+
+QUICK = study(evaluations=5, confirm=1, ttft_ms=2000, tpot_ms=500, concurrency=4, request_count=12)
+TINY = study(evaluations=6, confirm=2, ttft_ms=4000, tpot_ms=1000, concurrency=2, request_count=8)
 SEARCHING = QUICK.replace("enabled = false", "start = 4\npoints = 2\nhigh = 8")
 
 
