@@ -70,8 +70,9 @@ def wait_for(text: str, process: subprocess.Popen[str]) -> None:
 def once_each(study: Path, count: int) -> None:
     done = rows(study, "SELECT trial_number FROM swarmtune_attempts WHERE kind = 'trial' AND state = 'done'")
     finished = rows(study, "SELECT number, state FROM trials")
-    assert Counter(state for _, state in finished) == {"COMPLETE": count}
-    assert {n for (n,) in done} == {n for n, _ in finished}
+    complete = [n for n, state in finished if state == "COMPLETE"]  # by chance others may refuse all requests: FAIL
+    assert len(complete) == count
+    assert Counter(n for (n,) in done) == dict.fromkeys(complete, 1)
 
 
 def test_two_groups_of_two_machines_tune_and_prove(tuner: Workplace) -> None:
