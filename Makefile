@@ -38,8 +38,8 @@ check-format: install ## is everything formatted?
 # Tests on several machines go beside those that wait for one and then those that compute; those that measure go alone,
 # so that nothing disturbs them.
 MEASURING := tests/loadgen tests/e2e
-WAITING := tests/apps tests/engines tests/cluster tests/simulator
-MACHINES := $(addprefix tests/cluster/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
+WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
+MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
 
 test: lint ## lint, types and the whole test suite

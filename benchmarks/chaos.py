@@ -32,10 +32,10 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmtune.clock import RealClock
-from swarmtune.cluster.config import NodeConfig, ParallelConfig
-from swarmtune.cluster.dispatcher import ParticleDispatcher
-from swarmtune.cluster.executors.base import Executor
-from swarmtune.cluster.particles import ParticleResult
+from swarmtune.execution.config import NodeConfig, ParallelConfig
+from swarmtune.execution.executors.base import Executor
+from swarmtune.fleet.dispatcher import ParticleDispatcher
+from swarmtune.fleet.particles import ParticleResult
 from swarmtune.records import Event, Score, Setting, Value
 from swarmtune.search.assisted import AssistedSwarm
 from swarmtune.space import Field, Space
@@ -248,7 +248,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from tests.lab import Lab  # the machines of the tests
 
-    from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
+    from swarmtune.execution.executors.ssh import SshExecutor, SshTarget
 
     runs: dict[str, Run] = {}
     with contextlib.ExitStack() as stack:

@@ -8,9 +8,9 @@ import sys
 import time
 from pathlib import Path
 
-from swarmtune.loadgen.report import report
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.exports.report import report
 from swarmtune.loadgen.run import Part, WorkerRun
-from swarmtune.loadgen.spec import Spec
 
 
 def peak_mb() -> float:

@@ -29,16 +29,16 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmtune.clock import Clock, RealClock, VirtualClock
-from swarmtune.cluster.config import NodeConfig, ParallelConfig
-from swarmtune.cluster.dispatcher import ParticleDispatcher
-from swarmtune.cluster.executors.base import Executor
+from swarmtune.execution.config import NodeConfig, ParallelConfig
+from swarmtune.execution.executors.base import Executor
+from swarmtune.fleet.dispatcher import ParticleDispatcher
 from swarmtune.records import Group, Score, Setting
 from swarmtune.settings import read_settings
 from swarmtune.space import Field
+from swarmtune.study.store import MemoryStore
 from swarmtune.testing.synthetic import SyntheticGroup
-from swarmtune.tuner.coordinator import Coordinator
-from swarmtune.tuner.plan import Plan, make_plan
-from swarmtune.tuner.store import MemoryStore
+from swarmtune.tuner.loop.coordinator import Coordinator
+from swarmtune.tuner.planning.plan import Plan, make_plan
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHORTEST_S, LONGEST_S = 20.0, 100.0
@@ -175,7 +175,7 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
 
 def over_ssh(lab: Any) -> Callable[[NodeConfig], Executor]:
     """How the lab's machines are reached."""
-    from swarmtune.cluster.executors.ssh import SshExecutor, SshTarget
+    from swarmtune.execution.executors.ssh import SshExecutor, SshTarget
 
     clock: Clock = RealClock()
     return lambda node: SshExecutor(SshTarget(node.host, python=sys.executable, config=lab.config), clock)

@@ -28,9 +28,9 @@ from parallel import PROJECT, over_ssh
 from rich.console import Console
 from rich.table import Table
 
-from swarmtune.cluster.config import ParallelConfig
-from swarmtune.cluster.dispatcher import ParticleDispatcher
-from swarmtune.cluster.evaluation import FIRST_POLL_S
+from swarmtune.execution.config import ParallelConfig
+from swarmtune.fleet.dispatcher import ParticleDispatcher
+from swarmtune.fleet.evaluation import FIRST_POLL_S
 from swarmtune.space import Field
 
 SERVICE = """

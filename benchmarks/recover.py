@@ -24,11 +24,11 @@ from swarmtune.clock import RealClock
 from swarmtune.records import Event, Setting, Value
 from swarmtune.settings import read_settings
 from swarmtune.space import Space
-from swarmtune.tuner.plan import Plan, make_plan
-from swarmtune.tuner.proof import in_order
-from swarmtune.tuner.report import Result
+from swarmtune.study.place import new_place
+from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.proof.remeasure import in_order
+from swarmtune.tuner.result import Result
 from swarmtune.tuner.run import session, tune
-from swarmtune.tuner.study import new_place
 
 BAD: Mapping[str, Value] = {"n_parallel": 1, "n_batch": 32, "n_ubatch": 16, "n_threads": 1, "n_threads_batch": 1}
 USERS = 4

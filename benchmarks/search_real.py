@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmtune.records import Setting
-from swarmtune.tuner.plan import Plan
+from swarmtune.tuner.planning.plan import Plan
 
 ALGORITHMS = ("swarm", "tpe", "random")
 

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from search_tasks import WORST
 
+from swarmtune.loadgen.judge.early import early_stop
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records
-from swarmtune.loadgen.results.early import early_stop
 from swarmtune.records import Score, Setting
 from swarmtune.search.assisted import AssistedSwarm
 from swarmtune.search.incumbent import deployable

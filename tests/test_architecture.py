@@ -20,24 +20,25 @@ from swarmtune.apps.cli import COMMANDS
 
 SOURCE = Path(swarmtune.__file__).parent
 PACKAGES = {
-    *("apps", "testing", "tuner", "settings", "search", "engines", "loadgen", "simulator", "cluster"),
+    *("apps", "testing", "tuner", "settings", "search", "engines", "loadgen", "simulator"),
+    *("cluster", "study", "fleet", "execution"),
     *("space", "objective", "workload", "records", "clock", "registry", "errors"),
 }
-LONG_MODULES = {"cluster/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
+LONG_MODULES = {"execution/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
 ENVIRONMENT_READERS = {
     "apps/cli/__init__.py": "OPENBLAS_NUM_THREADS is set while numpy loads, and taken back",
     "settings.py": "the one place where our own settings are read",
-    "loadgen/public_data.py": "HF_ENDPOINT belongs to the Hugging Face tools: the mirror that a site uses",
-    "loadgen/spec.py": "headers and the key of the service are secrets: they travel in the environment, not in files",
+    "loadgen/ask/public_data.py": "HF_ENDPOINT belongs to the Hugging Face tools: the mirror that a site uses",
+    "loadgen/ask/spec.py": "headers and the key of the service are secrets: they travel in the environment, not in files",
     "space/space.py": "fields of dtype env take the value of a variable that the user names",
-    "cluster/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
-    "cluster/executors/node_agent.py": "what Slurm tells a job must not reach the services",
-    "cluster/executors/slurm_jobs.py": "what Slurm tells the job that we run in is no option of another",
-    "cluster/executors/ray_membership.py": "RAY_ENABLE_AUTO_CONNECT: Ray must not start a cluster of its own",
-    "cluster/supervisor.py": "travels alone: passes the environment on and finds the journals",
+    "execution/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
+    "execution/executors/node_agent.py": "what Slurm tells a job must not reach the services",
+    "execution/executors/slurm_jobs.py": "what Slurm tells the job that we run in is no option of another",
+    "execution/executors/ray_membership.py": "RAY_ENABLE_AUTO_CONNECT: Ray must not start a cluster of its own",
+    "execution/supervisor.py": "travels alone: passes the environment on and finds the journals",
     "testing/executor.py": "proves that our own variables do not leak into services",
 }
-STANDALONE = {"cluster/supervisor.py"}  # the standard library only, and nothing of ours
+STANDALONE = {"execution/supervisor.py"}  # the standard library only, and nothing of ours
 KILLERS_BY_NAME = re.compile(r"\b(pkill|killall|process_iter)\b")
 
 

@@ -18,16 +18,16 @@ from swarmtune import errors, registry
 from swarmtune.apps.cli import COMMANDS
 from swarmtune.engines.diagnosis import CULPRITS, Cause
 from swarmtune.errors import Culprit, SwarmTuneError
-from swarmtune.loadgen.report import report
-from swarmtune.loadgen.results.statistics import PERCENTILES
-from swarmtune.loadgen.spec import Spec
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.exports.report import report
+from swarmtune.loadgen.judge.statistics import PERCENTILES
 from swarmtune.objective import OBJECTIVES
 from swarmtune.objective.slo import LATENCIES
 from swarmtune.settings import read_settings
 from swarmtune.space.field import DTYPES
+from swarmtune.study.tables import metadata
 from swarmtune.testing.fake_records import fake_records
-from swarmtune.tuner.plan import make_plan
-from swarmtune.tuner.tables import metadata
+from swarmtune.tuner.planning.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -105,6 +106,20 @@ class Command:
             other.files,
             other.memory_limit_bytes,
         )
+
+
+def command_line(command: Command) -> str:
+    """A command as a shell would take it, secrets of environment and flags hidden."""
+    hidden = set(command.secret_values)
+    variables = [f"{k}={'***' if k in command.secrets else shlex.quote(v)}" for k, v in sorted(command.env.items())]
+    return " ".join([*variables, *(_shown(argument, hidden) for argument in command.argv)])
+
+
+def _shown(argument: str, hidden: set[str]) -> str:
+    name, equals, value = argument.partition("=")
+    if argument in hidden:
+        return "***"
+    return f"{name}=***" if equals and value in hidden else shlex.quote(argument)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
-from swarmtune.cluster.config import ParallelConfig
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
+from swarmtune.execution.config import ParallelConfig
 from swarmtune.records import looks_secret
 from swarmtune.search.swarm import Strategy
 

@@ -13,8 +13,7 @@ from cli_runs import Cli, names_in
 
 from swarmtune import registry
 from swarmtune.engines.vllm import VllmEngine
-from swarmtune.records import Command, Group, looks_secret
-from swarmtune.tuner.report import command_line
+from swarmtune.records import Command, Group, command_line, looks_secret
 
 SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
 

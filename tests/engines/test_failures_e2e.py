@@ -17,13 +17,13 @@ import pytest
 from test_engine_contract import MINDIE_FILE, make
 
 from swarmtune.clock import RealClock
-from swarmtune.cluster.executors.local import LocalExecutor
-from swarmtune.cluster.executors.supervised import SupervisedHandle
 from swarmtune.engines.base import Engine
 from swarmtune.errors import Culprit, SwarmTuneError
+from swarmtune.execution.executors.local import LocalExecutor
+from swarmtune.execution.executors.supervised import SupervisedHandle
 from swarmtune.records import Group, Setting
 from swarmtune.space import Space
-from swarmtune.tuner.probe import HttpProbe
+from swarmtune.tuner.loop.probe import HttpProbe
 
 pytestmark = pytest.mark.e2e
 LINES = 400

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.exports import jsonl
 from swarmtune.loadgen.exports.measurement import measurement
-from swarmtune.loadgen.report import Report, report
+from swarmtune.loadgen.exports.report import Report, report
 from swarmtune.loadgen.run import Part, WorkerRun
-from swarmtune.loadgen.spec import Spec
 from swarmtune.records import Measurement
 
 Script = Callable[["Peer"], Awaitable[None]]

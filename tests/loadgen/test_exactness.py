@@ -18,7 +18,7 @@ import pytest
 from loadgen_servers import Simulated
 
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
-from swarmtune.loadgen.plan import WARMUP_SESSIONS
+from swarmtune.loadgen.send.plan import WARMUP_SESSIONS
 from swarmtune.records import Measurement
 from swarmtune.workload import Load, Workload
 

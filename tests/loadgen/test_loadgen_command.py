@@ -13,11 +13,11 @@ import pytest
 from loadgen_servers import Simulated
 
 from swarmtune.errors import ConfigValidationError
+from swarmtune.loadgen.ask.spec import Spec, headers_of
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.exports.jsonl import read
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.spec import Spec, headers_of
 
 Start = Callable[..., Awaitable[Simulated]]
 

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from swarmtune import registry
 from swarmtune.errors import BenchmarkParseError
+from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
-from swarmtune.loadgen.report import leave, report
-from swarmtune.loadgen.spec import Spec
+from swarmtune.loadgen.exports.report import leave, report
 from swarmtune.testing.benchmark import BenchmarkContract
 from swarmtune.testing.fake_records import fake_records
 from swarmtune.workload import Load

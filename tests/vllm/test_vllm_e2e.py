@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from swarmtune.clock import RealClock
-from swarmtune.cluster.executors.local import LocalExecutor
 from swarmtune.engines.schema import flags_in_help
 from swarmtune.engines.vllm import VllmEngine
 from swarmtune.errors import Culprit
+from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.records import Group
 from swarmtune.space import Space
 

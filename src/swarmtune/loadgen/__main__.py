@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.distributed import run
+from swarmtune.loadgen.exports.report import leave, report
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.report import leave, report
-from swarmtune.loadgen.services import run
-from swarmtune.loadgen.spec import Spec
 
 FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from swarmtune.errors import BenchmarkParseError, SwarmTuneError
+from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
-from swarmtune.loadgen.spec import Spec
+from swarmtune.loadgen.send.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
 from swarmtune.records import Command, File, Measurement
 from swarmtune.workload import Load, Workload
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import numpy as np
 
 from swarmtune.errors import ConfigValidationError
-from swarmtune.loadgen.dataset import make_dataset
-from swarmtune.loadgen.deciding import deciding
+from swarmtune.loadgen.ask.dataset import make_dataset
+from swarmtune.loadgen.ask.source import Block, Source
+from swarmtune.loadgen.ask.spec import Spec, headers_of
+from swarmtune.loadgen.ask.target import Target
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
+from swarmtune.loadgen.judge.deciding import deciding
+from swarmtune.loadgen.read.spool import collect
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.source import Block, Source
-from swarmtune.loadgen.spec import Spec, headers_of
-from swarmtune.loadgen.spool import collect
-from swarmtune.loadgen.target import Target
+from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
+from swarmtune.loadgen.send.worker import Phase, Watch, Worker
 from swarmtune.loadgen.wire import make_wire
-from swarmtune.loadgen.worker import Phase, Watch, Worker
 from swarmtune.records import EarlyStop
 
 SPOOL_FILE = "spool.bin"

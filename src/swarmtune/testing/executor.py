@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from swarmtune.cluster.executors.base import Executor, Handle
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError
+from swarmtune.execution.executors.base import Executor, Handle
 from swarmtune.records import Command, File
 
 STUBBORN = """

@@ -6,8 +6,8 @@ import pytest
 
 from swarmtune.records import Event, Measurement, Score, Setting, TrialState
 from swarmtune.space import Space
+from swarmtune.study.store import Outcome, Store
 from swarmtune.testing.search import MIXED, RULES
-from swarmtune.tuner.store import Outcome, Store
 
 MEASURED = Measurement({"completed": 10.0, "p95_ttft_ms": 12.5}, {"concurrency": 4})
 GOOD = Outcome(Score(3.0, -3.0, {"p95_ttft_ms": -0.5}), MEASURED, facts={"load_points": 2})

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from swarmtune.clock import Clock
 from swarmtune.records import Group, Measurement, Score, Setting
-from swarmtune.tuner.evaluate import ANY_LOAD, Keep, Loads, Report
-from swarmtune.tuner.store import Attempt, Outcome
+from swarmtune.study.store import Attempt, Outcome
+from swarmtune.tuner.loop.evaluate import ANY_LOAD, Keep, Loads, Report
 
 
 class SyntheticGroup:

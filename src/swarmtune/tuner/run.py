@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarmtune.clock import Clock
-from swarmtune.cluster.executors.local import sweep_leftovers
+from swarmtune.execution.executors.local import sweep_leftovers
 from swarmtune.records import Event, Trial, TrialState
-from swarmtune.tuner.coordinator import Coordinator
-from swarmtune.tuner.groups import Groups, looked_after
-from swarmtune.tuner.ledger import Ledger, StudyHead
-from swarmtune.tuner.loads import savings
-from swarmtune.tuner.ownership import RENEW_EVERY_S
-from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.proof import prove
-from swarmtune.tuner.report import Result, Spent
-from swarmtune.tuner.similar import circumstances, gather
-from swarmtune.tuner.store import Outcome
-from swarmtune.tuner.study import Place, write_private
-from swarmtune.tuner.warm_start import NOTHING, WARM_START, WarmStart
+from swarmtune.study.ownership import RENEW_EVERY_S
+from swarmtune.study.place import Place, write_private
+from swarmtune.study.store import Outcome
+from swarmtune.study.writer import Ledger, StudyHead
+from swarmtune.tuner.loop.coordinator import Coordinator
+from swarmtune.tuner.loop.groups import Groups, looked_after
+from swarmtune.tuner.loop.loads import savings
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.remeasure import prove
+from swarmtune.tuner.result import Result, Spent
+from swarmtune.tuner.warm_start.record import NOTHING, WARM_START, WarmStart
+from swarmtune.tuner.warm_start.similar import circumstances, gather
 
 
 @dataclass(frozen=True)

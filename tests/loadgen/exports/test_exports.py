@@ -16,9 +16,9 @@ from swarmtune.errors import BenchmarkParseError, ConfigPathError, MissingExtraE
 from swarmtune.loadgen.adapters.vllm_bench import measurement as read_vllm
 from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, table, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
+from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.results.summary import results
 from swarmtune.records import Measurement
 from swarmtune.testing.fake_records import fake_records
 

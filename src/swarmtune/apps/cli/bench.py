@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from swarmtune.errors import CommunicationError, ConfigValidationError
 
 if TYPE_CHECKING:
-    from swarmtune.loadgen.report import Report
-    from swarmtune.loadgen.spec import Spec
+    from swarmtune.loadgen.ask.spec import Spec
+    from swarmtune.loadgen.exports.report import Report
 
 EPILOG = """\
 examples:
@@ -221,7 +221,7 @@ def _fields() -> list[str]:
 def _spec(arguments: argparse.Namespace, given: dict[str, Any]) -> Spec:
     from pydantic import ValidationError
 
-    from swarmtune.loadgen.spec import Spec
+    from swarmtune.loadgen.ask.spec import Spec
 
     urls = [url.strip() for url in arguments.url.split(",") if url.strip()]
     limits, mistakes = slos(arguments.goodput)
@@ -274,7 +274,7 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
 
 def command_line() -> str:
     """How we were called, without secrets: for the results."""
-    from swarmtune.loadgen.report import without_secrets
+    from swarmtune.loadgen.exports.report import without_secrets
 
     words, secret = [], False
     for word in sys.argv[1:]:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve one run; the exit code."""
-    from swarmtune.loadgen.services import serve_host
+    from swarmtune.loadgen.distributed import serve_host
 
     with tempfile.TemporaryDirectory(prefix="swarmtune-bench-") as folder:
         notes = lambda note: print(note, file=sys.stderr)  # noqa: E731

@@ -27,17 +27,17 @@ from rich.table import Table
 
 from swarmtune.clock import RealClock
 from swarmtune.errors import ConfigPathError
-from swarmtune.loadgen.dataset import make_dataset
+from swarmtune.loadgen.ask.dataset import make_dataset
+from swarmtune.loadgen.distributed import Overview, Remote, process, run
 from swarmtune.loadgen.exports import table
 from swarmtune.loadgen.exports.facts import written
-from swarmtune.loadgen.plan import limit_of
-from swarmtune.loadgen.report import Report
-from swarmtune.loadgen.services import Overview, Remote, process, run
-from swarmtune.loadgen.telemetry import Telemetry, scrape, summary, write_jsonl
+from swarmtune.loadgen.exports.report import Report
+from swarmtune.loadgen.exports.telemetry import Telemetry, scrape, summary, write_jsonl
+from swarmtune.loadgen.send.plan import limit_of
 
 if TYPE_CHECKING:
+    from swarmtune.loadgen.ask.spec import Spec
     from swarmtune.loadgen.selftest.ladder import Step
-    from swarmtune.loadgen.spec import Spec
 
 TELEMETRY_FILE, TELEMETRY_SUMMARY = "telemetry.jsonl", "telemetry.json"
 SELF_TEST_FILE = "self-test.json"

@@ -20,10 +20,11 @@ from swarmtune.apps.cli.options import (
     overrides,
     planned,
 )
+from swarmtune.records import command_line
 from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
-from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.report import DEFAULT_PORT, command_line
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.result import DEFAULT_PORT
 
 ASSUMED_START_S = 30.0  # of a service of which nothing is known yet
 

@@ -17,9 +17,9 @@ from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.settings import BaseSections, Optimizer, Promises, expanded, read_settings, section_name
 from swarmtune.space import Field
-from swarmtune.tuner.aims import DEFAULT_PROMISES
-from swarmtune.tuner.plan import DEFAULT_EVALUATIONS
-from swarmtune.tuner.study import write_private
+from swarmtune.study.place import write_private
+from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
+from swarmtune.tuner.planning.plan import DEFAULT_EVALUATIONS
 
 UNUSED = "read for older files"  # how descriptions of keys without effect begin
 TEMPLATE = {"argv": ["./start.sh", "--port", "$PORT"]}  # of an engine of which nothing is known

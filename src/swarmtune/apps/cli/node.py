@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(folder: Path, root: Path) -> None:
-    from swarmtune.cluster.executors.node_agent import serve
+    from swarmtune.execution.executors.node_agent import serve
 
     work = asyncio.ensure_future(serve(folder, root, RealClock()))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

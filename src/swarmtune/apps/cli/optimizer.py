@@ -25,9 +25,9 @@ from swarmtune.apps.cli.options import (
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
 from swarmtune.settings import BaseSections, read_settings
-from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.report import Result
-from swarmtune.tuner.study import Place, last_place, merged, new_place
+from swarmtune.study.place import Place, last_place, merged, new_place
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.result import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,8 +97,8 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
 
 def _sweep(place: Place) -> None:
     """End what a killed tuner left, and put its files back, before anything is read from them."""
-    from swarmtune.cluster.executors.local import sweep_leftovers
-    from swarmtune.tuner.ledger import leftovers
+    from swarmtune.execution.executors.local import sweep_leftovers
+    from swarmtune.study.writer import leftovers
 
     asyncio.run(sweep_leftovers(leftovers(place.url, place.name, RealClock().wall())))
 

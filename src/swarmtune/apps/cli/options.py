@@ -13,7 +13,7 @@ from swarmtune.errors import ConfigValidationError
 
 if TYPE_CHECKING:
     from swarmtune.settings import BaseSections
-    from swarmtune.tuner.plan import Plan
+    from swarmtune.tuner.planning.plan import Plan
 
 
 EMBEDDED = Path(__file__).with_name("embedded.toml")
@@ -114,7 +114,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def planned(settings: BaseSections, path: Path | None, given: Mapping[str, Any]) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: the file or the command line."""
-    from swarmtune.tuner.plan import make_plan
+    from swarmtune.tuner.planning.plan import make_plan
 
     options = [f"{table}.{name}:" for table, names in given.items() for name in names]
     try:

@@ -16,10 +16,10 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.records import Event
-from swarmtune.tuner.confirm import NO_GAIN
 from swarmtune.tuner.pareto import pareto_set
-from swarmtune.tuner.plan import Plan
-from swarmtune.tuner.report import Result, mean_value, run_lines
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.confirm import NO_GAIN
+from swarmtune.tuner.result import Result, mean_value, run_lines
 
 RECENT = 6  # finished trials on the live screen
 

@@ -19,10 +19,10 @@ import numpy as np
 import orjson
 
 from swarmtune.loadgen.exports.facts import RunFacts, written
+from swarmtune.loadgen.judge.latencies import NS_PER_MS, NS_PER_S, columns, request_samples
+from swarmtune.loadgen.judge.statistics import Statistics
+from swarmtune.loadgen.judge.summary import Results
 from swarmtune.loadgen.records import Outcome, Phase, Records
-from swarmtune.loadgen.results.latencies import NS_PER_MS, NS_PER_S, columns, request_samples
-from swarmtune.loadgen.results.statistics import Statistics
-from swarmtune.loadgen.results.summary import Results
 
 SCHEMA_VERSION = "1.4"  # JsonExportData.SCHEMA_VERSION of AIPerf 0.13.0
 JSON_FILE, CSV_FILE, RECORDS_FILE = "profile_export_aiperf.json", "profile_export_aiperf.csv", "profile_export.jsonl"

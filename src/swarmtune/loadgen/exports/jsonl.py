@@ -15,8 +15,8 @@ import orjson
 
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.exports.facts import written
+from swarmtune.loadgen.judge.latencies import ragged
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
-from swarmtune.loadgen.results.latencies import ragged
 
 ROWS_FILE = "requests.jsonl"
 RUN_FILE = "run.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import orjson
 
 from swarmtune.loadgen.exports.facts import RunFacts, written
-from swarmtune.loadgen.results.summary import Results
+from swarmtune.loadgen.judge.summary import Results
 from swarmtune.records import Measurement
 
 MEASUREMENT_FILE = "measurement.json"

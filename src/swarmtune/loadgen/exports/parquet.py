@@ -18,8 +18,8 @@ import orjson
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.exports.facts import optional, written
 from swarmtune.loadgen.exports.jsonl import run_facts
+from swarmtune.loadgen.judge.latencies import ragged
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
-from swarmtune.loadgen.results.latencies import ragged
 
 REQUESTS_FILE, CHUNKS_FILE, NPZ_FILE = "requests.parquet", "chunks.parquet", "records.npz"
 KEY = b"swarmtune"

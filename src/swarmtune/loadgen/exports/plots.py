@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 
 from swarmtune.loadgen.exports.facts import optional, written
+from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, Floats, columns, gap_samples, request_samples
+from swarmtune.loadgen.judge.series import concurrency, series
+from swarmtune.loadgen.judge.summary import Results
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.results.latencies import NS_PER_S, Columns, Floats, columns, gap_samples, request_samples
-from swarmtune.loadgen.results.series import concurrency, series
-from swarmtune.loadgen.results.summary import Results
 
 POINTS = 4000  # drawn at most, so that the file stays small
 SLICES = 40

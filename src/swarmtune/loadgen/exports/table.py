@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.loadgen.exports.facts import RunFacts
-from swarmtune.loadgen.results.statistics import Interval
-from swarmtune.loadgen.results.summary import Results
+from swarmtune.loadgen.judge.statistics import Interval
+from swarmtune.loadgen.judge.summary import Results
 
 ROWS = {
     "ttft_ms": "time to first token, ms",

@@ -14,10 +14,10 @@ import numpy as np
 import orjson
 
 from swarmtune.loadgen.exports.facts import RunFacts, written
+from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, columns
+from swarmtune.loadgen.judge.series import series
+from swarmtune.loadgen.judge.summary import Results
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.results.latencies import NS_PER_S, Columns, columns
-from swarmtune.loadgen.results.series import series
-from swarmtune.loadgen.results.summary import Results
 
 METRICS = {"ttft": "ttft_ms", "tpot": "tpot_ms", "itl": "icl_ms", "e2el": "e2el_ms"}
 QUEUED = {"client_queue_time": "send_lag_ms", "e2el_including_client_queue": "scheduled_e2el_ms"}

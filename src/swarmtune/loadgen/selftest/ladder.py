@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.certify import Level
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.exports.report import report
+from swarmtune.loadgen.judge.certify import Level
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.report import report
 from swarmtune.loadgen.run import Part, WorkerRun
 from swarmtune.loadgen.selftest.server import read_log
-from swarmtune.loadgen.spec import Spec
 
 TTFT_MS, ITL_MS, TOKENS = 50.0, 10.0, 64
 STREAMS = (10, 50, 100, 200, 400, 700, 1000, 1500)

@@ -1,0 +1,360 @@
+"""Which nodes serve together: the table [parallel], hostfiles and node strings. Nothing is connected here."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
+from pydantic import Field as Option
+
+from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_hosts, parse_node_string
+from swarmtune.records import Group, Node
+
+FIRST_PORT = 8000
+MAX_HOSTFILE_BYTES = 4 * 1024 * 1024
+SLURM_OURS = {
+    "nodes", "nodelist", "ntasks_per_node", "signal", "signal_delay_s", "requeue", "no_requeue", "array",
+    "array_parallelism", "output", "error", "open_mode", "stderr_to_stdout", "additional_parameters", "setup", "teardown",
+    "srun_args", "use_srun",
+}  # fmt: skip
+"""Options of a Slurm job that users cannot give: the ones that we say ourselves, and those that are lines for a shell."""
+_FROZEN = ConfigDict(frozen=True, extra="forbid")
+_Device = Annotated[int, Option(ge=0, lt=4096)]
+_SlurmName = Annotated[str, Option(pattern=r"^[a-z][a-z0-9_-]*$")]
+_SlurmValue = bool | int | Annotated[str, Option(pattern=r"^[ -~]+$")]  # a line of the job's script
+_Seconds = Annotated[float, Option(gt=0, le=1e7, allow_inf_nan=False)]
+
+
+class NodeConfig(BaseModel):
+    """A machine of a group and how it is reached."""
+
+    model_config = _FROZEN
+
+    host: str = Option(description="name or address")
+    ssh_port: int = Option(SSH_PORT, ge=1, le=65535, description="port of its SSH server")
+    npu_ids: tuple[_Device, ...] = Option(tuple(range(8)), description="devices that a service may use there")
+    work_dir: str = Option("~/.swarmtune", min_length=1, description="folder for our files on it")
+    username: str | None = Option(None, min_length=1, description="who logs in; by default SSH decides")
+
+    @field_validator("host")
+    @classmethod
+    def _one_host(cls, text: str) -> str:
+        try:
+            return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
+        except ValueError:
+            hosts, mistakes = parse_hosts(text)
+        if mistakes or [host.name for host in hosts] != [text]:
+            raise ValueError(mistakes[0] if mistakes else "one name or address; port and user have keys of their own")
+        return text
+
+
+class ServiceOptions(BaseModel):
+    """How a service is started, known to be ready, and stopped."""
+
+    model_config = _FROZEN
+
+    port: int | None = Option(
+        None, ge=1, le=65535, description="where the master answers; 8000, or the next one free of other groups"
+    )
+    start_script: str = Option(
+        "./start_service.sh",
+        min_length=1,
+        description="run on every node; a relative path is a file here that is sent along, with arguments if wanted",
+    )
+    stop_script: str | None = Option(None, min_length=1, description="run on every node before its processes are ended")
+    config_path: str = Option(
+        "config.json", min_length=1, description="where the script finds the setting as JSON; relative to where it runs"
+    )
+    health_check_url: str = Option(
+        "/health", min_length=1, description="answers 200 when ready; a path, or a URL with {host} and {port}"
+    )
+    health_check_timeout: _Seconds = Option(300, description="seconds that a service may take to be ready")
+
+
+class ServiceGroupConfig(ServiceOptions):
+    """Nodes that serve one candidate at a time."""
+
+    group_id: str = Option(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="its name")
+    nodes: tuple[NodeConfig, ...] = Option(min_length=1, max_length=1024, description="its machines")
+    master_node_index: int = Option(0, ge=0, description="which of the nodes answers")
+
+    @property
+    def ranks(self) -> tuple[NodeConfig, ...]:
+        """The nodes, the master first."""
+        master = self.nodes[self.master_node_index]
+        return (master, *(n for i, n in enumerate(self.nodes) if i != self.master_node_index))
+
+    @property
+    def group(self) -> Group:
+        """The group as services and executors see it."""
+        return Group(self.group_id, tuple(Node(n.host, n.npu_ids) for n in self.ranks), self.port or FIRST_PORT)
+
+    @property
+    def health_url(self) -> str:
+        """What is asked whether the service is ready."""
+        group = self.group
+        if self.health_check_url.startswith("/"):
+            return group.url + self.health_check_url
+        host = f"[{group.master}]" if ":" in group.master else group.master
+        return self.health_check_url.replace("{host}", host).replace("{port}", str(group.port))
+
+
+class ParallelConfig(ServiceOptions):
+    """[parallel]: the groups, and what is done when one fails. Its service keys hold for all groups that say nothing else.
+
+    The groups are those of ``hostfile``, else of ``node_string``, else ``service_groups``.
+    """
+
+    enabled: bool = Option(False, description="measure on several groups of nodes at once (--parallel)")
+    executor: Literal["ssh", "local", "ray", "slurm", "shared_dir"] = Option("ssh", description="how nodes are reached")
+    ray_address: str = Option("auto", min_length=1, description="Ray cluster to join; auto: the one of this machine")
+    ray_resource: str = Option("NPU", min_length=1, description='what Ray counts devices by: "NPU" or "GPU"')
+    slurm: dict[_SlurmName, _SlurmValue] = Option(
+        {}, description="options of sbatch for each group's job, such as partition, account, qos, time"
+    )
+    slurm_resource: str = Option(
+        "gpu", pattern=r"^[\w:.-]+$", description='what Slurm counts devices by: "gpu" or "npu"'
+    )
+    slurm_pending_timeout: _Seconds = Option(3600, description="seconds that a group's job may wait for its nodes")
+    mode: Literal["single_node", "multi_node"] = Option("multi_node", description="single_node: every node is a group")
+    service_groups: tuple[ServiceGroupConfig, ...] = Option((), max_length=1024, description="the groups, one by one")
+    hostfile: str | None = Option(None, min_length=1, description="file with one host a line (--hostfile)")
+    node_string: str | None = Option(None, min_length=1, description="the groups as n0,n1:n2,n3 (--nodes)")
+    nodes_per_group: int = Option(2, ge=1, le=1024, description="nodes of a group made from a list of hosts")
+    npus_per_node: int = Option(8, ge=0, le=1024, description="devices of a host that does not say slots=N; 0 = none")
+    services_per_group: int = Option(
+        1,
+        ge=1,
+        le=64,
+        description="services that share the nodes of a group from a list, with equal parts of its devices",
+    )
+    in_turn: bool = Option(
+        False,
+        description="services that share a node are measured one at a time; while one is, the next candidate starts",
+    )
+    work_dir: str = Option("~/.swarmtune", min_length=1, description="folder for our files on the hosts of a list")
+    username: str | None = Option(None, min_length=1, description="who logs in on the hosts of a list")
+    evaluation_timeout: _Seconds = Option(600, description="seconds that the measurement of one candidate may take")
+    retry_count: int = Option(2, ge=0, le=100, description="further tries of a candidate whose node was lost")
+    retry_delay: float = Option(10, ge=0, le=3600, description="seconds before the first further try, then doubled")
+    breaker_failures: int = Option(5, ge=1, le=1000, description="losses in a row that take a group out of use")
+    breaker_recovery: _Seconds = Option(60, description="seconds until a group that is out of use is tried again")
+    health_check_interval: _Seconds = Option(30, description="seconds between looks at idle groups")
+    results_dir: str = Option("swarmtune-parallel", min_length=1, description="folder here for results and logs")
+    _notices: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def reservation_s(self) -> float:
+        """Seconds that it may take until the nodes of a group are ours, before anything starts there."""
+        return self.slurm_pending_timeout if self.executor == "slurm" else 0.0
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What the user should know, such as hosts that are in no group; known once the groups are resolved."""
+        return self._notices
+
+    @classmethod
+    def from_hostfile(
+        cls, path: str | Path, *, nodes_per_group: int = 2, npus_per_node: int = 8, **options: Any
+    ) -> Self:
+        """The groups of a hostfile (``hostfile.parse_hostfile``), consecutive hosts together; ``options`` are other keys.
+
+        ConfigPathError or ConfigValidationError with all mistakes and their lines.
+        """
+        sizes = {"nodes_per_group": nodes_per_group, "npus_per_node": npus_per_node}
+        return cls(**{"enabled": True, **options}, **sizes, hostfile=str(path)).resolved()
+
+    @classmethod
+    def from_node_string(cls, text: str, *, nodes_per_group: int = 2, npus_per_node: int = 8, **options: Any) -> Self:
+        """The groups of ``"n0,n1:n2,n3"``; without a colon, consecutive nodes together as in a hostfile."""
+        sizes = {"nodes_per_group": nodes_per_group, "npus_per_node": npus_per_node}
+        return cls(**{"enabled": True, **options}, **sizes, node_string=text).resolved()
+
+    def groups(self) -> tuple[Group, ...]:
+        """The groups, each with its master first. Errors: see ``resolved``."""
+        return tuple(group.group for group in self.resolved().service_groups)
+
+    def resolved(self) -> Self:
+        """The same with all groups spelled out in ``service_groups``, ports included.
+
+        ConfigPathError if the hostfile cannot be read, ConfigValidationError with everything that is wrong.
+        """
+        groups, notices = self._source()
+        groups = [self._completed(group) for group in groups]
+        mistakes = _mistakes(groups, single=self.mode == "single_node")
+        if self.executor == "slurm":
+            mistakes += _slurm_mistakes(self.slurm, groups)
+        if mistakes:
+            raise ConfigValidationError(mistakes)
+        groups = _with_ports(groups, self.port or FIRST_PORT)
+        config = self.model_copy(update={"service_groups": tuple(groups), "hostfile": None, "node_string": None})
+        config._notices = (*self._notices, *notices)  # noqa: SLF001 - it is our own copy
+        return config
+
+    def _source(self) -> tuple[Sequence[ServiceGroupConfig], list[str]]:
+        if self.hostfile is None and self.node_string is None:
+            return self.service_groups, []
+        notices = []
+        if self.hostfile is not None:
+            hosts, mistakes = parse_hostfile(_read(Path(self.hostfile)), self.hostfile)
+            named = [hosts]
+        else:
+            named, mistakes = parse_node_string(self.node_string or "")
+        if mistakes:
+            raise ConfigValidationError(mistakes)
+        if self.service_groups:
+            given = "the hostfile" if self.hostfile is not None else "the node string"
+            notices.append(f"service_groups are not used, because {given} is given")
+        if len(named) == 1:
+            named, left = self._cut(named[0])
+            notices += left
+        groups = [self._group(number, hosts) for number, hosts in enumerate(named)]
+        return [part for group in groups for part in self._parts(group)], notices
+
+    def _cut(self, hosts: list[Host]) -> tuple[list[list[Host]], list[str]]:
+        size = 1 if self.mode == "single_node" else self.nodes_per_group
+        whole = len(hosts) - len(hosts) % size
+        left = [str(host) for host in hosts[whole:]]
+        if not whole:
+            raise ConfigValidationError(
+                [f"{len(hosts)} host(s) are too few for a group of {size}: {', '.join(left)}; change nodes_per_group"]
+            )
+        notices = [f"not used, because groups have {size} nodes: {', '.join(left)}"] if left else []
+        return [hosts[i : i + size] for i in range(0, whole, size)], notices
+
+    def _group(self, number: int, hosts: list[Host]) -> ServiceGroupConfig:
+        nodes = [
+            NodeConfig(
+                host=host.name,
+                ssh_port=host.port,
+                npu_ids=tuple(range(self.npus_per_node if host.slots is None else host.slots)),
+                work_dir=self.work_dir,
+                username=host.username or self.username,
+            )
+            for host in hosts
+        ]
+        return ServiceGroupConfig(group_id=f"group{number}", nodes=tuple(nodes))
+
+    def _parts(self, group: ServiceGroupConfig) -> list[ServiceGroupConfig]:
+        """The services that share its nodes. ConfigValidationError if its devices cannot be shared equally."""
+        count = self.services_per_group
+        if count == 1:
+            return [group]
+        if uneven := [f"{n.host}: {len(n.npu_ids)}" for n in group.nodes if len(n.npu_ids) % count]:
+            raise ConfigValidationError([f"devices cannot be shared equally by {count} services: {', '.join(uneven)}"])
+        return [
+            ServiceGroupConfig(
+                group_id=f"{group.group_id}.{part}", nodes=tuple(_share(n, part, count) for n in group.nodes)
+            )
+            for part in range(count)
+        ]
+
+    def _completed(self, group: ServiceGroupConfig) -> ServiceGroupConfig:
+        """What a group does not say about its service, these options say."""
+        keys = ServiceOptions.model_fields.keys() - group.model_fields_set
+        return group.model_copy(update={key: getattr(self, key) for key in sorted(keys) if key != "port"})
+
+
+def _share(node: NodeConfig, part: int, count: int) -> NodeConfig:
+    """The node with one of ``count`` equal parts of its devices."""
+    size = len(node.npu_ids) // count
+    return node.model_copy(update={"npu_ids": node.npu_ids[part * size : (part + 1) * size]})
+
+
+def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
+    if not groups:
+        return ["parallel: no group of nodes is given; give hostfile, node_string or service_groups"]
+    found = [f"group {name}: given more than once" for name, n in Counter(g.group_id for g in groups).items() if n > 1]
+    devices: dict[tuple[str, int, int], str] = {}
+    ports: dict[tuple[str, int, int | None], str] = {}
+    files: dict[tuple[str, int, str], str] = {}
+    for group in groups:
+        where = f"group {group.group_id}"
+        if single and len(group.nodes) > 1:
+            found.append(f"{where}: has {len(group.nodes)} nodes, but mode is single_node")
+        if not group.health_check_url.startswith(("/", "http://", "https://")):
+            found.append(f"{where}: health_check_url {group.health_check_url!r} begins with neither / nor http://")
+        for key in [(node.host, node.ssh_port, device) for node in group.nodes for device in node.npu_ids]:
+            if key in devices:
+                found.append(f"{where}: device {key[2]} of {key[0]} is used already, by {devices[key]}")
+            devices.setdefault(key, where)
+        for node in group.nodes if Path(group.config_path).is_absolute() else ():
+            user = files.setdefault((node.host, node.ssh_port, group.config_path), where)
+            if user != where:
+                found.append(
+                    f"{where}: config_path {group.config_path} on {node.host} is that of {user}; give each its own"
+                )
+        if group.master_node_index >= len(group.nodes):
+            found.append(
+                f"{where}: master_node_index {group.master_node_index}, but its nodes are 0 to {len(group.nodes) - 1}"
+            )
+            continue
+        user = ports.setdefault((*_place(group), group.port), where)
+        if group.port is not None and user != where:
+            found.append(f"{where}: port {group.port} on {group.ranks[0].host} is taken by {user}")
+    return list(dict.fromkeys(found))
+
+
+def _slurm_mistakes(options: Mapping[str, Any], groups: Sequence[ServiceGroupConfig]) -> list[str]:
+    """What Slurm could not do: it reserves whole nodes, unless told otherwise, and gives each the same of everything."""
+    given = {name.replace("-", "_") for name in options}
+    found = [f"parallel.slurm: {name} is what SwarmTune itself says" for name in sorted(SLURM_OURS & given)]
+    if "clusters" in given:
+        found.append(
+            "parallel.slurm: clusters: squeue would look for the job here; run this in the cluster that is meant"
+        )
+    whole = options.get("exclusive", True) is not False
+    uses = Counter(node.host for group in groups for node in group.nodes)
+    for group in groups:
+        where, hosts = f"group {group.group_id}", [node.host for node in group.nodes]
+        if len(set(hosts)) < len(hosts):
+            found.append(f"{where}: names a node twice, which Slurm can give only once")
+        elif whole and (shared := [host for host in hosts if uses[host] > 1]):
+            found.append(
+                f"{where}: {', '.join(shared)} is in several groups, but each has whole nodes; use it in one, or say "
+                "exclusive = false in parallel.slurm"
+            )
+        if len({len(node.npu_ids) for node in group.nodes}) > 1 and not counts_devices(options):
+            found.append(f"{where}: its nodes differ in devices; say gres in parallel.slurm, or group others")
+    return found
+
+
+def counts_devices(options: Mapping[str, Any]) -> bool:
+    """Do these options of sbatch say how many devices are wanted?"""
+    return any(name.startswith(("gres", "gpus", "num_gpus")) for name in options)
+
+
+def _with_ports(groups: Sequence[ServiceGroupConfig], first: int) -> list[ServiceGroupConfig]:
+    """Groups that name no port get the first one that is free on their master, and so is the next one, where ranks meet."""
+    taken = {(_place(g), g.port + more) for g in groups if g.port is not None for more in (0, 1)}
+    complete = []
+    for group in groups:
+        port, place = group.port, _place(group)
+        if port is None:
+            free = (p for p in range(first, 65535) if not {(place, p), (place, p + 1)} & taken)
+            port = next(free, 65535)
+            taken |= {(place, port), (place, port + 1)}
+        complete.append(group.model_copy(update={"port": port}))
+    return complete
+
+
+def _place(group: ServiceGroupConfig) -> tuple[str, int]:
+    return group.ranks[0].host, group.ranks[0].ssh_port
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(MAX_HOSTFILE_BYTES + 1)
+        if len(data) > MAX_HOSTFILE_BYTES:
+            raise ConfigPathError(f"{path}: too large for a hostfile; at most {MAX_HOSTFILE_BYTES} bytes")
+        return data.decode("utf-8-sig")
+    except OSError as error:
+        raise ConfigPathError(f"{path}: the hostfile cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigPathError(f"{path}: the hostfile is not UTF-8 text (byte {error.start})") from error

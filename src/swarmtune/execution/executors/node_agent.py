@@ -1,0 +1,154 @@
+"""The node's side of the shared directory: does what the files say, and ends everything when the tuner is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import uuid
+from pathlib import Path
+
+from swarmtune.clock import Clock, RealClock
+from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
+from swarmtune.execution.executors.node_commands import NodeCommands, error_answer
+from swarmtune.execution.mailbox import LOST_S, POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
+
+GROWS_WITHIN_S = 3.0  # the number of an agent that lives
+
+
+class NodeAgent:
+    """Serves one tuner after the other. ``root`` is where the node's commands run, on a disk of its own."""
+
+    def __init__(self, folder: Path, root: Path, clock: Clock, adopted: bool = False) -> None:
+        """``adopted``: see LocalExecutor."""
+        self.folder, self.root = folder.absolute(), root
+        self._adopted = adopted
+        self._clock = clock
+        self._pulse = Pulse(self.folder / "node.json", uuid.uuid4().hex, clock)
+        self._tuner = Watch(self.folder / "tuner.json", clock)
+        self._served: str | None = None
+        self._commands: NodeCommands | None = None
+        self._ending: asyncio.Task[None] | None = None
+        self._work: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Until cancelled. ConfigurationError if another agent serves this folder."""
+        if await self._another():
+            raise ConfigurationError(f"{self.folder}: another agent serves this node already")
+        for old in (*waiting(self.folder / "commands"), *waiting(self.folder / "answers")):
+            old.unlink(missing_ok=True)
+        self._pulse.beat()
+        beating = asyncio.create_task(self._pulse.go_on())
+        try:
+            while True:
+                if self._served is not None and self._tuner.name() != self._served:
+                    await self._end()  # it died, or the file system was cut
+                for path in waiting(self.folder / "commands"):
+                    message = read_message(path)
+                    path.unlink(missing_ok=True)
+                    if message is not None:
+                        task = asyncio.create_task(self._answer(path.name, message))
+                        self._work.add(task)
+                        task.add_done_callback(self._work.discard)
+                await self._clock.sleep(POLL_S)
+        finally:
+            beating.cancel()
+            await asyncio.gather(beating, return_exceptions=True)
+            await self._end()
+            self._pulse.path.unlink(missing_ok=True)
+
+    async def _another(self) -> bool:
+        """Does the number of an agent that is written there still grow?"""
+        before = read_message(self._pulse.path)
+        if before is None:
+            return False
+        await self._clock.sleep(GROWS_WITHIN_S)
+        return read_message(self._pulse.path) != before
+
+    async def _answer(self, name: str, message: Message) -> None:
+        if message.get("command") == "init":
+            await self._end()
+            self._served = str(message["tuner"])
+            self._commands = NodeCommands(self.root / self._served, self._clock, self._adopted)
+            answer: Message = {"done": True}
+        elif self._commands is None or message.get("tuner") != self._served:
+            text = "the node serves another tuner, or has lost this one meanwhile"
+            answer = error_answer(CommunicationError(text, details={"lost": True}))
+        else:
+            if "passage" in message:
+                message["passage"] = str(self.folder / "files" / Path(message["passage"]).name / "it")
+            answer = await self._commands.answer(message)
+            if message["command"] == "eof":
+                self._served = self._commands = None
+        write_message(self.folder / "answers" / name, answer)
+
+    async def _end(self) -> None:
+        """Nothing of the tuner is left. It goes on if who waits is cancelled; the next one waits for the rest."""
+        commands, self._commands, self._served = self._commands, None, None
+        if commands is not None:
+            self._ending = asyncio.create_task(_ended(commands))
+        if self._ending is not None:
+            await asyncio.shield(self._ending)
+
+
+async def _ended(commands: NodeCommands) -> None:
+    try:
+        await commands.end()
+    except SwarmTuneError as trouble:  # something cannot be ended; the node serves on
+        sys.stderr.write(f"{trouble.message}\n")
+
+
+async def serve(folder: Path, root: Path, clock: Clock) -> None:
+    """Be the agent of a node until cancelled."""
+    await NodeAgent(folder, root, clock).run()
+
+
+OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_")
+
+
+def serve_allocation(folder: str) -> None:
+    """Run by Slurm on each node of a job: be its agent until the tuner is silent, or Slurm wants the node back.
+
+    FOLDER/tuner.json is the pulse of the tuner that asked for the job, FOLDER/NODE the mailbox of this node. When the tuner
+    is silent, FOLDER goes with the last agent. Raised is what went wrong with the agent.
+    """
+    name = os.environ["SLURMD_NODENAME"]
+    for variable in [v for v in os.environ if v.startswith(OF_SLURM)]:
+        del os.environ[variable]  # an engine must not take them for ranks of its own
+    asyncio.run(_serve_allocation(Path(folder), name, RealClock()))
+
+
+async def _serve_allocation(folder: Path, name: str, clock: Clock) -> None:
+    def end() -> None:
+        if not agent.cancelling():  # twice would break off its cleaning up
+            agent.cancel()
+
+    # Slurm may kill all that descends from this process, and a killed supervisor puts no file back.
+    agent = asyncio.create_task(NodeAgent(folder / name, folder / name / "run", clock, adopted=True).run())
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # the last one comes before the time limit
+        asyncio.get_running_loop().add_signal_handler(number, end)
+    tuner, heard, began = Watch(folder / "tuner.json", clock), False, clock.monotonic()
+    while not agent.done():
+        there = tuner.name() is not None
+        if not there and (heard or clock.monotonic() > began + LOST_S):
+            break
+        heard = heard or there
+        await clock.sleep(POLL_S)
+    end()
+    await asyncio.gather(agent, return_exceptions=True)
+    if tuner.name() is None:
+        atexit.register(_clear, folder, name)  # submitit writes its result there when we return
+    if not agent.cancelled():
+        agent.result()
+
+
+def _clear(folder: Path, name: str) -> None:
+    """Remove what is this node's, and the whole when no other node has anything there."""
+    shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        if {entry.name for entry in folder.iterdir() if entry.is_dir()} <= {"job"}:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""The executors of all groups of a run: made when a group comes, closed when nobody uses them any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from swarmtune.clock import Clock
+from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
+from swarmtune.execution.executors import RESERVING, executors_for
+from swarmtune.execution.executors.base import Executor
+
+Make = Callable[[NodeConfig], Executor]
+
+
+class Reach:
+    """A node is reached once, however many groups it is in; what a scheduler reserves belongs to one group."""
+
+    def __init__(
+        self,
+        config: ParallelConfig,
+        clock: Clock,
+        told: Callable[[str], None],
+        make: Make | None = None,
+        leftovers: Iterable[str] = (),
+        folder: str = "",
+    ) -> None:
+        """``told``: trouble with a close, for people. ``make`` reaches a node in another way than ``config.executor``.
+
+        ``leftovers`` and ``folder``: see ``executor_for``.
+        """
+        self._config = config
+        self._told = told
+        self._make = make
+        self._usual = partial(executors_for, config, clock=clock, leftovers=tuple(leftovers), folder=folder)
+        self._users: Counter[Executor] = Counter()
+        self._shared: dict[tuple[object, ...], Executor] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def of(self, group: ServiceGroupConfig) -> list[Executor]:
+        """One for each node, the master's first; to be let go."""
+        if self._make is None and self._config.executor in RESERVING:
+            executors: list[Executor] = self._usual(group.ranks)
+        else:
+            executors = [self._of_node(node) for node in group.ranks]
+        self._users.update(executors)
+        return executors
+
+    def let_go(self, executors: Sequence[Executor]) -> None:
+        """A group needs them no more; those that no other needs are closed."""
+        self._users.subtract(executors)
+        unused = [executor for executor in dict.fromkeys(executors) if not self._users[executor]]
+        for executor in unused:
+            del self._users[executor]
+            self._shared = {key: other for key, other in self._shared.items() if other is not executor}
+            self._closing.add(asyncio.create_task(self._close(executor)))
+
+    async def settled(self) -> None:
+        """Wait until all that were let go are closed."""
+        closing, self._closing = self._closing, set()
+        await asyncio.gather(*closing)
+
+    async def close(self) -> None:
+        """Close all that are left; the first trouble is raised when all have been."""
+        await self.settled()
+        executors, self._users, self._shared = list(self._users), Counter(), {}
+        for result in await asyncio.gather(*(executor.close() for executor in executors), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    def _of_node(self, node: NodeConfig) -> Executor:
+        key = (node.host, node.ssh_port, node.username, node.work_dir)
+        if key not in self._shared:
+            self._shared[key] = self._make(node) if self._make else self._usual([node])[0]
+        return self._shared[key]
+
+    async def _close(self, executor: Executor) -> None:
+        try:
+            await executor.close()
+        except Exception as error:  # noqa: BLE001 - the others go on
+            self._told(str(error))

@@ -1,0 +1,1 @@
+"""The requests of a run: data sets, sessions, targets."""

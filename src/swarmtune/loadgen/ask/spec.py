@@ -1,0 +1,95 @@
+"""What one run of the load generator is told, as the JSON file that its command line names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.loadgen.ask.target import parse
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.workload import StopRules
+
+# What a request may have to keep to count for goodput: upper limits in ms, and a lower one in tokens/s.
+LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_throughput_per_user")
+HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
+PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
+KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
+
+
+class Spec(BaseModel):
+    """A whole run. ``url``: of the service, with or without /v1; several share the requests by turns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: tuple[str, ...] = Field(min_length=1)
+    model: str
+    seed: int = Field(0, ge=0)
+    request_slos: Mapping[str, float] = {}
+    options: LoadgenOptions = LoadgenOptions()
+    early_stop: StopRules | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_url(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and isinstance(data.get("url"), str):
+            return {**data, "url": (data["url"],)}
+        return data
+
+    @model_validator(mode="after")
+    def _sensible(self) -> Self:
+        for url in self.url:
+            parse(url)
+        if unknown := sorted(set(self.request_slos) - set(LIMITS)):
+            raise ValueError(f"request_slos knows only {', '.join(LIMITS)}, not {', '.join(unknown)}")
+        if any(not limit > 0 for limit in self.request_slos.values()):
+            raise ValueError("the limits of request_slos must be above 0")
+        return self
+
+    def to_json(self) -> str:
+        """The text of the spec file: without the values of headers."""
+        data = self.model_dump(mode="json", exclude_unset=True)  # what was not given stays so
+        if self.options.header:
+            data["options"]["header"] = [f"{text.partition(':')[0]}:" for text in self.options.header]
+        if "@" in self.options.proxy:
+            data["options"]["proxy"] = ""
+        return json.dumps(data, indent=1)
+
+    def secret_environment(self) -> dict[str, str]:
+        """What a process that reads the spec file needs besides it."""
+        found = {HEADERS_VARIABLE: json.dumps(headers_of(self.options))} if self.options.header else {}
+        return found | ({PROXY_VARIABLE: self.options.proxy} if "@" in self.options.proxy else {})
+
+    @classmethod
+    def read(cls, path: Path) -> Spec:
+        """The spec in this file; ConfigPathError or ConfigValidationError say what is wrong with it."""
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise ConfigPathError(f"The spec file {path} cannot be read: {error.strerror}.") from error
+        try:
+            spec = cls.model_validate_json(text)
+        except ValidationError as error:
+            raise ConfigValidationError([f"{path}: {_where(e)}{e['msg']}" for e in error.errors()]) from error
+        proxy = os.environ.get(PROXY_VARIABLE, spec.options.proxy)
+        return spec.model_copy(update={"options": spec.options.model_copy(update={"proxy": proxy})})
+
+
+def _where(mistake: Any) -> str:
+    place = ".".join(str(part) for part in mistake["loc"])
+    return f"{place}: " if place else ""
+
+
+def headers_of(options: LoadgenOptions) -> dict[str, str]:
+    """The further headers of every request: of the options, of the environment, and the key as a bearer token."""
+    headers = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in options.header)}
+    headers |= json.loads(os.environ.get(HEADERS_VARIABLE, "{}"))
+    key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "")
+    if key and "authorization" not in {name.lower() for name in headers}:
+        headers["Authorization"] = f"Bearer {key}"
+    return headers

@@ -1,0 +1,115 @@
+"""A machine that lends its workers to a controller elsewhere: ``swarmtune bench-worker``."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from swarmtune.errors import CommunicationError, IPCTimeoutError
+from swarmtune.loadgen.distributed import Patience
+from swarmtune.loadgen.distributed.bus import Bus
+from swarmtune.loadgen.distributed.messages import Hello, Ping, Pong, Shutdown
+from swarmtune.loadgen.distributed.network import Member, Token
+from swarmtune.loadgen.distributed.service import BEAT_S, CONTROLLER, Watchdog
+from swarmtune.loadgen.distributed.signals import interruptible
+from swarmtune.loadgen.distributed.worker_manager import WorkerManager
+
+
+@dataclass(frozen=True)
+class Lent:
+    """What a host gives, and to whom. See serve_host."""
+
+    address: str
+    token: Path
+    workers: int
+    directory: Path
+    on_note: Callable[[str], None]
+    patience: Patience
+    clock_offset_ns: int = 0
+
+
+class Host:
+    """``serve`` once."""
+
+    def __init__(self, lent: Lent) -> None:
+        self._lent = lent
+        self._address = lent.address
+        self._on_note = lent.on_note
+        self._done = False
+        self._broken = ""
+        self._heard_at = 0.0
+        self._bus = Bus()
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self._manager = WorkerManager(self._bus, name, lent.directory, lent.clock_offset_ns)
+        self._link = Member(lent.address, Token.read(lent.token))
+        self._bus.attach(self._link, CONTROLLER, Member.PEER)
+        self._watchdog = Watchdog(lent.patience.tell_s, lent.patience.dead_s)
+        self._manager.subscribe(Ping, self._ping)
+        self._manager.subscribe(Shutdown, self._shut_down)
+
+    def serve(self, wait_s: float) -> None:
+        """Until the controller needs no more. CommunicationError if it cannot be reached, refuses us, or is lost."""
+        try:
+            with interruptible(lambda: self._break("interrupted")):
+                self._manager.initialize()
+                self._manager.configure()
+                self._join(wait_s)
+                self._manager.start()
+                self._on_note(f"taken by the controller at {self._address}")
+                while not self._done and not self._broken:
+                    self._step()
+                self._manager.fail() if self._broken else self._manager.stop()
+        finally:
+            try:
+                self._manager.clean()
+            finally:
+                self._bus.close()
+        if self._broken:
+            raise CommunicationError(f"The run was not finished: {self._broken}.")
+
+    def _join(self, wait_s: float) -> None:
+        hello = self._bus.ask(self._manager.name, Hello(self._lent.workers), CONTROLLER)
+        deadline = time.monotonic() + wait_s
+        while not hello.done and not self._broken:
+            self._bus.wait(BEAT_S)
+            if time.monotonic() > deadline:
+                raise IPCTimeoutError(
+                    f"No run at {self._address} has taken this host within {wait_s:g} s: {self._why()}"
+                )
+        if hello.done:
+            hello.answer()
+
+    def _why(self) -> str:
+        if self._link.refused:
+            return "the controller refuses the token; copy the file that this run of `swarmtune bench --listen` names."
+        return "nobody answers there; is `swarmtune bench --listen` running, and does no firewall stand between?"
+
+    def _step(self) -> None:
+        self._bus.wait(BEAT_S)
+        self._manager.beat()
+        if self._link.lost:
+            self._break(f"the controller at {self._address} is gone")
+        now = time.monotonic()
+        if self._link.heard_at > self._heard_at:
+            self._heard_at = self._link.heard_at
+            self._watchdog.heard(CONTROLLER, self._heard_at)
+        for _ in self._watchdog.missing(now):
+            self._on_note(f"nothing heard from the controller for {self._watchdog.tell_s:g} s")
+        if self._watchdog.dead(now):
+            self._break(f"nothing heard from the controller for {self._watchdog.dead_s:g} s")
+
+    def _break(self, reason: str) -> None:
+        self._broken = self._broken or reason
+
+    def _ping(self, _: str, __: Ping) -> Pong:
+        now = time.monotonic_ns() + self._lent.clock_offset_ns
+        return Pong(now, now)
+
+    def _shut_down(self, _: str, message: Shutdown) -> None:
+        if message.reason:
+            self._break(message.reason)
+        self._done = True

@@ -1,0 +1,84 @@
+"""After a run: certify it, calculate the results, leave the files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swarmtune.loadgen.ask.dataset import digest, make_dataset
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.endpoints import make_endpoint
+from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, vllm
+from swarmtune.loadgen.exports.facts import RunFacts
+from swarmtune.loadgen.judge.certify import Verdict, certify
+from swarmtune.loadgen.judge.summary import Results, results
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.send.plan import concurrency_of
+
+DIGESTED = 1000  # requests whose bytes enter the digest
+VLLM_FILE = "vllm_bench.json"
+ALWAYS = ("jsonl", "measurement")
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished run."""
+
+    records: Records
+    results: Results
+    verdict: Verdict
+    facts: RunFacts
+
+
+def report(spec: Spec, records: Records, command: str = "") -> Report:
+    """The results and the verdict on them."""
+    verdict = certify(records, spec.options)
+    endpoint = make_endpoint(spec.model, spec.options)
+    found = results(
+        records,
+        spec.request_slos,
+        confidence=spec.options.confidence_level,
+        target_concurrency=concurrency_of(spec.options),
+        streamed=endpoint.streams,
+    )
+    found = replace(found, scalars={**found.scalars, **verdict.facts})
+    inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
+    facts = RunFacts(
+        spec.model,
+        without_secrets(",".join(spec.url)),
+        _showable(spec.options),
+        verdict.level,
+        verdict.reasons,
+        command,
+        inputs_sha256=inputs,
+        early_stop=records.early_stop,
+    )
+    return Report(records, found, verdict, facts)
+
+
+def without_secrets(text: str) -> str:
+    """The same without the names and passwords in its URLs."""
+    return re.sub(r"://[^/@\s]*@", "://***@", text)
+
+
+def _showable(options: LoadgenOptions) -> LoadgenOptions:
+    return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
+
+
+def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
+    """Write these formats; the measurement last. ConfigPathError if the directory cannot be written."""
+    for name in formats:
+        FORMATS[name](made, directory)
+
+
+FORMATS: Mapping[str, Callable[[Report, Path], object]] = {
+    "jsonl": lambda made, directory: jsonl.write(made.records, directory),
+    "parquet": lambda made, directory: parquet.write(made.records, directory),
+    "vllm": lambda made, directory: vllm.write(made.records, made.results, made.facts, directory / VLLM_FILE),
+    "aiperf": lambda made, directory: aiperf.write(made.records, made.results, made.facts, directory),
+    "plots": lambda made, directory: plots.write(made.records, made.results, directory),
+    "measurement": lambda made, directory: measurement.write(made.results, made.facts, directory),
+}

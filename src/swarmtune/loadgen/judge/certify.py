@@ -1,0 +1,129 @@
+"""Can this measurement be believed? The load generator's verdict on itself, from what it recorded about its own lateness.
+
+A client that is starved of CPU sends late and reads late. With the kernel's receive stamps late reading does not falsify an
+arrival, as long as each chunk was read by itself; when later bytes had come by then, the kernel kept only the last stamp. So
+the questions are: was the load what was asked for (a rate: lateness of sending; a closed loop: the time in which a user had
+its answer and had not sent again, because we had not read yet or were busy), and are the arrivals known (share of chunks
+whose stamp may be wrong by more than a millisecond)?
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.records import Outcome, Phase, Records
+from swarmtune.loadgen.send.plan import mode_of
+
+Level = Literal["valid", "degraded", "invalid"]
+DEGRADED = 0.2  # of the limit for "invalid"
+IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low changes little
+DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
+MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reasons``: why it is not valid. ``facts``: the figures behind it, by metric name."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    facts: dict[str, float]
+
+
+def certify(records: Records, options: LoadgenOptions) -> Verdict:
+    """The verdict on a run. Degraded: usable, and less accurate than it should be. Invalid: not to be used."""
+    facts = lateness(records)
+    invalid = _broken(records)
+    degraded: list[str] = []
+    if mode_of(options) == "closed":
+        idle = facts.get("client_idle_share", 0.0)
+        told = f"{idle:.1%} of the users' time went by before their next request was sent: the load was too low"
+        _judge(idle, options.max_idle_share, told, invalid, degraded, IDLE_DEGRADED)
+    else:
+        late = facts.get("client_send_lag_p99_ms", 0.0)
+        told = f"requests were sent {late:.1f} ms late at p99: the load was not the one that was asked for"
+        _judge(late, options.max_lag_ms, told, invalid, degraded)
+    unsure = facts.get("client_unsure_share", 0.0)
+    told = f"the stamps of {unsure:.1%} of the chunks are not certain to 1 ms"
+    _judge(unsure, options.max_unsure_share, told, invalid, degraded)
+    if facts["client_cpu_share_max"] > options.max_cpu_share:
+        degraded.append(
+            f"a worker used {facts['client_cpu_share_max']:.0%} of a core (limit {options.max_cpu_share:.0%}) in some second"
+        )
+    degraded += [
+        f"{fact.worker}: the wall clock was set during the run" for fact in records.workers if fact.clock_steps
+    ]
+    offset = max((fact.clock_offset_error_ms for fact in records.workers), default=0.0)
+    _judge(
+        offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
+    )
+    if invalid:
+        if not records.lost and not records.interrupted:
+            degraded.append("give the load generator a free core or more workers, or lower the load")
+        return Verdict("invalid", (*invalid, *degraded), facts)
+    return Verdict("degraded" if degraded else "valid", tuple(degraded), facts)
+
+
+def _judge(
+    value: float, limit: float, told: str, invalid: list[str], degraded: list[str], part: float = DEGRADED
+) -> None:
+    if value > limit:
+        invalid.append(f"{told} (limit {limit:g})")
+    elif value > limit * part:
+        degraded.append(f"{told} (degraded above {limit * part:g})")
+
+
+def _broken(records: Records) -> list[str]:
+    found = []
+    measured = records.requests[records.requests["phase"] == Phase.MEASURED]
+    if len(measured) and not (measured["outcome"] == Outcome.COMPLETED).any():
+        found.append("not a single request was completed")
+    if records.interrupted:
+        found.append("the run was interrupted; these are partial results")
+    if records.lost:
+        found.append("the endpoint was lost during the run; these are partial results")
+    found += [f"{facts.worker}: {note}" for facts in records.workers for note in facts.notes]
+    return found
+
+
+def lateness(records: Records) -> dict[str, float]:
+    """The figures that the verdict rests on.
+
+    client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share:
+    those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
+    after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
+    client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
+    measurement and in its busiest second.
+    """
+    measured = records.requests[records.requests["phase"] == Phase.MEASURED]
+    sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
+    shares = [(worker.cpu_share, max(worker.cpu_share, worker.cpu_share_max)) for worker in records.workers]
+    facts = {
+        "client_cpu_share": max((mean for mean, _ in shares), default=0.0),
+        "client_cpu_share_max": max((most for _, most in shares), default=0.0),
+    }
+    if len(sent):
+        late = np.maximum(0, sent["sent_ns"] - sent["connect_ns"] - sent["ready_ns"])
+        facts |= {"client_send_lag_p99_ms": _p99(late) / 1e6, "client_send_lag_max_ms": float(late.max()) / 1e6}
+        busy = float(np.maximum(0, sent["end_ns"] - sent["sent_ns"]).sum())
+        facts["client_idle_share"] = float(late.sum()) / max(1.0, float(late.sum()) + busy)
+    chunks = records.chunks
+    if len(chunks):
+        stamped = chunks["lag_ns"] >= 0
+        unsure = int((chunks["doubt_ns"] > DOUBT_NS).sum())
+        facts["client_unsure_share"] = unsure / max(MIN_CHUNKS, len(chunks))
+        facts["client_kernel_stamp_share"] = float(stamped.mean())
+        if stamped.any():
+            facts["client_read_lag_p99_ms"] = _p99(chunks["lag_ns"][stamped]) / 1e6
+    return facts
+
+
+def _p99(values: NDArray[np.integer]) -> float:
+    """Nearest rank."""
+    rank = max(0, -(-99 * len(values) // 100) - 1)
+    return float(np.partition(values, rank)[rank])

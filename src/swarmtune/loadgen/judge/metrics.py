@@ -1,0 +1,157 @@
+"""The names. One meaning each; a name without a sample is absent. Only requests of the measured phase count.
+
+==========================  =========================================================================================
+completed                   requests whose answer ended well
+failed                      refused, cut off, error in the stream, not an event stream, timed out
+incomplete                  still running when the measurement was ended: neither completed nor failed
+cancelled                   given up on purpose (request_cancellation_rate)
+dropped                     scheduled and never sent, because no slot came free before the end
+late                        sent more than 1 ms after the scheduled time
+retried                     sent twice, because the server had closed an idle connection
+success_rate                completed / (completed + failed); 0 when nothing completed
+duration_s                  start of the measurement to the end of the last request, given-up ones included
+request_throughput          completed / duration_s
+output_throughput           total_output_tokens / duration_s
+total_token_throughput      (total_input_tokens + total_output_tokens) / duration_s
+total_input_tokens          of completed requests; server's usage, else as asked
+total_output_tokens         of completed requests; server's usage, else chunks with content
+total_reasoning_tokens      of completed requests, where the server said so
+total_cached_tokens         prompt tokens from the server's cache, where it said so
+cached_share                total_cached_tokens / prompt tokens of the requests where it said so
+osl_mismatch_count          completed requests whose answer has not the length asked for
+request_goodput             completed requests that keep every limit of request_slos, / duration_s
+good_request_share          those / (completed + failed)
+scheduled_request_goodput   as request_goodput with the latencies from the scheduled time
+scheduled_good_..._share    those / (completed + failed + dropped)
+mean_concurrency            requests in flight, mean over the measurement by time (peak_concurrency: the most)
+little_concurrency          request_throughput * mean e2el: Little's law; below mean_concurrency by the share of the slots'
+                            time that went to requests without a whole answer
+==========================  =========================================================================================
+
+Statistics (mean_ std_ min_ max_ p1_ p5_ p10_ p25_ p50_ p75_ p90_ p95_ p99_ p99.9_, see statistics.py) of these samples:
+
+=============================  ======================================================================================
+ttft_ms                        time to first token: first chunk - send; of incomplete requests, too (latencies.py)
+ttst_ms                        time to second token: second chunk - first chunk
+ttfo_ms                        time to first output: first chunk that is no reasoning - send
+icl_ms                         inter-chunk latency: gaps between consecutive chunks, all requests together
+itl_ms                         inter-token latency: a gap that brought k tokens is k samples of gap / k
+tpot_ms                        time per output token: (last - first chunk) / (output_tokens - 1), one sample per request
+e2el_ms                        end-to-end latency: last chunk - send (without chunks: end of the answer - send)
+scheduled_ttft_ms, _ttfo_ms,   the same latencies from the scheduled time: what a user felt when the load generator or a
+scheduled_e2el_ms              full concurrency held the request back (coordinated omission)
+send_lag_ms                    send - scheduled, of all requests that were sent
+connect_ms                     duration of connecting (and TLS), of requests that had to
+output_throughput_per_user     1 / tpot, tokens per second
+prefill_throughput_per_user    input tokens / ttft, tokens per second
+isl, osl, reasoning_tokens     lengths of prompt, answer and reasoning, tokens
+osl_mismatch_pct               (answer length - length asked) / length asked, percent
+=============================  ======================================================================================
+
+``adj_p99_ttft_ms`` and so on, of ttft, e2el and their scheduled twins: failed requests count as +inf (nearest rank; it may
+be inf). A request_slos limit is an upper one in ms by ttft_ms, ttst_ms, ttfo_ms, tpot_ms or e2el_ms, or a lower one by
+output_throughput_per_user; what was not measured keeps no limit, except that an answer of a single token keeps those that
+need a second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarmtune.errors import ConfigValidationError
+from swarmtune.loadgen.judge.latencies import NS_PER_S, Bools, Columns, Floats
+from swarmtune.loadgen.records import Outcome
+
+LATE_MS = 1.0
+BASIC_STATISTICS = ("mean", "std", "min", "max")
+ADJUSTED = ("ttft_ms", "e2el_ms", "scheduled_ttft_ms", "scheduled_e2el_ms")
+UPPER_LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms")
+LOWER_LIMITS = ("output_throughput_per_user",)
+NEED_A_SECOND_TOKEN = ("ttst_ms", "tpot_ms", "output_throughput_per_user")
+SCHEDULED_TWIN = {"ttft_ms": "scheduled_ttft_ms", "ttfo_ms": "scheduled_ttfo_ms", "e2el_ms": "scheduled_e2el_ms"}
+
+
+def check_limits(request_slos: Mapping[str, float]) -> None:
+    """ConfigValidationError if a limit has an unknown name."""
+    known = (*UPPER_LIMITS, *LOWER_LIMITS)
+    if wrong := [name for name in request_slos if name not in known]:
+        raise ConfigValidationError([f"goodput: there is no limit {n!r}; there are {', '.join(known)}" for n in wrong])
+
+
+def keeps(
+    data: Columns, samples: Mapping[str, Floats], request_slos: Mapping[str, float], *, scheduled: bool = False
+) -> Bools:
+    """Which completed requests keep every limit? ``scheduled``: by the latencies from the scheduled time."""
+    check_limits(request_slos)
+    kept = data.outcome(Outcome.COMPLETED)
+    single = data.rows["output_tokens"] == 1
+    absent = np.full(len(kept), np.nan)
+    for name, limit in request_slos.items():
+        values = samples.get(SCHEDULED_TWIN.get(name, name) if scheduled else name, absent)
+        within = values >= limit if name in LOWER_LIMITS else values <= limit
+        if name in NEED_A_SECOND_TOKEN:
+            within |= np.isnan(values) & single
+        if name == "output_throughput_per_user":
+            within |= samples.get("tpot_ms", absent) == 0  # infinitely fast: all tokens in one chunk
+        kept &= within
+    return kept
+
+
+def counts(data: Columns, samples: Mapping[str, Floats]) -> dict[str, float]:
+    """How many requests ended in which way."""
+    found = {outcome.name.lower(): float(np.count_nonzero(data.outcome(outcome))) for outcome in Outcome}
+    ended = found["completed"] + found["failed"]
+    return found | {
+        "late": float(np.count_nonzero(samples["send_lag_ms"] > LATE_MS)),
+        "retried": float(np.count_nonzero(data.rows["retried"])),
+        "success_rate": found["completed"] / ended if ended else 0.0,
+    }
+
+
+def totals(data: Columns, started_ns: int) -> dict[str, float]:
+    """Duration, tokens and throughputs."""
+    rows, completed = data.rows, data.outcome(Outcome.COMPLETED)
+
+    def of_completed(name: str) -> NDArray[Any]:
+        column: NDArray[Any] = rows[name][completed].astype(np.int64)
+        return column
+
+    duration_s = max(0.0, (int(rows["end_ns"].max(initial=started_ns)) - started_ns) / NS_PER_S)
+    prompts, answers, asked = (of_completed(name) for name in ("input_tokens", "output_tokens", "asked_output_tokens"))
+    reasoning, cached = of_completed("reasoning_tokens"), of_completed("cached_tokens")
+    inputs, outputs = float(prompts.sum()), float(answers.sum())
+    found = {"duration_s": duration_s, "total_input_tokens": inputs, "total_output_tokens": outputs}
+    if (reasoning >= 0).any():
+        found["total_reasoning_tokens"] = float(np.maximum(reasoning, 0).sum())
+    if (cached >= 0).any():
+        found["total_cached_tokens"] = float(np.maximum(cached, 0).sum())
+        found["cached_share"] = found["total_cached_tokens"] / max(1.0, float(prompts[cached >= 0].sum()))
+    if (asked > 0).any():
+        found["osl_mismatch_count"] = float(np.count_nonzero((asked > 0) & (answers != asked)))
+    if duration_s > 0:
+        found["request_throughput"] = len(prompts) / duration_s
+        found["output_throughput"] = outputs / duration_s
+        found["total_token_throughput"] = (inputs + outputs) / duration_s
+    return found
+
+
+def goodput(
+    data: Columns, samples: Mapping[str, Floats], request_slos: Mapping[str, float], duration_s: float
+) -> dict[str, float]:
+    """Goodput from the send time and from the scheduled time; empty without limits."""
+    if not request_slos:
+        return {}
+    found: dict[str, float] = {}
+    failed = int(np.count_nonzero(data.outcome(Outcome.COMPLETED, Outcome.FAILED)))
+    dropped = int(np.count_nonzero(data.outcome(Outcome.DROPPED)))
+    for prefix, scheduled, judged in (("", False, failed), ("scheduled_", True, failed + dropped)):
+        good = int(np.count_nonzero(keeps(data, samples, request_slos, scheduled=scheduled)))
+        if duration_s > 0:
+            found[f"{prefix}request_goodput"] = good / duration_s
+        if judged:
+            found[f"{prefix}good_request_share"] = good / judged
+    return found

@@ -1,0 +1,1 @@
+"""What came back, understood after the run."""

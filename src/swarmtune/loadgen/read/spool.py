@@ -1,0 +1,210 @@
+"""From a worker's spool to columns: put the pieces of each answer together, understand it, let go of it.
+
+One pass; memory holds the answers that overlap, and the finished rows.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece
+from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
+from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
+from swarmtune.loadgen.wire.base import PIECE, RECORD
+from swarmtune.loadgen.wire.framing import Framing
+
+READ_BYTES = 8 * 2**20
+OK = 200
+EXCERPT = 200  # characters of an error body that are kept
+ERROR_KINDS = 1000  # different error texts that are kept
+LAG_LIMIT = 2**31 - 1
+MOST_TOKENS = 2**15 - 1
+PENDING_CHUNKS = 50_000
+_CHARACTERS = {"i8": "q", "i4": "i", "i2": "h", "u1": "B", "u2": "H", "b1": "?"}
+ROW = struct.Struct(
+    "=" + "".join(_CHARACTERS[kind[1:]] for kind in (field[1] for field in REQUEST.descr))
+)  # a row of REQUEST
+THREE = struct.Struct("=3q")
+
+HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), looked
+STAMPS_FROM = HEAD.size
+
+
+def collect(
+    path: Path, endpoint: Endpoint, worker: int = 0, progress: Callable[[float], None] = lambda _: None
+) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+    """Requests (REQUEST), chunks (CHUNK) and error texts of a spool. ``progress`` gets the share done.
+
+    A spool that ends in the middle of a record (its writer was killed, or the disk full) gives what is whole.
+    """
+    reader = SpoolReader(path, endpoint, worker)
+    reader.advance(progress)
+    return reader.columns()
+
+
+class SpoolReader:
+    """Reads a spool, also one that still grows."""
+
+    def __init__(self, path: Path, endpoint: Endpoint, worker: int = 0) -> None:
+        self._path = path
+        self._rows = _Rows(endpoint, worker)
+        self._pieces: defaultdict[int, tuple[list[bytes], list[bytes]]] = defaultdict(lambda: ([], []))
+        self._at = 0
+        self.in_flight = 0  # requests, when the worker last said so
+
+    def advance(self, progress: Callable[[float], None] = lambda _: None) -> None:
+        """Understand what has come since the last time."""
+        for kind, exchange, stamps, data in self._records(progress):
+            if kind == PIECE:
+                parts, times = self._pieces[exchange]
+                parts.append(data)
+                times.append(stamps)
+            elif exchange == IN_FLIGHT:
+                self.in_flight = int.from_bytes(data, "little")
+            else:
+                self._rows.add(Note.unpack(data), *self._pieces.pop(exchange, ([], [])))
+
+    def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+        """Requests, chunks and error texts so far. Views: let go of them before more is read."""
+        return self._rows.columns()
+
+    def _records(self, progress: Callable[[float], None]) -> Iterator[tuple[int, int, bytes, bytes]]:
+        size, rest = max(1, self._path.stat().st_size), b""
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            while block := file.read(READ_BYTES):
+                data = rest + block
+                at, end = 0, len(data)
+                while at + RECORD.size <= end:
+                    length, kind, exchange = HEAD.unpack_from(data, at)
+                    head = at + RECORD.size
+                    if head + length > end:
+                        break
+                    yield kind, exchange, data[at + STAMPS_FROM : head], data[head : head + length]
+                    at = head + length
+                rest = data[at:]
+                self._at += at
+                progress(self._at / size)
+
+
+class _Rows:
+    """Growing columns. Chunks are turned into CHUNK rows some ten thousand at a time."""
+
+    def __init__(self, endpoint: Endpoint, worker: int) -> None:
+        self._endpoint = endpoint
+        self._worker = worker
+        self._rows = bytearray()
+        self._chunks = bytearray()
+        self._chunk_count = 0
+        self._stamps = bytearray()  # of the reads that the pending chunks came with: read, kernel, looked
+        self._reads = array("q")  # per pending chunk: which of these reads
+        self._tokens = array("h")
+        self._errors: dict[str, int] = {}
+        self._status = 0
+
+    def add(self, note: Note, parts: list[bytes], stamps: list[bytes]) -> None:
+        """One request, with what was read of its answer, and when (24 bytes each: read, kernel, looked)."""
+        answer = self._understood(note, parts)
+        outcome, error = note.outcome, note.error
+        if outcome == Outcome.COMPLETED and answer.error:
+            outcome, error = Outcome.FAILED, answer.error
+        elif outcome == Outcome.FAILED and answer.finished and not answer.error:
+            outcome, error = Outcome.COMPLETED, ""  # it was cut off after its last word
+        first = THREE.unpack(stamps[0]) if stamps else (0, 0, 0)
+        counted = answer.completion_tokens is not None
+        self._rows += ROW.pack(
+            note.session, note.turn, note.phase, outcome, self._worker, note.scheduled_ns, note.ready_ns, note.sent_ns,
+            note.connect_ns, first[1] or first[0], note.end_ns, note.end_read_ns, self._chunk_count, len(answer.chunks),
+            _or(answer.first_answer, -1), note.asked_input_tokens, _or(answer.prompt_tokens, note.asked_input_tokens),
+            note.asked_output_tokens, _or(answer.completion_tokens, self._counted(answer)),
+            _or(answer.reasoning_tokens, -1), _or(answer.cached_tokens, -1), counted, note.status or self._status,
+            note.retried, note.received_bytes or sum(map(len, parts)),
+            self._error(error) if outcome != Outcome.COMPLETED else -1,
+        )  # fmt: skip
+        self._add_chunks(answer, stamps)
+
+    def _counted(self, answer: Answer) -> int:
+        return len(answer.chunks) if self._endpoint.produces_tokens else 0
+
+    def _understood(self, note: Note, parts: list[bytes]) -> Answer:
+        bodies: list[Piece] = []
+        self._status = 0
+        if not parts:
+            return Answer(error=note.error or "no answer")
+        number = 0
+        framing = Framing(lambda body: bodies.append((number, body)))
+        for number, data in enumerate(parts):  # noqa: B007 - the callback reads it
+            try:
+                framing.feed(data)
+            except ValueError as error:
+                return Answer(error=f"the answer is not HTTP: {error}")
+        framing.release()
+        self._status = framing.status
+        if framing.status == OK:
+            return self._endpoint.read(bodies)
+        return Answer(error=_refusal(framing.status, b"".join(data for _, data in bodies)))
+
+    def _add_chunks(self, answer: Answer, stamps: list[bytes]) -> None:
+        if not answer.chunks:
+            return
+        base = len(self._stamps) // THREE.size
+        self._stamps += b"".join(stamps)
+        self._reads.extend([base + read for read in answer.chunks])
+        known = answer.chunk_tokens if len(answer.chunk_tokens) == len(answer.chunks) else [0] * len(answer.chunks)
+        self._tokens.extend([min(MOST_TOKENS, max(0, tokens)) for tokens in known])
+        self._chunk_count += len(answer.chunks)
+        if len(self._reads) >= PENDING_CHUNKS:
+            self._finish_chunks()
+
+    def _finish_chunks(self) -> None:
+        """Of several chunks in one read, only the last came at the kernel's stamp; of the others it is known that they came
+        after the socket was last seen empty (or, where the host woke us late, before we read)."""
+        if not self._reads:
+            return
+        reads = np.array(self._reads)
+        read_ns, kernel_ns, looked_ns = np.array(np.frombuffer(self._stamps, np.int64)).reshape(-1, 3)[reads].T
+        stamped = kernel_ns > 0
+        found = np.zeros(len(reads), CHUNK)
+        found["ns"] = ns = np.where(stamped, kernel_ns, read_ns)
+        found["lag_ns"] = np.where(stamped, np.clip(read_ns - kernel_ns, 0, LAG_LIMIT), -1)
+        alone = stamped & np.append(reads[1:] != reads[:-1], True)
+        doubt = np.where(looked_ns > ns, read_ns - ns, ns - looked_ns)
+        found["doubt_ns"] = np.where(alone, 0, np.clip(doubt, 0, LAG_LIMIT))
+        found["tokens"] = self._tokens
+        self._chunks += found.tobytes()
+        self._stamps, self._reads, self._tokens = bytearray(), array("q"), array("h")
+
+    def _error(self, text: str) -> int:
+        if text not in self._errors and len(self._errors) >= ERROR_KINDS:
+            text = "further errors, of other texts"
+        return self._errors.setdefault(text, len(self._errors))
+
+    def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
+        """All rows so far."""
+        self._finish_chunks()
+        return np.frombuffer(self._rows, REQUEST), np.frombuffer(self._chunks, CHUNK), list(self._errors)
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _refusal(status: int, body: bytes) -> str:
+    """What an answer that is no 200 says, in a line."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        parsed = None
+    inner = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    if isinstance(inner, dict):
+        inner = inner.get("message", inner)
+    text = body.decode(errors="replace") if inner is None else str(inner)
+    return f"HTTP {status}: {' '.join(text.split())[:EXCERPT]}".rstrip(": ")

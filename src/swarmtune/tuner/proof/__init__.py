@@ -1,0 +1,1 @@
+"""The proof: winner and baseline measured again, interleaved."""

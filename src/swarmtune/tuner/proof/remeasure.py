@@ -1,0 +1,202 @@
+"""The proof: finalists and baseline are measured again side by side, round after round, until it is clear who is best.
+
+All that is decided here follows from the ledger: a proof that was interrupted goes on, and repeats nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from swarmtune.errors import BenchmarkExecutionError
+from swarmtune.records import Score, Trial
+from swarmtune.search.incumbent import deployable
+from swarmtune.study.store import Outcome, Remeasured, fair_load_of, proof_of
+from swarmtune.tuner.loop.coordinator import Coordinator
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
+
+Rounds = list[dict[int, Remeasured]]  # one entry per round: what each trial came to
+
+
+class Remembers(Protocol):
+    """What the proof needs of a store."""
+
+    def confirmations(self) -> list[Remeasured]: ...
+
+
+async def prove(
+    plan: Plan, coordinator: Coordinator, store: Remembers, complete: Sequence[Trial]
+) -> tuple[Proof, Rounds]:
+    """Which of the finished trials to deploy and how sure that is, with the re-measurements that say so."""
+    ranked = finalists_of(plan, complete)
+    baseline = next((t for t in complete if t.setting.origin == "baseline"), None)
+    if not ranked:
+        return unproven(None, "no setting kept the promises"), []
+    if baseline is None or plan.confirm == 0:
+        return unproven(ranked[0].number, "nothing was re-measured"), []
+    rivals = [t for t in ranked if t.setting.key != baseline.setting.key][: plan.finalists]
+    if not rivals:
+        return unproven(baseline.number, "the baseline is the best setting"), []
+    starts = baseline.score is not None and baseline.score.value is not None
+    loads = {t.number: coordinator.load_of(t) for t in rivals}
+    if starts:
+        loads[baseline.number] = await _fair_load(coordinator, store, baseline, rivals[0])
+    contenders = [baseline, *rivals] if starts else rivals
+    rounds = await Remeasurement(plan, coordinator, store, contenders, loads, baseline.number).run()
+    seen = [_observed(plan, r) for r in rounds]
+    if not starts:
+        seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
+    direction = plan.objective.direction
+    groups = [next((again.group for again in r.values()), "") for r in rounds]
+    proof = judge(seen, baseline.number, [t.number for t in rivals], direction, len({*groups} - {""}))
+    return replace(proof, group_effects_percent=group_effects(seen, groups, direction)), rounds
+
+
+def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
+    """One trial for each setting that may be deployed, the search's favourite first: the baseline, if it is one, and
+    ``plan.finalists`` others.
+
+    Of several trials of one setting it is the one with the (lower) median load. Of several objectives the first counts.
+    A setting whose measurements were all stopped early is none: a bound is no value.
+    """
+    rows = [(t.setting, replace(t.score, values={})) for t in complete if t.score is not None]
+    found = []
+    for setting in deployable(plan.space, rows, len(rows)):
+        same = [
+            t for t in complete if t.setting.key == setting.key and t.measurement and not t.measurement.stopped_early
+        ]
+        same.sort(key=lambda t: plan.load_value(t.measurement) if t.measurement else 0.0)
+        found += same[(len(same) - 1) // 2 :][:1]
+    return found[: plan.finalists + 1]
+
+
+class Remeasurement:
+    """Contenders measured again in rounds, as many at a time as there are groups.
+
+    A round measures everyone once on one group; a group that fails leaves the whole round to the next one. Order: A B C,
+    C B A, B C A, A C B, ..., so that drift hits all alike. Who is clearly beaten is left out of later rounds, and so is a
+    finalist that no group can measure.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        coordinator: Coordinator,
+        store: Remembers,
+        contenders: Sequence[Trial],
+        loads: Mapping[int, float | None],
+        baseline: int,
+    ) -> None:
+        """``loads``: by trial number; None without load search."""
+        self._plan, self._coordinator, self._loads, self._baseline = plan, coordinator, loads, baseline
+        self._numbers = [t.number for t in contenders]
+        self._left = list(contenders)
+        self._lost: set[int] = set()
+        self._rounds = _recorded(store, self._numbers, plan.confirm)
+        self._groups = {name: asyncio.Lock() for name in coordinator.group_names}
+
+    async def run(self) -> Rounds:
+        """The rounds that were needed. BenchmarkExecutionError if the baseline cannot be measured, or no finalist can."""
+        most, width = self._plan.confirm, len(self._groups)
+        for first in range(0, most, width):
+            wave = range(first, min(first + width, most))
+            await _together([self._round(number) for number in wave])
+            done = self._rounds[: wave.stop]
+            self._left = [t for t in self._left if t.number not in self._lost]
+            if wave.stop >= 2:
+                seen, numbers = [_observed(self._plan, r) for r in done], [t.number for t in self._left]
+                open_ = still_open(seen, numbers, self._baseline, self._plan.objective.direction)
+                self._left = [t for t in self._left if t.number in open_]
+            if all(t.number == self._baseline for t in self._left):
+                return done
+        return self._rounds
+
+    async def _round(self, number: int) -> None:
+        names = list(self._groups)
+        for step in range(len(names)):
+            name, last = names[(number + step) % len(names)], step == len(names) - 1
+            with contextlib.suppress(*() if last else (BenchmarkExecutionError,)):
+                async with self._groups[name]:
+                    await self._on_group(number, name, last)
+                return
+
+    async def _on_group(self, number: int, group: str, last: bool) -> None:
+        found = self._rounds[number]
+        if any(t.number not in found and t.number not in self._lost for t in self._left):
+            # what another group measured is no fair half of a round
+            found = self._rounds[number] = {n: again for n, again in found.items() if again.group == group}
+        for trial in in_order(self._left, number):
+            if trial.number in found or trial.number in self._lost:
+                continue
+            kind, said = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
+            load = self._loads.get(trial.number)
+            try:
+                outcome = await self._coordinator.measure_again(trial, group, kind, load, said)
+            except BenchmarkExecutionError:
+                others = {*self._numbers} - {self._baseline, trial.number}
+                alone = not found and not last  # nobody was measured on this group: it may be the group
+                if alone or trial.number == self._baseline or self._lost >= others:
+                    raise
+                self._lost.add(trial.number)
+                continue
+            found[trial.number] = Remeasured(kind, trial.number, group, outcome)
+
+
+def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
+    """Who is measured when in a round: rotated by one every second round, odd rounds backwards."""
+    turn = number // 2 % len(contenders) if contenders else 0
+    turned = [*contenders[turn:], *contenders[:turn]]
+    return turned[::-1] if number % 2 else turned
+
+
+async def _fair_load(coordinator: Coordinator, store: Remembers, baseline: Trial, winner: Trial) -> float | None:
+    """The load at which the baseline is measured in the proof: its own, or the winner's if it does better there.
+
+    The winner's load search started where better settings had led; the baseline's did not. None without load search.
+    """
+    own, other = coordinator.load_of(baseline), coordinator.load_of(winner)
+    if own is None or other is None or own == other or baseline.score is None:
+        return own
+    kind = fair_load_of(winner.number)
+    known = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
+    outcome = known
+    for name in coordinator.group_names:
+        if outcome is None:
+            with contextlib.suppress(BenchmarkExecutionError):
+                outcome = await coordinator.measure_again(baseline, name, kind, other, {})
+    if outcome is None:
+        return own
+    return other if outcome.score is not None and outcome.score.rank < baseline.score.rank else own
+
+
+def _recorded(store: Remembers, numbers: Sequence[int], most: int) -> Rounds:
+    kinds = {proof_of(numbers, number): number for number in range(most)}
+    rounds: Rounds = [{} for _ in range(most)]
+    for again in store.confirmations():
+        if again.kind in kinds:
+            rounds[kinds[again.kind]][again.trial_number] = again
+    return rounds
+
+
+def _observed(plan: Plan, measured: Mapping[int, Remeasured]) -> dict[int, Observed]:
+    return {number: _one(plan, again.outcome) for number, again in measured.items()}
+
+
+def _one(plan: Plan, outcome: Outcome) -> Observed:
+    blocks = outcome.measurement.blocks.get(plan.objective.metric, ()) if outcome.measurement else ()
+    return Observed(outcome.score or Score.failed(), blocks)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """All at once; if one fails the others are cancelled, and its reason is raised."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""What earlier studies of the same service say."""

@@ -1,0 +1,140 @@
+"""Hosts as people write them, and what they are told when they write them wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmtune.execution.hostfile import Host, expand, parse_hostfile, parse_hosts, parse_node_string
+
+GOOD = """
+# two racks
+node0                    # a comment behind it
+node1 slots=4
+me@node2:2222 slots=0 max_slots=9
+10.0.0.[7-8]
+[fe80::0001]:2200
+user.name@[::1]
+rack[1-2]n[08-10,12]
+"""
+
+
+def test_every_way_to_write_a_host() -> None:
+    hosts, mistakes = parse_hostfile(GOOD)
+    assert mistakes == []
+    assert hosts[:7] == [
+        Host("node0"),
+        Host("node1", slots=4),
+        Host("node2", 2222, "me", slots=0),
+        Host("10.0.0.7"),
+        Host("10.0.0.8"),
+        Host("fe80::1", 2200),
+        Host("::1", username="user.name"),
+    ]
+    assert [h.name for h in hosts[7:]] == [f"rack{r}n{n}" for r in (1, 2) for n in ("08", "09", "10", "12")]
+
+
+BAD = """node1
+node1
+node2:99999
+node3:8
+::1
+node[7-0]
+node[1-
+-node
+node4 slot=8
+node5 slots=many
+300.1.2.3
+nóde
+@node6
+node7:22 8
+node8,,node9 slots=-1
+[12:zz]
+a b=1 c
+"""
+
+
+def test_all_mistakes_are_named_with_their_lines() -> None:
+    _, mistakes = parse_hostfile(BAD, "hosts.txt")
+    lines = {int(m.removeprefix("hosts.txt, line ").partition(":")[0]) for m in mistakes}
+    assert lines == set(range(2, 18))
+    text = "\n".join(mistakes)
+    for part in (
+        "line 2: node1 is given twice, first in line 1",
+        "line 3: 'node2:99999': '99999' is no port",
+        "write: node3 slots=8; a colon means a port",
+        "write an IPv6 address in brackets: [::1]",
+        "line 6: 'node[7-0]': the range 7-0 goes backwards",
+        "line 7: 'node[1-': '[' without ']'",
+        "did you mean slots=N?",
+        "line 12: 'nóde' is no host name",
+        "line 15: a host is missing",
+        "line 15: 'slots=-1': give a whole number",
+        "[12:zz] is no IPv6 address",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize("text", ["", "\n\n# nothing\n"])
+def test_an_empty_hostfile_is_a_mistake(text: str) -> None:
+    assert parse_hostfile(text, "h") == ([], ["h: no host in it; write one a line, like: node1 slots=8"])
+
+
+def test_a_thousand_nodes() -> None:
+    hosts, mistakes = parse_hostfile("\n".join(f"node{n} slots=8" for n in range(1000)))
+    assert (len(hosts), mistakes) == (1000, [])
+    assert parse_hostfile("node[000-999] slots=8")[0][-1] == Host("node999", slots=8)
+
+
+@pytest.mark.parametrize("pattern", ["n[0-99999999]", "n[0-99][0-99][0-99]", "n[0-9999][0-9]", "n[0-999999999/1]"])
+def test_a_set_cannot_explode(pattern: str) -> None:
+    hosts, mistakes = parse_hosts(pattern)
+    assert hosts == []
+    assert "at most 10000" in mistakes[0]
+
+
+def test_steps_and_padding() -> None:
+    assert expand("n[0-8/4]") == ["n0", "n4", "n8"]
+    assert expand("n[008-010]") == ["n008", "n009", "n010"]
+    assert expand("plain") == ["plain"]
+
+
+def names(groups: list[list[Host]]) -> list[list[str]]:
+    return [[str(host) for host in group] for group in groups]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("n0,n1:n2,n3", [["n0", "n1"], ["n2", "n3"]]),
+        (" n0 , n1 : n2 ", [["n0", "n1"], ["n2"]]),
+        ("n0:2222,n1:n2:2223", [["n0:2222", "n1"], ["n2:2223"]]),
+        ("n[0-1,4]:n[2-3]", [["n0", "n1", "n4"], ["n2", "n3"]]),
+        ("[::1],[::2]:[::3]:2222", [["::1", "::2"], ["::3:2222"]]),
+        ("10.0.0.1:10.0.0.2", [["10.0.0.1"], ["10.0.0.2"]]),
+        ("n0", [["n0"]]),
+    ],
+)
+def test_node_strings(text: str, expected: list[list[str]]) -> None:
+    groups, mistakes = parse_node_string(text)
+    assert (names(groups), mistakes) == (expected, [])
+
+
+def test_all_mistakes_of_a_node_string() -> None:
+    _, mistakes = parse_node_string("n0,n0::n1,n2:n1,b%d")
+    assert mistakes == [
+        "node string, group 1: n0 is given twice, first in group 1; name each host once",
+        "node string, group 2: a host is missing; write names with one comma or colon between them",
+        "node string, group 4: 'b%d' is no host name; letters, digits, '.', '-' and '_' make one",
+        "node string, group 4: n1 is given twice, first in group 3; name each host once",
+    ]
+
+
+@given(st.text(max_size=60))
+def test_any_text_gives_hosts_or_mistakes(text: str) -> None:
+    hosts, mistakes = parse_hostfile(text)
+    assert bool(hosts) or bool(mistakes)
+    groups, wrong = parse_node_string(text)
+    assert any(groups) or bool(wrong)
+    assert all(host.name.isascii() and 1 <= host.port <= 65535 for group in [hosts, *groups] for host in group)

@@ -1,0 +1,132 @@
+"""Two sides that share a folder and nothing else: the contract, and what happens when one of them dies."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from tests.lab.tuner import kill, tuner_of
+
+from swarmtune.clock import RealClock, VirtualClock
+from swarmtune.errors import CommunicationError, ConfigurationError, IPCTimeoutError
+from swarmtune.execution.executors.node_agent import NodeAgent
+from swarmtune.execution.executors.shared_dir import SharedDirectoryExecutor
+from swarmtune.execution.mailbox import LOST_S, Watch, write_message
+from swarmtune.records import Command
+from swarmtune.testing.executor import ExecutorContract, alive, family_of, gone
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
+@pytest.fixture
+async def agent(tmp_path: Path) -> AsyncIterator[asyncio.Task[None]]:
+    """In this process."""
+    task = asyncio.create_task(NodeAgent(tmp_path / "shared" / "n1", tmp_path / "node", RealClock()).run())
+    yield task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """In a process of its own: the real command."""
+    (tmp_path / "shared").mkdir(exist_ok=True)
+    arguments = ["node", "--shared", str(tmp_path / "shared"), "--name", "n1", "--work-dir", str(tmp_path / "work")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "swarmtune", *arguments], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stderr is not None
+    assert "serving as n1" in process.stderr.readline()
+    yield process
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+@pytest.fixture
+async def executor(agent: asyncio.Task[None], tmp_path: Path) -> AsyncIterator[SharedDirectoryExecutor]:
+    executor = SharedDirectoryExecutor(tmp_path / "shared" / "n1", RealClock())
+    yield executor
+    await executor.close()
+    assert not agent.done()
+    assert [p for p in (tmp_path / "shared").rglob("*") if p.is_file() and p.name != "node.json"] == []
+
+
+class TestSharedDirectoryExecutor(ExecutorContract):
+    """Inherited."""
+
+
+async def test_the_command_serves_and_ends_everything(node: subprocess.Popen[str], tmp_path: Path) -> None:
+    executor = SharedDirectoryExecutor(tmp_path / "shared" / "n1", RealClock())
+    family = await family_of(executor)
+    node.terminate()
+    node.wait(30)
+    assert not any(map(alive, family))
+    with pytest.raises(CommunicationError):
+        await executor.start(Command(("true",)))
+    await executor.close()
+    assert not any((tmp_path / "work" / "node").iterdir())
+
+
+async def test_a_killed_tuner_leaves_nothing_on_the_node(node: subprocess.Popen[str], tmp_path: Path) -> None:
+    folder = tmp_path / "shared" / "n1"
+    tuner, family = await tuner_of(
+        f"SharedDirectoryExecutor(Path({str(folder)!r}), RealClock())",
+        "from swarmtune.execution.executors.shared_dir import SharedDirectoryExecutor",
+    )
+    kill(tuner)
+    await asyncio.wait_for(gone(family), LOST_S + 15)
+    after = SharedDirectoryExecutor(folder, RealClock())
+    assert await (await after.start(Command(("true",)))).poll() in (None, 0)
+    await after.close()
+    assert node.poll() is None
+
+
+async def test_one_tuner_at_a_time(agent: asyncio.Task[None], executor: SharedDirectoryExecutor) -> None:
+    await executor.start(Command(("true",)))
+    second = SharedDirectoryExecutor(executor.folder, RealClock(), lock_s=0.2)
+    with pytest.raises(IPCTimeoutError, match="uses it"):
+        await second.start(Command(("true",)))
+    assert not agent.done()
+
+
+async def test_without_an_agent_the_error_says_how_to_start_one(tmp_path: Path) -> None:
+    with pytest.raises(IPCTimeoutError, match="swarmtune node --shared"):
+        await SharedDirectoryExecutor(tmp_path / "n1", RealClock(), lock_s=0.2).start(Command(("true",)))
+
+
+async def test_a_second_agent_is_refused(agent: asyncio.Task[None], executor: SharedDirectoryExecutor) -> None:
+    await executor.start(Command(("true",)))
+    with pytest.raises(ConfigurationError, match="another agent"):
+        await NodeAgent(executor.folder, executor.folder.parent / "other", RealClock()).run()
+    assert not agent.done()
+
+
+async def test_life_is_told_by_a_number_not_by_the_other_sides_clock(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    watch = Watch(tmp_path / "node.json", clock)
+    assert watch.name() is None
+    write_message(watch.path, {"name": "a", "number": 1})
+    os.utime(watch.path, (0, 0))
+    assert watch.name() == "a"
+    await clock.sleep(LOST_S + 1)
+    assert watch.name() is None
+    write_message(watch.path, {"name": "a", "number": 2})
+    assert watch.name() == "a"
+
+
+async def test_an_error_of_one_question_costs_nobody_his_commands(
+    executor: SharedDirectoryExecutor, tmp_path: Path
+) -> None:
+    handle = await executor.start(Command(("sleep", "600")))
+    with pytest.raises(CommunicationError, match="no such file"):
+        await executor.get("nothing", tmp_path / "nothing")
+    assert executor.entered
+    assert await handle.poll() is None

@@ -1,0 +1,120 @@
+"""The table [objective]: per accelerator, watt and dollar, and Pareto sets; what is refused says the way out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from tests.tuner.loop.test_coordinator import plan as made_up
+from tests.tuner.planning.test_plan import plan, refused
+
+from swarmtune.apps.cli.check import objective_text
+from swarmtune.apps.cli.view import pareto_lines
+from swarmtune.objective import Latency, Per, Throughput
+from swarmtune.records import Measurement, Trial, TrialState
+from swarmtune.tuner.pareto import pareto_set
+from swarmtune.tuner.proof.confirm import unproven
+from swarmtune.tuner.result import Result
+
+TRADE = {"pareto": ["throughput", "p95_ttft_ms"], "slo": {"p95_ttft_ms": 500.0}}
+
+
+@pytest.mark.parametrize(
+    ("table", "per", "unit"),
+    [
+        ({"per": "accelerator"}, Per("accelerator"), "req/s/accelerator"),
+        ({"per": "dollar", "dollars_per_hour": 2.5}, Per("dollar", 2.5), "req/$"),
+        ({"per": "dollar", "group_dollars_per_hour": 20}, Per("dollar", 20, of_group=True), "req/$"),
+    ],
+)
+def test_per(table: dict[str, Any], per: Per, unit: str) -> None:
+    made = plan(objective=table)
+    assert (made.objective.per, made.objective.unit) == (per, unit)  # type: ignore[attr-defined]
+    assert made.fingerprint() != plan().fingerprint()
+    assert made.early_stop is not None
+    assert made.early_stop.metric == "", "a rate of another unit is no value to beat"
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"per": "watt"}, ("does not measure power", "per = 'accelerator' or 'dollar'")),
+        ({"per": "dollar"}, ("needs one price", "dollars_per_hour")),
+        ({"per": "dollar", "dollars_per_hour": 1, "group_dollars_per_hour": 1}, ("needs one price",)),
+        ({"dollars_per_hour": 1}, ("a price has no effect",)),
+        ({"name": "weighted", "per": "accelerator"}, ("only goodput and throughput",)),
+        ({"pareto": ["throughput"]}, ("two or three different",)),
+        ({"pareto": ["throughput", "throughput"]}, ("two or three different",)),
+        ({"pareto": ["p95_ttft_ms", "throughput"]}, ("the first one ranks",)),
+        ({"pareto": ["throughput", "speed"]}, ("'speed' is neither", "p95_ttft_ms")),
+        ({"name": "goodput", "pareto": ["throughput", "p95_ttft_ms"]}, ("objective.name", "leave name out")),
+        ({"pareto": ["throughput", "goodput"], "slo": {"p95_itl_ms": 5.0}}, ("goodput needs a promise",)),
+    ],
+)
+def test_what_makes_no_sense_is_refused(table: dict[str, Any], words: tuple[str, ...]) -> None:
+    said = refused(objective=table)
+    assert all(word in said for word in words), said
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    said = refused(
+        objective={"per": "watt", "dollars_per_hour": 1, "pareto": ["nothing"]}, optimizer={"earlier": ["no"]}
+    )
+    assert all(word in said for word in ("power", "no effect", "'nothing'", "two or three", "optimizer.earlier.1"))
+
+
+@pytest.mark.parametrize(
+    ("place", "word"),
+    [
+        ("x" * 5000, "too long"),
+        ("~no-such-user/x", "home"),
+        ("mysql://u:secret@h/db", "'mysql'"),
+        ("://", "database URL"),
+    ],
+)
+def test_an_earlier_study_that_cannot_be_is_named_and_its_password_is_not(place: str, word: str) -> None:
+    said = refused(optimizer={"earlier": [place]})
+    assert "optimizer.earlier.1" in said
+    assert word in said
+    assert "secret" not in said
+
+
+def test_a_pareto_set_is_led_by_its_first() -> None:
+    made = plan(objective=TRADE)
+    assert isinstance(made.objective, Throughput)
+    assert list(made.objective.several) == ["throughput", "p95_ttft_ms"]
+    assert made.objective.several["p95_ttft_ms"].direction == "minimize"
+    assert objective_text(made) == "maximize throughput (tok/s) against minimize p95_ttft_ms (ms)"
+    assert any("[load_search] enabled = false" in n for n in made.notices)
+    assert made.fingerprint() != plan(objective={"name": "throughput", "slo": TRADE["slo"]}).fingerprint()
+    assert plan(objective={"pareto": ["weighted", "throughput"]}).load_search is None
+
+
+def test_the_report_has_the_pareto_set_of_what_keeps_the_promises() -> None:
+    several = {"throughput": Throughput(), "p95_ttft_ms": Latency(name="p95_ttft_ms")}
+    objective = Throughput(limits={"p95_ttft_ms": 500.0}, several=several)
+    found = [
+        (100, 50),
+        (200, 90),
+        (150, 95),
+        (300, 400),
+        (900, 600),
+    ]  # the third is beaten, the last breaks its promise
+    trials = []
+    for number, (speed, ttft) in enumerate(found):
+        measurement = Measurement({"output_throughput": speed, "p95_ttft_ms": ttft, "success_rate": 1.0})
+        setting = made_up().space.setting({"seqs": 2 + number})
+        trials.append(Trial(number, setting, TrialState.COMPLETE, objective.score(measurement), measurement))
+    data = pareto_set(objective, trials)
+    assert data is not None
+    assert [row["trial"] for row in data["set"]] == [3, 1, 0]
+    assert data["set"][0]["values"] == {"throughput": 300.0, "p95_ttft_ms": 400.0}
+    area = (100 / 200) * (310 / 350)  # of trial 1 alone: the two others lie on the border of the box
+    assert data["hypervolume"] == pytest.approx(area)
+    assert json.loads(json.dumps(data)) == data
+    lines = pareto_lines(Result("s", made_up(objective=objective), tuple(trials), None, unproven(None, ""), {}, 1.0))
+    assert lines[0].startswith("\nPareto set: 3 of 4 settings that keep the promises, hypervolume 0.443")
+    assert lines[1].startswith("  trial   3  throughput 300 tok/s  p95_ttft_ms 400 ms")
+    assert pareto_set(Throughput(), trials) is None
+    assert pareto_set(objective, [trials[-1]]) == {**data, "hypervolume": 0.0, "of": 0, "set": []}

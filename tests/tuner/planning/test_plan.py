@@ -1,0 +1,157 @@
+"""From settings to a plan: what is derived, what is refused, and that nothing is started."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmtune.errors import ConfigValidationError
+from swarmtune.settings import read_settings
+from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
+from swarmtune.tuner.planning.plan import DEFAULT_EVALUATIONS, Plan, make_plan
+
+
+@pytest.fixture(autouse=True)
+def _clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.upper().startswith(("SWARMTUNE_", "MODEL_EVAL_STATE", "MODELEVALSTATE")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def plan(**given: Any) -> Plan:
+    optimizer = {"engine": "simulated", **given.pop("optimizer", {})}
+    return make_plan(read_settings(None, {"optimizer": optimizer, **given}))
+
+
+def refused(**given: Any) -> str:
+    with pytest.raises(ConfigValidationError) as caught:
+        plan(**given)
+    return "\n".join(caught.value.mistakes)
+
+
+def fields(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"simulated": {"target_field": list(entries)}}
+
+
+SEQS = {"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 64, "value": 8}
+
+
+def test_defaults() -> None:
+    made = plan()
+    assert made.evaluations == DEFAULT_EVALUATIONS
+    assert made.objective.limits == DEFAULT_PROMISES
+    assert made.algorithm == "swarm"
+    assert made.baseline().origin == "baseline"
+    assert made.load_search is not None
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "evaluations"),
+    [
+        ({"n_particles": 4, "iters": 3}, 12),
+        ({"n_particles": 4, "iters": 3, "optimizer": {"evaluations": 5}}, 5),
+        ({"iters": 3}, DEFAULT_EVALUATIONS),
+    ],
+)
+def test_the_budget(given: dict[str, Any], evaluations: int) -> None:
+    assert plan(**given).evaluations == evaluations
+
+
+def test_older_promises_are_in_seconds() -> None:
+    assert plan(ttft_slo=0.25).objective.limits == {"p95_ttft_ms": 250.0, "p95_tpot_ms": 50.0}
+    slo = {"p99_e2el_ms": 900.0}
+    assert plan(ttft_slo=0.25, objective={"slo": slo}).objective.limits == slo
+
+
+def test_whole_numbers_with_a_point_become_whole() -> None:
+    made = plan(**fields({**SEQS, "value": 8.0}, {"name": "b", "dtype": "bool", "value": 1, "min": 0, "max": 1}))
+    values = made.baseline().values
+    assert values == {"seqs": 8, "b": True}
+    assert type(values["seqs"]) is int
+    assert type(values["b"]) is bool
+
+
+def test_user_settings_are_completed_and_exact() -> None:
+    made = plan(optimizer={"user_settings": [{"seqs": 4.0}]}, **fields(SEQS, {"name": "x", "min": 1, "max": 3}))
+    (mine,) = made.user_settings
+    assert mine.values == {"seqs": 4, "x": 2}
+    assert type(mine.values["seqs"]) is int
+    assert mine.origin == "user:1"
+
+
+def test_a_ratio_in_a_user_setting_is_a_number() -> None:
+    ratio = {"name": "part", "dtype": "ratio", "min": 0, "max": 1, "dtype_param": "seqs"}
+    text = refused(optimizer={"user_settings": [{"part": "half"}]}, **fields(SEQS, ratio))
+    assert text == "optimizer.user_settings.1: part = 'half' is no number"
+
+
+def test_load_fields_are_left_to_the_load_search() -> None:
+    load = {"name": "CONCURRENCY", "min": 1, "max": 100, "value": 30}
+    made = plan(**fields(SEQS, load))
+    assert [f.name for f in made.space.fields] == ["seqs"]
+    assert any(n.startswith("CONCURRENCY is left to the load search") for n in made.notices)
+    without = plan(load_search={"enabled": False}, **fields(SEQS, load))
+    assert without.load_of(without.baseline()).concurrency == 30
+    assert "no parameter is left to search" in refused(**fields(load))
+
+
+def test_an_enum_with_equal_bounds_is_not_searched() -> None:
+    policy = {"name": "policy", "dtype": "enum", "dtype_param": [0, 1, 3], "min": 1, "max": 1, "value": 3}
+    made = plan(**fields(SEQS, policy))
+    assert [d.name for d in made.space.dimensions] == ["seqs"]
+    assert made.baseline().values["policy"] == 3
+
+
+def test_a_ratio_with_equal_bounds_can_be_told_and_resumed() -> None:
+    made = plan(**fields(SEQS, {"name": "half", "dtype": "ratio", "min": 0.5, "max": 0.5, "dtype_param": "seqs"}))
+    space, baseline = made.space, made.baseline()
+    assert baseline.values == {"seqs": 8, "half": 4}
+    assert space.decode(space.encode(baseline)) == baseline
+
+
+def test_large_whole_ranges_divide_a_product() -> None:
+    a, b = ({"name": n, "min": 1, "max": 10**9} for n in "ab")
+    c = {"name": "c", "dtype": "ternary_factories", "dtype_param": {"target_names": ["a", "b"], "product": 720720}}
+    values = plan(**fields(a, b, c)).space.decode([0.5, 0.5, 0.5][:2]).values
+    assert int(values["a"]) * int(values["b"]) * int(values["c"]) == 720720
+
+
+def test_all_kinds_of_mistakes_come_together() -> None:
+    text = refused(
+        optimizer={"algorithm": "swan", "benchmark": "wrk", "study": "mysql://a/b"},
+        output="/dev/null/x",
+        n_particles=1,
+        load_search={"low": 9},
+        objective={"slo": {"ttft": 1}},
+        constraints=["nobody > 1"],
+        **fields({**SEQS, "dtype": "integer"}),
+    )
+    for key in ("optimizer.algorithm", "optimizer.benchmark", "optimizer.study", "output", "load_search",
+                "objective.slo.ttft", "constraints: 'nobody > 1'", "simulated.target_field: seqs"):  # fmt: skip
+        assert f"{key}: " in text
+
+
+@pytest.mark.parametrize(
+    "study", ["mysql://me:hunter2@h/d", "postgresql://me:hunter2@h:port/d", "sqlite://hunter2", "hunter2+x://y"]
+)
+def test_a_wrong_study_address_is_not_repeated(study: str) -> None:
+    text = refused(optimizer={"study": study})
+    assert text.startswith("optimizer.study: ")
+    assert "me:hunter2" not in text
+
+
+@pytest.mark.parametrize(
+    "study", ["s.db", "/tmp/s.db", "sqlite:///s.db", "postgresql://me@h:5432/d", "postgresql+psycopg://h/d"]
+)
+def test_study_addresses(study: str) -> None:
+    assert plan(optimizer={"study": study}).study == study
+
+
+def test_the_fingerprint_is_plain_and_stable() -> None:
+    assert plan().fingerprint() == plan(optimizer={"seed": 9, "evaluations": 3}).fingerprint()
+    assert plan().fingerprint() != plan(objective={"slo": {"p95_ttft_ms": 9.0}}).fingerprint()
