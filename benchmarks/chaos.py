@@ -34,8 +34,8 @@ from rich.table import Table
 from swarmtune.clock import RealClock
 from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors.base import Executor
-from swarmtune.fleet.dispatcher import ParticleDispatcher
-from swarmtune.fleet.particles import ParticleResult
+from swarmtune.fleet.particle_values import ParticleResult
+from swarmtune.fleet.particles import ParticleDispatcher
 from swarmtune.records import Event, Score, Setting, Value
 from swarmtune.search.assisted import AssistedSwarm
 from swarmtune.space import Field, Space

@@ -31,13 +31,17 @@ from rich.table import Table
 from swarmtune.clock import Clock, RealClock, VirtualClock
 from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors.base import Executor
-from swarmtune.fleet.dispatcher import ParticleDispatcher
+from swarmtune.execution.executors.local import LocalExecutor
+from swarmtune.fleet.particles import ParticleDispatcher
 from swarmtune.records import Group, Score, Setting
 from swarmtune.settings import read_settings
 from swarmtune.space import Field
 from swarmtune.study.store import MemoryStore
 from swarmtune.testing.synthetic import SyntheticGroup
+from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
+from swarmtune.tuner.loop.evaluation import Bench
+from swarmtune.tuner.loop.groups import dispatcher_of
 from swarmtune.tuner.planning.plan import Plan, make_plan
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -82,7 +86,9 @@ async def searched(groups: int, evaluations: int) -> tuple[float, float]:
 
     members = [SyntheticGroup(f"g{i}", clock, service, seconds) for i in range(groups)]
     began = clock.monotonic()
-    await Coordinator(plan_of(groups, evaluations), MemoryStore(), members, clock, lambda _: None).search()
+    plan, bench = plan_of(groups, evaluations), Bench(LocalExecutor(Path("unused"), clock), clock, Path("unused"))
+    attempts = Attempts(plan, MemoryStore(), bench, lambda _: None)
+    await Coordinator(plan, attempts, dispatcher_of(plan, members, clock, lambda _: None)).search()
     return clock.monotonic() - began, sum(spent)
 
 

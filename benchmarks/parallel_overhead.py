@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from swarmtune.execution.config import ParallelConfig
-from swarmtune.fleet.dispatcher import ParticleDispatcher
-from swarmtune.fleet.evaluation import FIRST_POLL_S
+from swarmtune.fleet.particles import ParticleDispatcher
+from swarmtune.fleet.service_run import FIRST_POLL_S
 from swarmtune.space import Field
 
 SERVICE = """

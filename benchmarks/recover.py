@@ -90,7 +90,7 @@ def judged(settings: Mapping[str, Setting], plan: Plan) -> dict[str, list[float]
             values: dict[int, list[float]] = {t.number: [] for t in several}
             for number in range(REPEATS):
                 for trial in in_order(several, number):
-                    outcome = await open_study.coordinator.measure_again(trial, "local", "judge", None, {})
+                    outcome = await open_study.again.measure(trial, "local", "judge", None, {})
                     values[trial.number].append((outcome.score and outcome.score.value) or 0.0)
         return {n: values[t.number] for n, t in chosen.items()}
 

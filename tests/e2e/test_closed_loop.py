@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from swarmtune.tuner.loop.evaluate import free_port
+from swarmtune.fleet.service_run import free_port
 from tests.e2e.conftest import QUICK, SEARCHING, Workplace
 
 pytestmark = pytest.mark.e2e

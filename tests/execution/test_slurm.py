@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from tests.lab import Lab, Machine, NoLab
@@ -29,9 +28,9 @@ from swarmtune.execution.executors.base import NotHeldError
 from swarmtune.execution.executors.slurm import SlurmExecutor, SlurmReservation
 from swarmtune.execution.executors.slurm_jobs import job_options, squeue, submit
 from swarmtune.execution.service_group import ServiceGroup
-from swarmtune.fleet.evaluation import GroupEvaluator
 from swarmtune.fleet.health import HealthMonitor
 from swarmtune.fleet.pool import ServiceGroupPool
+from swarmtune.fleet.service_run import ServiceRun
 from swarmtune.records import Command, File, Group
 from swarmtune.space.field import Field
 from swarmtune.testing.executor import FAMILY, ExecutorContract, alive, family_of, finished, printed, python
@@ -245,10 +244,8 @@ async def test_a_look_reserves_no_nodes(slurm: Slurm, others: Sequence[Machine],
     service = ServiceGroup(Group("a"), [executor])
     pool = ServiceGroupPool(["a"], RealClock(), lambda name: name, failures=1)
     monitor = HealthMonitor(pool, lambda _: service.answers(), RealClock())
-    config = ServiceGroupConfig(group_id="a", nodes=(node_of(machine, tmp_path / "work"),), start_script="true")
-    async with aiohttp.ClientSession() as http:
-        with pytest.raises(NotHeldError):
-            await GroupEvaluator(config, [executor], lambda *_: 0.0, 1.0, http, RealClock()).reachable()
+    with pytest.raises(NotHeldError):
+        await ServiceRun(service, RealClock()).answers()
     await monitor.look()
     assert jobs(slurm, [machine]) == []
     await finished(await executor.start(Command(("true",))))

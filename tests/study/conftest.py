@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from swarmtune.tuner.loop.evaluate import free_port
+from swarmtune.fleet.service_run import free_port
 
 
 def postgres_program(name: str) -> str | None:

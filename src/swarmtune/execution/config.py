@@ -16,6 +16,7 @@ from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_h
 from swarmtune.records import Group, Node
 
 FIRST_PORT = 8000
+START_S = 120.0
 MAX_HOSTFILE_BYTES = 4 * 1024 * 1024
 SLURM_OURS = {
     "nodes", "nodelist", "ntasks_per_node", "signal", "signal_delay_s", "requeue", "no_requeue", "array",
@@ -147,6 +148,11 @@ class ParallelConfig(ServiceOptions):
     health_check_interval: _Seconds = Option(30, description="seconds between looks at idle groups")
     results_dir: str = Option("swarmtune-parallel", min_length=1, description="folder here for results and logs")
     _notices: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def start_s(self) -> float:
+        """Seconds that all nodes of a group may take to start a command, their reservation included."""
+        return START_S + self.reservation_s
 
     @property
     def reservation_s(self) -> float:

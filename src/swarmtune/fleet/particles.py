@@ -1,109 +1,237 @@
-"""Particles as the older tool's callers have them, rows of numbers or values by name, and what becomes of them."""
+"""``ParticleDispatcher``: particles measured on groups of nodes, each with a start script and a function for the cost."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+import contextlib
+import itertools
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, TypeVar
 
-import numpy as np
+import aiohttp
 
-from swarmtune.errors import ConfigValidationError
-from swarmtune.records import Setting, Value
-from swarmtune.space import Dimension, Field, Space
+from swarmtune.clock import Clock, RealClock
+from swarmtune.errors import ConfigurationError, ConfigValidationError, Culprit, SwarmTuneError
+from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
+from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.reach import Reach
+from swarmtune.execution.service_group import ServiceGroup
+from swarmtune.fleet.batch import Batch, Particle
+from swarmtune.fleet.dispatch import Dispatcher, Member
+from swarmtune.fleet.durations import Durations
+from swarmtune.fleet.health import HealthMonitor, RetryPolicy
+from swarmtune.fleet.history import SAME_FAILURES
+from swarmtune.fleet.loop_thread import LoopThread
+from swarmtune.fleet.particle_values import FieldLike, ParticleResult, decode, space_of
+from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
+from swarmtune.fleet.script_job import Fitness, Script, ScriptJob, ScriptService
+from swarmtune.fleet.service_run import ServiceRun
+from swarmtune.fleet.turns import Turns, any_time
+from swarmtune.records import Event, Setting
+from swarmtune.space import Field
+
+T = TypeVar("T")
 
 
-@runtime_checkable
-class FieldLike(Protocol):
-    """An entry of an engine's ``target_field``."""
+class ParticleDispatcher:
+    """Measures particles on the groups of a ``ParallelConfig``.
 
-    def to_field(self) -> Field:
-        """It as a field of the space."""
-        ...
-
-
-@dataclass(frozen=True)
-class ParticleResult:
-    """What one particle gave. ``cost`` is inf if it could not be measured; ``failure`` then says why.
-
-    ``values`` are those of all fields, derived ones too. ``group`` served the last of ``attempts``, which took ``seconds``.
+    ``with ParticleDispatcher(config, target_field, fitness_func) as d: d.evaluate_particles(particles)``, or
+    ``async with`` and ``await d.evaluate(particles)``.
     """
 
-    cost: float
-    values: Mapping[str, Value]
-    group: str | None
-    seconds: float
-    attempts: int
-    failure: str | None = None
+    def __init__(
+        self,
+        config: ParallelConfig,
+        target_field: Sequence[Field | FieldLike | Mapping[str, Any]],
+        fitness_func: Fitness,
+        *,
+        executors: Callable[[NodeConfig], Executor] | None = None,
+        clock: Clock | None = None,
+        listen: Callable[[Event], None] | None = None,
+    ) -> None:
+        """``fitness_func(values, url)`` measures the service at ``url``: its cost. A coroutine, or run in a thread.
 
+        ``executors`` reaches a node in another way than ``config.executor``. ``listen`` gets every event, in the thread of
+        the dispatcher. Raises ConfigValidationError with what is wrong with the groups, scripts or fields.
+        """
+        self.config = config.resolved()
+        self.space = space_of(target_field)
+        check_scripts(self.config.service_groups)
+        if not callable(fitness_func):
+            raise ConfigurationError(f"fitness_func must be a function of values and url, not {fitness_func!r}")
+        self._fitness = fitness_func
+        self._clock = clock or RealClock()
+        self._reach = Reach(
+            self.config, self._clock, lambda text: self.emit("group_trouble", {"message": text}), executors
+        )
+        self._listen = listen or (lambda _: None)
+        self.durations = Durations(self.space)
+        self._turns = Turns()
+        self._batches = itertools.count()
+        self._services: dict[str, tuple[ScriptService, ServiceRun[float]]] = {}
+        self._stack: contextlib.AsyncExitStack | None = None
+        self._thread: LoopThread | None = None
 
-def space_of(target_field: Sequence[Field | FieldLike | Mapping[str, Any]]) -> Space:
-    """The space of these fields; ConfigValidationError with all mistakes."""
-    fields, mistakes = [], []
-    for number, entry in enumerate(target_field):
-        if isinstance(entry, Field):
-            fields.append(entry)
-        elif isinstance(entry, FieldLike):
-            fields.append(entry.to_field())
-        else:
-            try:
-                fields.append(Field(**entry))
-            except TypeError as error:
-                mistakes.append(f"target_field {number}: {error}")
-    if mistakes:
-        raise ConfigValidationError(mistakes)
-    return Space(fields)
+    # --- as a context ----------------------------------------------------------------------------------------------
 
-
-def decode(space: Space, particles: Any) -> list[Setting]:
-    """The settings of a 2-d array (a row each) or of a sequence of dicts (a name for each value).
-
-    A row has one number for each field in the order of ``space.fields``, or for each searched one: the number itself for
-    int, float and range (the nearest legal one is taken) and for ratio the ratio; for bool and enum a place between min
-    and max (0 and 1 unless given), which its values share equally. A dict may leave fields at their baseline.
-    ConfigValidationError names every particle that is wrong.
-    """
-    settings, mistakes = [], []
-    for number, particle in enumerate(particles):
+    def __enter__(self) -> Self:
+        self._thread = LoopThread()
         try:
-            values = isinstance(particle, Mapping)
-            settings.append(space.setting(particle) if values else _from_row(space, np.asarray(particle, dtype=float)))
+            return self._thread.run(self.__aenter__())
+        except BaseException:
+            self._thread.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._thread is not None:
+            try:
+                self._thread.run(self.__aexit__())
+            finally:
+                self._thread.close()
+                self._thread = None
+
+    async def __aenter__(self) -> Self:
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._reach.close)
+            connector = aiohttp.TCPConnector(limit=0, force_close=True)  # services come and go
+            self._http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+            config = self.config
+            self._pool: ServiceGroupPool[Member[float]] = ServiceGroupPool(
+                [self._member(group) for group in config.service_groups],
+                self._clock,
+                lambda group: group.name,
+                config.breaker_failures,
+                config.breaker_recovery,
+            )
+            retry = RetryPolicy(config.retry_count + 1, config.retry_delay)
+            self._dispatcher: Dispatcher[Particle, float] = Dispatcher(
+                self._pool, self._clock, retry, self._forward, self._let_go
+            )
+            every_s = config.health_check_interval
+            await stack.enter_async_context(
+                HealthMonitor(self._pool, lambda group: group.answers(), self._clock, every_s)
+            )
+            stack.push_async_callback(self._dispatcher.close)
+            self._run = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.wall())) + f"-{uuid.uuid4().hex[:4]}"
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._stack is not None:
+            stack, self._stack = self._stack, None
+            await stack.aclose()
+
+    # --- particles -------------------------------------------------------------------------------------------------
+
+    def evaluate_particles(self, particles: Any) -> list[ParticleResult]:
+        """One result for each particle, in their order. ``particles``: see ``particle_values.decode``.
+
+        ConfigValidationError if one is no particle of these fields; what the user must act on, if no group can work at all.
+        """
+        if self._thread is None:
+            raise ConfigurationError(
+                "write `with ParticleDispatcher(...) as d:`; in a coroutine, `await d.evaluate(...)`"
+            )
+        return self._thread.run(self.evaluate(particles))
+
+    async def evaluate(self, particles: Any) -> list[ParticleResult]:
+        """``evaluate_particles`` for coroutines, after ``async with``. A cancelled call leaves no service."""
+        if self._stack is None:
+            raise ConfigurationError("write `async with ParticleDispatcher(...) as d:` around it")
+        batch = Batch(next(self._batches), decode(self.space, particles), self)
+        try:
+            await self._dispatcher.run(batch)
+        except SwarmTuneError as error:
+            everything = error.culprit is Culprit.USER and not batch.costs
+            few = self._pool.names and len(batch.results) < SAME_FAILURES  # too few to say that nothing can work
+            if error.culprit is Culprit.BUG or (everything and not few):
+                raise
+            batch.end_all(error)
+        return batch.results
+
+    # --- what a batch needs -------------------------------------------------------------------------------------------
+
+    def job(self, tried: str, setting: Setting, group: str) -> ScriptJob:
+        """The work of one attempt on this group; ``tried`` names the attempt, on the nodes and in ``results_dir``."""
+        service, run = self._services[group]
+        place = f"particles/{self._run}/{tried}"
+        return ScriptJob(service, run.nodes, setting.values, place, self.results_dir / tried)
+
+    def emit(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """An event for the listener."""
+        self._listen(Event(kind, self._clock.wall(), facts))
+
+    @property
+    def counts(self) -> PoolCounts:
+        """Groups by state."""
+        return self._pool.counts
+
+    # --- groups ----------------------------------------------------------------------------------------------------
+
+    @property
+    def results_dir(self) -> Path:
+        """Where this run leaves a folder for each attempt."""
+        return Path(self.config.results_dir) / self._run
+
+    def join(self, group: ServiceGroupConfig) -> None:
+        """One more group, also while particles are measured. ConfigValidationError if it does not fit to the others."""
+        config = self.config.model_copy(update={"service_groups": (*self.config.service_groups, group)}).resolved()
+        new = config.service_groups[-1]
+        check_scripts([new])
+
+        def join() -> None:
+            self._pool.join(self._member(new))
+            self.config = config
+            self.emit("group_joined", {"group": new.group_id})
+
+        self._call(join)
+
+    def leave(self, name: str) -> None:
+        """A group gets no more particles; one that it measures right now is still finished."""
+        self._call(lambda: self._dispatcher.leave(name, "asked to"))
+
+    def _forward(self, event: Event) -> None:
+        """What the dispatcher says of groups, in the words of this class."""
+        name = event.facts.get("left")
+        if name is not None:
+            left = tuple(group for group in self.config.service_groups if group.group_id != name)
+            self.config = self.config.model_copy(update={"service_groups": left})
+            self.emit("group_left", {"group": name, "message": event.facts["reason"]})
+
+    def _member(self, group: ServiceGroupConfig) -> ServiceRun[float]:
+        turn = self._turns.of(group.ranks) if self.config.in_turn else any_time
+        nodes = ServiceGroup(group.group, self._reach.of(group))
+        member: ServiceRun[float] = ServiceRun(nodes, self._clock, turn, self.config.start_s)
+        service = ScriptService.of(group, self._fitness, self.config.evaluation_timeout, self._http, self._clock)
+        self._services[group.group_id] = service, member
+        return member
+
+    def _let_go(self, member: Member[float]) -> None:
+        """Of the nodes of a group that has left."""
+        _, run = self._services.pop(member.name)
+        self._reach.let_go(run.nodes.executors)
+
+    def _call(self, action: Callable[[], T]) -> T:
+        """Do it where the pool lives."""
+        if self._thread is None or self._thread.is_here:
+            return action()
+
+        async def call() -> T:
+            return action()
+
+        return self._thread.run(call())
+
+
+def check_scripts(groups: Sequence[ServiceGroupConfig]) -> None:
+    """ConfigValidationError with every script that cannot be read."""
+    mistakes: list[str] = []
+    for text in dict.fromkeys(t for group in groups for t in (group.start_script, group.stop_script) if t):
+        try:
+            Script.read(text)
         except ConfigValidationError as error:
-            mistakes += [f"particle {number}: {mistake}" for mistake in error.mistakes]
-        except (TypeError, ValueError) as error:
-            mistakes.append(f"particle {number}: {error}")
+            mistakes += error.mistakes
     if mistakes:
         raise ConfigValidationError(mistakes)
-    return settings
-
-
-def _from_row(space: Space, row: Any) -> Setting:
-    names = [field.name for field in space.fields]
-    searched = [dimension.name for dimension in space.dimensions]
-    if row.shape not in ((len(names),), (len(searched),)):
-        raise ValueError(
-            f"a row of {len(names)} numbers (all fields) or {len(searched)} (the searched ones) is needed, "
-            f"not shape {row.shape}"
-        )
-    at = dict(zip(names if len(row) == len(names) else searched, map(float, row), strict=True))
-    wrong = [name for name in searched if not math.isfinite(at[name])]
-    if wrong:
-        raise ValueError(f"not a finite number: {', '.join(wrong)}")
-    fields = {field.name: field for field in space.fields}
-    return space.decode(
-        [_unit(dimension, fields[dimension.name], at[dimension.name]) for dimension in space.dimensions]
-    )
-
-
-def _unit(dimension: Dimension, field: Field, number: float) -> float:
-    """The coordinate between 0 and 1."""
-    if field.dtype not in ("bool", "enum"):
-        return dimension.encode(number)
-    low, high = 0.0 if field.min is None else field.min, 1.0 if field.max is None else field.max
-    if not low <= number <= high:
-        raise ValueError(
-            f"{field.name} = {number:g} is no place between {low:g} and {high:g}; "
-            f"give values by name: {{{field.name!r}: ...}}"
-        )
-    return (number - low) / (high - low) if high > low else 0.5

@@ -60,17 +60,18 @@ class ServiceGroupPool(Generic[M]):
 
     # --- work ------------------------------------------------------------------------------------------------------
 
-    def try_acquire(self, avoid: Collection[str] = ()) -> M | None:
+    def try_acquire(self, avoid: Collection[str] = (), *, strictly: bool = False) -> M | None:
         """A free member, which must be released; None if there is none now.
 
-        One named in ``avoid`` is taken only if no other is in use, so that nothing waits for what may never come.
+        One named in ``avoid`` is taken only if no other is in use, so that nothing waits for what may never come;
+        ``strictly``: not even then.
         """
         staying = {name: slot for name, slot in self._slots.items() if not slot.leaving}
         ready = [name for name, slot in staying.items() if not slot.busy and slot.breaker.allows]
         chosen = next((name for name in ready if name not in avoid), None)
         if chosen is None:
             others = (slot for name, slot in staying.items() if name not in avoid)
-            if not ready or any(slot.breaker.state is not Breaker.OPEN for slot in others):
+            if strictly or not ready or any(slot.breaker.state is not Breaker.OPEN for slot in others):
                 return None
             chosen = ready[0]
         slot = self._slots[chosen]
@@ -125,6 +126,12 @@ class ServiceGroupPool(Generic[M]):
             self._waiters.pop(waiter, None)
             if alarm is not None:
                 alarm.cancel()
+
+    def suspect(self, name: str) -> None:
+        """The member failed at work that another one did: its breaker hears of it."""
+        if name in self._slots:
+            self._slots[name].breaker.failed()
+            self._notify()
 
     # --- who is there ----------------------------------------------------------------------------------------------
 

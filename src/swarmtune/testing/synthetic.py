@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from swarmtune.clock import Clock
+from swarmtune.errors import CommunicationError, SimulatorStartError, SwarmTuneError
+from swarmtune.fleet.job import Job, Report, RunResult, Stage
 from swarmtune.records import Group, Measurement, Score, Setting
-from swarmtune.study.store import Attempt, Outcome
-from swarmtune.tuner.loop.evaluate import ANY_LOAD, Keep, Loads, Report
+from swarmtune.study.store import Attempt
+from swarmtune.tuner.loop.evaluation import Evaluation, Measured
 
 
 class SyntheticGroup:
-    """Takes ``seconds(setting)`` of the clock and gives ``service(setting)``; the first tries may be lost."""
+    """Takes ``seconds(setting)`` of the clock and gives ``service(setting)``; some attempts may be lost.
+
+    Of the time a start takes ``start_s``, where it is given.
+    """
 
     def __init__(
         self,
@@ -24,23 +29,37 @@ class SyntheticGroup:
         self.group = Group(name)
         self.measured: list[tuple[float, float, Attempt]] = []
         self.stopped = 0
+        self.start_s = 0.0
         self._clock = clock
         self._service = service
         self._seconds = seconds
         self._lose = lose
 
-    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
+    @property
+    def name(self) -> str:
+        """The name of the group."""
+        return self.group.name
+
+    async def run(self, job: Job[Measured], report: Report) -> RunResult[Measured]:
         """One made-up measurement."""
-        begun = self._clock.monotonic()
+        assert isinstance(job, Evaluation)
+        began, attempt = self._clock.monotonic(), job.attempt
         report("starting", {})
         await self._clock.sleep(self._seconds(attempt.setting))
-        self.measured.append((begun, self._clock.monotonic(), attempt))
+        seconds = self._clock.monotonic() - began
+        self.measured.append((began, self._clock.monotonic(), attempt))
         if self._lose(attempt):
-            return Outcome(failure="the node was lost")
+            return self.failed(CommunicationError("the node was lost"), Stage.USE, seconds)
         score = self._service(attempt.setting)
-        measurement = Measurement({"completed": 1.0}, {"concurrency": loads.fixed or 4.0})
-        keep(measurement)
-        return Outcome(score, measurement if score.value is not None else None)
+        if score.value is None:
+            return self.failed(SimulatorStartError("it ran out of memory"), Stage.USE, seconds)
+        measurement = Measurement({"completed": 1.0}, {"concurrency": job.loads.fixed or 4.0})
+        job.keep(measurement)
+        return RunResult(Measured(measurement, score), start_s=self.start_s, seconds=seconds)
+
+    def failed(self, error: SwarmTuneError, stage: Stage, seconds: float = 0.0) -> RunResult[Measured]:
+        """A run without a result; its nodes still answer."""
+        return RunResult(error=error, stage=stage, nodes_answer=True, seconds=seconds)
 
     async def stop(self) -> None:
         """Nothing runs."""

@@ -16,10 +16,12 @@ from swarmtune.study.ownership import RENEW_EVERY_S
 from swarmtune.study.place import Place, write_private
 from swarmtune.study.store import Outcome
 from swarmtune.study.writer import Ledger, StudyHead
+from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.loop.groups import Groups, looked_after
 from swarmtune.tuner.loop.loads import savings
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.again import Again
 from swarmtune.tuner.proof.remeasure import prove
 from swarmtune.tuner.result import Result, Spent
 from swarmtune.tuner.warm_start.record import NOTHING, WARM_START, WarmStart
@@ -31,6 +33,7 @@ class Session:
     """A study that is ours, with what works on it."""
 
     coordinator: Coordinator
+    again: Again
     ledger: Ledger
     warm: WarmStart
 
@@ -49,9 +52,11 @@ async def session(
         warm = _warm_start(plan, ledger, clock, listen)
         async with _renewing(ledger, clock):
             try:
-                coordinator = Coordinator(plan, ledger, groups.all(), clock, listen, warm)
-                async with looked_after(plan, groups, coordinator.pool, clock, listen):
-                    yield Session(coordinator, ledger, warm)
+                dispatcher = groups.dispatcher(listen)
+                attempts = Attempts(plan, ledger, groups.bench, listen)
+                coordinator = Coordinator(plan, attempts, dispatcher, warm)
+                async with looked_after(plan, groups, dispatcher, clock, listen):
+                    yield Session(coordinator, Again(plan, attempts, dispatcher), ledger, warm)
             finally:
                 await groups.close()
     finally:
@@ -124,7 +129,7 @@ async def _prove(
     plan: Plan, place: Place, study: Session, trials: Sequence[Trial], started: float, clock: Clock
 ) -> Result:
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.score is not None]
-    proof, rounds = await prove(plan, study.coordinator, study.ledger, complete)
+    proof, rounds = await prove(plan, study.again, study.ledger, complete)
     remeasured: dict[int, list[Outcome]] = {}
     for again in (again for measured in rounds for again in measured.values()):
         remeasured.setdefault(again.trial_number, []).append(again.outcome)

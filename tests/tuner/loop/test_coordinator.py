@@ -7,13 +7,16 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swarmtune.clock import VirtualClock
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
-from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, SimulatorStartError
 from swarmtune.execution.config import ParallelConfig
+from swarmtune.execution.executors.local import LocalExecutor
+from swarmtune.fleet.job import RunResult, Stage
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
@@ -22,13 +25,16 @@ from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
-from swarmtune.study.store import Attempt, MemoryStore, Outcome
+from swarmtune.study.store import Attempt, MemoryStore
 from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop import coordinator
+from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
-from swarmtune.tuner.loop.evaluate import ANY_LOAD, Keep, Loads, Report
+from swarmtune.tuner.loop.evaluation import Bench
+from swarmtune.tuner.loop.groups import dispatcher_of
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.again import Again
 
 FIELDS = tuple(replace(f, value=f.value) for f in MIXED)
 
@@ -81,7 +87,14 @@ class Loop:
         self.store = store or MemoryStore()
         self.events: list[Event] = []
         self.groups = [SyntheticGroup(f"g{i}", self.clock, service, seconds, lose) for i in range(groups)]
-        self.coordinator = Coordinator(plan, self.store, self.groups, self.clock, self.events.append)
+        self.build(plan)
+
+    def build(self, plan: Plan) -> None:
+        self.dispatcher = dispatcher_of(plan, self.groups, self.clock, self.events.append)
+        bench = Bench(LocalExecutor(Path("unused"), self.clock), self.clock, Path("unused"))
+        attempts = Attempts(plan, self.store, bench, self.events.append)
+        self.coordinator = Coordinator(plan, attempts, self.dispatcher)
+        self.again = Again(plan, attempts, self.dispatcher)
 
     @property
     def kinds(self) -> list[str]:
@@ -175,14 +188,52 @@ async def test_a_group_that_keeps_failing_is_out_of_use_and_comes_back() -> None
     assert {c["healthy"] for c in counts} == {2, 3}
 
 
+class Sick(SyntheticGroup):
+    """Every start fails after five seconds: a broken wheel, a missing library."""
+
+    async def run(self, job: Any, report: Any) -> RunResult:
+        began = self._clock.monotonic()
+        await self._clock.sleep(5.0)
+        self.measured.append((began, self._clock.monotonic(), job.attempt))
+        return self.failed(
+            SimulatorStartError("libfoo.so: no such file", details={"cause": "crashed"}), Stage.READY, 5.0
+        )
+
+
+async def test_no_failure_of_a_sick_group_is_a_result() -> None:
+    """Sixty evaluations on three groups, one of them sick: all come from the good ones."""
+    loop = Loop(parallel_plan(60), groups=3, seconds=lambda _: 120.0)
+    loop.groups[1] = Sick("g1", loop.clock, service, lambda _: 5.0)
+    loop.build(parallel_plan(60))
+    trials = await loop.coordinator.search()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 60
+    assert not [t.failure for t in trials if "libfoo" in (t.failure or "")]
+    by_group = Counter(a.group for a, o in loop.store.attempts if o.score is not None)
+    assert set(by_group) == {"g0", "g2"}
+    blamed = {(a.group, o.facts["culprit"]) for a, o in loop.store.attempts if o.score is None}
+    assert blamed == {("g1", "infrastructure")}
+    assert [e.facts["healthy"] for e in loop.events if e.kind == "groups" and "healthy" in e.facts][-1] == 2
+
+
+async def test_when_no_service_starts_anywhere_the_run_ends_after_a_few_and_stores_no_result() -> None:
+    loop = Loop(parallel_plan(60), groups=3)
+    loop.groups = [Sick(g.name, loop.clock, service, lambda _: 5.0) for g in loop.groups]
+    loop.build(parallel_plan(60))
+    with pytest.raises(SimulatorStartError, match=r"libfoo\.so") as caught:
+        await loop.coordinator.search()
+    assert caught.value.culprit is Culprit.USER
+    assert len(loop.store.attempts) <= 6
+    assert {t.state for t in loop.store.trials()} == {TrialState.RUNNING}
+
+
 async def test_groups_join_and_leave_while_the_search_runs() -> None:
     loop = Loop(parallel_plan(30), groups=2)
     newcomer = SyntheticGroup("late", loop.clock, service, lambda _: 10.0)
 
     async def change() -> None:
         await loop.clock.sleep(35.0)
-        loop.coordinator.pool.join(newcomer)
-        loop.coordinator.pool.leave("g0")
+        loop.dispatcher.pool.join(newcomer)
+        loop.dispatcher.pool.leave("g0")
 
     _, trials = await asyncio.gather(change(), loop.coordinator.search())
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 30
@@ -193,15 +244,16 @@ async def test_groups_join_and_leave_while_the_search_runs() -> None:
 async def test_a_group_that_needs_its_user_is_left_out_and_the_others_go_on() -> None:
     loop = Loop(parallel_plan(8), groups=2)
 
-    async def refuse(*_: object) -> Outcome:
-        raise CommunicationError("g0 cannot be trusted: its host key has changed", culprit=Culprit.USER)
+    async def refuse(*_: object) -> RunResult:
+        error = CommunicationError("g0 cannot be trusted: its host key has changed", culprit=Culprit.USER)
+        return RunResult(error=error, stage=Stage.START)
 
-    loop.groups[0].evaluate = refuse  # type: ignore[method-assign]
+    loop.groups[0].run = refuse  # type: ignore[method-assign]
     trials = await loop.coordinator.search()
     assert [t.state for t in trials] == [TrialState.COMPLETE] * 8
     assert any("left out: g0 cannot be trusted" in e.facts.get("message", "") for e in loop.events)
     alone = Loop(parallel_plan(8), groups=1)
-    alone.groups[0].evaluate = refuse  # type: ignore[method-assign]
+    alone.groups[0].run = refuse  # type: ignore[method-assign]
     with pytest.raises(CommunicationError, match="cannot be trusted"):
         await alone.coordinator.search()
 
@@ -211,7 +263,7 @@ async def test_when_no_group_is_left_the_run_says_so() -> None:
 
     async def leave() -> None:
         await loop.clock.sleep(15.0)
-        loop.coordinator.pool.leave("g0")
+        loop.dispatcher.pool.leave("g0")
 
     with pytest.raises(CommunicationError, match="no group of nodes is left"):
         await asyncio.gather(leave(), loop.coordinator.search())
@@ -266,19 +318,12 @@ async def test_every_attempt_is_in_the_store_before_it_is_told() -> None:
     assert loop.kinds.count("trial_finished") == 5
 
 
-class Starting(SyntheticGroup):
-    """A start takes 6 of the 10 seconds."""
-
-    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
-        outcome = await super().evaluate(attempt, report, keep, loads)
-        return replace(outcome, facts={"start_seconds": 6.0})
-
-
 async def test_a_question_is_asked_with_what_runs_on_its_group_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
     loop = Loop(plan(10), groups=2)
-    loop.groups = [Starting(g.group.name, loop.clock, service, lambda _: 10.0) for g in loop.groups]
+    for group in loop.groups:
+        group.start_s = 6.0
     monkeypatch.setattr(coordinator, "free_fields", lambda _: frozenset({"concurrency"}))
-    loop.coordinator = Coordinator(loop.coordinator._plan, loop.store, loop.groups, loop.clock, loop.events.append)
+    loop.build(plan(10))
     seen: list[Running | None] = []
     monkeypatch.setattr(loop.coordinator._search, "see", seen.append)
     await loop.coordinator.search()

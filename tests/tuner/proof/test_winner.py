@@ -11,8 +11,10 @@ import pytest
 from tests.tuner.loop.test_coordinator import Loop, plan
 
 from swarmtune.errors import BenchmarkExecutionError
+from swarmtune.fleet.job import RunResult
 from swarmtune.records import EarlyStop, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.study.store import MemoryStore, Outcome
+from swarmtune.tuner.loop.evaluation import Measured
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge
 from swarmtune.tuner.proof.remeasure import Rounds, finalists_of, in_order, prove
@@ -73,7 +75,7 @@ async def proven(again: Again, store: MemoryStore | None = None, groups: int = 1
 
     for group in loop.groups:
         group._service = measured
-    proof, rounds = await prove(chosen, loop.coordinator, store, trials)
+    proof, rounds = await prove(chosen, loop.again, store, trials)
     return Proven(proof, rounds, rank, loop, [rank[a.setting.key] for a in attempts_of(loop)])
 
 
@@ -128,7 +130,7 @@ async def test_without_proof_nothing_is_called_significant() -> None:
 
 async def test_nothing_feasible() -> None:
     loop = Loop(plan())
-    proof, rounds = await prove(plan(), loop.coordinator, loop.store, [])
+    proof, rounds = await prove(plan(), loop.again, loop.store, [])
     assert (proof.best, rounds) == (None, [])
     assert "no setting" in proof.verdict.reason
 
@@ -191,7 +193,7 @@ async def test_more_evaluations_with_other_finalists_are_a_proof_of_their_own() 
 async def test_a_group_that_is_lost_leaves_its_rounds_to_the_other() -> None:
     store = await searched(groups=2)
     loop = Loop(plan(6), groups=2, store=store, lose=lambda a: a.group == "g1")
-    proof, rounds = await prove(plan(6), loop.coordinator, store, store.trials())
+    proof, rounds = await prove(plan(6), loop.again, store, store.trials())
     assert {again.group for measured in rounds for again in measured.values()} == {"g0"}
     assert (proof.groups, len(rounds)) == (1, 3)
 
@@ -200,7 +202,7 @@ async def test_when_all_groups_are_lost_the_run_ends_with_the_reason() -> None:
     store = await searched(groups=2)
     loop = Loop(plan(6), groups=2, store=store, lose=lambda _: True)
     with pytest.raises(BenchmarkExecutionError, match="could not be measured again: the node was lost"):
-        await prove(plan(6), loop.coordinator, store, store.trials())
+        await prove(plan(6), loop.again, store, store.trials())
 
 
 def test_the_speed_of_groups_is_told_apart_from_that_of_settings() -> None:
@@ -217,7 +219,7 @@ async def test_a_finalist_that_cannot_be_measured_leaves_the_proof_to_the_others
     store = await searched()
     favourite = next(t for t in finalists_of(plan(6), store.trials()) if t.number)
     lose_favourite = Loop(plan(6), store=store, lose=lambda a: a.trial_number == favourite.number)
-    proof, rounds = await prove(plan(6), lose_favourite.coordinator, store, store.trials())
+    proof, rounds = await prove(plan(6), lose_favourite.again, store, store.trials())
     assert proof.best not in (None, favourite.number)
     assert favourite.number not in rounds[0]
     assert lose_favourite.kinds.count("finalist_lost") == 1
@@ -232,17 +234,16 @@ async def test_the_baseline_gets_the_winners_load_if_it_does_better_there_and_is
     for expected in ([(0, 8.0), (0, 8.0), (best.number, 8.0), (best.number, 8.0), (0, 8.0)], []):
         loop = Loop(chosen, store=store)
         loads: list[tuple[int, float | None]] = []
-        evaluate = loop.groups[0].evaluate
+        run = loop.groups[0].run
 
-        async def spy(
-            attempt: Any, report: Any, keep: Any, wanted: Any, evaluate: Any = evaluate, loads: Any = loads
-        ) -> Outcome:
-            loads.append((attempt.trial_number, wanted.fixed))
-            outcome = await evaluate(attempt, report, keep, wanted)
-            return replace(outcome, score=Score(99.0, -99.0, {"latency": -0.1})) if wanted.fixed == 8.0 else outcome
+        async def spy(job: Any, report: Any, run: Any = run, loads: Any = loads) -> RunResult[Measured]:
+            loads.append((job.attempt.trial_number, job.loads.fixed))
+            done = await run(job, report)
+            better = replace(done.result, score=Score(99.0, -99.0, {"latency": -0.1}))
+            return replace(done, result=better) if job.loads.fixed == 8.0 else done
 
-        loop.groups[0].evaluate = spy
-        await prove(chosen, loop.coordinator, store, store.trials())
+        loop.groups[0].run = spy
+        await prove(chosen, loop.again, store, store.trials())
         assert loads == expected
 
 

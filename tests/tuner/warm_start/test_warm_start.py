@@ -12,6 +12,7 @@ import pytest
 from tests.tuner.loop.test_coordinator import FIELDS, plan
 
 from swarmtune.clock import VirtualClock
+from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.records import Event, Measurement, Score, Setting, Trial
 from swarmtune.search.base import Earlier
 from swarmtune.search.history import unseen
@@ -21,7 +22,10 @@ from swarmtune.study.store import Outcome
 from swarmtune.study.writer import Ledger, StudyHead
 from swarmtune.testing.search import RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
+from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
+from swarmtune.tuner.loop.evaluation import Bench
+from swarmtune.tuner.loop.groups import dispatcher_of
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.run import _warm_start
 from swarmtune.tuner.warm_start.record import WarmStart, scaled
@@ -75,7 +79,10 @@ class Study:
         self.ledger = Ledger(str(self.path), StudyHead(name, {}, fingerprint), made.space, "maximize", self.clock)
         self.warm = _warm_start(made, self.ledger, self.clock, self.events.append)
         group = SyntheticGroup("a", self.clock, service, lambda _: 10.0)  # type: ignore[arg-type]
-        self.coordinator = Coordinator(made, self.ledger, [group], self.clock, self.events.append, self.warm)
+        bench = Bench(LocalExecutor(made.output, self.clock), self.clock, made.output)
+        attempts = Attempts(made, self.ledger, bench, self.events.append)
+        dispatcher = dispatcher_of(made, [group], self.clock, self.events.append)
+        self.coordinator = Coordinator(made, attempts, dispatcher, self.warm)
 
     async def run(self) -> list[Trial]:
         try:

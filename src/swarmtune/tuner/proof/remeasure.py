@@ -15,8 +15,8 @@ from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.records import Score, Trial
 from swarmtune.search.incumbent import deployable
 from swarmtune.study.store import Outcome, Remeasured, fair_load_of, proof_of
-from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.again import Again
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
 
 Rounds = list[dict[int, Remeasured]]  # one entry per round: what each trial came to
@@ -28,9 +28,7 @@ class Remembers(Protocol):
     def confirmations(self) -> list[Remeasured]: ...
 
 
-async def prove(
-    plan: Plan, coordinator: Coordinator, store: Remembers, complete: Sequence[Trial]
-) -> tuple[Proof, Rounds]:
+async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[Trial]) -> tuple[Proof, Rounds]:
     """Which of the finished trials to deploy and how sure that is, with the re-measurements that say so."""
     ranked = finalists_of(plan, complete)
     baseline = next((t for t in complete if t.setting.origin == "baseline"), None)
@@ -42,16 +40,16 @@ async def prove(
     if not rivals:
         return unproven(baseline.number, "the baseline is the best setting"), []
     starts = baseline.score is not None and baseline.score.value is not None
-    loads = {t.number: coordinator.load_of(t) for t in rivals}
+    loads = {t.number: again.load_of(t) for t in rivals}
     if starts:
-        loads[baseline.number] = await _fair_load(coordinator, store, baseline, rivals[0])
+        loads[baseline.number] = await _fair_load(again, store, baseline, rivals[0])
     contenders = [baseline, *rivals] if starts else rivals
-    rounds = await Remeasurement(plan, coordinator, store, contenders, loads, baseline.number).run()
+    rounds = await Remeasurement(plan, again, store, contenders, loads, baseline.number).run()
     seen = [_observed(plan, r) for r in rounds]
     if not starts:
         seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
     direction = plan.objective.direction
-    groups = [next((again.group for again in r.values()), "") for r in rounds]
+    groups = [next((one.group for one in r.values()), "") for r in rounds]
     proof = judge(seen, baseline.number, [t.number for t in rivals], direction, len({*groups} - {""}))
     return replace(proof, group_effects_percent=group_effects(seen, groups, direction)), rounds
 
@@ -85,19 +83,19 @@ class Remeasurement:
     def __init__(
         self,
         plan: Plan,
-        coordinator: Coordinator,
+        again: Again,
         store: Remembers,
         contenders: Sequence[Trial],
         loads: Mapping[int, float | None],
         baseline: int,
     ) -> None:
         """``loads``: by trial number; None without load search."""
-        self._plan, self._coordinator, self._loads, self._baseline = plan, coordinator, loads, baseline
+        self._plan, self._again, self._loads, self._baseline = plan, again, loads, baseline
         self._numbers = [t.number for t in contenders]
         self._left = list(contenders)
         self._lost: set[int] = set()
         self._rounds = _recorded(store, self._numbers, plan.confirm)
-        self._groups = {name: asyncio.Lock() for name in coordinator.group_names}
+        self._groups = {name: asyncio.Lock() for name in again.group_names}
 
     async def run(self) -> Rounds:
         """The rounds that were needed. BenchmarkExecutionError if the baseline cannot be measured, or no finalist can."""
@@ -128,14 +126,14 @@ class Remeasurement:
         found = self._rounds[number]
         if any(t.number not in found and t.number not in self._lost for t in self._left):
             # what another group measured is no fair half of a round
-            found = self._rounds[number] = {n: again for n, again in found.items() if again.group == group}
+            found = self._rounds[number] = {n: one for n, one in found.items() if one.group == group}
         for trial in in_order(self._left, number):
             if trial.number in found or trial.number in self._lost:
                 continue
             kind, said = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
             load = self._loads.get(trial.number)
             try:
-                outcome = await self._coordinator.measure_again(trial, group, kind, load, said)
+                outcome = await self._again.measure(trial, group, kind, load, said)
             except BenchmarkExecutionError:
                 others = {*self._numbers} - {self._baseline, trial.number}
                 alone = not found and not last  # nobody was measured on this group: it may be the group
@@ -153,21 +151,21 @@ def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
     return turned[::-1] if number % 2 else turned
 
 
-async def _fair_load(coordinator: Coordinator, store: Remembers, baseline: Trial, winner: Trial) -> float | None:
+async def _fair_load(again: Again, store: Remembers, baseline: Trial, winner: Trial) -> float | None:
     """The load at which the baseline is measured in the proof: its own, or the winner's if it does better there.
 
     The winner's load search started where better settings had led; the baseline's did not. None without load search.
     """
-    own, other = coordinator.load_of(baseline), coordinator.load_of(winner)
+    own, other = again.load_of(baseline), again.load_of(winner)
     if own is None or other is None or own == other or baseline.score is None:
         return own
     kind = fair_load_of(winner.number)
     known = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
     outcome = known
-    for name in coordinator.group_names:
+    for name in again.group_names:
         if outcome is None:
             with contextlib.suppress(BenchmarkExecutionError):
-                outcome = await coordinator.measure_again(baseline, name, kind, other, {})
+                outcome = await again.measure(baseline, name, kind, other, {})
     if outcome is None:
         return own
     return other if outcome.score is not None and outcome.score.rank < baseline.score.rank else own

@@ -9,7 +9,7 @@ import pytest
 
 from swarmtune.engines.target_field import TargetField
 from swarmtune.errors import ConfigValidationError
-from swarmtune.fleet.particles import decode, space_of
+from swarmtune.fleet.particle_values import decode, space_of
 from swarmtune.fleet.pool import PoolCounts
 from swarmtune.fleet.progress import Progress
 from swarmtune.space import Field

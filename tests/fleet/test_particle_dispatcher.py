@@ -26,7 +26,7 @@ from swarmtune.errors import ConfigurationError, ConfigValidationError, Culprit,
 from swarmtune.execution.config import NodeConfig
 from swarmtune.execution.executors import executor_for
 from swarmtune.execution.executors.local import LocalExecutor
-from swarmtune.fleet.evaluation import Script
+from swarmtune.fleet.script_job import Script
 from swarmtune.records import Event
 from swarmtune.space import Field
 from swarmtune.testing.executor import alive

@@ -1,0 +1,130 @@
+"""Whose fault is it that a run gave no result? One pure function over one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarmtune.errors import Culprit
+from swarmtune.fleet.job import Stage
+
+DOUBTFUL_FAILURES = 2  # failed starts in a row that make a group that has served before suspect
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known when a run has failed."""
+
+    stage: Stage
+    diagnosis: Culprit
+    """The guess of the error itself: of the engine from exit code and log, of the executor, or of the load generator."""
+    of_service: bool = True
+    """Is the error about the service (it did not become ready, or it died), not about what used it?"""
+    nodes_answer: bool | None = None
+    """Do all nodes of the group start commands? None: it was not asked."""
+    group_served: bool = False
+    """Has any service ever become ready on this group?"""
+    others_served: bool = False
+    """Has any service ever become ready on another group of the run?"""
+    failures_in_a_row: int = 1
+    """Starts that failed on this group since one succeeded there, this one included."""
+    failed_before: bool = False
+    """Has this very work failed to start before, on a group that has served?"""
+    alone: bool = False
+    """Is there no other group?"""
+    hopeless: bool = False
+    """Has every group failed, the same way, from the first work on?"""
+
+
+@dataclass(frozen=True)
+class Blame:
+    """Who must act. ``counts``: the failure is one of the work's tries. ``group_ok``: for the group's breaker; None: it
+    tells nothing about the group. ``holds_back``: the work is not tried on this group again before a service has become
+    ready somewhere. ``asks_another``: if another group serves this work, this group was to blame.
+    """
+
+    culprit: Culprit
+    because: str
+    counts: bool = True
+    group_ok: bool | None = None
+    holds_back: bool = False
+    asks_another: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: when it holds, it decides."""
+
+    name: str
+    holds: Callable[[Evidence], bool]
+    blame: Blame
+
+
+def _start_failed(e: Evidence) -> bool:
+    """The service was started and did not become ready, and the diagnosis blames the setting."""
+    return e.stage is Stage.READY and e.diagnosis is Culprit.SETTING
+
+
+_INFRASTRUCTURE, _SETTING, _USER, _BUG = Culprit.INFRASTRUCTURE, Culprit.SETTING, Culprit.USER, Culprit.BUG
+
+TABLE = (
+    Row("bug", lambda e: e.diagnosis is _BUG, Blame(_BUG, "SwarmTune itself is wrong")),
+    Row(
+        "nodes gone",
+        lambda e: e.nodes_answer is False,
+        Blame(_INFRASTRUCTURE, "a node of the group does not answer", group_ok=False),
+    ),
+    Row(
+        "nothing works anywhere",
+        lambda e: e.hopeless,
+        Blame(_USER, "no service has become ready on any group, from the first setting on", counts=False),
+    ),
+    Row(
+        "user, but the group serves others",
+        lambda e: e.diagnosis is _USER and e.of_service and e.group_served,
+        Blame(_SETTING, "the group has served other settings, so the user's part is in order"),
+    ),
+    Row("user", lambda e: e.diagnosis is _USER, Blame(_USER, "the error says so", counts=False)),
+    Row(
+        "infrastructure of a group that never served",
+        lambda e: e.diagnosis is _INFRASTRUCTURE and not e.group_served and not e.alone,
+        Blame(_INFRASTRUCTURE, "the group has never served", counts=False, group_ok=False),
+    ),
+    Row(
+        "infrastructure",
+        lambda e: e.diagnosis is _INFRASTRUCTURE,
+        Blame(_INFRASTRUCTURE, "the error says so", group_ok=False),
+    ),
+    Row(
+        "start failed on a group that never served, another has",
+        lambda e: _start_failed(e) and not e.group_served and e.others_served,
+        Blame(_INFRASTRUCTURE, "the group has never served, and another one has", counts=False, group_ok=False),
+    ),
+    Row(
+        "start failed before any service became ready",
+        lambda e: _start_failed(e) and not e.group_served,
+        Blame(_INFRASTRUCTURE, "no service has become ready yet", counts=False, group_ok=False, holds_back=True),
+    ),
+    Row(
+        "start failed again",
+        lambda e: _start_failed(e) and e.failed_before,
+        Blame(_SETTING, "it failed to start twice where other settings are served"),
+    ),
+    Row(
+        "start failed on a group that fails lately",
+        lambda e: _start_failed(e) and not e.alone and e.failures_in_a_row >= DOUBTFUL_FAILURES,
+        Blame(
+            _INFRASTRUCTURE,
+            "the group fails lately, so another one is asked",
+            counts=False,
+            asks_another=True,
+        ),
+    ),
+    Row("setting", lambda e: e.diagnosis is _SETTING, Blame(_SETTING, "the group serves other settings")),
+)
+"""The first row that holds decides; each culprit has a row without further conditions, so that one does."""
+
+
+def blame(evidence: Evidence) -> Blame:
+    """Setting, infrastructure or user (or a bug of our own), from what is known. Pure."""
+    return next(row.blame for row in TABLE if row.holds(evidence))

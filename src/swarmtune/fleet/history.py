@@ -1,0 +1,94 @@
+"""Which groups have served, which have failed to, and when that leaves no hope."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Hashable
+from dataclasses import dataclass, field
+
+from swarmtune.clock import Clock
+from swarmtune.errors import Culprit, SwarmTuneError
+from swarmtune.fleet.job import Stage
+
+SAME_FAILURES = 3  # pieces of work that fail to start the same way before the run gives up
+MEMORY_FAILURES = 8  # the same, where the cause depends on the setting more than others do
+UNREACHABLE_FAILURES = 3  # of every group, before the run gives up,
+UNREACHABLE_S = 45.0  # but not sooner than so many seconds after the first: machines may be booting
+OUT_OF_MEMORY = "out_of_memory"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A service that did not become ready: of which work, how, and when (monotonic seconds)."""
+
+    work: Hashable
+    stage: Stage
+    error: SwarmTuneError
+    at: float
+
+    @property
+    def cause(self) -> str:
+        """What failures have in common: the diagnosed cause, else how far the start came and the kind of error."""
+        return str(self.error.details.get("cause") or f"{self.stage}: {type(self.error).__name__}")
+
+    @property
+    def of_infrastructure(self) -> bool:
+        """Was it no fault of the work?"""
+        return self.error.culprit is Culprit.INFRASTRUCTURE
+
+
+@dataclass
+class History:
+    """What the starts on all groups of a run came to. Groups are known by name."""
+
+    clock: Clock
+    _served: set[str] = field(default_factory=set)
+    _failures: defaultdict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
+
+    def serves(self, group: str) -> None:
+        """A service has become ready on this group."""
+        self._served.add(group)
+        self._failures.pop(group, None)
+
+    def failed(self, group: str, work: Hashable, stage: Stage, error: SwarmTuneError) -> None:
+        """A service has not become ready on this group."""
+        self._failures[group].append(Failure(work, stage, error, self.clock.monotonic()))
+
+    def has_served(self, group: str) -> bool:
+        """Has any service ever become ready on it?"""
+        return group in self._served
+
+    def any_served(self, groups: Collection[str]) -> bool:
+        """Has any service ever become ready on one of these?"""
+        return not self._served.isdisjoint(groups)
+
+    def in_a_row(self, group: str) -> int:
+        """Starts that failed since the last one that succeeded."""
+        return len(self._failures.get(group, ()))
+
+    def hopeless(self, groups: Collection[str]) -> list[tuple[str, Failure]]:
+        """The latest failure of each of these groups, if none has ever served and more tries would not help; else empty.
+
+        That is so when several pieces of work failed the same way, or when no group could be reached for a while.
+        """
+        if not groups or self._served or not all(self._failures.get(name) for name in groups):
+            return []
+        mine = [failure for name in groups for failure in self._failures[name]]
+        started = [f for f in mine if f.stage is Stage.READY and not f.of_infrastructure]
+        same = Counter(cause for _, cause in {(failure.work, failure.cause) for failure in started})
+        patient = any(n >= (MEMORY_FAILURES if cause == OUT_OF_MEMORY else SAME_FAILURES) for cause, n in same.items())
+        if not patient and self.hopeless_in(groups) != 0.0:
+            return []
+        return [(name, self._failures[name][-1]) for name in groups]
+
+    def hopeless_in(self, groups: Collection[str]) -> float | None:
+        """Seconds until groups that could not be reached are given up; None: that is not in sight."""
+        failures = [[f for f in self._failures.get(name, []) if f.of_infrastructure] for name in groups]
+        if self._served or not failures or min(map(len, failures)) < UNREACHABLE_FAILURES:
+            return None
+        first = min(failure.at for several in failures for failure in several)
+        return max(0.0, first + UNREACHABLE_S - self.clock.monotonic())
+
+    def latest(self, groups: Collection[str]) -> list[tuple[str, Failure]]:
+        """The latest failure of each of these groups that has one."""
+        return [(name, self._failures[name][-1]) for name in groups if self._failures.get(name)]

@@ -1,0 +1,248 @@
+"""A start script as a service, and a function of values and URL as what is done with it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import math
+import shlex
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from swarmtune.clock import Clock, within
+from swarmtune.errors import (
+    BenchmarkExecutionError,
+    ConfigValidationError,
+    Culprit,
+    SimulatorHealthCheckError,
+    SimulatorStartError,
+    SwarmTuneError,
+)
+from swarmtune.execution.config import ServiceGroupConfig
+from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.service_group import ServiceGroup, of_rank, with_rank
+from swarmtune.execution.supervisor import make_private
+from swarmtune.fleet.job import Job, Service
+from swarmtune.records import Command, File, Group, Value
+
+ASK_S = 10.0  # for one answer of the health URL
+POLL_S = 0.25
+OK = 200
+KILLED = {sign * number + base for number in (signal.SIGKILL, signal.SIGTERM) for sign, base in ((-1, 0), (1, 128))}
+"""Exit codes of a process that the kernel or a person has ended; a shell adds 128."""
+
+Fitness = Callable[[Mapping[str, Value], str], float | Awaitable[float]]
+"""Measures the service at a URL, which runs with these values: the cost, which is minimised."""
+
+
+@dataclass(frozen=True)
+class Script:
+    """A start or stop script as a command: argv, and the file that is sent along."""
+
+    argv: tuple[str, ...]
+    files: tuple[File, ...] = ()
+
+    @classmethod
+    def read(cls, text: str) -> Script:
+        """``./start.sh --fast`` is a file here, run by the program behind its #!; a name or absolute path is on the node.
+
+        ConfigValidationError if it cannot be read.
+        """
+        try:
+            words = shlex.split(text)
+        except ValueError as error:
+            raise ConfigValidationError([f"script {text!r}: {error}"]) from error
+        if not words:
+            raise ConfigValidationError([f"script {text!r}: names no program"])
+        program, path = words[0], Path(words[0])
+        if program.startswith("~"):
+            raise ConfigValidationError([f"script {text!r}: '~' is not known on the node; write an absolute path"])
+        if "/" not in program or path.is_absolute():
+            return cls(tuple(words))
+        try:
+            content = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            way_out = "write the absolute path of one that is on the nodes"
+            raise ConfigValidationError([f"script {text!r}: cannot be sent along ({error}); {way_out}"]) from error
+        first = content.partition("\n")[0]
+        interpreter = first[2:].strip().split(None, 1) if first.startswith("#!") else ["/bin/sh"]
+        return cls((*interpreter, f"./{path.name}", *words[1:]), (File(path.name, content),))
+
+
+@dataclass(frozen=True)
+class ScriptService:
+    """What all jobs of one group share: its scripts, and how the service is asked and used."""
+
+    config: ServiceGroupConfig
+    start: Script
+    stop: Script | None
+    fitness: Fitness
+    timeout_s: float
+    http: aiohttp.ClientSession
+    clock: Clock
+
+    @classmethod
+    def of(
+        cls, config: ServiceGroupConfig, fitness: Fitness, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
+    ) -> ScriptService:
+        """ConfigValidationError if a script cannot be read. ``timeout_s``: seconds that one measurement may take."""
+        stop = Script.read(config.stop_script) if config.stop_script else None
+        return cls(config, Script.read(config.start_script), stop, fitness, timeout_s, http, clock)
+
+
+class ScriptJob(Job[float]):
+    """One particle: its values as JSON for the start script, and the cost that the fitness function finds."""
+
+    def __init__(
+        self, service: ScriptService, nodes: ServiceGroup, values: Mapping[str, Value], place: str, folder: Path
+    ) -> None:
+        """``place``: the folder below work_dir on the nodes; ``folder``: the one for results here."""
+        self._service, self._nodes = service, nodes
+        self.values, self.place, self.folder = values, place, folder
+        self.ready_s = service.config.health_check_timeout
+        self.facts = {"particle": folder.name.rpartition("-")[0]}
+
+    def commands(self, group: Group) -> tuple[Command, ...]:
+        """The start script on each node, with the values in ``config_path``."""
+        path, script = self._service.config.config_path, self._service.start
+        # What is at an absolute path belongs to somebody and comes back; a relative one is in a folder of our own.
+        content = json.dumps(dict(self.values), indent=2) + "\n"
+        files = (*script.files, File(path, content, restore=Path(path).is_absolute()))
+        return tuple(
+            Command(script.argv, {"SWARMTUNE_CONFIG": path}, files, directory=of_rank(self.place, rank))
+            for rank in range(len(group.nodes))
+        )
+
+    async def ready(self, service: Service) -> bool:  # noqa: ARG002 - the URL is the user's
+        """Does the health URL answer 200?"""
+        timeout = aiohttp.ClientTimeout(total=ASK_S)
+        try:
+            async with self._service.http.get(self._service.config.health_url, timeout=timeout) as answer:
+                return answer.status == OK
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return False
+
+    def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
+        """Killed: for lack of memory, or by somebody; another try tells which. Else the setting is suspected."""
+        if exit_code is None:
+            text = f"the service did not answer at {self._service.config.health_url} within {self.ready_s:g} s"
+        else:
+            text = f"the service ended with {exit_code} before it was healthy"
+        culprit = Culprit.INFRASTRUCTURE if exit_code in KILLED else Culprit.SETTING
+        return SimulatorStartError(with_last_line(text, log), culprit=culprit)
+
+    def died(self, exit_code: int, log: str) -> SwarmTuneError:
+        """A loss: it is tried again."""
+        text = f"a process of the service ended with {exit_code} while it was measured"
+        return SimulatorHealthCheckError(with_last_line(text, log), culprit=Culprit.INFRASTRUCTURE)
+
+    async def use(self, service: Service) -> float:
+        """The cost. Errors of the fitness function are the particle's fault."""
+        limit_s = self._service.timeout_s
+        try:
+            return _cost(await within(self._service.clock, limit_s, self._call(service.url)))
+        except TimeoutError as error:
+            text = f"no result within evaluation_timeout, {limit_s:g} s"
+            raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+
+    async def before_stop(self, service: Service) -> None:
+        """The stop script on every node, where there is one."""
+        script = self._service.stop
+        if script is None:
+            return
+
+        async def run(rank: int, executor: Executor) -> None:
+            environment = {"SWARMTUNE_CONFIG": self._service.config.config_path}
+            command = Command(script.argv, environment, script.files, f"{of_rank(self.place, rank)}-stop")
+            handle = await executor.start(with_rank(command, replace(service.group, rank=rank)))
+            try:
+                while await handle.poll() is None:
+                    await self._service.clock.sleep(POLL_S)
+            finally:
+                await handle.stop()
+
+        await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._nodes.executors)))
+
+    async def keep(self, result: Mapping[str, Any], remote: bool) -> str | None:
+        """Leave ``result.json`` here and, with ``remote``, on the master, and bring the output of every rank here.
+
+        Returned is why something could not be kept.
+        """
+        file = self.folder / "result.json"
+        try:
+            make_private(self.folder)
+            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if not remote:
+                return None
+            await self._nodes.executors[0].put(file, f"{self.place}/result.json")
+            for rank, executor in enumerate(self._nodes.executors):
+                log = f"{of_rank(self.place, rank)}/output.log"
+                await executor.get(log, self.folder / f"{of_rank('output', rank)}.log")
+        except (SwarmTuneError, OSError) as error:
+            return str(error)
+        return None
+
+    async def _call(self, url: str) -> Any:
+        fitness = self._service.fitness
+        try:
+            if inspect.iscoroutinefunction(fitness):
+                return await fitness(self.values, url)
+            result = await _in_thread(fitness, self.values, url)
+            return await result if inspect.isawaitable(result) else result
+        except SwarmTuneError:
+            raise
+        except Exception as error:
+            text = f"fitness_func raised {type(error).__name__}: {error}"
+            raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+
+
+def with_last_line(text: str, log: str) -> str:
+    """The text, with the last line that the service printed."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return f"{text}; the last it printed: {lines[-1][:500]}" if lines else text
+
+
+def _cost(result: Any) -> float:
+    try:
+        cost = float(result)
+    except (TypeError, ValueError):
+        cost = math.nan
+    if math.isnan(cost):
+        text = f"fitness_func gave {str(result)[:100]!r}, which is no number"
+        raise BenchmarkExecutionError(text, culprit=Culprit.SETTING)
+    return cost
+
+
+async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Its result. A thread of its own that no exit waits for: a hung function can hold up nothing but itself."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[Any] = loop.create_future()
+
+    def deliver(result: Any, error: Exception | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)
+
+    def run() -> None:
+        try:
+            outcome: tuple[Any, Exception | None] = (function(*arguments), None)
+        except BaseException as error:  # noqa: BLE001 - also SystemExit must not end the dispatcher
+            outcome = (None, RuntimeError(f"{type(error).__name__}: {error}"))
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                outcome = (None, error)
+        with contextlib.suppress(RuntimeError):  # nobody waits any more
+            loop.call_soon_threadsafe(deliver, *outcome)
+
+    threading.Thread(target=run, name="fitness_func", daemon=True).start()
+    return await done

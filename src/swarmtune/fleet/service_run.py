@@ -1,0 +1,254 @@
+"""One set of commands on one service group: look, start, ready, turn, use, watch, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+from swarmtune.clock import Clock, within
+from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SimulatorStartError, SwarmTuneError
+from swarmtune.execution.executors.base import Handle, NotHeldError
+from swarmtune.execution.service_group import ServiceGroup, of_rank
+from swarmtune.fleet.job import LOG_LINES, Job, Report, RunResult, Service, Stage
+from swarmtune.fleet.job import same_service as same
+from swarmtune.fleet.turns import Turn, any_time
+from swarmtune.records import Command, Group
+
+R = TypeVar("R")
+FIRST_POLL_S, POLL_S = 0.02, 0.25
+DYING_S = 1.0  # a service whose use failed is given this long to be seen dead
+ANSWER_S = 30.0  # for the nodes to show that they are there
+BEFORE_STOP_S = 60.0
+START_S = 120.0  # for all nodes to start a command, once they are reserved
+LOOK_S = 2.0
+
+Listening = Callable[[Group], Awaitable[bool]]
+"""Does anything accept connections where the service of this group will answer?"""
+
+
+@dataclass(frozen=True)
+class _Running(Generic[R]):
+    """The service that runs on the group: the job that started it, and that job's commands as they were described."""
+
+    job: Job[R]
+    commands: tuple[Command, ...]
+    service: Service
+
+
+class ServiceRun(Generic[R]):
+    """Runs jobs on one service group, one at a time.
+
+    A job that needs the very service that is running gets it without a restart. After an error or a cancellation no
+    service is left running; on a node that cannot be reached it ends by its lease.
+    """
+
+    def __init__(
+        self,
+        nodes: ServiceGroup,
+        clock: Clock,
+        turn: Turn = any_time,
+        start_s: float = START_S,
+        listening: Listening | None = None,
+    ) -> None:
+        """``turn`` is entered while the service is used. ``start_s``: seconds until the nodes have started a command.
+
+        ``listening`` looks at the port before a start; by default it tries to connect.
+        """
+        self.nodes = nodes
+        self.group = nodes.group
+        self._clock = clock
+        self._turn = turn
+        self._start_s = start_s
+        self._listening = listening or accepts_connections
+        self._running: _Running[R] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the group."""
+        return self.nodes.group.name
+
+    async def run(self, job: Job[R], report: Report) -> RunResult[R]:
+        """Have the job's service running, use it, and say how that ended; ``seconds`` are without the wait for a turn.
+
+        Errors of our own family are part of the result; a cancelled call leaves no service.
+        """
+        began, waited_s, start_s = self._clock.monotonic(), 0.0, 0.0
+        stage = _Progress()
+        try:
+            if not await self._is_running(job):
+                await self._start(job, report, stage)
+                start_s = self._clock.monotonic() - began
+            stage.reached = Stage.USE
+            service = self._service
+            ready = self._clock.monotonic()
+            if self._turn is not any_time:
+                report("waiting", {})
+            async with self._turn():
+                waited_s = self._clock.monotonic() - ready
+                result = await self._use(job, service)
+        except SwarmTuneError as error:
+            trouble = await self._end()
+            answer = await self._nodes_answer(error)
+            times = {"start_s": start_s, "waited_s": waited_s, "seconds": self._clock.monotonic() - began - waited_s}
+            return RunResult(None, error, stage.reached, trouble, answer, **times)
+        except BaseException:
+            await self._end()
+            raise
+        seconds = self._clock.monotonic() - began - waited_s
+        trouble = None if job.keeps_service else await self._end()
+        return RunResult(result, None, Stage.USE, trouble, None, start_s, waited_s, seconds)
+
+    async def stop(self) -> None:
+        """End the service of this group, if one runs. SwarmTuneError says what could not be ended."""
+        running, self._running = self._running, None
+        if running is None:
+            return
+        try:
+            await within(self._clock, BEFORE_STOP_S, running.job.before_stop(running.service))
+        except TimeoutError as error:
+            raise CommunicationError(f"the stop script did not end within {BEFORE_STOP_S:g} s") from error
+        finally:
+            await running.service.handle.stop()
+        await running.job.after_stop(self.nodes)
+
+    async def answers(self) -> bool:
+        """Does every node start a command? NotHeldError if nodes would have to be reserved for that."""
+        return await self.nodes.answers()
+
+    # --- steps ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _service(self) -> Service:
+        assert self._running is not None  # noqa: S101 - it has just been started
+        return self._running.service
+
+    async def _is_running(self, job: Job[R]) -> bool:
+        """Does the very service run that this job needs?"""
+        running = self._running
+        if running is None or not same(job.commands(self._with_port()), running.commands):
+            return False
+        return await running.service.handle.poll() is None
+
+    async def _start(self, job: Job[R], report: Report, stage: _Progress) -> None:
+        stage.reached = Stage.LOOK
+        await self.stop()
+        self.group = self.nodes.group  # a group without a port of its own gets another one for each start
+        group = self._with_port()
+        commands = job.commands(group)
+        if await self._listening(group):
+            raise CommunicationError(f"something else answers at {group.url} already, on the port of this service")
+        report("starting", {})
+        stage.reached = Stage.START
+        marked = [_marked(command, job, rank) for rank, command in enumerate(commands)]
+        try:
+            handle = await within(self._clock, self._start_s, self.nodes.start(marked, group.port))
+        except TimeoutError as error:
+            text = f"the nodes of {self.name} did not start a command within {self._start_s:g} s"
+            raise IPCTimeoutError(text) from error
+        self._running = _Running(job, commands, Service(group, handle))
+        stage.reached = Stage.READY
+        await self._until_ready(job, self._running.service)
+        report("ready", {})
+
+    async def _until_ready(self, job: Job[R], service: Service) -> None:
+        deadline = self._clock.monotonic() + job.ready_s
+        pause = FIRST_POLL_S
+        while True:
+            if (code := await service.handle.poll()) is not None:
+                raise job.diagnose(code, await service.handle.logs(LOG_LINES))
+            if await job.ready(service):
+                return
+            if self._clock.monotonic() > deadline:
+                raise job.diagnose(None, await service.handle.logs(LOG_LINES))
+            await self._clock.sleep(pause)
+            pause = min(POLL_S, 1.5 * pause)
+
+    async def _use(self, job: Job[R], service: Service) -> R:
+        """The job's result; when the service ends first, the job is cancelled and the reason raised."""
+        work = asyncio.ensure_future(job.use(service))
+        watch = asyncio.ensure_future(self._until_end(service.handle))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            failed = work.done() and work.exception() is not None
+            if failed and not watch.done():
+                with contextlib.suppress(TimeoutError):
+                    await within(self._clock, DYING_S, asyncio.wait({watch}))
+            code = watch.result() if watch.done() else await service.handle.poll()
+            if code is not None:
+                raise job.died(code, await service.handle.logs(LOG_LINES))
+            return work.result()
+        finally:
+            work.cancel()
+            watch.cancel()
+            await asyncio.gather(work, watch, return_exceptions=True)
+
+    async def _until_end(self, handle: Handle) -> int:
+        while (code := await handle.poll()) is None:
+            await self._clock.sleep(POLL_S)
+        return code
+
+    async def _end(self) -> SwarmTuneError | None:
+        """Stop the service; the reason if it could not be stopped."""
+        try:
+            await self.stop()
+        except SwarmTuneError as trouble:
+            return trouble
+        return None
+
+    async def _nodes_answer(self, error: SwarmTuneError) -> bool | None:
+        """Asked only where it decides: a service also fails when one of its machines has gone."""
+        if error.culprit is not Culprit.SETTING:
+            return None
+        try:
+            return await within(self._clock, ANSWER_S, self.answers())
+        except NotHeldError:
+            return None
+        except (SwarmTuneError, TimeoutError):
+            return False
+
+    def _with_port(self) -> Group:
+        if not self.group.port:
+            self.group = replace(self.group, port=free_port())
+        return self.group
+
+
+@dataclass
+class _Progress:
+    """How far the run at hand has come."""
+
+    reached: Stage = Stage.LOOK
+
+
+def not_ready(error: SwarmTuneError, waited_s: float, option: str) -> SimulatorStartError:
+    """The diagnosis of a service that still runs, with how long it was waited for and which option says so."""
+    text = f"not ready after {waited_s:g} s ({option}). {error.message}"
+    return SimulatorStartError(text, details=error.details, culprit=error.culprit)
+
+
+async def accepts_connections(group: Group) -> bool:
+    """Does anything accept connections on the group's port?"""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(group.master, group.port), LOOK_S)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _marked(command: Command, job: Job[Any], rank: int) -> Command:
+    """The command in its rank's folder, with the job's mark."""
+    mark = {"SWARMTUNE_TOKEN": of_rank(job.token, rank)} if job.token else {}
+    return replace(command, directory=command.directory or of_rank(job.place, rank), env={**command.env, **mark})

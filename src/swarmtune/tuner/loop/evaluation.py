@@ -1,0 +1,232 @@
+"""One setting as a piece of work: the service that it needs, the loads that are put on it, and the score."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from swarmtune.clock import Clock
+from swarmtune.errors import (
+    BenchmarkExecutionError,
+    BenchmarkParseError,
+    CommunicationError,
+    SimulatorHealthCheckError,
+    SimulatorStartError,
+    SwarmTuneError,
+)
+from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.service_group import ServiceGroup
+from swarmtune.fleet.job import LOG_LINES, Job, Service
+from swarmtune.objective.objectives import ACCELERATORS
+from swarmtune.records import Command, Group, Measurement, Score
+from swarmtune.search.load import LoadPoint
+from swarmtune.study.store import Attempt
+from swarmtune.tuner.loop.loads import best_point, load_point, score_of
+from swarmtune.tuner.loop.probe import HttpProbe
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.workload import Workload
+
+POLL_S = 0.05
+DYING_S = 1.0  # a dying service is given this long to be seen dead
+INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
+
+Report = Callable[[str, Mapping[str, Any]], None]  # phase and facts, for the terminal
+Keep = Callable[[Measurement], None]  # a load point, for the study
+
+
+@dataclass(frozen=True)
+class Loads:
+    """At what load a setting is measured: at ``fixed``, or at the highest that keeps the SLOs, from ``start`` on.
+
+    ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes; so that the
+    first setting, which has no earlier load to start from, is not judged at a lower load than those that follow it.
+    ``may_stop``: measurements may end early; never those of the proof. ``to_beat``: the objective's best value so far.
+    """
+
+    fixed: float | None = None
+    start: float | None = None
+    thorough: bool = False
+    may_stop: bool = False
+    to_beat: float | None = None
+
+
+ANY_LOAD = Loads()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation gave: the best load's measurement and score, of ``load_points``."""
+
+    measurement: Measurement
+    score: Score
+    load_points: int = 1
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all evaluations of a study share: where the load generator runs, and the folder with one folder per attempt."""
+
+    executor: Executor
+    clock: Clock
+    directory: Path
+
+
+class Evaluation(Job[Measured]):
+    """One attempt at a setting. The service is kept for a next setting that needs the very same one (C7)."""
+
+    keeps_service = True
+
+    def __init__(
+        self,
+        plan: Plan,
+        attempt: Attempt,
+        bench: Bench,
+        report: Report,
+        keep: Keep,
+        loads: Loads = ANY_LOAD,
+    ) -> None:
+        """``report`` hears of each load, ``keep`` gets each measurement."""
+        self.plan, self.attempt, self.loads, self.keep = plan, attempt, loads, keep
+        self._bench, self._report = bench, report
+        self.folder = bench.directory / f"{attempt.trial_number:04d}-{attempt.id}"
+        self._in_place = f"{bench.directory.name}/{self.folder.name}/service"
+        self._fetches = True
+        self.token = attempt.token
+        self.ready_s = plan.start_timeout_s
+        self.facts = {"trial": attempt.trial_number}
+
+    # --- the service ---------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:  # type: ignore[override]
+        """The folder of the service, below that of the study."""
+        return self._in_place
+
+    def commands(self, group: Group) -> tuple[Command, ...]:
+        """The engine's, for this setting."""
+        commands = self.plan.engine.commands(self.attempt.setting, group)
+        self._fetches = not commands[0].directory
+        return commands
+
+    async def ready(self, service: Service) -> bool:
+        """As the engine says."""
+        async with aiohttp.ClientSession() as session:
+            return await self.plan.engine.ready(HttpProbe(service.url, service.handle, session))
+
+    def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
+        """As the engine says."""
+        error = self.plan.engine.diagnose(exit_code, log)
+        if exit_code is not None:
+            return error
+        waited = f"not ready after {self.ready_s:g} s (wait_start_time). "
+        return SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
+
+    def died(self, exit_code: int, log: str) -> SwarmTuneError:
+        """As the engine says."""
+        error = self.plan.engine.diagnose(exit_code, log)
+        text = f"The service died while it was measured. {error.message}"
+        return SimulatorHealthCheckError(text, details=error.details, culprit=error.culprit)
+
+    async def after_stop(self, nodes: ServiceGroup) -> None:
+        """Bring the folder of the service here; a lost node keeps its log."""
+        if self._fetches:
+            with contextlib.suppress(CommunicationError):
+                await nodes.get(self._in_place, self._bench.directory.parent / self._in_place)
+
+    # --- the load ------------------------------------------------------------------------------------------------
+
+    async def use(self, service: Service) -> Measured:
+        """The best of the loads that ``loads`` asks for, each kept as soon as it is measured."""
+        plan, loads, began = self.plan, self.loads, self._bench.clock.monotonic()
+        search = plan.load_search.starting_at(loads.start, loads.thorough) if plan.load_search else None
+        measured: list[Measurement] = []
+        points: list[LoadPoint] = []
+        while True:
+            if search is None:
+                wanted = plan.workload.at(plan.load_of(self.attempt.setting))
+            else:
+                value = loads.fixed if loads.fixed is not None else search.next(points)
+                if value is None:
+                    break
+                wanted = plan.workload.at(plan.at(value))
+            self._report("load", {**self.facts, "group": service.group.name, **wanted.load.to_json()})
+            last = search is None or len(points) + 1 >= search.points  # else a higher load may still win
+            rules = plan.early_stop if loads.may_stop else None
+            rules = rules and replace(rules, to_beat=loads.to_beat if last else None)
+            seed = seed_of(plan.seed, self.attempt.id, len(measured))
+            left_s = plan.evaluation_timeout_s - (self._bench.clock.monotonic() - began)
+            workload = replace(wanted, seed=seed, early_stop=rules)
+            measurement = await self._valid(service, workload, len(measured), left_s)
+            self.keep(measurement)
+            measured.append(measurement)
+            points.append(load_point(plan, measurement, score_of(plan.objective, measurement)))
+            if search is None or loads.fixed is not None:
+                break
+        return Measured(*best_point(plan, measured), load_points=len(measured))
+
+    async def _valid(self, service: Service, workload: Workload, number: int, timeout_s: float) -> Measurement:
+        """One valid measurement; an invalid one is repeated, never used."""
+        reasons = ""
+        for repeat in range(1 + INVALID_REPEATS):
+            directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
+            measurement = await self._measure(service, workload, directory, timeout_s)
+            if measurement.valid:
+                taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
+                return replace(
+                    measurement,
+                    load={**workload.load.to_json(), **measurement.load},
+                    metrics={**measurement.metrics, ACCELERATORS: taken},
+                )
+            reasons = "; ".join(measurement.reasons)
+        raise BenchmarkExecutionError(
+            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}. "
+            "Give it more CPU, or put less load on this machine.",
+            details={"reasons": reasons},
+        )
+
+    async def _measure(self, service: Service, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
+        clock, benchmark = self._bench.clock, self.plan.benchmark
+        command = benchmark.command(workload, service.url)
+        deadline = clock.monotonic() + max(1.0, timeout_s)
+        environment = {**command.env, "SWARMTUNE_TOKEN": f"{self.attempt.token}-load"}
+        handle = await self._bench.executor.start(replace(command, directory=str(directory), env=environment))
+        try:
+            while (code := await handle.poll()) is None:
+                if clock.monotonic() > deadline:
+                    raise SimulatorHealthCheckError(
+                        f"The load did not end within particles_time_out = {self.plan.evaluation_timeout_s:g} s: the "
+                        "service is far too slow with this setting.",
+                        details={"cause": "timeout"},
+                    )
+                await clock.sleep(POLL_S)
+            if code != 0:
+                await self._check_answers(service)
+                raise BenchmarkExecutionError(
+                    f"The load generator {benchmark.name} ended with code {code}: {await handle.logs(LOG_LINES)}",
+                    details={"exit_code": code},
+                )
+        finally:
+            await handle.stop(grace_s=2.0)
+        try:
+            return benchmark.read(directory)
+        except OSError as error:
+            raise BenchmarkParseError(f"{directory}: the result cannot be read: {error}") from error
+
+    async def _check_answers(self, service: Service) -> None:
+        """A service that was ready and answers no more is the setting's fault, not the load generator's."""
+        await self._bench.clock.sleep(DYING_S)  # a service that dies is seen by whoever watches it
+        if not await self.ready(service):
+            raise SimulatorHealthCheckError(
+                "The service still runs but answers no more after it was measured.", details={"cause": "hang"}
+            )
+
+
+def seed_of(seed: int, attempt: int, point: int) -> int:
+    """A seed for the requests of one load point: fresh prompts every time, the same in a repetition of the run."""
+    return int.from_bytes(sha256(f"{seed}:{attempt}:{point}".encode()).digest()[:4], "big") // 2

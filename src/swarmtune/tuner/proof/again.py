@@ -1,0 +1,91 @@
+"""Finished trials measured again, each on a group of its own choosing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError
+from swarmtune.fleet.blame import Blame
+from swarmtune.fleet.dispatch import Dispatcher, Work
+from swarmtune.fleet.job import RunResult
+from swarmtune.records import Group, Trial
+from swarmtune.study.store import Outcome
+from swarmtune.tuner.loop.attempts import Attempts
+from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
+from swarmtune.tuner.planning.plan import Plan
+
+
+class Again:
+    """Measures trials again, on the groups and into the study of the search."""
+
+    def __init__(self, plan: Plan, attempts: Attempts, dispatcher: Dispatcher[Any, Measured]) -> None:
+        self._plan, self._attempts, self._dispatcher = plan, attempts, dispatcher
+
+    @property
+    def group_names(self) -> tuple[str, ...]:
+        """The groups that measure."""
+        return self._dispatcher.pool.names
+
+    def load_of(self, trial: Trial) -> float | None:
+        """The load that a trial was scored at; None without load search."""
+        return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
+
+    async def measure(
+        self, trial: Trial, name: str, kind: str, load: float | None, facts: Mapping[str, Any]
+    ) -> Outcome:
+        """Measure a finished trial at this load on the group of this name; ``facts`` go out with the result.
+
+        BenchmarkExecutionError if that group cannot.
+        """
+        failure: str | None = f"the group {name} has left"
+        source = _OneTrial(self._attempts, trial, kind, load)
+        work: Work[Trial] = Work(trial)
+        for _ in range(self._plan.max_attempts):
+            if name not in self.group_names:
+                break
+            try:
+                outcome = await self._on(name, work, source)
+            except CommunicationError as error:
+                failure = error.message
+                break
+            if outcome.score is not None:
+                self._attempts.emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **facts})
+                return outcome
+            failure = outcome.failure
+        self._attempts.emit("finalist_lost", {"trial": trial.number, "group": name, "failure": failure})
+        raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
+
+    async def _on(self, name: str, work: Work[Trial], source: _OneTrial) -> Outcome:
+        await self._dispatcher.run_on(name, work, source)
+        return source.outcome
+
+
+class _OneTrial:
+    """One trial as a source of work: every attempt at it is recorded."""
+
+    def __init__(self, attempts: Attempts, trial: Trial, kind: str, load: float | None) -> None:
+        self._attempts, self._trial, self._kind, self._load = attempts, trial, kind, load
+        self._evaluation: Evaluation | None = None
+        self.outcome = Outcome()
+
+    @property
+    def more(self) -> bool:
+        return False
+
+    def take(self, group: str) -> Work[Trial] | None:  # noqa: ARG002 - see Source
+        return None
+
+    def expected_s(self, waiting: Sequence[Work[Trial]]) -> Sequence[float]:
+        return [0.0] * len(waiting)
+
+    def begin(self, work: Work[Trial], group: Group) -> Evaluation:  # noqa: ARG002 - see Source
+        loads, number = Loads(fixed=self._load), self._trial.number
+        self._evaluation = self._attempts.begin(self._trial.setting, group, loads, number=number, kind=self._kind)
+        return self._evaluation
+
+    async def end(self, work: Work[Trial], group: Group, run: RunResult[Measured], verdict: Blame | None) -> bool:  # noqa: ARG002 - see Source
+        assert self._evaluation is not None  # noqa: S101 - it has begun
+        self.outcome = self._attempts.outcome(self._evaluation, run, verdict)
+        self._attempts.close(self._evaluation, group, self.outcome)
+        return False
