@@ -13,7 +13,13 @@ __version__ = "0.1.0"
 _WHERE = {
     "records": ("Command", "Event", "File", "Group", "Measurement", "Score", "Setting", "Trial", "TrialState"),
     "errors": ("ConfigurationError", "Culprit", "SwarmTuneError"),
-    "registry": ("register_benchmarks", "register_search", "register_settings", "register_simulator"),
+    "registry": (
+        "register_benchmarks",
+        "register_executor",
+        "register_search",
+        "register_settings",
+        "register_simulator",
+    ),
     "workload": ("Load", "Workload"),
     "space": ("Field", "Space"),
     "search.base": ("Search",),

@@ -58,6 +58,7 @@ class Registry:
 engines = Registry("engine")
 benchmarks = Registry("benchmark")
 searches = Registry("search algorithm")
+executors = Registry("executor")
 settings_sections: dict[str, type] = {}
 
 _broken: list[str] = []
@@ -77,6 +78,11 @@ def register_benchmarks(name: str, target: type | str, summary: str = "") -> Non
 def register_search(name: str, target: type | str, summary: str = "") -> None:
     """Make a search algorithm known under ``--algorithm NAME``."""
     searches.register(name, target, summary)
+
+
+def register_executor(name: str, target: type | str, summary: str = "") -> None:
+    """Make a way to reach nodes known under ``--executor NAME``."""
+    executors.register(name, target, summary)
 
 
 def register_settings(section: str, model: type) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from swarmtune.clock import RealClock
 from swarmtune.errors import CommunicationError
 from swarmtune.execution.config import NodeConfig, ParallelConfig
-from swarmtune.execution.executors.base import Handle
-from swarmtune.execution.executors.ray import RayExecutor, reserved
+from swarmtune.execution.executors.base import Handle, Site
+from swarmtune.execution.executors.ray import RayExecutor
 from swarmtune.execution.service_group import Gang, ServiceGroup
 from swarmtune.records import Command, Group, Node
 from swarmtune.testing.executor import FAMILY, finished, printed, python
@@ -89,7 +89,7 @@ async def serve(executors: Sequence[RayExecutor], nodes: Sequence[NodeConfig]) -
 
 async def main(address: str, hosts: Sequence[str]) -> None:
     nodes = [NodeConfig(host=host) for host in hosts]
-    executors = reserved(ParallelConfig(executor="ray", ray_address=address), nodes, RealClock())
+    executors = RayExecutor.for_nodes(ParallelConfig(executor="ray", ray_address=address), nodes, Site(RealClock()))
     await serve(executors, nodes)
     for executor in executors:
         await executor.close()

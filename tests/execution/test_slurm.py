@@ -24,7 +24,7 @@ from swarmtune.cluster import ParticleDispatcher
 from swarmtune.errors import CommunicationError, ConfigValidationError, Culprit
 from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
 from swarmtune.execution.executors import executors_for
-from swarmtune.execution.executors.base import NotHeldError
+from swarmtune.execution.executors.base import NotHeldError, Site
 from swarmtune.execution.executors.slurm import SlurmExecutor, SlurmReservation
 from swarmtune.execution.executors.slurm_jobs import job_options, squeue, submit
 from swarmtune.execution.service_group import ServiceGroup
@@ -89,7 +89,7 @@ def node_of(machine: Machine, work_dir: Path) -> NodeConfig:
 def group(machines: Sequence[Machine], tmp_path: Path, **options: Any) -> list[SlurmExecutor]:
     """Executors for a group of these."""
     nodes = [node_of(machine, tmp_path / "work") for machine in machines]
-    return executors_for(ParallelConfig(executor="slurm", **options), nodes, RealClock())
+    return [*SlurmExecutor.for_nodes(ParallelConfig(executor="slurm", **options), nodes, Site(RealClock()))]
 
 
 async def close(executors: Sequence[SlurmExecutor]) -> None:
@@ -146,9 +146,10 @@ async def test_a_killed_tuner_leaves_no_job(slurm: Slurm, others: Sequence[Machi
     )  # by a tuner that died before the job began
     node_there = f"NodeConfig(host={machine.address!r}, npu_ids=(), work_dir={str(tmp_path / 'work')!r})"
     tuner, family = await tuner_of(
-        f"executors_for(ParallelConfig(executor='slurm'), [{node_there}], RealClock())[0]",
+        f"executors_for(ParallelConfig(executor='slurm'), [{node_there}], Site(RealClock()))[0]",
         "from swarmtune.execution.config import NodeConfig, ParallelConfig\n"
-        "from swarmtune.execution.executors import executors_for",
+        "from swarmtune.execution.executors import executors_for\n"
+        "from swarmtune.execution.executors.base import Site",
     )
     kill(tuner)
     assert all(machine.alive(pid) for pid in family)
@@ -364,7 +365,7 @@ async def test_a_job_that_slurm_refuses_is_told_to_the_user(
 async def test_a_machine_without_slurm_is_told_to_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CommunicationError, match="there is no Slurm here: sbatch, srun, squeue, scancel") as caught:
-        executors_for(ParallelConfig(executor="slurm"), [NodeConfig(host="n1")], RealClock())
+        executors_for(ParallelConfig(executor="slurm"), [NodeConfig(host="n1")], Site(RealClock()))
     assert caught.value.culprit is Culprit.USER
 
 

@@ -24,7 +24,8 @@ from swarmtune.clock import RealClock
 from swarmtune.cluster import ParallelConfig, ParticleDispatcher, ParticleResult, ServiceGroupConfig
 from swarmtune.errors import ConfigurationError, ConfigValidationError, Culprit, SwarmTuneError
 from swarmtune.execution.config import NodeConfig
-from swarmtune.execution.executors import executor_for
+from swarmtune.execution.executors import executor_class, executors_for
+from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.fleet.script_job import Script
 from swarmtune.records import Event
@@ -473,8 +474,8 @@ def test_scripts_and_their_interpreters(here: Path) -> None:
 
 def test_executors_by_name(here: Path) -> None:
     node = group(here, "a").nodes[0]
-    executor = executor_for("local", node, RealClock())
+    (executor,) = executors_for(ParallelConfig(executor="local"), [node], Site(RealClock()))
     assert isinstance(executor, LocalExecutor)
     assert executor.root == here / "a" / "127.0.0.1"
-    with pytest.raises(ConfigurationError, match="no executor 'pigeon'; use"):
-        executor_for("pigeon", node, RealClock())
+    with pytest.raises(ConfigurationError, match=r"no executor named 'shh'. Did you mean 'ssh'\?"):
+        executor_class("shh")

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
 from pydantic import Field as Option
 
+from swarmtune import registry
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_hosts, parse_node_string
 from swarmtune.records import Group, Node
@@ -112,7 +113,11 @@ class ParallelConfig(ServiceOptions):
     """
 
     enabled: bool = Option(False, description="measure on several groups of nodes at once (--parallel)")
-    executor: Literal["ssh", "local", "ray", "slurm", "shared_dir"] = Option("ssh", description="how nodes are reached")
+    executor: str = Option(
+        "ssh",
+        description="how nodes are reached: ssh, local, ray, slurm, shared_dir, or a plugin's; "
+        "unless it is given, nodes that are this machine are local",
+    )
     ray_address: str = Option("auto", min_length=1, description="Ray cluster to join; auto: the one of this machine")
     ray_resource: str = Option("NPU", min_length=1, description='what Ray counts devices by: "NPU" or "GPU"')
     slurm: dict[_SlurmName, _SlurmValue] = Option(
@@ -148,6 +153,14 @@ class ParallelConfig(ServiceOptions):
     health_check_interval: _Seconds = Option(30, description="seconds between looks at idle groups")
     results_dir: str = Option("swarmtune-parallel", min_length=1, description="folder here for results and logs")
     _notices: tuple[str, ...] = PrivateAttr(())
+
+    @field_validator("executor")
+    @classmethod
+    def _known_executor(cls, name: str) -> str:
+        registry.load_plugins()
+        if name not in registry.executors:
+            raise ValueError(f"there is no executor {name!r}; use {', '.join(registry.executors)}")
+        return name
 
     @property
     def start_s(self) -> float:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+
+import psutil
 
 from swarmtune.clock import Clock
 from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
-from swarmtune.execution.executors import RESERVING, executors_for
-from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.executors import executor_class, executors_for
+from swarmtune.execution.executors.base import Executor, Site
+from swarmtune.execution.hostfile import SSH_PORT
 
 Make = Callable[[NodeConfig], Executor]
 
@@ -29,20 +33,20 @@ class Reach:
     ) -> None:
         """``told``: trouble with a close, for people. ``make`` reaches a node in another way than ``config.executor``.
 
-        ``leftovers`` and ``folder``: see ``executor_for``.
+        ``leftovers`` and ``folder``: see ``Site``.
         """
         self._config = config
         self._told = told
         self._make = make
-        self._usual = partial(executors_for, config, clock=clock, leftovers=tuple(leftovers), folder=folder)
+        self._site = Site(clock, tuple(leftovers), folder)
         self._users: Counter[Executor] = Counter()
         self._shared: dict[tuple[object, ...], Executor] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def of(self, group: ServiceGroupConfig) -> list[Executor]:
         """One for each node, the master's first; to be let go."""
-        if self._make is None and self._config.executor in RESERVING:
-            executors: list[Executor] = self._usual(group.ranks)
+        if self._make is None and executor_class(self._config.executor).reserves:
+            executors = [*executors_for(self._config, group.ranks, self._site)]
         else:
             executors = [self._of_node(node) for node in group.ranks]
         self._users.update(executors)
@@ -73,11 +77,27 @@ class Reach:
     def _of_node(self, node: NodeConfig) -> Executor:
         key = (node.host, node.ssh_port, node.username, node.work_dir)
         if key not in self._shared:
-            self._shared[key] = self._make(node) if self._make else self._usual([node])[0]
+            self._shared[key] = self._make(node) if self._make else self._usual(node)
         return self._shared[key]
+
+    def _usual(self, node: NodeConfig) -> Executor:
+        """As the configuration says; a node that is this machine is local, unless an executor was chosen."""
+        chosen = "executor" in self._config.model_fields_set
+        name = "" if chosen or node.ssh_port != SSH_PORT or not is_here(node.host) else "local"
+        return executors_for(self._config, [node], self._site, name)[0]
 
     async def _close(self, executor: Executor) -> None:
         try:
             await executor.close()
         except Exception as error:  # noqa: BLE001 - the others go on
             self._told(str(error))
+
+
+def is_here(host: str) -> bool:
+    """Is this name or address one of this machine? Nothing is looked up in the network."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host.lower() in {"localhost", socket.gethostname().lower()}
+    own = {found.address.partition("%")[0] for several in psutil.net_if_addrs().values() for found in several}
+    return address.is_loopback or str(address) in own

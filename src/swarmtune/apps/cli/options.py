@@ -76,8 +76,11 @@ def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--nodes-per-group", type=int, metavar="N", help="hosts that serve together (default 2)")
     group.add_argument("--npus-per-node", type=int, metavar="N", help="devices of a host (default 8; 0: it has none)")
-    ways = ("ssh", "local", "ray", "slurm", "shared_dir")
-    group.add_argument("--executor", choices=ways, help="how hosts are reached (default ssh)")
+    group.add_argument(
+        "--executor",
+        metavar="NAME",
+        help=f"how hosts are reached (default ssh; this machine itself: local). {listed(registry.executors)}",
+    )
 
 
 def listed(known: registry.Registry) -> str:

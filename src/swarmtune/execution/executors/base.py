@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from swarmtune.errors import CommunicationError
+from swarmtune.clock import Clock
+from swarmtune.errors import CommunicationError, ConfigurationError
 from swarmtune.records import Command
+
+if TYPE_CHECKING:
+    from swarmtune.execution.config import NodeConfig, ParallelConfig
 
 
 class NotHeldError(CommunicationError):
@@ -32,8 +39,33 @@ class Handle(ABC):
         """
 
 
+@dataclass(frozen=True)
+class Site:
+    """What the executors of one run share.
+
+    ``leftovers``: tokens of commands that may still run on the nodes, to be ended first. ``folder``: below work_dir, for
+    this run alone; an executor that made it removes it when it is closed. Empty: work_dir itself.
+    """
+
+    clock: Clock
+    leftovers: tuple[str, ...] = ()
+    folder: str = ""
+
+
 class Executor(ABC):
     """A place where commands run. Every command ends with the executor's own process, however that ends."""
+
+    reserves: ClassVar[bool] = False
+    """Does a scheduler reserve the nodes of a group together? Then ``for_nodes`` gets the nodes of a whole group."""
+
+    @classmethod
+    def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[Executor]:
+        """One executor for each of these nodes, in their order; nothing is connected yet.
+
+        An executor that is registered by name must have it. CommunicationError, for the user, if it cannot work here.
+        """
+        del config, nodes, site
+        raise ConfigurationError(f"{cls.__name__} cannot be chosen by name: it does not say how it reaches a node")
 
     @property
     def held(self) -> bool:

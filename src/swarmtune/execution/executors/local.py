@@ -10,16 +10,19 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, SimulatorStopError
 from swarmtune.execution import supervisor
-from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.executors.base import Executor, Site
 from swarmtune.execution.executors.supervised import Commands, Link, SupervisedHandle, checked, token_of
 from swarmtune.records import Command
+
+if TYPE_CHECKING:
+    from swarmtune.execution.config import NodeConfig, ParallelConfig
 
 ADOPTED = """
 import os, sys
@@ -94,6 +97,14 @@ class LocalExecutor(Executor):
     ``adopted``: supervisors are no children of this process, for where somebody kills the children of a process with it, and
     would leave theirs behind.
     """
+
+    @classmethod
+    def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[LocalExecutor]:
+        """See Executor. The files of each "node" are in a folder of its own below work_dir."""
+        del config
+        names = [f"{site.folder}-{node.host}" if site.folder else node.host for node in nodes]
+        folders = [Path(node.work_dir).expanduser() / name for node, name in zip(nodes, names, strict=True)]
+        return [cls(folder, site.clock, temporary=bool(site.folder)) for folder in folders]
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from swarmtune.clock import Clock, RealClock, within
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
 from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors.asking import ANSWER_S, AskingExecutor, raised_of
+from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.local import copy
 from swarmtune.execution.executors.node_commands import Message, NodeCommands
 from swarmtune.execution.executors.ray_membership import MEMBERSHIP, ray
@@ -35,16 +36,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # i
 RESERVE_S = 60.0  # an impossible reservation waits for ever if nobody ends it
 LEASE_S = 15.0  # so long an actor goes on without hearing from us
 ON_NODE = 0.001  # of the resource "node:ADDRESS" that every Ray node has
-
-
-def reserved(config: ParallelConfig, nodes: Sequence[NodeConfig], clock: Clock) -> list[RayExecutor]:
-    """Executors for the nodes of one group, by rank; the cluster is joined if it is not yet.
-
-    CommunicationError, for the user, if there is none.
-    """
-    MEMBERSHIP.join(config.ray_address)
-    reservation = RayReservation(nodes, config.ray_resource, clock, config.ray_address)
-    return [RayExecutor(reservation, rank, node.work_dir, clock) for rank, node in enumerate(nodes)]
 
 
 class RayReservation:
@@ -184,6 +175,18 @@ class _NodeActor:
 
 class RayExecutor(AskingExecutor):
     """One node of a reservation, by its rank there."""
+
+    reserves = True
+
+    @classmethod
+    def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[RayExecutor]:
+        """Executors for the nodes of one group, by rank; the cluster is joined if it is not yet.
+
+        CommunicationError, for the user, if there is none.
+        """
+        MEMBERSHIP.join(config.ray_address)
+        reservation = RayReservation(nodes, config.ray_resource, site.clock, config.ray_address)
+        return [cls(reservation, rank, node.work_dir, site.clock) for rank, node in enumerate(nodes)]
 
     def __init__(self, reservation: RayReservation, rank: int, work_dir: str, clock: Clock) -> None:
         super().__init__()

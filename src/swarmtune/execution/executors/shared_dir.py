@@ -11,19 +11,31 @@ import contextlib
 import itertools
 import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
 from swarmtune.execution.executors.asking import ANSWER_S, AskingExecutor, raised_of
+from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.local import copy
 from swarmtune.execution.mailbox import POLL_S, Message, Pulse, Watch, read_message, write_message
+
+if TYPE_CHECKING:
+    from swarmtune.execution.config import NodeConfig, ParallelConfig
 
 
 class SharedDirectoryExecutor(AskingExecutor):
     """Asks the agent of one node. ``folder`` is the node's own in the shared file system."""
+
+    @classmethod
+    def for_nodes(
+        cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site
+    ) -> Sequence[SharedDirectoryExecutor]:
+        """See Executor. ``work_dir`` is the shared folder, and the host's name that of the node's folder in it."""
+        del config
+        return [cls(Path(node.work_dir).expanduser() / node.host, site.clock) for node in nodes]
 
     def __init__(self, folder: Path, clock: Clock, lock_s: float = 60.0) -> None:
         """``lock_s``: how long to wait for the agent to come, or for another tuner to leave."""

@@ -19,6 +19,7 @@ from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, Culprit
 from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors.asking import ANSWER_S, AskingExecutor
+from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.shared_dir import SharedDirectoryExecutor
 from swarmtune.execution.executors.slurm_jobs import PROGRAMS, job_options, scancel, squeue, submit
 from swarmtune.execution.mailbox import Message, Pulse, Watch
@@ -27,18 +28,6 @@ LOOK_S = 0.1  # between looks for the agents
 ASK_S = (0.5, 15.0)  # between questions to Slurm, which is not to be asked too often: at first, at most
 AGENTS_S = 120.0  # for the agents to come, once the job runs
 END_S = 30.0  # for a job to be gone
-
-
-def reserved(config: ParallelConfig, nodes: Sequence[NodeConfig], clock: Clock) -> list[SlurmExecutor]:
-    """Executors for the nodes of one group, by rank. CommunicationError, for the user, if there is no Slurm here."""
-    if lacking := [program for program in PROGRAMS if not shutil.which(program)]:
-        raise CommunicationError(
-            f"there is no Slurm here: {', '.join(lacking)} cannot be found. Run this on a machine that submits jobs, or use "
-            "another executor",
-            culprit=Culprit.USER,
-        )
-    reservation = SlurmReservation(nodes, job_options(config, nodes), config.slurm_pending_timeout, clock)
-    return [SlurmExecutor(reservation, node.host, clock) for node in nodes]
 
 
 @dataclass(frozen=True)
@@ -169,6 +158,20 @@ def _said(allocation: Allocation) -> str:
 
 class SlurmExecutor(AskingExecutor):
     """One node of a reservation."""
+
+    reserves = True
+
+    @classmethod
+    def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[SlurmExecutor]:
+        """Executors for the nodes of one group, by rank. CommunicationError, for the user, if there is no Slurm here."""
+        if lacking := [program for program in PROGRAMS if not shutil.which(program)]:
+            raise CommunicationError(
+                f"there is no Slurm here: {', '.join(lacking)} cannot be found. Run this on a machine that submits jobs, "
+                "or use another executor",
+                culprit=Culprit.USER,
+            )
+        reservation = SlurmReservation(nodes, job_options(config, nodes), config.slurm_pending_timeout, site.clock)
+        return [cls(reservation, node.host, site.clock) for node in nodes]
 
     def __init__(self, reservation: SlurmReservation, host: str, clock: Clock) -> None:
         super().__init__()

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
 from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError
 from swarmtune.execution.executors import sftp
-from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.executors.base import Executor, Site
 from swarmtune.execution.executors.ssh_connection import SshNode, open_node
 from swarmtune.execution.executors.ssh_login import SshTarget, asyncssh
 from swarmtune.execution.executors.supervised import Commands, Link, SupervisedHandle, checked, token_of
 from swarmtune.records import Command
+
+if TYPE_CHECKING:
+    from swarmtune.execution.config import NodeConfig, ParallelConfig
 
 __all__ = ["SshExecutor", "SshTarget"]
 
@@ -74,6 +78,17 @@ class SshExecutor(Executor):
     ``leftovers``: tokens of commands that may still run there because nobody saw them end: those given, and those whose
     connection was lost (their lease ends them too). They are swept before anything else is started.
     """
+
+    @classmethod
+    def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[SshExecutor]:
+        """See Executor."""
+        del config
+
+        def target(node: NodeConfig) -> SshTarget:
+            place = f"{node.work_dir}/{site.folder}" if site.folder else node.work_dir
+            return SshTarget(node.host, node.ssh_port, node.username, place, temporary=bool(site.folder))
+
+        return [cls(target(node), site.clock, site.leftovers) for node in nodes]
 
     def __init__(self, target: SshTarget, clock: Clock, leftovers: Iterable[str] = ()) -> None:
         self.target = target
