@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from swarmtune.clock import Clock
-from swarmtune.records import Group, Measurement, Score, Setting
-from swarmtune.study.store import Attempt, Outcome
+from swarmtune.records import Attempt, AttemptResult, Group, Measurement, Score, Setting
 from swarmtune.tuner.loop.evaluate import ANY_LOAD, Keep, Loads, Report
 
 
@@ -29,18 +28,18 @@ class SyntheticGroup:
         self._seconds = seconds
         self._lose = lose
 
-    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> Outcome:
+    async def evaluate(self, attempt: Attempt, report: Report, keep: Keep, loads: Loads = ANY_LOAD) -> AttemptResult:
         """One made-up measurement."""
         begun = self._clock.monotonic()
         report("starting", {})
         await self._clock.sleep(self._seconds(attempt.setting))
         self.measured.append((begun, self._clock.monotonic(), attempt))
         if self._lose(attempt):
-            return Outcome(failure="the node was lost")
+            return AttemptResult(failure="the node was lost")
         score = self._service(attempt.setting)
         measurement = Measurement({"completed": 1.0}, {"concurrency": loads.fixed or 4.0})
         keep(measurement)
-        return Outcome(score, measurement if score.value is not None else None)
+        return AttemptResult(score, measurement if score.value is not None else None)
 
     async def stop(self) -> None:
         """Nothing runs."""

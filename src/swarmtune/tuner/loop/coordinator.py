@@ -14,8 +14,9 @@ from swarmtune.clock import Clock
 from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, PSOConvergenceError, SwarmTuneError
 from swarmtune.fleet.health import RetryPolicy
 from swarmtune.fleet.pool import ServiceGroupPool
-from swarmtune.records import Event, Group, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.study.store import Attempt, Outcome, Store
+from swarmtune.records import Attempt, Event, Group, Measurement, Score, Setting, Trial, TrialState
+from swarmtune.records import AttemptResult as Outcome
+from swarmtune.study.store import Store
 from swarmtune.tuner.loop.budget import Budget
 from swarmtune.tuner.loop.evaluate import ANY_LOAD, Keep, Loads, Report
 from swarmtune.tuner.loop.restarts import Restarts, free_fields

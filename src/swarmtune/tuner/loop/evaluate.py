@@ -27,9 +27,9 @@ from swarmtune.execution.executors.base import Executor, Handle
 from swarmtune.execution.service_group import ServiceGroup, of_rank
 from swarmtune.fleet.turns import Turn, any_time
 from swarmtune.objective.objectives import ACCELERATORS
-from swarmtune.records import Command, Group, Measurement, Score
+from swarmtune.records import Attempt, Command, Group, Measurement, Score
+from swarmtune.records import AttemptResult as Outcome
 from swarmtune.search.load import LoadPoint
-from swarmtune.study.store import Attempt, Outcome
 from swarmtune.tuner.loop.backup import LIMIT_BYTES, back_up
 from swarmtune.tuner.loop.loads import best_point, load_point, score_of
 from swarmtune.tuner.loop.probe import HttpProbe

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from swarmtune.errors import BenchmarkExecutionError
-from swarmtune.records import Score, Trial
+from swarmtune.records import AttemptResult, Score, Trial
 from swarmtune.search.incumbent import deployable
-from swarmtune.study.store import Outcome, Remeasured, fair_load_of, proof_of
+from swarmtune.study.store import Remeasured, fair_load_of, proof_of
 from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
@@ -186,7 +186,7 @@ def _observed(plan: Plan, measured: Mapping[int, Remeasured]) -> dict[int, Obser
     return {number: _one(plan, again.outcome) for number, again in measured.items()}
 
 
-def _one(plan: Plan, outcome: Outcome) -> Observed:
+def _one(plan: Plan, outcome: AttemptResult) -> Observed:
     blocks = outcome.measurement.blocks.get(plan.objective.metric, ()) if outcome.measurement else ()
     return Observed(outcome.score or Score.failed(), blocks)
 
