@@ -1,6 +1,6 @@
 """The proof: finalists and baseline are measured again side by side, round after round, until it is clear who is best.
 
-All that is decided here follows from the ledger: a proof that was interrupted goes on, and repeats nothing.
+All that is decided here follows from the study: a proof that was interrupted goes on, and repeats nothing.
 """
 
 from __future__ import annotations

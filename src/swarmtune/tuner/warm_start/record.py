@@ -1,6 +1,6 @@
 """What earlier studies teach a new one, on its own scale.
 
-Decided once, when a study starts (similar.py), and written into its ledger; from then on it is read from there.
+Decided once, when a study starts (similar.py), and written into the study; from then on it is read from there.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class WarmStart:
         return f"Learning from earlier studies: {'; '.join(shown)}" if shown else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the ledger."""
+        """Plain data for the study."""
         return {
             "results": [
                 {
