@@ -20,9 +20,9 @@ from swarmtune.apps.cli import COMMANDS
 
 SOURCE = Path(swarmtune.__file__).parent
 PACKAGES = {
-    *("apps", "testing", "tuner", "settings", "search", "engines", "loadgen", "simulator"),
+    *("apps", "testing", "report", "tuner", "settings", "search", "engines", "loadgen", "simulator"),
     *("cluster", "study", "fleet", "execution"),
-    *("space", "objective", "workload", "records", "clock", "registry", "errors"),
+    *("space", "objective", "workload", "database", "records", "clock", "registry", "errors"),
 }
 LONG_MODULES = {"execution/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
 ENVIRONMENT_READERS = {

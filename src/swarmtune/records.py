@@ -6,12 +6,13 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
 Value = bool | int | float | str
+T = TypeVar("T")
 
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -200,25 +201,6 @@ class Measurement:
         object.__setattr__(self, "load", _frozen(self.load))
         object.__setattr__(self, "blocks", _frozen({name: tuple(values) for name, values in self.blocks.items()}))
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for storage and ``--json``."""
-        return {
-            "metrics": dict(self.metrics),
-            "load": dict(self.load),
-            "valid": self.valid,
-            "reasons": list(self.reasons),
-            "source": self.source,
-            **({"blocks": {name: list(values) for name, values in self.blocks.items()}} if self.blocks else {}),
-            **({"early_stop": asdict(self.early_stop)} if self.early_stop else {}),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
-        """Inverse of ``to_json``."""
-        stop = EarlyStop(**data["early_stop"]) if "early_stop" in data else None
-        blocks = data.get("blocks", {})
-        return cls(data["metrics"], data["load"], data["valid"], tuple(data["reasons"]), data["source"], blocks, stop)
-
     @property
     def stopped_early(self) -> bool:
         """Was it ended before its time?"""
@@ -263,16 +245,6 @@ class Score:
         """The score of a setting that cannot work at all."""
         return cls(value=None, loss=worst_loss, violations={"start_failure": 10.0})
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain data for storage and ``--json``."""
-        several = {"values": dict(self.values)} if self.values else {}
-        return {"value": self.value, "loss": self.loss, "violations": dict(self.violations), **several}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Score:
-        """Inverse of ``to_json``."""
-        return cls(data["value"], data["loss"], data["violations"], data.get("values", {}))
-
 
 class TrialState(StrEnum):
     """Where a trial stands. A failed setting is COMPLETE with a violated promise; FAILED means infrastructure."""
@@ -297,9 +269,160 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """One try to measure a trial on one group; ``token`` marks its processes."""
+
+    id: int
+    trial_number: int
+    setting: Setting
+    group: str
+    token: str
+    kind: str = "trial"
+
+
+@dataclass(frozen=True)
+class AttemptResult:
+    """How an attempt ended. Without a score it was the infrastructure: the trial is tried again."""
+
+    score: Score | None = None
+    measurement: Measurement | None = None
+    failure: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    gave_up: bool = False  # the last attempt that is made: the trial has failed
+
+
+def to_plain(fact: Any) -> Any:
+    """A record as data that JSON knows: tables, lists, texts, numbers. Infinite numbers stay what they are."""
+    import msgspec  # takes a while to import, and `swarmtune --help` does without
+
+    return msgspec.to_builtins(fact, enc_hook=lambda value: dict(value) if isinstance(value, Mapping) else float(value))
+
+
+def from_plain(data: Any, kind: type[T]) -> T:
+    """The record of this kind that became this data. What is not there has its default; what is unknown is ignored.
+
+    ValueError names what does not fit.
+    """
+    import msgspec
+
+    return msgspec.convert(data, kind)
+
+
+@dataclass(frozen=True)
 class Event:
     """Something that happened, for the terminal, the log and the dashboard."""
 
     kind: str
     at: float  # wall clock, seconds since the epoch
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+# What the events of a run hold, by the kind that is emitted. ``trial`` is a trial's number, ``group`` a group's name.
+
+
+class MessageFacts(TypedDict):
+    """``exhausted`` (why the search ends early) and ``notice`` (what was left out): a sentence for people."""
+
+    message: str
+
+
+class WarmStartFacts(TypedDict):
+    """``warm_start``: what was taken from earlier studies, and what could not be used."""
+
+    message: str
+    notices: list[str]
+
+
+class GroupsFacts(TypedDict, total=False):
+    """``groups``: a sentence about one group, or how many are healthy and held back, and the names of all."""
+
+    message: str
+    healthy: int
+    open: int
+    names: list[str]
+
+
+class ResumedFacts(TypedDict):
+    """``resumed``: how many trials the study has, and how many of them have ended."""
+
+    trials: int
+    finished: int
+
+
+class TrialStartedFacts(TypedDict):
+    """``trial_started``: an attempt (counted from 1) begins."""
+
+    trial: int
+    origin: str
+    group: str
+    setting: dict[str, Value]
+    attempt: int
+
+
+class PhaseFacts(TypedDict):
+    """``starting`` (the service), ``ready``, ``waiting`` (for its turn): where an attempt stands."""
+
+    trial: int
+    group: str
+    setting: NotRequired[dict[str, Value]]
+
+
+class LoadFacts(TypedDict):
+    """``load``: a measurement at this load begins."""
+
+    trial: int
+    group: str
+    concurrency: NotRequired[float]
+    request_rate: NotRequired[float]
+
+
+class LoadPointFacts(TypedDict):
+    """``load_point``: the measurement at this load has ended."""
+
+    trial: int
+    load: dict[str, float]
+
+
+class TrialRetriedFacts(TypedDict):
+    """``trial_retried``: this attempt failed without a fault of the setting."""
+
+    trial: int
+    attempt: int
+    failure: str | None
+
+
+class TrialFailedFacts(TypedDict):
+    """``trial_failed``: it could not be measured at all; ``finalist_lost``: nor again in the proof, on ``group``."""
+
+    trial: int
+    failure: str | None
+    group: NotRequired[str]
+
+
+class TrialFinishedFacts(TypedDict):
+    """``trial_finished``: its result; ``value`` None: the setting cannot run. Accelerator-seconds are of the search."""
+
+    trial: int
+    value: float | None
+    feasible: bool
+    violations: dict[str, float]  # of the broken SLOs only
+    failure: str | None
+    load: dict[str, float]
+    accelerator_seconds: NotRequired[float]
+
+
+class RemeasuredFacts(TypedDict):
+    """``remeasured``: a value of the proof, in a round (from 1) of so many, or at the winner's load."""
+
+    trial: int
+    value: float | None
+    round: NotRequired[int]
+    of: NotRequired[int]
+
+
+class BackupFullFacts(TypedDict):
+    """``backup_full``: the backups of a study have reached their limit; no further one is kept."""
+
+    trial: int
+    group: str
+    limit_bytes: int

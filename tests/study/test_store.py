@@ -11,13 +11,14 @@ import optuna
 import pytest
 
 from swarmtune.clock import RealClock, VirtualClock
+from swarmtune.database.address import database_url
 from swarmtune.errors import ConfigurationError, StoreError, StudyBusyError
 from swarmtune.records import TrialState
 from swarmtune.space import Space
 from swarmtune.study.ownership import LEASE_S
+from swarmtune.study.reader import StudyHead, latest_study
 from swarmtune.study.store import MemoryStore, Remeasured, Store
-from swarmtune.study.tables import database_url
-from swarmtune.study.writer import Ledger, StudyHead, latest_study, shown_url
+from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.search import MIXED, RULES
 from swarmtune.testing.store import (
     BROKEN_PROMISE,
@@ -31,13 +32,13 @@ from swarmtune.testing.store import (
 SPACE = Space(MIXED, RULES)
 
 
-def ledger_at(url: str, name: str = "study", fingerprint: dict[str, object] | None = None) -> Ledger:
-    return Ledger(
+def ledger_at(url: str, name: str = "study", fingerprint: dict[str, object] | None = None) -> StudyWriter:
+    return StudyWriter(
         url, StudyHead(name, {"overrides": {}}, fingerprint or {"engine": "x"}), SPACE, "maximize", RealClock()
     )
 
 
-def die(ledger: Ledger) -> None:
+def die(ledger: StudyWriter) -> None:
     """What is left when its process is killed: no owner that lives, no connection, attempts as they were."""
     ledger.dispose()
 
@@ -152,7 +153,7 @@ def test_a_study_has_one_owner(url: str) -> None:
     first._disconnect()
 
 
-def _pid(ledger: Ledger) -> str:
+def _pid(ledger: StudyWriter) -> str:
     return ledger.ownership.identity.split(":")[1]
 
 
@@ -202,24 +203,15 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path: Path) -> None:
     assert done >= finished
 
 
-def test_addresses(tmp_path: Path) -> None:
-    assert database_url("a/b.db") == "sqlite:///a/b.db"
-    assert database_url("postgresql://u:p@h/d") == "postgresql+psycopg://u:p@h/d"
-    assert "secret" not in shown_url("postgresql://u:secret@h/d")
-    for bad in ("mysql://h/d", "http://x", "://"):
-        with pytest.raises(ConfigurationError):
-            database_url(bad)
-
-
 def test_leases_run_out_on_another_machine(tmp_path: Path) -> None:
     """Of a tuner on another machine only the lease tells whether it lives."""
     path, clock = str(tmp_path / "study.db"), VirtualClock()
     head = StudyHead("study", {}, {"engine": "x"})
-    first = Ledger(path, head, SPACE, "maximize", clock)
+    first = StudyWriter(path, head, SPACE, "maximize", clock)
     with first._database.begin() as db:
         db.exec_driver_sql("UPDATE swarmtune_studies SET owner = 'elsewhere:17:1.00'")
     first._disconnect()
     with pytest.raises(StudyBusyError, match="elsewhere"):
-        Ledger(path, head, SPACE, "maximize", clock)
+        StudyWriter(path, head, SPACE, "maximize", clock)
     clock._now += LEASE_S + 1
-    Ledger(path, head, SPACE, "maximize", clock).dispose()
+    StudyWriter(path, head, SPACE, "maximize", clock).dispose()

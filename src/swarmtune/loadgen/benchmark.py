@@ -14,7 +14,7 @@ from swarmtune.loadgen.base import Benchmark
 from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.send.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
-from swarmtune.records import Command, File, Measurement
+from swarmtune.records import Command, File, Measurement, from_plain
 from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
@@ -96,7 +96,7 @@ class SwarmtuneBenchmark(Benchmark):
         """The measurement in ``measurement.json``."""
         path = directory / MEASUREMENT_FILE
         try:
-            measurement = Measurement.from_json(json.loads(path.read_text()))
+            measurement = from_plain(json.loads(path.read_text()), Measurement)
             values = [*measurement.blocks.items(), *((name, (value,)) for name, value in measurement.metrics.items())]
             strange = [name for name, numbers in values if not all(map(math.isfinite, numbers))]
         except OSError as error:

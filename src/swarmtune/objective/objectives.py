@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from swarmtune.objective.slo import metric, violations
 from swarmtune.records import Measurement, Score
@@ -33,6 +33,10 @@ class Per:
         accelerators = 1.0 if self.of_group else metric(measurement, ACCELERATORS, above=0)
         return accelerators if self.what == "accelerator" else accelerators * self.dollars_per_hour / 3600
 
+    def identity(self) -> dict[str, Any]:
+        """What makes two values comparable, as plain data."""
+        return {"what": self.what, "dollars_per_hour": self.dollars_per_hour, "of_group": self.of_group}
+
     def unit(self, rate: str) -> str:
         """The unit of a rate in things per second: a thing per second and watt is one per joule."""
         thing = rate.removesuffix("/s")
@@ -50,7 +54,8 @@ class Objective(ABC):
     min_success_rate: float = 0.99
     unit: str = ""
     direction: Literal["maximize", "minimize"] = "maximize"
-    several: Mapping[str, Objective] = field(default_factory=dict, repr=False)  # repr: plan.py:Plan.fingerprint
+    several: Mapping[str, Objective] = field(default_factory=dict)
+    kind: ClassVar[str] = ""  # its name in configurations and studies
     metric: ClassVar[str] = ""  # the metric that is the objective, where it is one
 
     @abstractmethod
@@ -64,6 +69,12 @@ class Objective(ABC):
     def as_loss(self, value: float) -> float:
         """A value as a loss, and a loss as a value."""
         return -value if self.direction == "maximize" else value
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two scores comparable, as plain data under public names. Studies keep it: see study/fingerprint.py."""
+        pareto = {"pareto": {name: objective.unit for name, objective in self.several.items()}} if self.several else {}
+        kind = self.kind or f"{type(self).__module__}:{type(self).__qualname__}"
+        return {"kind": kind, "slos": dict(self.limits), "min_success_rate": self.min_success_rate, **pareto}
 
     def score(self, measurement: Measurement) -> Score:
         """Value and promises of one measurement."""
@@ -80,11 +91,14 @@ class Objective(ABC):
 class Rate(Objective):
     """A metric in things per second, as it is or per accelerator, watt or dollar."""
 
-    per: Per | None = field(default=None, repr=False)
+    per: Per | None = None
 
     def __post_init__(self) -> None:
         if self.per:
             object.__setattr__(self, "unit", self.per.unit(type(self).unit))  # replace() calls this again
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), **({"per": self.per.identity()} if self.per else {})}
 
     def value(self, measurement: Measurement) -> float:
         rate = metric(measurement, self.metric)
@@ -96,6 +110,7 @@ class Goodput(Rate):
     """Requests per second that each kept the per-request limits (DistServe, OSDI 2024)."""
 
     unit: str = "req/s"
+    kind: ClassVar[str] = "goodput"
     metric: ClassVar[str] = "request_goodput"
 
 
@@ -104,6 +119,7 @@ class Throughput(Rate):
     """Output tokens per second."""
 
     unit: str = "tok/s"
+    kind: ClassVar[str] = "throughput"
     metric: ClassVar[str] = "output_throughput"
 
 
@@ -116,7 +132,11 @@ class Latency(Objective):
 
     unit: str = "ms"
     direction: Literal["maximize", "minimize"] = "minimize"
+    kind: ClassVar[str] = "latency"
     name: str = ""
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "name": self.name}
 
     def value(self, measurement: Measurement) -> float:
         return math.inf if measurement.metrics.get("completed") == 0 else metric(measurement, self.name)
@@ -153,7 +173,27 @@ class Weighted(Objective):
 
     unit: str = "cost"
     direction: Literal["maximize", "minimize"] = "minimize"
+    kind: ClassVar[str] = "weighted"
     weights: Weights = field(default_factory=Weights)
+
+    def identity(self) -> dict[str, Any]:
+        w = self.weights
+        weights = {
+            "generate_speed": w.generate_speed,
+            "time_to_first_token": w.time_to_first_token,
+            "time_per_output_token": w.time_per_output_token,
+            "success_rate": w.success_rate,
+            "generate_speed_target": w.generate_speed_target,
+            "ttft_slo": w.ttft_slo,
+            "tpot_slo": w.tpot_slo,
+            "success_rate_slo": w.success_rate_slo,
+            "ttft_penalty": w.ttft_penalty,
+            "tpot_penalty": w.tpot_penalty,
+            "success_rate_penalty": w.success_rate_penalty,
+            "ttft_statistic": w.ttft_statistic,
+            "tpot_statistic": w.tpot_statistic,
+        }
+        return {**super().identity(), "weights": weights}
 
     def value(self, measurement: Measurement) -> float:
         w = self.weights

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,17 @@ class LoadSearch:
         """
         points = THOROUGH_POINTS if thorough else self.points
         return replace(self, start=self.start if load is None else load, points=points)
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two searches comparable, as plain data under public names. Studies keep it."""
+        return {
+            "low": self.low,
+            "high": self.high,
+            "start": self.start,
+            "points": self.points,
+            "tolerance": self.tolerance,
+            "whole": self.whole,
+        }
 
     def next(self, tried: Sequence[LoadPoint]) -> float | None:
         """The next load to try; None when enough is known."""

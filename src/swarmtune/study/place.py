@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from swarmtune.database.address import shown_url
 from swarmtune.errors import ConfigPathError, ConfigurationError
-from swarmtune.study.writer import StudyHead, latest_study
+from swarmtune.study.reader import StudyHead, latest_study
 
 DATABASE = "study.db"
 
@@ -58,7 +59,7 @@ def last_place(output: Path, study: str | None) -> Place:
         head = latest_study(study)
         url, folder = study, output / (head.name if head else "")
     if head is None:
-        raise ConfigurationError(f"There is no study to go on with in {study or url}. Start one without -lb.")
+        raise ConfigurationError(f"There is no study to go on with in {shown_url(url)}. Start one without -lb.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Place(head.name, folder, url, head)
 

@@ -1,64 +1,13 @@
-"""The ledger: everything that happens is a row in one database. One owner: the coordinator; nodes never touch it."""
+"""What the loop needs of a study: attempts begin and end, facts are added, trials are read. Nodes never touch it."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
-from swarmtune.errors import StoreError
-from swarmtune.records import Event, Measurement, Score, Setting, Trial, TrialState
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One try to measure a trial on one group; ``token`` marks its processes."""
-
-    id: int
-    trial_number: int
-    setting: Setting
-    group: str
-    token: str
-    kind: str = "trial"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an attempt ended. Without a score it was the infrastructure: the trial is tried again."""
-
-    score: Score | None = None
-    measurement: Measurement | None = None
-    failure: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    gave_up: bool = False  # the last attempt that is made: the trial has failed
-
-    def to_json(self) -> str:
-        """Text for the attempts table."""
-        return json.dumps(
-            {
-                "score": self.score.to_json() if self.score else None,
-                "measurement": self.measurement.to_json() if self.measurement else None,
-                "failure": self.failure,
-                "facts": dict(self.facts),
-                "gave_up": self.gave_up,
-            }
-        )
-
-    @classmethod
-    def from_json(cls, text: str) -> Outcome:
-        """Inverse of ``to_json``."""
-        data = json.loads(text)
-        return cls(
-            Score.from_json(data["score"]) if data["score"] else None,
-            Measurement.from_json(data["measurement"]) if data["measurement"] else None,
-            data["failure"],
-            data["facts"],
-            data["gave_up"],
-        )
+from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, TrialState
 
 
 @dataclass(frozen=True)
@@ -68,7 +17,7 @@ class Remeasured:
     kind: str
     trial_number: int
     group: str
-    outcome: Outcome
+    outcome: AttemptResult
 
 
 def proof_of(contenders: Iterable[int], number: int) -> str:
@@ -83,7 +32,7 @@ def fair_load_of(winner: int) -> str:
 
 
 class Store(ABC):
-    """What the coordinator needs of a ledger."""
+    """What the coordinator needs of a study."""
 
     @abstractmethod
     def open(
@@ -92,7 +41,7 @@ class Store(ABC):
         """Begin an attempt, leased to this tuner: of a new trial, or (``number``) of one that is already there."""
 
     @abstractmethod
-    def close(self, attempt: Attempt, outcome: Outcome) -> None:
+    def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
         """End an attempt. With a score and kind "trial" the trial is finished; from then on it cannot be lost."""
 
     @abstractmethod
@@ -105,10 +54,10 @@ class Store(ABC):
 
 
 class MemoryStore(Store):
-    """A ledger that forgets: for tests, simulations and ``--dry-run``."""
+    """A study that is forgotten: for tests, simulations and ``--dry-run``."""
 
     def __init__(self) -> None:
-        self.attempts: list[tuple[Attempt, Outcome | None]] = []
+        self.attempts: list[tuple[Attempt, AttemptResult | None]] = []
         self.records: list[tuple[Event | Measurement | tuple[str, str], Attempt | None]] = []
         self._trials: dict[int, Trial] = {}
 
@@ -122,7 +71,7 @@ class MemoryStore(Store):
         self.attempts.append((attempt, None))
         return attempt
 
-    def close(self, attempt: Attempt, outcome: Outcome) -> None:
+    def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
         self.attempts[attempt.id] = (attempt, outcome)
         if attempt.kind == "trial":
             self._trials[attempt.trial_number] = as_trial(
@@ -138,7 +87,7 @@ class MemoryStore(Store):
         return [self._trials[n] for n in sorted(self._trials)]
 
     def confirmations(self) -> list[Remeasured]:
-        """As ``Ledger.confirmations``."""
+        """As ``StudyWriter.confirmations``."""
         return [
             Remeasured(a.kind, a.trial_number, a.group, o)
             for a, o in self.attempts
@@ -147,7 +96,7 @@ class MemoryStore(Store):
 
 
 def as_trial(
-    number: int, setting: Setting, outcomes: list[Outcome | None], times: tuple[float, float] | None = None
+    number: int, setting: Setting, outcomes: Sequence[AttemptResult | None], times: tuple[float, float] | None = None
 ) -> Trial:
     """The state of a trial from what its attempts came to (None: still running or lost); times: last start and end."""
     scored = next((o for o in outcomes if o is not None and o.score is not None), None)
@@ -159,20 +108,3 @@ def as_trial(
     return Trial(
         number, setting, TrialState.COMPLETE, scored.score, scored.measurement, scored.failure, len(outcomes), times
     )
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """SQL and Optuna errors become StoreError, which says what to do."""
-    from optuna.exceptions import OptunaError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (SQLAlchemyError, OptunaError, OSError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise StoreError(
-            f"The study database could not {what}: {reason}. What was finished before is safe; put the database right "
-            "(disk space, permissions, server) and go on with `swarmtune optimizer -lb`.",
-            details={"reason": reason},
-        ) from error

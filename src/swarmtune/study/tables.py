@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Engine, Float, Integer, MetaData, String, Table, Text, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from swarmtune.errors import ConfigurationError, MissingExtraError
+from sqlalchemy import Column, Float, Integer, MetaData, String, Table, Text
+
+from swarmtune.database import connection
 
 SCHEMA_VERSION = 1
-SQLITE_TIMEOUT_S = 60.0
 
 metadata = MetaData()
 
@@ -71,48 +71,14 @@ events = Table(
 )
 
 
-def database_url(url: str) -> str:
-    """The URL as SQLAlchemy wants it: PostgreSQL through psycopg 3, a bare path as SQLite.
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Errors of the database and of Optuna become a StoreError that says what to do."""
+    from optuna.exceptions import OptunaError
 
-    ConfigurationError for anything else, MissingExtraError without the driver.
-    """
-    if "://" not in url:
-        return f"sqlite:///{url}"
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        kind = url.partition("://")[0]  # the rest may hold a password
-        raise ConfigurationError(f"The study address {kind}://... is not a database URL; see docs/study.md.") from error
-    backend = parsed.get_backend_name()
-    if backend == "postgresql":
-        try:
-            import psycopg  # noqa: F401 - only whether it is there
-        except ImportError as error:
-            raise MissingExtraError("A study in PostgreSQL", "postgres") from error
-        return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-    if backend != "sqlite":
-        raise ConfigurationError(
-            f"A study lives in SQLite (a path, or sqlite:///PATH) or PostgreSQL (postgresql://...), not in {backend!r}."
-        )
-    return url
-
-
-def connect_arguments(url: str) -> dict[str, float | str]:
-    """Arguments of the driver: SQLite waits for locks, PostgreSQL for a dead server only so long."""
-    if url.startswith("sqlite"):
-        return {"timeout": SQLITE_TIMEOUT_S}
-    return {"connect_timeout": 15, "client_encoding": "utf8"}  # an SQL_ASCII database would answer in bytes
-
-
-def open_database(url: str) -> Engine:
-    """An engine on our tables, which are created if they are missing. SQLite runs in WAL mode."""
-    engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
-    if url.startswith("sqlite"):
-
-        @event.listens_for(engine, "connect")
-        def set_wal(connection, _record):  # type: ignore[no-untyped-def]
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")  # a finished trial survives a power cut, too
-
-    metadata.create_all(engine)
-    return engine
+    advice = (
+        "What was finished before is safe; put the database right (disk space, permissions, server) and go on with "
+        "`swarmtune optimizer -lb`."
+    )
+    with connection.translated(f"The study database could not {what}", advice, also=(OptunaError,)):
+        yield

@@ -1,12 +1,9 @@
-"""The ledger in a database: an Optuna study (dashboard, plots, samplers) with our own tables beside it."""
+"""A study in a database, written: an Optuna study (dashboard, plots, samplers) with our own tables beside it."""
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
@@ -14,68 +11,36 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
-from sqlalchemy import Engine, Row, insert, select, update
-from sqlalchemy.engine import make_url
+from sqlalchemy import insert, select, update
 
 from swarmtune.clock import Clock
+from swarmtune.database.address import connect_arguments, database_url
+from swarmtune.database.connection import open_database
 from swarmtune.errors import ConfigurationError
-from swarmtune.records import Event, Measurement, Setting, Trial
+from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, to_plain
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
-from swarmtune.study.ownership import LEASE_S, Ownership, lost_tokens
-from swarmtune.study.store import Attempt, Outcome, Remeasured, Store, as_trial, translated
+from swarmtune.study.fingerprint import CIRCUMSTANCES, changes
+from swarmtune.study.ownership import LEASE_S, Ownership
+from swarmtune.study.reader import AttemptRow, StudyHead, StudyReader
+from swarmtune.study.store import Remeasured, Store
 from swarmtune.study.tables import (
     SCHEMA_VERSION,
     artifacts,
     attempts,
-    connect_arguments,
-    database_url,
     events,
     load_points,
-    open_database,
+    metadata,
     studies,
+    translated,
 )
 
-# Of the fingerprint: what may change when a study goes on. It tells later studies how far they are alike.
-CIRCUMSTANCES = ("hardware", "engine_version", "service")
 SEVERAL = "several"  # stands for a circumstance that changed while the study was measured
-# What a setting that cannot work is worth in the study's plots; searches see its violated promise.
+# What a setting that cannot work is worth in the study's plots; searches see its violated constraint.
 WORST_VALUE = {"maximize": 0.0, "minimize": 1e9}
 
 
-@dataclass(frozen=True)
-class StudyHead:
-    """What a study was started with. ``request`` is the command line, ``fingerprint`` what must not change."""
-
-    name: str
-    request: dict[str, Any]
-    fingerprint: dict[str, Any]
-
-
-def latest_study(url: str) -> StudyHead | None:
-    """The newest study in a database; None if there is none."""
-    with _reading(url) as database, database.begin() as db:
-        row = db.execute(select(studies).order_by(studies.c.created_at.desc()).limit(1)).first()
-    return StudyHead(row.name, json.loads(row.request), json.loads(row.fingerprint)) if row else None
-
-
-def leftovers(url: str, study: str, now: float) -> list[str]:
-    """Tokens of what a tuner that has died may have left behind, to be swept before anything is read or started."""
-    with _reading(url) as database:
-        return lost_tokens(database, study, now)
-
-
-@contextmanager
-def _reading(url: str) -> Iterator[Engine]:
-    with translated("be read"):
-        database = open_database(database_url(url))
-        try:
-            yield database
-        finally:
-            database.dispose()
-
-
-class Ledger(Store):
+class StudyWriter(Store):
     """A study in SQLite or PostgreSQL.
 
     A trial is finished in two steps that may be interrupted between: first our attempt row (from here on nothing is
@@ -91,7 +56,8 @@ class Ledger(Store):
         self._clock = clock
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with translated("be opened"):
-            self._database = open_database(self.url)
+            self._database = open_database(self.url, metadata)
+            self.reader = StudyReader(self._database)
             self._optuna = RDBStorage(self.url, engine_kwargs={"connect_args": connect_arguments(self.url)})
             try:
                 self._take_over()
@@ -122,14 +88,14 @@ class Ledger(Store):
                 created = db.execute(insert(attempts).values(row)).inserted_primary_key
         return Attempt(int(created[0]) if created else 0, number, setting, group, token, kind)
 
-    def close(self, attempt: Attempt, outcome: Outcome) -> None:
+    def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
         state = "done" if outcome.score is not None else "failed"
         with translated("record a result"):
             with self._database.begin() as db:
                 db.execute(
                     update(attempts)
                     .where(attempts.c.id == attempt.id)
-                    .values(state=state, ended_at=self._clock.wall(), outcome=outcome.to_json())
+                    .values(state=state, ended_at=self._clock.wall(), outcome=json.dumps(to_plain(outcome)))
                 )
             if attempt.kind == "trial":
                 self._finish(attempt.trial_number, outcome)
@@ -142,82 +108,58 @@ class Ledger(Store):
             elif attempt is None:
                 raise ValueError("a load point or artefact belongs to an attempt")
             elif isinstance(record, Measurement):
-                text = json.dumps(record.to_json())
+                text = json.dumps(to_plain(record))
                 db.execute(insert(load_points).values(attempt_id=attempt.id, at=self._clock.wall(), measurement=text))
             else:
                 db.execute(insert(artifacts).values(attempt_id=attempt.id, name=record[0], path=record[1]))
 
     def trials(self) -> list[Trial]:
         with translated("be read"):
-            found = self._optuna.get_all_trials(self._study_id, deepcopy=False)
-            outcomes, times = self._outcomes("trial")
-        return [
-            as_trial(t.number, _setting(t.user_attrs), outcomes[t.number], times.get(t.number))
-            for t in sorted(found, key=lambda t: t.number)
-        ]
+            return self.reader.trials(self.head.name)
 
     # --- what only a database can tell ---------------------------------------------------------------------------
 
+    @property
+    def notices(self) -> list[str]:
+        """What of the study was left out when it was opened, as sentences for the user."""
+        return [f"study {self.head.name}: {note}" for note in self.reader.notes]
+
     def confirmations(self) -> list[Remeasured]:
         """Finished re-measurements, in the order they ended."""
-        with translated("be read"), self._database.begin() as db:
-            rows = db.execute(
-                select(attempts.c.kind, attempts.c.trial_number, attempts.c.service_group, attempts.c.outcome)
-                .where(
-                    attempts.c.study == self.head.name,
-                    attempts.c.kind != "trial",
-                    attempts.c.state == "done",
-                )
-                .order_by(attempts.c.ended_at, attempts.c.id)
-            ).all()
-        return [
-            Remeasured(row.kind, row.trial_number, row.service_group, Outcome.from_json(row.outcome)) for row in rows
-        ]
+        with translated("be read"):
+            return self.reader.remeasured(self.head.name)
 
     def measurements(self) -> list[Measurement]:
         """Every load point of the search, in the order they were measured."""
-        with translated("be read"), self._database.begin() as db:
-            rows = db.execute(
-                select(load_points.c.measurement)
-                .join(attempts, attempts.c.id == load_points.c.attempt_id)
-                .where(attempts.c.study == self.head.name, attempts.c.kind == "trial")
-                .order_by(load_points.c.id)
-            ).all()
-        return [Measurement.from_json(json.loads(row.measurement)) for row in rows]
+        with translated("be read"):
+            return [point.measurement for point in self.reader.load_points(self.head.name)]
 
     def recorded(self, kind: str) -> list[dict[str, Any]]:
         """The facts of all events of a kind, in the order they happened."""
-        with translated("be read"), self._database.begin() as db:
-            rows = db.execute(
-                select(events.c.facts)
-                .where(events.c.study == self.head.name, events.c.kind == kind)
-                .order_by(events.c.id)
-            ).all()
-        return [json.loads(row.facts) for row in rows]
+        with translated("be read"):
+            return [dict(event.facts) for _, event in self.reader.events(self.head.name, kind)]
 
     def accelerator_seconds(self, accelerators: Mapping[str, int], of_trials: bool = True) -> float:
         """What all ended attempts of trials (else: of the proof) took: seconds times the accelerators of their group.
 
-        Lost attempts count up to when their tuner was last heard of. A group that is not listed counts once.
+        Lost attempts count up to the last renewal of their lease. A group that is not listed counts once.
         """
-        wanted = attempts.c.kind == "trial" if of_trials else attempts.c.kind != "trial"
-        with translated("be read"), self._database.begin() as db:
-            rows = db.execute(
-                select(attempts).where(attempts.c.study == self.head.name, wanted, attempts.c.ended_at.is_not(None))
-            ).all()
-        return sum(accelerators.get(row.service_group, 1) * _seconds(row) for row in rows)
+        ended = self._ended(of_trials)
+        return sum(accelerators.get(attempt.group, 1) * _seconds(attempt) for attempt in ended)
 
     def search_seconds(self) -> float:
         """What all runs of the study took, without the time in which their proofs measured."""
-        proof = (attempts.c.study == self.head.name, attempts.c.kind != "trial", attempts.c.ended_at.is_not(None))
-        with translated("be read"), self._database.begin() as db:
-            rows = db.execute(select(attempts).where(*proof).order_by(attempts.c.started_at)).all()
         proof_s = until = 0.0
-        for row in rows:  # those of several groups overlap
-            ended = row.started_at + _seconds(row)
-            proof_s += max(0.0, ended - max(row.started_at, until))
+        for attempt in sorted(self._ended(of_trials=False), key=lambda a: a.started_at):  # several groups overlap
+            ended = attempt.started_at + _seconds(attempt)
+            proof_s += max(0.0, ended - max(attempt.started_at, until))
             until = max(until, ended)
         return max(0.0, self.ownership.active_seconds() - proof_s)
+
+    def _ended(self, of_trials: bool) -> list[AttemptRow]:
+        with translated("be read"):
+            rows = self.reader.attempts(self.head.name)
+        return [a for a in rows if (a.kind == "trial") is of_trials and a.ended_at is not None]
 
     def dispose(self) -> None:
         """Let go of the study and the database."""
@@ -262,18 +204,16 @@ class Ledger(Store):
                 f"The study {self.head.name!r} was written by another version of SwarmTune (schema {row.schema_version}, "
                 f"this one reads {SCHEMA_VERSION}). Start a new study."
             )
-        before = json.loads(row.fingerprint)
-        now = json.loads(json.dumps(self.head.fingerprint))
-        differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+        stored = json.loads(row.fingerprint)
+        differ = changes(stored, self.head.fingerprint)
         changed = [k for k in differ if k not in CIRCUMSTANCES]
         if changed:
             raise ConfigurationError(
                 f"The study {self.head.name!r} cannot go on: {', '.join(changed)} changed since it was started, and its "
                 "results would not be comparable. Put the configuration back, or start a new study (without -lb)."
             )
-
-        if differ and now.keys() >= set(CIRCUMSTANCES):
-            text = json.dumps({**before, **dict.fromkeys(differ, SEVERAL)})
+        if differ and self.head.fingerprint.keys() >= set(CIRCUMSTANCES):
+            text = json.dumps({**stored, **dict.fromkeys(differ, SEVERAL)})
             with self._database.begin() as db:
                 db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=text))
 
@@ -294,25 +234,38 @@ class Ledger(Store):
         return tokens
 
     def _roll_forward(self) -> None:
-        outcomes, _ = self._outcomes("trial")
-        for trial in self._optuna.get_all_trials(self._study_id, deepcopy=False):
-            ended = [o for o in outcomes[trial.number] if o is not None and (o.score is not None or o.gave_up)]
-            if trial.state == OptunaState.RUNNING and ended:
-                self._finish(trial.number, ended[0])
+        """Finish Optuna's trials whose results are in our table already."""
+        found = self.reader.optuna_trials(self.head.name)
+        self._ids = {number: trial.id for number, trial in found.own.items()}
+        self._numbers = set(found.numbers)
+        for attempt in self.reader.attempts(self.head.name):
+            if attempt.kind == "trial" and attempt.result is not None:
+                self._finish(attempt.trial_number, attempt.result)
 
     def _new_trial(self, setting: Setting) -> int:
+        """The number of a new trial in Optuna, which counts the rows of the study.
+
+        Where another program has deleted rows the count gives a number a second time; that row is closed and left out.
+        """
         template = create_trial(
             state=OptunaState.RUNNING,
             params=self.space.coordinates(setting),
             distributions={d.name: distribution(d) for d in self.space.dimensions},
             user_attrs={"setting": dict(setting.values), "origin": setting.origin},
         )
-        return self._optuna.get_trial(self._optuna.create_new_trial(self._study_id, template_trial=template)).number
+        while True:
+            trial_id = self._optuna.create_new_trial(self._study_id, template_trial=template)
+            number = self._optuna.get_trial(trial_id).number
+            if number not in self._numbers:
+                self._numbers.add(number)
+                self._ids[number] = trial_id
+                return number
+            self._optuna.set_trial_user_attr(trial_id, "setting", None)
+            self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
 
-    def _finish(self, number: int, outcome: Outcome) -> None:
-        trial_id = self._optuna.get_trial_id_from_study_id_trial_number(self._study_id, number)
-        score = outcome.score
-        if not (score or outcome.gave_up) or self._optuna.get_trial(trial_id).state.is_finished():
+    def _finish(self, number: int, outcome: AttemptResult) -> None:
+        score, trial_id = outcome.score, self._ids.get(number)
+        if trial_id is None or not (score or outcome.gave_up) or self._is_finished(trial_id):
             return
         if outcome.failure is not None:
             self._optuna.set_trial_user_attr(trial_id, "failure", outcome.failure)
@@ -327,32 +280,13 @@ class Ledger(Store):
         value = WORST_VALUE[self._direction] if score.value is None else score.value
         self._optuna.set_trial_state_values(trial_id, OptunaState.COMPLETE, [value])
 
-    def _outcomes(self, kind: str) -> tuple[dict[int, list[Outcome | None]], dict[int, tuple[float, float]]]:
-        with self._database.begin() as db:
-            rows = db.execute(
-                select(attempts)
-                .where(attempts.c.study == self.head.name, attempts.c.kind == kind)
-                .order_by(attempts.c.id)
-            ).all()
-        outcomes: dict[int, list[Outcome | None]] = defaultdict(list)
-        times: dict[int, tuple[float, float]] = {}
-        for row in rows:
-            outcomes[row.trial_number].append(Outcome.from_json(row.outcome) if row.outcome else None)
-            if row.ended_at is not None:
-                times[row.trial_number] = (row.started_at, row.ended_at)
-        return outcomes, times
+    def _is_finished(self, trial_id: int) -> bool:
+        try:
+            return self._optuna.get_trial(trial_id).state.is_finished()
+        except KeyError:  # another program has deleted it
+            return True
 
 
-def shown_url(url: str) -> str:
-    """The address of a study without its password."""
-    return make_url(database_url(url)).render_as_string(hide_password=True)
-
-
-def _seconds(attempt: Row[Any]) -> float:
-    last_heard = attempt.lease_expires_at - LEASE_S
-    ended = min(attempt.ended_at, last_heard) if attempt.state == "lost" else attempt.ended_at
-    return max(0.0, float(ended - attempt.started_at))
-
-
-def _setting(attributes: dict[str, Any]) -> Setting:
-    return Setting(attributes["setting"], attributes.get("origin", ""))
+def _seconds(attempt: AttemptRow) -> float:
+    last_renewed, ended = attempt.lease_expires_at - LEASE_S, attempt.ended_at or attempt.started_at
+    return max(0.0, (min(ended, last_renewed) if attempt.state == "lost" else ended) - attempt.started_at)

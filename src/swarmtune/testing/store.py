@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from swarmtune.records import Event, Measurement, Score, Setting, TrialState
+from swarmtune.records import AttemptResult, Event, Measurement, Score, Setting, TrialState
 from swarmtune.space import Space
-from swarmtune.study.store import Outcome, Store
+from swarmtune.study.store import Store
 from swarmtune.testing.search import MIXED, RULES
 
 MEASURED = Measurement({"completed": 10.0, "p95_ttft_ms": 12.5}, {"concurrency": 4})
-GOOD = Outcome(Score(3.0, -3.0, {"p95_ttft_ms": -0.5}), MEASURED, facts={"load_points": 2})
-BROKEN_PROMISE = Outcome(Score(9.0, -9.0, {"p95_ttft_ms": 0.25}), MEASURED)
-FAILED_SETTING = Outcome(Score.failed(), None, "ran out of memory")
-LOST = Outcome(None, None, "the port was taken")
+GOOD = AttemptResult(Score(3.0, -3.0, {"p95_ttft_ms": -0.5}), MEASURED, facts={"load_points": 2})
+BROKEN_PROMISE = AttemptResult(Score(9.0, -9.0, {"p95_ttft_ms": 0.25}), MEASURED)
+FAILED_SETTING = AttemptResult(Score.failed(), None, "ran out of memory")
+LOST = AttemptResult(None, None, "the port was taken")
 
 
 def some_settings(count: int) -> list[Setting]:
@@ -66,7 +66,7 @@ class StoreContract:
 
     def test_giving_up_fails_the_trial(self, store: Store) -> None:
         (setting,) = some_settings(1)
-        store.close(store.open(setting, "a", "t1"), Outcome(None, None, "no node", gave_up=True))
+        store.close(store.open(setting, "a", "t1"), AttemptResult(None, None, "no node", gave_up=True))
         (trial,) = store.trials()
         assert trial.state is TrialState.FAILED
 

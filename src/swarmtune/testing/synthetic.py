@@ -7,8 +7,7 @@ from collections.abc import Callable
 from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, SimulatorStartError, SwarmTuneError
 from swarmtune.fleet.job import Job, Report, RunResult, Stage
-from swarmtune.records import Group, Measurement, Score, Setting
-from swarmtune.study.store import Attempt
+from swarmtune.records import Attempt, Group, Measurement, Score, Setting
 from swarmtune.tuner.loop.evaluation import Evaluation, Measured
 
 

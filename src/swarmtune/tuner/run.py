@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from swarmtune.clock import Clock
+from swarmtune.errors import Culprit, OptimizationError, SwarmTuneError
 from swarmtune.execution.executors.local import sweep_leftovers
-from swarmtune.records import Event, Trial, TrialState
+from swarmtune.records import AttemptResult, Event, Trial, TrialState
 from swarmtune.study.ownership import RENEW_EVERY_S
-from swarmtune.study.place import Place, write_private
-from swarmtune.study.store import Outcome
-from swarmtune.study.writer import Ledger, StudyHead
+from swarmtune.study.place import Place
+from swarmtune.study.reader import StudyHead
+from swarmtune.study.writer import StudyWriter
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.loop.groups import Groups, looked_after
 from swarmtune.tuner.loop.loads import savings
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.again import Again
-from swarmtune.tuner.proof.remeasure import prove
+from swarmtune.tuner.proof.confirm import unproven
+from swarmtune.tuner.proof.remeasure import Rounds, finalists_of, prove
 from swarmtune.tuner.result import Result, Spent
 from swarmtune.tuner.warm_start.record import NOTHING, WARM_START, WarmStart
 from swarmtune.tuner.warm_start.similar import circumstances, gather
@@ -34,7 +35,7 @@ class Session:
 
     coordinator: Coordinator
     again: Again
-    ledger: Ledger
+    ledger: StudyWriter
     warm: WarmStart
 
 
@@ -45,10 +46,12 @@ async def session(
     """Take a study over, clean up after a tuner that died on it, and let go of everything in the end."""
     head = place.head or StudyHead(place.name, request, {})
     head = StudyHead(head.name, head.request, {**plan.fingerprint(), **circumstances(plan)})
-    ledger = Ledger(place.url, head, plan.space, plan.objective.direction, clock)
+    ledger = StudyWriter(place.url, head, plan.space, plan.objective.direction, clock)
     try:
         await sweep_leftovers(ledger.swept_tokens)
         groups = Groups(plan, place.folder, clock, ledger.swept_tokens)
+        for notice in ledger.notices:
+            listen(Event("notice", clock.wall(), {"message": notice}))
         warm = _warm_start(plan, ledger, clock, listen)
         async with _renewing(ledger, clock):
             try:
@@ -66,7 +69,11 @@ async def session(
 async def tune(
     plan: Plan, place: Place, request: dict[str, Any], clock: Clock, listen: Callable[[Event], None]
 ) -> Result:
-    """Run or go on with a study until its budget is spent, and leave ``report.json`` in its folder."""
+    """Run or go on with a study until its budget is spent, and say what came out; a proof that failed is told in the result.
+
+    Raises what the user must act on. Cancelled or failed it has stopped all services and let go of the study, and
+    another call goes on with it.
+    """
     started = clock.monotonic()
     async with session(plan, place, request, clock, listen) as study:
         ledger, accelerators = study.ledger, {group.name: group.accelerators for group in plan.groups}
@@ -75,15 +82,10 @@ async def tune(
         wall_s = study.coordinator.budget.wall_s
         result = await _prove(plan, place, study, trials, started, clock)
         search_s, proof_s = (ledger.accelerator_seconds(accelerators, of_trials=of) for of in (True, False))
-        result = replace(result, spent=Spent(wall_s, search_s, proof_s), warm_start=study.warm)
-    for file in result.files():
-        file.kept.parent.mkdir(mode=0o700, exist_ok=True)
-        write_private(file.kept, file.content)
-    write_private(place.folder / "report.json", json.dumps(result.to_json(), indent=2) + "\n")
-    return result
+        return replace(result, spent=Spent(wall_s, search_s, proof_s), warm_start=study.warm)
 
 
-def _warm_start(plan: Plan, ledger: Ledger, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:
+def _warm_start(plan: Plan, ledger: StudyWriter, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:
     """What the study was started with: as its ledger says; a new study looks for it and writes it down first."""
     recorded = ledger.recorded(WARM_START)
     if recorded:
@@ -98,7 +100,7 @@ def _warm_start(plan: Plan, ledger: Ledger, clock: Clock, listen: Callable[[Even
 
 
 @contextlib.asynccontextmanager
-async def _renewing(ledger: Ledger, clock: Clock) -> AsyncIterator[None]:
+async def _renewing(ledger: StudyWriter, clock: Clock) -> AsyncIterator[None]:
     """Keep the study ours while the body runs; when that fails, the body is cancelled and the reason raised."""
     body = asyncio.current_task()
 
@@ -129,8 +131,17 @@ async def _prove(
     plan: Plan, place: Place, study: Session, trials: Sequence[Trial], started: float, clock: Clock
 ) -> Result:
     complete = [t for t in trials if t.state is TrialState.COMPLETE and t.score is not None]
-    proof, rounds = await prove(plan, study.again, study.ledger, complete)
-    remeasured: dict[int, list[Outcome]] = {}
+    failure: str | None = None
+    rounds: Rounds = []
+    try:
+        proof, rounds = await prove(plan, study.again, study.ledger, complete)
+    except SwarmTuneError as error:
+        if isinstance(error, OptimizationError) or error.culprit is Culprit.BUG:
+            raise
+        failure = error.message
+        best = next((t.number for t in finalists_of(plan, complete)), None)
+        proof = unproven(best, f"the proof failed: {failure}")
+    remeasured: dict[int, list[AttemptResult]] = {}
     for again in (again for measured in rounds for again in measured.values()):
         remeasured.setdefault(again.trial_number, []).append(again.outcome)
     return Result(
@@ -142,4 +153,5 @@ async def _prove(
         remeasured=remeasured,
         savings=savings(plan.objective, study.ledger.measurements()) if plan.early_stop else None,
         wall_seconds=clock.monotonic() - started,
+        proof_failure=failure,
     )

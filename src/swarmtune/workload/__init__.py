@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,26 @@ class Workload:
     seed: int = 0
     request_timeout_s: float = 120.0
     request_slos: Mapping[str, float] = field(default_factory=dict)
-    early_stop: StopRules | None = field(default=None, repr=False)  # not part of what is measured
+    early_stop: StopRules | None = None  # not part of what is measured
+
+    def identity(self) -> dict[str, Any]:
+        """What is sent, as plain data under public names, without the seed. Studies keep it: see study/fingerprint.py."""
+        load = self.load
+        return {
+            "model": self.model,
+            "load": {"concurrency": load.concurrency, "request_rate": load.request_rate, "arrivals": load.arrivals},
+            "endpoint": self.endpoint,
+            "requests": self.requests,
+            "duration_s": self.duration_s,
+            "warmup_requests": self.warmup_requests,
+            "input_tokens_mean": self.input_tokens_mean,
+            "input_tokens_stddev": self.input_tokens_stddev,
+            "output_tokens_mean": self.output_tokens_mean,
+            "output_tokens_stddev": self.output_tokens_stddev,
+            "ignore_eos": self.ignore_eos,
+            "request_timeout_s": self.request_timeout_s,
+            "request_slos": dict(self.request_slos),
+        }
 
     def at(self, load: Load) -> Workload:
         """The same requests under another load."""

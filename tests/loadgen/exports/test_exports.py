@@ -19,7 +19,7 @@ from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
-from swarmtune.records import Measurement
+from swarmtune.records import Measurement, from_plain
 from swarmtune.testing.fake_records import fake_records
 
 SLOS = {"ttft_ms": 80, "tpot_ms": 12}
@@ -110,7 +110,7 @@ def test_the_measurement_is_finite_and_keeps_no_secret(records: Records, tmp_pat
     facts = RunFacts(FACTS.model, FACTS.url, FACTS.options, "invalid", ("late by 60 ms",))
     found = results(records, SLOS)
     measurement.write(found, facts, tmp_path)
-    read = Measurement.from_json(json.loads((tmp_path / "measurement.json").read_text()))
+    read = from_plain(json.loads((tmp_path / "measurement.json").read_text()), Measurement)
     assert read == measurement.measurement(found, facts)
     assert (read.valid, read.reasons, dict(read.load)) == (False, ("late by 60 ms",), {"concurrency": 8.0})
     assert np.isfinite(list(read.metrics.values())).all()

@@ -11,7 +11,8 @@ from tests.tuner.loop.test_coordinator import FIELDS, Loop, plan
 from swarmtune.clock import VirtualClock
 from swarmtune.records import Group, Node
 from swarmtune.space import Space
-from swarmtune.study.writer import Ledger, StudyHead
+from swarmtune.study.reader import StudyHead
+from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.search import RULES
 from swarmtune.testing.store import GOOD, LOST, some_settings
 from swarmtune.tuner.loop.budget import Budget
@@ -57,8 +58,8 @@ async def test_the_ledger_knows_what_every_attempt_took(tmp_path: Path) -> None:
     """A lost attempt counts up to when its tuner was last heard of, not until somebody came back."""
     clock = VirtualClock()
 
-    def ledger() -> Ledger:
-        return Ledger(str(tmp_path / "study.db"), StudyHead("s", {}, {}), Space(FIELDS, RULES), "maximize", clock)
+    def ledger() -> StudyWriter:
+        return StudyWriter(str(tmp_path / "study.db"), StudyHead("s", {}, {}), Space(FIELDS, RULES), "maximize", clock)
 
     first = ledger()
     one, two, three = some_settings(3)
@@ -83,7 +84,7 @@ async def test_the_ledger_knows_what_every_attempt_took(tmp_path: Path) -> None:
 async def test_the_time_of_the_proof_is_not_the_searchs(tmp_path: Path) -> None:
     """20 s of search, and a proof of 30 s on two groups that overlap."""
     clock = VirtualClock()
-    ledger = Ledger(str(tmp_path / "study.db"), StudyHead("s", {}, {}), Space(FIELDS, RULES), "maximize", clock)
+    ledger = StudyWriter(str(tmp_path / "study.db"), StudyHead("s", {}, {}), Space(FIELDS, RULES), "maximize", clock)
     (one,) = some_settings(1)
     attempt = ledger.open(one, "a", "t")
     await clock.sleep(20.0)

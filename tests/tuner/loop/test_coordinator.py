@@ -20,12 +20,12 @@ from swarmtune.fleet.job import RunResult, Stage
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
-from swarmtune.records import Event, Group, Setting, TrialState
+from swarmtune.records import Attempt, Event, Group, Setting, TrialState
 from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
-from swarmtune.study.store import Attempt, MemoryStore
+from swarmtune.study.store import MemoryStore
 from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop import coordinator

@@ -6,7 +6,7 @@ import pytest
 from tests.tuner.loop.test_coordinator import plan
 
 from swarmtune.objective import Goodput
-from swarmtune.records import EarlyStop, Measurement
+from swarmtune.records import EarlyStop, Measurement, from_plain, to_plain
 from swarmtune.tuner.loop.loads import best_point, load_point, savings, score_of, together
 
 OBJECTIVE = Goodput(limits={"p95_ttft_ms": 500.0})
@@ -27,7 +27,7 @@ def test_a_stopped_measurement_is_never_feasible(early: EarlyStop) -> None:
     score = score_of(OBJECTIVE, measured(99.0, stop=early))
     assert not score.feasible
     assert score.rank > score_of(OBJECTIVE, measured(0.1)).rank
-    assert Measurement.from_json(measured(99.0, stop=early).to_json()).early_stop == early
+    assert from_plain(to_plain(measured(99.0, stop=early)), Measurement).early_stop == early
 
 
 def test_how_far_it_stays_behind_is_told() -> None:

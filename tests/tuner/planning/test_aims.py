@@ -10,10 +10,10 @@ from tests.tuner.loop.test_coordinator import plan as made_up
 from tests.tuner.planning.test_plan import plan, refused
 
 from swarmtune.apps.cli.check import objective_text
-from swarmtune.apps.cli.view import pareto_lines
 from swarmtune.objective import Latency, Per, Throughput
 from swarmtune.records import Measurement, Trial, TrialState
-from swarmtune.tuner.pareto import pareto_set
+from swarmtune.report.pareto import pareto_set
+from swarmtune.report.sentences import pareto_lines
 from swarmtune.tuner.proof.confirm import unproven
 from swarmtune.tuner.result import Result
 

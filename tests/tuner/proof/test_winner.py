@@ -12,8 +12,8 @@ from tests.tuner.loop.test_coordinator import Loop, plan
 
 from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import EarlyStop, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.study.store import MemoryStore, Outcome
+from swarmtune.records import AttemptResult, EarlyStop, Measurement, Score, Setting, Trial, TrialState
+from swarmtune.study.store import MemoryStore
 from swarmtune.tuner.loop.evaluation import Measured
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge
@@ -178,7 +178,7 @@ async def test_half_a_round_of_another_group_is_measured_again_as_a_whole() -> N
     store = await searched()
     first = next(a for a, _ in whole.loop.store.attempts if a.kind.startswith("confirm"))
     opened = store.open(first.setting, "a group that is gone", "t", number=first.trial_number, kind=first.kind)
-    store.close(opened, Outcome(kept(99)))
+    store.close(opened, AttemptResult(kept(99)))
     resumed = await proven(lambda rank, _n: kept(10 + rank), store, confirm=2, finalists=1)
     assert len(resumed.order) == 4
     assert resumed.proof == whole.proof

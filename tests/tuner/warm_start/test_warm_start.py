@@ -13,13 +13,13 @@ from tests.tuner.loop.test_coordinator import FIELDS, plan
 
 from swarmtune.clock import VirtualClock
 from swarmtune.execution.executors.local import LocalExecutor
-from swarmtune.records import Event, Measurement, Score, Setting, Trial
+from swarmtune.records import AttemptResult, Event, Measurement, Score, Setting, Trial
 from swarmtune.search.base import Earlier
 from swarmtune.search.history import unseen
 from swarmtune.search.random import RandomSearch
 from swarmtune.space import Field, Space
-from swarmtune.study.store import Outcome
-from swarmtune.study.writer import Ledger, StudyHead
+from swarmtune.study.reader import StudyHead
+from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.search import RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop.attempts import Attempts
@@ -76,7 +76,7 @@ class Study:
         self._plan, self._service = made, service
         self.clock = VirtualClock()
         fingerprint = {**made.fingerprint(), **circumstances(made), **(head or {})}
-        self.ledger = Ledger(str(self.path), StudyHead(name, {}, fingerprint), made.space, "maximize", self.clock)
+        self.ledger = StudyWriter(str(self.path), StudyHead(name, {}, fingerprint), made.space, "maximize", self.clock)
         self.warm = _warm_start(made, self.ledger, self.clock, self.events.append)
         group = SyntheticGroup("a", self.clock, service, lambda _: 10.0)  # type: ignore[arg-type]
         bench = Bench(LocalExecutor(made.output, self.clock), self.clock, made.output)
@@ -187,7 +187,7 @@ async def test_predicted_results_are_not_used(made: Plan) -> None:
         setting = made.baseline() if i == 0 else SPACE.setting({"seqs": 99})
         study.ledger.append(Event("trial_started", 0.0, {"trial": i, "origin": "", "setting": dict(setting.values)}))
         attempt = study.ledger.open(setting, "a", "t")
-        study.ledger.close(attempt, Outcome(service(setting), Measurement({}, source=source)))
+        study.ledger.close(attempt, AttemptResult(service(setting), Measurement({}, source=source)))
     study.ledger.dispose()
     second = Study(made, "second")
     second.ledger.dispose()
@@ -198,7 +198,6 @@ def test_what_must_agree_and_what_may_differ() -> None:
     ours = {"engine": "e", "model": "m", "objective": "o", "workload": "w", "hardware": {"cores": 2}, "service": "s"}
     assert differences(ours, ours) == ()
     assert differences(ours, {**ours, "objective": "p"}) is None
-    assert differences(ours, {**ours, "pareto": "x"}) is None
     assert differences(ours, {**ours, "hardware": {"cores": 4}, "load_search": "l"}) == ("hardware", "workload")
     assert differences(ours, {**ours, "hardware": "several"}) == ("hardware",)
 

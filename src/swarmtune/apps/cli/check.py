@@ -21,10 +21,10 @@ from swarmtune.apps.cli.options import (
     planned,
 )
 from swarmtune.records import command_line
+from swarmtune.report.commands import DEFAULT_PORT
 from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.planning.plan import Plan
-from swarmtune.tuner.result import DEFAULT_PORT
 
 ASSUMED_START_S = 30.0  # of a service of which nothing is known yet
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from swarmtune.apps.cli import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
+from swarmtune.apps.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
 from swarmtune.apps.cli.options import (
     add_parallel_arguments,
     add_plan_arguments,
@@ -24,6 +24,7 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
+from swarmtune.report.document import write_report
 from swarmtune.settings import BaseSections, read_settings
 from swarmtune.study.place import Place, last_place, merged, new_place
 from swarmtune.tuner.planning.plan import Plan
@@ -63,10 +64,14 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
+    report = write_report(result)
     if args.json:
-        sys.stdout.write(orjson.dumps(result.to_json()).decode() + "\n")
+        sys.stdout.write(orjson.dumps(report).decode() + "\n")
     else:
         show_result(result)
+    if result.proof_failure is not None:
+        print(f"\nThe proof failed; `{resume_line(args)}` tries it again.", file=sys.stderr)
+        return EXIT_FAILED
     return EXIT_DONE if result.best is not None else EXIT_NOTHING_FEASIBLE
 
 
@@ -98,9 +103,9 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
 def _sweep(place: Place) -> None:
     """End what a killed tuner left, and put its files back, before anything is read from them."""
     from swarmtune.execution.executors.local import sweep_leftovers
-    from swarmtune.study.writer import leftovers
+    from swarmtune.study.reader import lost_tokens
 
-    asyncio.run(sweep_leftovers(leftovers(place.url, place.name, RealClock().wall())))
+    asyncio.run(sweep_leftovers(lost_tokens(place.url, place.name, RealClock().wall())))
 
 
 async def _tune(plan: Plan, place: Place, request: dict[str, Any], view: View) -> Result | None:

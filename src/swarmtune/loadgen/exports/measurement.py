@@ -8,7 +8,7 @@ import orjson
 
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.summary import Results
-from swarmtune.records import Measurement
+from swarmtune.records import Measurement, to_plain
 
 MEASUREMENT_FILE = "measurement.json"
 RESULTS_FILE = "results.json"
@@ -35,6 +35,6 @@ def write(results: Results, facts: RunFacts, directory: Path) -> None:
         "reasons": list(facts.reasons),
         **results.to_json(),
     }
-    for name, content in ((RESULTS_FILE, report), (MEASUREMENT_FILE, measurement(results, facts).to_json())):
+    for name, content in ((RESULTS_FILE, report), (MEASUREMENT_FILE, to_plain(measurement(results, facts)))):
         with written(directory / name) as file:
             file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))

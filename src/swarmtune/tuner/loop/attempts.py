@@ -9,8 +9,8 @@ from typing import Any
 from swarmtune.errors import Culprit
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import Event, Group, Measurement, Score, Setting
-from swarmtune.study.store import Outcome, Store
+from swarmtune.records import AttemptResult, Event, Group, Measurement, Score, Setting
+from swarmtune.study.store import Store
 from swarmtune.tuner.loop.backup import LIMIT_BYTES, back_up
 from swarmtune.tuner.loop.evaluation import ANY_LOAD, Bench, Evaluation, Loads, Measured
 from swarmtune.tuner.planning.plan import Plan
@@ -41,21 +41,21 @@ class Attempts:
 
         return Evaluation(self._plan, attempt, self._bench, self.tell, keep, loads)
 
-    def outcome(self, work: Evaluation, run: RunResult[Measured], verdict: Blame | None) -> Outcome:
+    def outcome(self, work: Evaluation, run: RunResult[Measured], verdict: Blame | None) -> AttemptResult:
         """What a run came to: a score, a failed score that is the setting's fault, or none."""
         folder = {"folder": str(work.folder)}
         if run.result is not None:
             times = {"start_seconds": round(run.start_s, 3), "waited_seconds": round(run.waited_s, 3)}
             facts = {**folder, "load_points": run.result.load_points, **times}
-            return Outcome(run.result.score, run.result.measurement, facts=facts)
+            return AttemptResult(run.result.score, run.result.measurement, facts=facts)
         if run.error is None or verdict is None:
             raise ValueError("a run without a result has an error, and somebody to blame")
         score = Score.failed() if verdict.culprit is Culprit.SETTING else None
         blamed = {"culprit": verdict.culprit.value, "because": verdict.because}
         facts = {**folder, "details": _plain(run.error.details), **blamed}
-        return Outcome(score, failure=run.error.message, facts=facts)
+        return AttemptResult(score, failure=run.error.message, facts=facts)
 
-    def close(self, work: Evaluation, group: Group, outcome: Outcome) -> None:
+    def close(self, work: Evaluation, group: Group, outcome: AttemptResult) -> None:
         """The attempt has ended; its folder is an artefact, and is copied where backups are wanted."""
         attempt = work.attempt
         if self._plan.backup:

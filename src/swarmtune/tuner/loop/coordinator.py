@@ -11,8 +11,7 @@ from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import Group, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.study.store import Outcome
+from swarmtune.records import AttemptResult, Group, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.budget import Budget
 from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
@@ -175,7 +174,7 @@ class Coordinator:
             self._best = score
             self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None
 
-    def _give_up(self, candidate: Candidate, outcome: Outcome) -> None:
+    def _give_up(self, candidate: Candidate, outcome: AttemptResult) -> None:
         """The infrastructure failed too often: no score, unseen by the search, another setting takes its place."""
         setting = candidate.setting
         self._attempts.emit("trial_failed", {"trial": candidate.number, "failure": outcome.failure})
@@ -191,7 +190,7 @@ class Coordinator:
             )
 
 
-def _result(outcome: Outcome) -> dict[str, Any]:
+def _result(outcome: AttemptResult) -> dict[str, Any]:
     score = outcome.score
     return {
         "value": score.value if score else None,

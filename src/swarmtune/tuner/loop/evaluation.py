@@ -24,9 +24,8 @@ from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
 from swarmtune.objective.objectives import ACCELERATORS
-from swarmtune.records import Command, Group, Measurement, Score
+from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
-from swarmtune.study.store import Attempt
 from swarmtune.tuner.loop.loads import best_point, load_point, score_of
 from swarmtune.tuner.loop.probe import HttpProbe
 from swarmtune.tuner.planning.plan import Plan

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from swarmtune.tuner.planning import aims
 from swarmtune.workload import Load, StopRules, Workload
 
 DEFAULT_EVALUATIONS = 16
+ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not know
 
 
 @dataclass(frozen=True)
@@ -100,28 +102,22 @@ class Plan:
         return float(measurement.load.get(self.load_variable, math.nan))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must stay the same for two results to be comparable."""
+        """What must stay the same for two results to be comparable, as plain data (study/fingerprint.py)."""
         return {
             "engine": self.engine.name,
             "benchmark": self.benchmark.name,
             "model": self.engine.model,
             "fields": [_plain(f) for f in self.space.fields],
             "constraints": [c.text for c in self.space.constraints],
-            "objective": repr(self.objective),
-            "workload": repr(replace(self.workload, seed=0)),
-            "load_search": repr(self.load_search),
+            "objective": self.objective.identity(),
+            "workload": self.workload.identity(),
+            "load_search": self.load_search.identity() if self.load_search else None,
             "sections": _digest(self.engine.config, self.benchmark.config),
-            **self._aims(),
         }
 
     def service(self) -> str:
         """A hash of how the service is run and loaded, whatever of it is searched."""
         return _digest(self.engine.config, self.benchmark.config, without="target_field")
-
-    def _aims(self) -> dict[str, Any]:
-        """What of the objective its repr leaves out; empty for a plain one."""
-        per, several = getattr(self.objective, "per", None), repr(dict(self.objective.several))
-        return {**({"per": repr(per)} if per else {}), **({"pareto": several} if self.objective.several else {})}
 
 
 def make_plan(settings: BaseSections) -> Plan:
@@ -278,7 +274,9 @@ def _earlier(given: list[str] | None, mistakes: list[str]) -> None:
     for number, place in enumerate(given or (), 1):
         try:
             if "://" in place:
-                from swarmtune.study.tables import database_url  # SQLAlchemy is slow to import, and few need it here
+                from swarmtune.database.address import (
+                    database_url,  # SQLAlchemy is slow to import, and few need it here
+                )
 
                 database_url(place)
             elif not (place.strip() and expanded(place).exists()):
@@ -458,14 +456,26 @@ def _groups(count: int, engine: Engine) -> tuple[Group, ...]:
 
 
 def _plain(field: Field) -> dict[str, Any]:
-    return {name: value for name, value in vars(field).items() if value is not None}
+    """Without defaults, so that an attribute which fields get later changes no study."""
+    defaults = {f.name: f.default for f in dataclass_fields(field)}
+    return {name: value for name, value in vars(field).items() if value != defaults[name] and value is not None}
 
 
 def _digest(*sections: BaseModel, without: str = "") -> str:
-    """A hash of the tables of engine and benchmark, without what looks secret: a new token is no new service."""
-    tables = [{k: v for k, v in s.model_dump(mode="json").items() if k != without} for s in sections]
+    """A hash of the tables of engine and benchmark, without what looks secret: a new token does not change a service.
+
+    Options that were added after the first studies count only where they are set, so that those studies go on.
+    """
+    tables = [
+        {k: v for k, v in s.model_dump(mode="json").items() if k != without and (k not in ADDED or _set(s, k))}
+        for s in sections
+    ]
     plain = json.dumps([_known(table) for table in tables], sort_keys=True)
     return sha256(plain.encode()).hexdigest()
+
+
+def _set(section: BaseModel, option: str) -> bool:
+    return bool(getattr(section, option) != type(section).model_fields[option].default)
 
 
 def _known(value: Any) -> Any:

@@ -9,8 +9,7 @@ from swarmtune.errors import BenchmarkExecutionError, CommunicationError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import Group, Trial
-from swarmtune.study.store import Outcome
+from swarmtune.records import AttemptResult, Group, Trial
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
 from swarmtune.tuner.planning.plan import Plan
@@ -33,7 +32,7 @@ class Again:
 
     async def measure(
         self, trial: Trial, name: str, kind: str, load: float | None, facts: Mapping[str, Any]
-    ) -> Outcome:
+    ) -> AttemptResult:
         """Measure a finished trial at this load on the group of this name; ``facts`` go out with the result.
 
         BenchmarkExecutionError if that group cannot.
@@ -56,7 +55,7 @@ class Again:
         self._attempts.emit("finalist_lost", {"trial": trial.number, "group": name, "failure": failure})
         raise BenchmarkExecutionError(f"Trial {trial.number} could not be measured again: {failure}")
 
-    async def _on(self, name: str, work: Work[Trial], source: _OneTrial) -> Outcome:
+    async def _on(self, name: str, work: Work[Trial], source: _OneTrial) -> AttemptResult:
         await self._dispatcher.run_on(name, work, source)
         return source.outcome
 
@@ -67,7 +66,7 @@ class _OneTrial:
     def __init__(self, attempts: Attempts, trial: Trial, kind: str, load: float | None) -> None:
         self._attempts, self._trial, self._kind, self._load = attempts, trial, kind, load
         self._evaluation: Evaluation | None = None
-        self.outcome = Outcome()
+        self.outcome = AttemptResult()
 
     @property
     def more(self) -> bool:

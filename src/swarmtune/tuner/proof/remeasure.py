@@ -1,6 +1,6 @@
 """The proof: finalists and baseline are measured again side by side, round after round, until it is clear who is best.
 
-All that is decided here follows from the ledger: a proof that was interrupted goes on, and repeats nothing.
+All that is decided here follows from the study: a proof that was interrupted goes on, and repeats nothing.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from swarmtune.errors import BenchmarkExecutionError
-from swarmtune.records import Score, Trial
+from swarmtune.records import AttemptResult, Score, Trial
 from swarmtune.search.incumbent import deployable
-from swarmtune.study.store import Outcome, Remeasured, fair_load_of, proof_of
+from swarmtune.study.store import Remeasured, fair_load_of, proof_of
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.again import Again
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
@@ -184,7 +184,7 @@ def _observed(plan: Plan, measured: Mapping[int, Remeasured]) -> dict[int, Obser
     return {number: _one(plan, again.outcome) for number, again in measured.items()}
 
 
-def _one(plan: Plan, outcome: Outcome) -> Observed:
+def _one(plan: Plan, outcome: AttemptResult) -> Observed:
     blocks = outcome.measurement.blocks.get(plan.objective.metric, ()) if outcome.measurement else ()
     return Observed(outcome.score or Score.failed(), blocks)
 

@@ -1,6 +1,6 @@
 """What earlier studies teach a new one, on its own scale.
 
-Decided once, when a study starts (similar.py), and written into its ledger; from then on it is read from there.
+Decided once, when a study starts (similar.py), and written into the study; from then on it is read from there.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swarmtune.records import Score, Setting
+from swarmtune.records import Score, Setting, from_plain, to_plain
 from swarmtune.search.base import Earlier
 
 WARM_START = "warm_start"  # the kind of the event that holds it
@@ -69,14 +69,14 @@ class WarmStart:
         return f"Learning from earlier studies: {'; '.join(shown)}" if shown else ""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data for the ledger."""
+        """Plain data for the study."""
         return {
             "results": [
                 {
                     "values": dict(t.setting.values),
-                    "score": t.score.to_json(),
+                    "score": to_plain(t.score),
                     "weight": t.weight,
-                    "anchor": t.anchor and t.anchor.to_json(),
+                    "anchor": t.anchor and to_plain(t.anchor),
                 }
                 for t in self.results
             ],
@@ -92,9 +92,9 @@ class WarmStart:
             tuple(
                 Taken(
                     Setting(t["values"], "earlier"),
-                    Score.from_json(t["score"]),
+                    from_plain(t["score"], Score),
                     t["weight"],
-                    Score.from_json(t["anchor"]) if t["anchor"] else None,
+                    from_plain(t["anchor"], Score) if t["anchor"] else None,
                 )
                 for t in data["results"]
             ),

@@ -8,18 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from swarmtune.database.address import shown_url
 from swarmtune.errors import ConfigValidationError, StoreError
 from swarmtune.records import Setting, Value
 from swarmtune.settings import expanded
 from swarmtune.space import Space
 from swarmtune.study.place import DATABASE
-from swarmtune.study.writer import shown_url
 from swarmtune.tuner.planning import hardware
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.earlier import EarlierStudy, read_studies
 from swarmtune.tuner.warm_start.record import Source, Taken, WarmStart
 
-MUST_AGREE = ("engine", "model", "objective", "per", "pareto")
+MUST_AGREE = ("engine", "model", "objective")
 MAY_DIFFER = {
     "hardware": ("hardware",),
     "engine version": ("engine_version",),
@@ -103,13 +103,13 @@ def in_space(space: Space, values: Mapping[str, Value], their_baseline: Mapping[
 
 def _taken(plan: Plan, study: EarlierStudy, differs: tuple[str, ...]) -> list[Taken]:
     """The study's measured results in our space; none without the anchor that a different study needs."""
-    theirs = next((s.values for s, _ in study.results if s.origin == "baseline"), {})
+    theirs = next((t.setting.values for t in study.trials if t.setting.origin == "baseline"), {})
     mapped = [
-        (setting, outcome.score)
-        for values, outcome in ((s.values, o) for s, o in study.results)
-        if outcome.score is not None
-        and (outcome.measurement is None or outcome.measurement.source == "measured")
-        and (setting := in_space(plan.space, values, theirs)) is not None
+        (setting, trial.score)
+        for trial in study.trials
+        if trial.score is not None
+        and (trial.measurement is None or trial.measurement.source == "measured")
+        and (setting := in_space(plan.space, trial.setting.values, theirs)) is not None
     ]
     weight = WEIGHT_PER_DIFFERENCE ** len(differs)
     baseline = plan.baseline()

@@ -2,16 +2,21 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tests.tuner.loop.test_coordinator import plan
+from tests.tuner.loop.test_coordinator import Loop, plan
 
-from swarmtune.apps.cli.view import tied_lines, verdict_text
 from swarmtune.engines.simulated import SimulatedEngine
 from swarmtune.records import Command, Measurement, Score, Setting, Trial, TrialState, command_line
+from swarmtune.report.document import document
+from swarmtune.report.sentences import tied_lines, verdict_text
+from swarmtune.study.place import Place
 from swarmtune.tuner.proof.confirm import ABOVE_ZERO, Proof, Standing, Verdict, unproven
 from swarmtune.tuner.proof.paired import Difference
 from swarmtune.tuner.result import Result
+from swarmtune.tuner.run import Session, _prove
+from swarmtune.tuner.warm_start.record import NOTHING
 
 
 def test_secrets_are_hidden_in_environment_and_flags() -> None:
@@ -46,11 +51,12 @@ def result() -> Result:
 
 def test_the_report_names_the_tied_settings_and_what_makes_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimulatedEngine, "command", lambda *_: Command(("serve",)))
-    found = json.loads(json.dumps(result().to_json()))
+    found = json.loads(json.dumps(document(result())))
     assert found["verdict"] == {
         "significant": True, "gain_percent": 40.0, "ci95_percent": [20.0, 60.0], "rounds": 3, "groups": 2,
         "group_effects_percent": {},
         "reason": ABOVE_ZERO,
+        "proof_failure": None,
     }  # fmt: skip
     assert found["best"]["trial"] == 1
     assert found["tied"] == [2]
@@ -75,3 +81,22 @@ def test_the_terminal_says_how_sure_it_is_and_what_is_tied() -> None:
         "No significant gain: keep the baseline; the best finalist (trial 1) came out 3.0 % worse than the baseline."
     )
     assert tied_lines(kept) == []
+
+
+async def test_a_proof_that_failed_is_told_and_nothing_counts_as_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SimulatedEngine, "command", lambda *_: Command(("serve",)))
+    made = plan(8)
+    loop = Loop(made, lose=lambda attempt: attempt.kind != "trial")
+    trials = await loop.coordinator.search()
+    session = Session(loop.coordinator, loop.again, loop.store, NOTHING)  # type: ignore[arg-type]
+    found = await _prove(made, Place("s", Path("s"), "s.db"), session, trials, 0.0, loop.clock)
+    assert found.proof_failure is not None
+    assert "could not be measured again" in found.proof_failure
+    assert found.best is not None
+    assert not found.verdict.significant
+    assert verdict_text(found) == (
+        f"Not proven: the search found trial {found.best.number} best, and the proof failed: {found.proof_failure}"
+    )
+    shown = document(found)
+    assert shown["best"]["trial"] == found.best.number
+    assert (shown["verdict"]["significant"], shown["verdict"]["proof_failure"]) == (False, found.proof_failure)

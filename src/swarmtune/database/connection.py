@@ -1,0 +1,148 @@
+"""Connections to a database: one that writes, and one that only looks and leaves every byte as it is."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from swarmtune.database.address import SQLITE_TIMEOUT_S, connect_arguments, database_url
+from swarmtune.errors import ConfigurationError, StoreError
+
+MOST_COPIED_BYTES = 2**30
+COPY_TRIES = 5
+LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
+
+
+def open_database(url: str, metadata: MetaData) -> Engine:
+    """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode."""
+    engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
+    if url.startswith("sqlite"):
+
+        @event.listens_for(engine, "connect")
+        def set_wal(connection, _record):  # type: ignore[no-untyped-def]
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")  # a finished trial survives a power cut, too
+
+    metadata.create_all(engine)
+    return engine
+
+
+@contextmanager
+def read_only(place: str) -> Iterator[Engine]:
+    """An engine that only reads a database (a path or an address), also while another process writes to it.
+
+    Nothing is created and no byte of the database changes; a folder that cannot be written to is no hindrance.
+    StoreError says in a few words why the database is of no use.
+    """
+    with _reason_only():
+        url = database_url(place)
+        if url.startswith("sqlite"):
+            with _sqlite_address(Path(make_url(url).database or "")) as address:
+                engine = create_engine("sqlite://", creator=lambda: _connected(address), poolclass=NullPool)
+                yield engine
+            return
+        server = create_engine(url, connect_args=connect_arguments(url), poolclass=NullPool)
+        yield server.execution_options(postgresql_readonly=True, isolation_level="REPEATABLE READ")
+
+
+@contextmanager
+def snapshot(database: Engine) -> Iterator[Connection]:
+    """A connection whose queries all see the same moment."""
+    with database.connect() as db:
+        if database.dialect.name == "sqlite":
+            db.exec_driver_sql("BEGIN")  # Python's driver would begin at the first write only
+        yield db
+
+
+@contextmanager
+def translated(what: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Errors of the database (and those of ``also``) become a StoreError: ``what``, the reason, the ``advice``."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, (SQLAlchemyError, OSError, *also)):
+            raise
+        reason = _reason(error)
+        raise StoreError(f"{what}: {reason}. {advice}", details={"reason": reason}) from error
+
+
+@contextmanager
+def _reason_only() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        raise StoreError(_reason(error)) from error
+    except (OSError, ConfigurationError) as error:
+        raise StoreError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    lines = str(getattr(error, "orig", None) or error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _connected(address: str) -> sqlite3.Connection:
+    return sqlite3.connect(address, uri=True, timeout=SQLITE_TIMEOUT_S)
+
+
+@contextmanager
+def _sqlite_address(path: Path) -> Iterator[str]:
+    """Where to look: the file itself, as something that does not change if it has no log, else beside its writers.
+
+    A log without its index (a copied folder, or one that cannot be written to) is read from a copy of both.
+    """
+    if not path.is_file():
+        raise StoreError("there is no such file")
+    address = f"file:{quote(str(path.resolve()))}"
+    logs = [log for end in LOGS if (log := Path(f"{path}{end}")).is_file() and log.stat().st_size > 0]
+    if not logs:
+        yield f"{address}?immutable=1"
+    elif Path(f"{path}-shm").is_file() and _answers(f"{address}?mode=ro"):
+        yield f"{address}?mode=ro"
+    else:
+        with tempfile.TemporaryDirectory(prefix="swarmtune-") as folder:
+            yield f"file:{quote(str(_copy(path, Path(folder))))}"
+
+
+def _answers(address: str) -> bool:
+    try:
+        connection = _connected(address)
+    except sqlite3.Error:
+        return False
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+    return True
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    """The database and its logs, copied within a time in which none of them changed."""
+    copy = folder / "study.db"
+    for _ in range(COPY_TRIES):
+        before = _stamps(path)
+        if sum(size for _, size in before.values()) > MOST_COPIED_BYTES:
+            raise StoreError(f"it is larger than {MOST_COPIED_BYTES // 2**30} GiB")
+        for end in before:
+            shutil.copyfile(f"{path}{end}", f"{copy}{end}")
+        if _stamps(path) == before:
+            return copy
+        for file in folder.iterdir():
+            file.unlink()
+    raise StoreError("it is being written to; try again in a moment")
+
+
+def _stamps(path: Path) -> dict[str, tuple[int, int]]:
+    files = {end: Path(f"{path}{end}") for end in ("", *LOGS)}
+    return {end: (file.stat().st_mtime_ns, file.stat().st_size) for end, file in files.items() if file.is_file()}

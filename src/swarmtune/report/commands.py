@@ -1,0 +1,46 @@
+"""The winner, ready to run: command lines, and the files that its service reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from swarmtune.records import Trial, command_line
+from swarmtune.study.place import write_private
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.result import Result
+
+DEFAULT_PORT = 8000
+
+
+@dataclass(frozen=True)
+class KeptFile:
+    """A file of the winner's: where its service reads it, and where its content is kept."""
+
+    path: str
+    kept: Path
+    content: str
+
+
+def run_lines(plan: Plan, trial: Trial) -> list[str]:
+    """The command lines that run the service with this trial's setting, one for each node, ready to paste."""
+    group = plan.groups[0]
+    commands = plan.engine.commands(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
+    return [command_line(command) for command in commands]
+
+
+def kept_files(result: Result) -> list[KeptFile]:
+    """The files that the best setting's command reads, and where a copy of each is kept in the study."""
+    if result.best is None:
+        return []
+    group = result.plan.groups[0]
+    command = result.plan.engine.command(result.best.setting, replace(group, port=group.port or DEFAULT_PORT))
+    folder = Path(result.study) / "winner"
+    return [KeptFile(f.path, folder / f"{i}-{Path(f.path).name}", f.content) for i, f in enumerate(command.files)]
+
+
+def keep_files(result: Result) -> None:
+    """Write these copies, readable by their owner only. ConfigPathError if the disk does not take one."""
+    for file in kept_files(result):
+        file.kept.parent.mkdir(mode=0o700, exist_ok=True)
+        write_private(file.kept, file.content)
