@@ -137,11 +137,11 @@ class Dispatcher(Generic[W, R]):
         """End everything that runs."""
         await _end(list(self._running))
 
-    def leave(self, name: str, reason: str) -> None:
+    def leave(self, name: str, reason: str, *, how: str = "leaves") -> None:
         """A group gets no more work; what it does right now is still finished. ConfigurationError if there is none."""
         group = self.pool.leave(name)
         self._left.add(group)
-        self._tell(f"{name} is left out: {reason}", left=name, reason=reason)
+        self._tell(f"{name} {how}: {reason}", left=name, reason=reason)
         self._let_go(group)
 
     async def run_on(self, name: str, work: Work[W], source: Source[W, R]) -> None:
@@ -268,7 +268,7 @@ class Dispatcher(Generic[W, R]):
         if name in self.pool.names:
             if self.pool.names == (name,):
                 raise error
-            self.leave(name, error.message)
+            self.leave(name, error.message, how="is left out")
 
     def _let_go(self, group: Member[R]) -> None:
         if group in self._left and not self.pool.holds(group) and not self._attempts[group]:
