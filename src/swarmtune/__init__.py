@@ -13,12 +13,15 @@ __version__ = "0.1.0"
 _WHERE = {
     "records": ("Command", "Event", "File", "Group", "Measurement", "Score", "Setting", "Trial", "TrialState"),
     "errors": ("ConfigurationError", "Culprit", "SwarmTuneError"),
-    "registry": ("register_benchmarks", "register_search", "register_settings", "register_simulator"),
+    "registry": (
+        *("register_benchmarks", "register_endpoints", "register_search", "register_settings", "register_simulator"),
+    ),
     "workload": ("Load", "Workload"),
     "space": ("Field", "Space"),
     "search.base": ("Search",),
     "engines.base": ("Engine",),
     "loadgen.base": ("Benchmark",),
+    "loadgen.endpoints.base": ("Endpoint",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604 - the names are built above, and a test reads them

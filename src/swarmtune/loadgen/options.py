@@ -10,9 +10,12 @@ import json
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-ENDPOINT_TYPES = ("chat", "completions", "embeddings", "responses", "rankings", "tgi", "template")
+from swarmtune import registry
+from swarmtune.errors import ConfigurationError
+
 Pattern = Literal["constant", "poisson", "gamma", "concurrency_burst"]
 Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
 
@@ -21,12 +24,24 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _registered(name: str) -> str:
+    """ValueError names the near one. Each process loads the plugins itself: load generator and workers are several."""
+    registry.load_plugins()
+    try:
+        registry.endpoints.check(name)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+EndpointName = Annotated[str, AfterValidator(_registered)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
-def option(group: str, default: Any, description: str, **bounds: Any) -> Any:
-    """A field that the command line shows under ``group``."""
-    return Field(default, description=description, json_schema_extra={"group": group}, **bounds)
+def option(group: str, default: Any, description: str, *, registered: str = "", **bounds: Any) -> Any:
+    """A field that the command line shows under ``group``. ``registered``: the registry whose names are its values."""
+    extra: JsonDict = {"group": group, "registered": registered}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
 class LoadgenOptions(BaseModel):
@@ -35,9 +50,7 @@ class LoadgenOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # --- endpoint: how a request looks -----------------------------------------------------------------------------
-    endpoint_type: Literal["chat", "completions", "embeddings", "responses", "rankings", "tgi", "template"] = option(
-        "endpoint", "completions", "API to call"
-    )
+    endpoint_type: EndpointName = option("endpoint", "completions", "API to call", registered="endpoints")
     custom_endpoint: str = option("endpoint", "", "path of the API where it is not the usual one, e.g. /v2/generate")
     streaming: bool = option("endpoint", True, "ask for the answer token by token, where the endpoint can")
     header: Texts = option("endpoint", (), "further HTTP header, 'Name: value'; values are never stored")

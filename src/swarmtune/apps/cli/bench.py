@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmtune import registry
 from swarmtune.errors import CommunicationError, ConfigValidationError
 
 if TYPE_CHECKING:
@@ -113,9 +114,10 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of LoadgenOptions, in its groups."""
+    """An option for every field of LoadgenOptions, in its groups. Names of plugins are among the values."""
     from swarmtune.loadgen.options import LoadgenOptions
 
+    registry.load_plugins()
     groups: dict[str, Any] = {}
     for name, field in LoadgenOptions.model_fields.items():
         if name in HIDDEN:
@@ -139,6 +141,8 @@ def _arguments(name: str, field: Any) -> dict[str, Any]:
             "help": text + (" (default on)" if default else ""),
         }
     choices = [c for c in get_args(field.annotation) if isinstance(c, str)]
+    if kind := field.json_schema_extra["registered"]:
+        choices = list(getattr(registry, kind))
     if default == ():
         return {"action": "append", "default": None, "metavar": "TEXT", "help": f"{text}; may be repeated"}
     if choices:

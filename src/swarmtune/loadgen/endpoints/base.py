@@ -37,10 +37,14 @@ class Answer:
 
 
 class Endpoint(ABC):
-    """One API. ``produces_tokens`` False: it has no output tokens (embeddings, rankings), only a latency."""
+    """One API. ``produces_tokens`` False: it has no output tokens (embeddings, rankings), only a latency.
+
+    ``texts_before``: texts of a turn that come before the batch of prompt_batch_size (the query of rankings).
+    """
 
     default_path: str
     produces_tokens = True
+    texts_before = 0
 
     def __init__(self, model: str, options: LoadgenOptions) -> None:
         self.model = model

@@ -19,6 +19,7 @@ class Rankings(Endpoint):
 
     default_path = "/v1/ranking"
     produces_tokens = False
+    texts_before = 1  # the query
 
     def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
         del history  # rankings have no conversations
