@@ -23,7 +23,7 @@ FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 def execute(spec: Spec, directory: Path) -> Records:
     """The run: one worker works in this process, several in processes of their own."""
     workers = spec.options.workers_max
-    return run(spec, workers, directory, run_type="single" if workers == 1 else "process")
+    return run(spec, workers, directory, run_type="single" if workers == 1 else None)
 
 
 def main(argv: Sequence[str]) -> int:

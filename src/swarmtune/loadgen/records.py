@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,6 +77,26 @@ CHUNK = np.dtype(
         ("tokens", "i2"),  # as the server said; 0: it did not
     ]
 )
+
+
+Stage = Literal[
+    "waiting for hosts", "starting", "warming up", "measuring", "stopping", "collecting", "working out results"
+]
+
+
+class Progress(msgspec.Struct):
+    """How far a worker, or a whole run, is. Counts are those of the measured phase; of a run, sums over its workers.
+
+    ``notes``: what people should know, since the beginning.
+    """
+
+    stage: Stage = "starting"
+    workers: int = 1
+    sent: int = 0
+    ended: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

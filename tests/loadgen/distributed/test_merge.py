@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.distributed.clocks import Relation, Sample
+from swarmtune.loadgen.distributed.clocks import ClockReading, ClockRelation
 from swarmtune.loadgen.distributed.merge import STAMPS, Columns, merge
 from swarmtune.loadgen.distributed.service import Watchdog
 from swarmtune.loadgen.distributed.timing_manager import Credits, useful_workers
@@ -22,7 +22,7 @@ def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], 
         row["first_chunk"], row["chunks"], row["connect_ns"] = i * chunks_each, chunks_each, 77
         row["error"] = i % (len(errors) + 1) - 1
         chunks["ns"][i * chunks_each : (i + 1) * chunks_each] = at + 1 + offset
-    return Columns(rows, chunks, errors, Relation(Sample(0, offset, 10)))
+    return Columns(rows, chunks, errors, ClockRelation(ClockReading(0, offset, 10)))
 
 
 @given(
@@ -80,10 +80,10 @@ def test_no_worker_without_a_slot() -> None:
 
 def test_the_watchdog_tells_once_and_forgives() -> None:
     dog = Watchdog(tell_s=10, dead_s=30)
-    dog.heard("a", 0)
-    dog.heard("b", 5)
+    dog.sign_of_life("a", 0)
+    dog.sign_of_life("b", 5)
     assert (dog.missing(9.9), dog.missing(10), dog.missing(11), dog.dead(29)) == ([], ["a"], [], [])
-    dog.heard("a", 12)
+    dog.sign_of_life("a", 12)
     assert (dog.missing(15), dog.missing(22), dog.dead(35)) == (["b"], ["a"], ["b"])
     dog.forget(["b"])
     assert dog.dead(41) == []

@@ -100,7 +100,8 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--run-type", choices=("auto", "single", "process", "distributed"), default="auto", metavar="TYPE",
-        help="single: all in one process; process: workers in their own (default); distributed: on other hosts, too",
+        help="single: all in one process; process: every service in its own; distributed: workers on other hosts, too; "
+        "auto (default): workers in their own",
     )  # fmt: skip
     group.add_argument(
         "--listen", metavar="tcp://HOST:PORT", default="",
@@ -270,7 +271,7 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     if made.records.lost:
         return EXIT_UNREACHABLE
-    if arguments.require_valid and made.verdict.level != "valid":
+    if arguments.require_valid and made.certificate.level != "valid":
         return EXIT_NOT_VALID
     share = 1 - scalars["success_rate"]
     return EXIT_REQUESTS_FAILED if share > arguments.failed_request_threshold else 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.distributed.clocks import SAME, Relation
+from swarmtune.loadgen.distributed.clocks import SAME, ClockRelation
 from swarmtune.loadgen.records import CHUNK, REQUEST
 
 REQUESTS_FILE, CHUNKS_FILE = "requests.npy", "chunks.npy"
@@ -24,7 +24,7 @@ class Columns:
     requests: NDArray[Any]  # of REQUEST
     chunks: NDArray[Any]  # of CHUNK
     errors: Sequence[str]
-    relation: Relation = SAME
+    relation: ClockRelation = SAME
 
 
 def shift(requests: NDArray[Any], chunks: NDArray[Any], convert: Convert) -> None:

@@ -20,7 +20,10 @@ from swarmtune.errors import (
     SwarmTuneError,
 )
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.records import WorkerFacts
+from swarmtune.loadgen.distributed.clocks import ClockRelation
+from swarmtune.loadgen.judge.certify import Certificate
+from swarmtune.loadgen.judge.summary import Results
+from swarmtune.loadgen.records import Progress, WorkerFacts
 
 
 class Message(msgspec.Struct, frozen=True, tag=True):
@@ -28,9 +31,10 @@ class Message(msgspec.Struct, frozen=True, tag=True):
 
 
 class Heartbeat(Message, frozen=True):
-    """Once per second from every service."""
+    """A sign of life, at least once per second; a worker that sends load also tells how far it is."""
 
     state: str
+    progress: Progress | None = None
 
 
 class Hello(Message, frozen=True):
@@ -39,38 +43,45 @@ class Hello(Message, frozen=True):
     workers: int
 
 
+class Configure(Message, frozen=True):
+    """To a service: the run (JSON, secret headers included). Answered by Done.
+
+    To a worker also: which of how many it is, whether its credits are granted in blocks, and the fingerprint that its
+    data must have.
+    """
+
+    spec: str
+    worker: int = 0
+    workers: int = 1
+    granted: bool = False
+    digest: str = ""
+
+
+class Start(Message, frozen=True):
+    """To a service: be ready. A worker makes payloads and connects. Answered by Done."""
+
+
+class Data(Message, frozen=True):
+    """From the dataset manager to all: the fingerprint of the run's data, and all credits of the measurement."""
+
+    digest: str
+    credits: Block
+
+
 class Spawn(Message, frozen=True):
     """To a worker manager: start these workers. Answered by Done."""
 
     workers: list[str]
 
 
-class Data(Message, frozen=True):
-    """From the dataset manager: the fingerprint of the run's data, and how many sessions there are (-1: without end)."""
+class TakePart(Message, frozen=True):
+    """To the timing manager: the workers of the run, and the managers of those on other hosts. Answered by Done.
 
-    digest: str
-    sessions: int
+    The clocks of those hosts are measured before the answer.
+    """
 
-
-class Configure(Message, frozen=True):
-    """To a worker: the run (JSON, secret headers included), and which of how many workers it is. Answered by Configured."""
-
-    spec: str
-    worker: int
-    workers: int
-    granted: bool
-
-
-class Configured(Message, frozen=True):
-    """The fingerprint of a worker's replica of the data."""
-
-    digest: str
-
-
-class Prepare(Message, frozen=True):
-    """To a worker: its first credits (None: it knows them itself); connect. Answered by Done."""
-
-    block: Block | None
+    workers: list[str]
+    managers: dict[str, str]
 
 
 class Execute(Message, frozen=True):
@@ -78,17 +89,17 @@ class Execute(Message, frozen=True):
 
 
 class AtBarrier(Message, frozen=True):
-    """From a worker: warmed up."""
+    """From a worker to the timing manager: warmed up."""
 
 
 class Begin(Message, frozen=True):
-    """To a worker: the measurement starts at this CLOCK_MONOTONIC of its host, ns."""
+    """To a worker, and to the controller: the measurement starts at this CLOCK_MONOTONIC of its host, ns."""
 
     started_ns: int
 
 
 class Low(Message, frozen=True):
-    """From a worker: credits run low."""
+    """From a worker to the timing manager: credits run low."""
 
 
 class Grant(Message, frozen=True):
@@ -97,18 +108,8 @@ class Grant(Message, frozen=True):
     block: Block | None
 
 
-class Counts(Message, frozen=True):
-    """From a worker, a few times per second; see worker.Progress."""
-
-    sent: int
-    ended: int
-    failed: int
-    in_flight: int
-    warming_up: bool
-
-
 class Stop(Message, frozen=True):
-    """To all: end the run; what there is will be used."""
+    """To all workers: end the run; what there is will be used."""
 
 
 class Collect(Message, frozen=True):
@@ -116,15 +117,60 @@ class Collect(Message, frozen=True):
 
 
 class Collected(Message, frozen=True):
-    """Where the columns are, and the rest of the worker's Records. Times: its host's."""
+    """Where columns are, and the rest of what was recorded: by one worker (times: its host's), or by all of them."""
 
     directory: str
     errors: list[str]
-    facts: WorkerFacts
+    facts: list[WorkerFacts]
     started_ns: int
     ended_ns: int
+    started_unix_ns: int
     request_prefix: str
     lost: bool
+
+
+class MeasureClocks(Message, frozen=True):
+    """To the timing manager: the clocks of these hosts once more. Answered by Clocks; a host that is gone is absent."""
+
+    managers: list[str]
+
+
+class Clocks(Message, frozen=True):
+    """How the clock of each host, by its worker manager, relates to ours."""
+
+    relations: dict[str, ClockRelation]
+
+
+class Merge(Message, frozen=True):
+    """To the records manager: bring these together. Answered by Collected, the records of the run.
+
+    ``managers``: of the workers on other hosts, whose files are fetched. ``relations``: of their clocks, by manager.
+    ``dead``: workers without records, and why. ``started_ns`` 0: the measurement never began.
+    """
+
+    collected: dict[str, Collected]
+    managers: dict[str, str]
+    relations: dict[str, ClockRelation]
+    dead: dict[str, str]
+    started_ns: int
+
+
+class Process(Message, frozen=True):
+    """To the post-processor: results and files of these records. Answered by Processed."""
+
+    records: Collected
+    interrupted: bool
+    directory: str
+    formats: tuple[str, ...]
+    command: str
+
+
+class Processed(Message, frozen=True):
+    """The results of a run, the certificate of its measurement, and the fingerprint of what was sent."""
+
+    results: Results
+    certificate: Certificate
+    inputs_sha256: str
 
 
 class ReadPiece(Message, frozen=True):
@@ -154,16 +200,16 @@ class Pong(Message, frozen=True):
 
 
 class Died(Message, frozen=True):
-    """From a worker manager: this worker is no more, and why."""
+    """From its parent to the controller: the process of this service has ended, and why."""
 
-    worker: str
+    service: str
     reason: str
 
 
 class Kill(Message, frozen=True):
-    """To all worker managers: end this worker at once; the reason is told in Died."""
+    """To the parent of a service's process: end it at once; the reason is told in Died."""
 
-    worker: str
+    service: str
     reason: str
 
 
@@ -172,7 +218,7 @@ class Gone(Message, frozen=True):
 
 
 class Shutdown(Message, frozen=True):
-    """To a worker or a host: leave. ``reason``: why, if the work is not done."""
+    """To a service or a host: leave. ``reason``: why, if the work is not done."""
 
     reason: str = ""
 

@@ -10,13 +10,13 @@ import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError, MissingExtraError
 from swarmtune.loadgen.distributed.links import Link
 
@@ -175,7 +175,7 @@ class Member(_ZmqLink):
 
     PEER = "controller"
 
-    def __init__(self, address: str, token: Token) -> None:
+    def __init__(self, address: str, token: Token, clock: Clock | None = None) -> None:
         """Connecting goes on in the background. ``lost``: the controller was there and is gone.
 
         ``heard_at``: when it was last heard of (monotonic, s; 0: never).
@@ -184,6 +184,7 @@ class Member(_ZmqLink):
         super().__init__(zmq.DEALER)
         self.lost = False
         self.heard_at = 0.0
+        self._clock = clock or RealClock()
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, token.controller_public.encode())
         self._socket.setsockopt(zmq.CURVE_PUBLICKEY, token.host_public.encode())
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, token.host_secret.encode())
@@ -194,7 +195,7 @@ class Member(_ZmqLink):
             return []
         found: list[tuple[str, bytes | None]] = [(self.PEER, data) for (data,) in self._frames(self._socket)]
         if found:
-            self.heard_at = time.monotonic()
+            self.heard_at = self._clock.monotonic()
         if self._disconnected() and self.heard_at:
             self.lost = True
             found.append((self.PEER, None))

@@ -6,25 +6,22 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed import OnProgress, Overview
+from swarmtune.loadgen.distributed import OnProgress
 from swarmtune.loadgen.distributed.signals import interruptible
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.run import Part, WorkerRun
-from swarmtune.loadgen.send.worker import Progress, Watch
+from swarmtune.loadgen.send.worker import Watch
 
 
 def run_single(spec: Spec, directory: Path, on_progress: OnProgress) -> Records:
-    """See services.run."""
-
-    def tick(p: Progress) -> None:
-        phase = Overview("warming up" if p.warming_up else "measuring", 1, p.sent, p.ended, p.failed, p.in_flight)
-        on_progress(phase)
-
+    """See distributed.run."""
     directory.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="worker-", dir=directory))
     try:
-        run = WorkerRun(Part(spec, place, watch=Watch(tick)))
+        run = WorkerRun(Part(spec, place, watch=Watch(lambda p: on_progress(msgspec.structs.replace(p)))))
         try:
             with interruptible(run.worker.stop):
                 run.prepare()

@@ -133,8 +133,8 @@ def compare(spec: Spec, records: Records, log: Path, cpu_s: float) -> Step:
         itl_p99_ms=(itl.value("p99") if itl else None) or 0.0,
         true_itl_p99_ms=_p99(gaps),
         send_lag_p99_ms=scalars.get("client_send_lag_p99_ms", 0.0),
-        verdict=made.verdict.level,
-        reasons=made.verdict.reasons,
+        verdict=made.certificate.level,
+        reasons=made.certificate.reasons,
         server_late_p99_ms=_p99(late),
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from swarmtune.loadgen.ask.target import Target
 from swarmtune.loadgen.endpoints.base import Endpoint, Message
-from swarmtune.loadgen.records import Outcome, WorkerFacts
+from swarmtune.loadgen.records import Outcome, Progress, WorkerFacts
 from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
 from swarmtune.loadgen.send.ownload import OwnLoad
 from swarmtune.loadgen.send.timing import FOREVER, Ticket, Timing
@@ -46,17 +46,6 @@ class Phase:
     timing: Timing
     until_ns: int = FOREVER
     grace_ns: int | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a worker is; counts of the measured phase."""
-
-    sent: int = 0
-    ended: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    warming_up: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -224,8 +213,8 @@ class Worker:
 
     def _tick(self, phase: Phase) -> None:
         self.progress.in_flight = len(self._flights)
-        self.progress.warming_up = phase.timing.shape.phase == 0
-        if not self.progress.warming_up:
+        self.progress.stage = "measuring" if phase.timing.shape.phase else "warming up"
+        if phase.timing.shape.phase:
             self._load.look(self.facts)
         self._watch.tick(self.progress)
         if self._spool_is_read:
