@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from swarmtune.loadgen.judge.decision import Verdict, decide, decided
 from swarmtune.loadgen.judge.intervals import order_statistics, student_t
@@ -34,11 +35,16 @@ def test_a_p99_needs_368_samples() -> None:
     assert order_statistics(368, 990, 0.95) is not None
 
 
-def test_the_normal_approximation_joins_the_exact_ranks() -> None:
-    low, high = order_statistics(4001, 500, 0.95) or (0, 0)  # just above the limit
-    exact_low, exact_high = order_statistics(3999, 500, 0.95) or (0, 0)
-    assert abs(low - exact_low) <= 2
-    assert abs(high - exact_high) <= 2
+@pytest.mark.parametrize("n", [7, 100, 1000, 4001, 1_000_000, 50_000_000])
+@pytest.mark.parametrize("per_mille", [10, 250, 500, 990, 999])
+def test_order_statistics_are_the_tightest_that_hold(n: int, per_mille: int) -> None:
+    below = binom(n, per_mille / 1000)
+    if (ranks := order_statistics(n, per_mille, 0.95)) is None:
+        assert below.cdf(0) > 0.025 or below.sf(n - 1) > 0.025
+        return
+    low, high = ranks
+    assert below.cdf(low - 1) <= 0.025 < below.cdf(low)
+    assert below.sf(high - 1) <= 0.025 < below.sf(high - 2)
 
 
 def test_intervals_are_absent_where_there_is_too_little() -> None:

@@ -6,7 +6,6 @@ The keys are in a token file that the controller writes and the user copies to t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
@@ -15,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
+
+import msgspec
 
 from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError, MissingExtraError
@@ -53,14 +54,14 @@ class Token:
         try:
             if path.stat().st_mode & 0o077:
                 raise ConfigPathError(f"The token {path} can be read by others; its keys are secret: chmod 600 {path}")
-            token = cls(**json.loads(path.read_text()))
+            token = msgspec.json.decode(path.read_bytes(), type=cls)
             for key in asdict(token).values():
                 z85.decode(key.encode())
         except OSError as error:
             raise ConfigPathError(
                 f"The token {path} cannot be read: {error.strerror}. `swarmtune bench --listen` writes it; copy it here."
             ) from error
-        except (ValueError, TypeError, AttributeError, LookupError, struct.error) as error:
+        except (msgspec.MsgspecError, ValueError, LookupError, struct.error) as error:
             raise ConfigPathError(f"{path} is no token of `swarmtune bench --listen`: {error}") from error
         return token
 
@@ -72,8 +73,8 @@ class Token:
         token = cls.fresh()
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(asdict(token), file)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(token))
         except OSError as error:
             raise ConfigPathError(f"The token {path} cannot be written: {error.strerror}.") from error
         return token

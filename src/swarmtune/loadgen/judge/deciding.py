@@ -7,7 +7,6 @@ and tells the worker when it has seen enough. Asked for by ``stop_when_decided``
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import select
@@ -15,9 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from swarmtune.loadgen.ask.spec import Spec
@@ -44,6 +44,8 @@ import os, runpy, sys
 os.nice(int(sys.argv.pop(1)))
 runpy.run_module("swarmtune.loadgen.judge.deciding", run_name="__main__")
 """
+
+ANSWER = msgspec.json.Decoder(EarlyStop | None)
 
 
 @dataclass
@@ -72,8 +74,7 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
 
     def heard() -> None:
         if line := os.read(told_by, LONGEST_LINE):
-            found = json.loads(line)
-            told.early_stop = EarlyStop(**found) if found else None
+            told.early_stop = ANSWER.decode(line)
             if told.early_stop is None or told.early_stop.done:
                 worker.finish()
         worker.unfollow(told_by)  # it says one thing only
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> int:
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         found = looker.look()
         if found is not None:
-            print(json.dumps(asdict(found) if isinstance(found, EarlyStop) else None), flush=True)  # noqa: T201 - whoever started us reads it
+            print(msgspec.json.encode(found if isinstance(found, EarlyStop) else None).decode(), flush=True)  # noqa: T201 - whoever started us reads it
             return 0
     return 0
 
