@@ -69,7 +69,9 @@ async def test_a_bad_spec_is_code_2_and_told(tmp_path: Path, spec: str | None, w
 
 def test_headers_of_the_environment_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMTUNE_LOADGEN_HEADERS", '{"X-Key": 3}')
-    with pytest.raises(ConfigValidationError, match=r"SWARMTUNE_LOADGEN_HEADERS is not a JSON object of texts.*unset it"):
+    with pytest.raises(
+        ConfigValidationError, match=r"SWARMTUNE_LOADGEN_HEADERS is not a JSON object of texts.*unset it"
+    ):
         headers_of(LoadgenOptions())
 
 

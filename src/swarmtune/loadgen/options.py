@@ -1,4 +1,4 @@
-"""Everything that a load test can be told: ``[loadgen]`` of config.toml and the options of ``swarmtune bench``.
+"""All options of a load test: ``[loadgen]`` of config.toml and the options of ``swarmtune bench``.
 
 One table for both. The names are AIPerf's where AIPerf has one (``--request-rate`` is ``request_rate``), units are in the
 name or the description. What a combination means is decided in timing.py (load) and dataset.py (data).
@@ -75,7 +75,7 @@ class LoadgenOptions(BaseModel):
         "endpoint", (), "local address to connect from; several share the connections (more than 28,000 need it)"
     )
 
-    # --- data: what is asked ---------------------------------------------------------------------------------------
+    # --- data: what is sent ----------------------------------------------------------------------------------------
     isl: float = option("data", 64, "mean prompt length, tokens", ge=1)
     isl_stddev: float = option("data", 0, "standard deviation of the prompt length, tokens", ge=0)
     isl_distribution: Distribution = option("data", "normal", "shape of the prompt lengths (all are cut off at 1)")
@@ -111,7 +111,7 @@ class LoadgenOptions(BaseModel):
     conversation_turn_delay_stddev: float = option("conversation", 0, "its standard deviation, ms", ge=0)
     conversation_turn_delay_ratio: float = option("conversation", 1, "factor on all think times", ge=0)
 
-    # --- load: when it is asked ------------------------------------------------------------------------------------
+    # --- load: when it is sent -------------------------------------------------------------------------------------
     concurrency: int | None = option(
         "load", None, "requests at a time, or the ceiling of a rate; 8 if no other load is given", ge=1
     )
@@ -151,7 +151,7 @@ class LoadgenOptions(BaseModel):
         "warm-up", None, "wait this long for the warm-up's last answers, s; default: until they have come", ge=0
     )
 
-    # --- measurement: what is believed -----------------------------------------------------------------------------
+    # --- measurement: what is trusted ------------------------------------------------------------------------------
     stop_when_decided: bool = option(
         "measurement", False, "end as soon as the goodput limits are surely kept or surely broken"
     )

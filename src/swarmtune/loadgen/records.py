@@ -17,7 +17,7 @@ class Outcome(IntEnum):
     """How a request ended.
 
     Incomplete: the measurement ended before its answer did. Cancelled: on purpose, by request_cancellation_rate.
-    Dropped: it was scheduled, and never sent, because no slot came free before the end. These three are no failures.
+    Dropped: it was scheduled, and never sent, because no slot came free before the end. These three are not failures.
     """
 
     COMPLETED = 0
@@ -101,14 +101,14 @@ class Progress(msgspec.Struct):
 
 @dataclass
 class WorkerFacts:
-    """How a worker fared: what certification needs besides the records. Times in ms, shares from 0 to 1."""
+    """What the certificate needs to know of a worker besides its records. Times in ms, shares from 0 to 1."""
 
     worker: str
     wire: str  # "native" or "python"
     kernel_stamps: bool
     cpu_share: float = 0.0  # of one core, over the measurement
     cpu_share_max: float = 0.0  # in the busiest second
-    cycle_p99_ms: float = 0.0  # time between two looks at the sockets, while there was something to do
+    cycle_p99_ms: float = 0.0  # time between two polls of the sockets, while there was something to do
     cycle_max_ms: float = 0.0
     clock_steps: int = 0  # jumps of the wall clock against the monotonic one
     clock_offset_error_ms: float = 0.0  # of a worker on another machine

@@ -12,7 +12,7 @@ from swarmtune.errors import SwarmTuneError
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.lifecycle import State
-from swarmtune.loadgen.distributed.messages import Configure, Done, Heartbeat, Message, Shutdown, Start
+from swarmtune.loadgen.distributed.messages import BusMessage, Configure, Done, Heartbeat, Shutdown, Start
 from swarmtune.loadgen.distributed.service import CONTROLLER, Service
 from swarmtune.loadgen.options import LoadgenOptions
 
@@ -39,7 +39,7 @@ class ServiceContract:
             if command == "initialize":
                 service.initialize()
             else:
-                message: Message = self.order() if command == "configure" else Start()
+                message: BusMessage = self.order() if command == "configure" else Start()
                 assert channel.request(message, service.name, ENOUGH_S) == Done()
             states.append(service.state)
         return states

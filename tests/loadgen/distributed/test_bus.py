@@ -23,11 +23,11 @@ from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.links import SocketLink
 from swarmtune.loadgen.distributed.messages import (
     Begin,
+    BusMessage,
     Done,
     Gone,
     Grant,
     Heartbeat,
-    Message,
     Piece,
     Ping,
     Pong,
@@ -104,7 +104,7 @@ def served(ends: Ends) -> Iterator[Ends]:
 
 
 def test_messages_come_in_order_and_whole(ends: Ends) -> None:
-    got: list[Message] = []
+    got: list[BusMessage] = []
     ends.there.channel("b").subscribe(Begin, lambda _, m: got.append(m))
     ends.there.channel("b").subscribe(Grant, lambda _, m: got.append(m))
     ends.there.channel("b").subscribe(Piece, lambda _, m: got.append(m))
@@ -175,7 +175,7 @@ def test_no_answer_in_time(served: Ends) -> None:
 
 
 def test_a_handler_may_wait_for_others(ends: Ends) -> None:
-    got: list[Message] = []
+    got: list[BusMessage] = []
 
     def slow(*_: object) -> Done:
         while not got:

@@ -20,6 +20,7 @@ from swarmtune.loadgen.distributed.dataset_manager import DatasetManager, finger
 from swarmtune.loadgen.distributed.messages import (
     AtBarrier,
     Begin,
+    BusMessage,
     Configure,
     Data,
     Died,
@@ -27,7 +28,6 @@ from swarmtune.loadgen.distributed.messages import (
     Grant,
     Kill,
     Low,
-    Message,
     Ping,
     Pong,
     Spawn,
@@ -72,7 +72,7 @@ class TestTimingManager(ServiceContract):
         bus = Bus(VirtualClock())
         service = self.make_service(bus, tmp_path)
         self.lead(service, "start")
-        boss, heard = bus.channel(CONTROLLER), list[Message]()
+        boss, heard = bus.channel(CONTROLLER), list[BusMessage]()
         ours, theirs = bus.channel("worker-0"), bus.channel("worker-1")
         for channel in (boss, ours, theirs):
             channel.subscribe(Begin, lambda _, message: heard.append(message))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swarmtune.loadgen.ask.public_data import fetch
 from swarmtune.loadgen.endpoints import endpoint_class
-from swarmtune.loadgen.endpoints.base import Endpoint, Message
+from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.replay import ReplayDataset, ReplaySpec
 from swarmtune.workload.session import Dataset, Session
@@ -96,7 +96,7 @@ def digest(dataset: Dataset, endpoint: Endpoint, n: int, arrivals: Iterable[NDAr
 
 def _add(update: Callable[[bytes], None], session: Session, endpoint: Endpoint, most: int) -> int:
     """Add a session's first ``most`` turns; how many there were."""
-    history: Sequence[Message] = ()
+    history: Sequence[ChatMessage] = ()
     for turn in session.turns[:most]:
         interval = -1 if turn.interval_ns is None else turn.interval_ns
         start = -1 if session.start_ns is None else session.start_ns

@@ -1,4 +1,4 @@
-"""What one run of the load generator is told, as the JSON file that its command line names."""
+"""The description of one run of the load generator: the JSON file that its command line names."""
 
 from __future__ import annotations
 

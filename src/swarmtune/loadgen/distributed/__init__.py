@@ -1,4 +1,4 @@
-"""Load from several processes and machines. The services and their work:
+"""Distributed: load from several processes and machines. The services and their work:
 
 SystemController: the run from its start to its end; watches all others. DatasetManager: the data and their fingerprint.
 WorkerManager (one per machine): worker processes. Worker (one per process): sends. TimingManager: credits, clocks, the
@@ -27,7 +27,7 @@ RunType = Literal["single", "process", "distributed"]
 class Remote:
     """Workers on other machines. ``address`` to listen on: tcp://HOST:PORT; ``token``: file of the keys, made if missing.
 
-    ``listening`` is told the real address (port 0: any).
+    ``listening`` is called with the real address (port 0: any).
     """
 
     address: str
@@ -39,7 +39,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Patience:
-    """With services that give no sign of life, seconds: until it is told, and until they count as dead."""
+    """How long a service may be silent, s: until it is reported, and until the service counts as dead."""
 
     tell_s: float = 10.0
     dead_s: float = 30.0
@@ -101,10 +101,10 @@ def measure(
     """As ``run``, and then the results, the certificate and the files. ConfigPathError if those cannot be written."""
     if _is_single(run_type, workers, remote):
         from swarmtune.loadgen.distributed.single import run_single
-        from swarmtune.loadgen.exports.report import leave, report
+        from swarmtune.loadgen.exports.report import report, write_files
 
         made = report(spec, run_single(spec, output.directory, on_progress), output.command)
-        leave(made, output.directory, output.formats)
+        write_files(made, output.directory, output.formats)
         return made
     from swarmtune.loadgen.distributed.controller import RunSettings, SystemController
 

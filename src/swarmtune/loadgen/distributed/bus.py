@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, IPCTimeoutError
 from swarmtune.loadgen.distributed.links import Link
-from swarmtune.loadgen.distributed.messages import Envelope, Failure, Gone, Message, pack, unpack
+from swarmtune.loadgen.distributed.messages import BusMessage, Envelope, Failure, Gone, pack, unpack
 
-M = TypeVar("M", bound=Message)
-Handler = Callable[[str, Any], Message | None]
+M = TypeVar("M", bound=BusMessage)
+Handler = Callable[[str, Any], BusMessage | None]
 
 
 @dataclass(eq=False)
@@ -54,13 +54,13 @@ class Bus:
         self._numbers = itertools.count(1)
 
     def attach(self, link: Link, service: str = "", peer: str = "") -> None:
-        """A further way to others, if it is known: to this service. The bus closes it."""
+        """Use this link, too; ``service`` is known to be behind it. The bus closes it."""
         self._links.append(link)
         if service:
             self._routes[service] = (link, peer)
 
     def learn(self, service: str, like: str) -> None:
-        """This service is where that other one is."""
+        """Send messages for ``service`` the same way as those for ``like``."""
         if route := self._routes.get(like):
             self._routes[service] = route
 
@@ -93,7 +93,7 @@ class Bus:
     # --- for channels ----------------------------------------------------------------------------------------------
 
     def send(self, envelope: Envelope) -> None:
-        """On its way. What is for a service that nobody knows is lost."""
+        """Route this envelope. A message to a service that does not exist is lost."""
         self._route(envelope)
 
     def expect(self, to: str) -> tuple[int, Pending]:
@@ -105,7 +105,7 @@ class Bus:
     # --- inside ----------------------------------------------------------------------------------------------------
 
     def _pause(self, timeout_s: float) -> None:
-        """Until a link has something. Without a link that could, time passes on the clock."""
+        """Wait until a link can be read. Without a link, the wait passes on the clock: at once, if it is virtual."""
         poll, waits = select.poll(), False
         for link in self._links:
             for descriptor in link.descriptors:
@@ -169,7 +169,7 @@ class Bus:
                 if answer is not None:
                     self._route(Envelope(channel.name, envelope.sender, 0, number, answer))
 
-    def _settle(self, number: int, message: Message | None, error: Exception | None) -> None:
+    def _settle(self, number: int, message: BusMessage | None, error: Exception | None) -> None:
         if pending := self._pending.pop(number, None):
             pending.done, pending.message, pending.error = True, message, error
 
@@ -180,26 +180,26 @@ class Channel:
     def __init__(self, bus: Bus, name: str) -> None:
         self.bus = bus
         self.name = name
-        self.handlers: defaultdict[type[Message], list[Handler]] = defaultdict(list)
+        self.handlers: defaultdict[type[BusMessage], list[Handler]] = defaultdict(list)
 
-    def subscribe(self, kind: type[M], handler: Callable[[str, M], Message | None]) -> None:
+    def subscribe(self, kind: type[M], handler: Callable[[str, M], BusMessage | None]) -> None:
         """Call ``handler(sender, message)`` for each message of this type to this service, or to all.
 
         What it returns, or an error that it raises, is the answer to a service that asked.
         """
         self.handlers[kind].append(handler)
 
-    def publish(self, message: Message, to: str = "") -> None:
+    def publish(self, message: BusMessage, to: str = "") -> None:
         """Tell one service, or all. A message to a service that is not there is lost."""
         self.bus.send(Envelope(self.name, to, 0, 0, message))
 
-    def ask(self, message: Message, to: str) -> Pending:
+    def ask(self, message: BusMessage, to: str) -> Pending:
         """Tell one service; its answer comes during ``Bus.wait``."""
         number, pending = self.bus.expect(to)
         self.bus.send(Envelope(self.name, to, number, 0, message))
         return pending
 
-    def request(self, message: Message, to: str, timeout_s: float) -> Any:
+    def request(self, message: BusMessage, to: str, timeout_s: float) -> Any:
         """Ask and wait for the answer. IPCTimeoutError; CommunicationError if the other one is gone; its own error."""
         pending, clock = self.ask(message, to), self.bus.clock
         deadline = clock.monotonic() + timeout_s

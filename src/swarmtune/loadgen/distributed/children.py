@@ -18,8 +18,8 @@ from swarmtune.loadgen.distributed.links import SocketLink
 from swarmtune.loadgen.distributed.messages import Died, Gone, Kill, Shutdown
 from swarmtune.loadgen.distributed.service import CONTROLLER
 
-LEAVE_S = 2.0  # for a process to end by itself
-TAIL = 300  # characters of its last words
+LEAVE_S = 2.0  # time that a process has to end by itself
+TAIL = 300  # characters of its stderr that are shown
 
 
 @dataclass

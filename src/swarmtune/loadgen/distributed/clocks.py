@@ -46,7 +46,7 @@ def measure(exchange: Callable[[], tuple[int, int]], now_ns: Callable[[], int], 
 
 
 def monotonic_ns(clock: Clock) -> int:
-    """What this clock shows, in whole ns."""
+    """The monotonic time of this clock in whole ns."""
     return round(clock.monotonic() * 1e9)
 
 
@@ -63,11 +63,11 @@ class ClockRelation:
         return max(self.before.rtt_ns, self.after.rtt_ns if self.after else 0) / 2e6
 
     def theirs(self, local_ns: int) -> int:
-        """A time of ours on the other clock."""
+        """Convert a time of our clock to the other one, ns."""
         return int(local_ns + self._offset(np.array([local_ns]))[0])
 
     def ours(self, remote_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of the other clock on ours."""
+        """Convert times of the other clock to ours, ns."""
         near = remote_ns - self.before.offset_ns  # off by the drift since then, of which the drift is nothing
         return remote_ns - self._offset(near)
 

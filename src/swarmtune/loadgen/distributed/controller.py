@@ -20,6 +20,7 @@ from swarmtune.loadgen.distributed.children import Children
 from swarmtune.loadgen.distributed.lifecycle import State, on_cleanup, on_initialize, on_start
 from swarmtune.loadgen.distributed.messages import (
     Begin,
+    BusMessage,
     Clocks,
     Collect,
     Collected,
@@ -34,7 +35,6 @@ from swarmtune.loadgen.distributed.messages import (
     Kill,
     MeasureClocks,
     Merge,
-    Message,
     Process,
     Processed,
     Shutdown,
@@ -144,7 +144,7 @@ class SystemController(Service):
 
     @on_initialize
     def make_managers(self) -> None:
-        """Here, or in processes of their own."""
+        """Create the managers, here or in processes of their own."""
         for name, cls in self.settings.managers.items():
             if self.settings.apart:
                 self._children.start(name)
@@ -157,7 +157,7 @@ class SystemController(Service):
 
     @on_start
     def start_managers(self) -> None:
-        """All of them, with the spec. ConfigurationError: the data cannot be read."""
+        """Configure and start the managers. ConfigurationError: the data cannot be read."""
         self._spec_text = self._spec_for_services()
         for message in (Configure(self._spec_text), Start()):
             self._until([self.channel.ask(message, name) for name in self.settings.managers])
@@ -246,7 +246,7 @@ class SystemController(Service):
 
     @on_cleanup
     def end_processes(self) -> None:
-        """Those of the managers."""
+        """End the processes of the managers."""
         self._children.end()
 
     def _end(self) -> None:
@@ -271,13 +271,13 @@ class SystemController(Service):
 
     # --- commands to others ----------------------------------------------------------------------------------------
 
-    def _one(self, message: Message, to: str) -> Any:
-        """Send one service a command; its answer, or its error raised."""
+    def _one(self, message: BusMessage, to: str) -> Any:
+        """Send one service a command and wait for its answer. Raises the error that the service raised."""
         pending = self.channel.ask(message, to)
         self._until([pending])
         return pending.answer()
 
-    def _all(self, message: Callable[[str], Message], *, survivors: bool = False) -> dict[str, Any]:
+    def _all(self, message: Callable[[str], BusMessage], *, survivors: bool = False) -> dict[str, Any]:
         """Send each worker its message; all answers. An error of one is raised, unless it died and ``survivors`` suffice."""
         pendings = {name: self.channel.ask(message(name), name) for name in self._manager_of if name not in self._dead}
         self._until(list(pendings.values()), survivors=survivors)
@@ -299,7 +299,7 @@ class SystemController(Service):
     # --- watching --------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Deliver what has come; see who is silent; tell how far the run is."""
+        """Deliver messages, check for silent services, report the progress."""
         self.bus.wait(LOOK_S)
         now = self.clock.monotonic()
         if now >= self._beat_hosts_at:
@@ -369,7 +369,7 @@ class SystemController(Service):
 
     @on_message(Gone)
     def _gone(self, name: str, _: Gone) -> None:
-        """A host; the processes of this machine are told by their parents."""
+        """A host is lost. The end of a process on this machine comes as Died."""
         if name not in self._room or name == WORKERS:
             return
         self._watchdog.forget([name])
@@ -380,7 +380,7 @@ class SystemController(Service):
 
     @on_message(Died)
     def _died(self, _: str, message: Died) -> None:
-        """A worker is missed; without a manager there is no run."""
+        """The run goes on without a worker, and ends without a manager: BenchmarkExecutionError."""
         if message.service in self._manager_of:
             self._lose(message.service, message.reason)
         else:

@@ -23,7 +23,7 @@ from swarmtune.loadgen.distributed.worker_manager import WorkerManager
 
 @dataclass(frozen=True)
 class Lent:
-    """What a host gives, and to whom. See serve_host."""
+    """What a host lends, and the controller that it lends to. See serve_host."""
 
     address: str
     token: Path
@@ -42,7 +42,7 @@ class Host:
         self._address = lent.address
         self._on_note = lent.on_note
         self._broken = ""
-        self._heard_at = self._beat_at = 0.0
+        self._last_heard = self._beat_at = 0.0
         self._bus = Bus()
         self._clock = self._bus.clock
         name = f"{socket.gethostname()}-{os.getpid()}"
@@ -101,9 +101,9 @@ class Host:
         if self._link.lost:
             self._break(f"the controller at {self._address} is gone")
         now = self._clock.monotonic()
-        if self._link.heard_at > self._heard_at:
-            self._heard_at = self._link.heard_at
-            self._watchdog.sign_of_life(CONTROLLER, self._heard_at)
+        if self._link.last_heard > self._last_heard:
+            self._last_heard = self._link.last_heard
+            self._watchdog.sign_of_life(CONTROLLER, self._last_heard)
         for _ in self._watchdog.missing(now):
             self._on_note(f"nothing heard from the controller for {self._watchdog.tell_s:g} s")
         if self._watchdog.dead(now):

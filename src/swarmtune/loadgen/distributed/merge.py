@@ -19,7 +19,7 @@ Convert = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Columns:
-    """What a worker has recorded; ``relation``: of its clock to ours."""
+    """The records of one worker; ``relation``: of its clock to ours."""
 
     requests: NDArray[Any]  # of REQUEST
     chunks: NDArray[Any]  # of CHUNK

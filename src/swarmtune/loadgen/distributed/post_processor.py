@@ -7,7 +7,7 @@ from pathlib import Path
 from swarmtune.loadgen.distributed.messages import Process, Processed
 from swarmtune.loadgen.distributed.records_manager import records_of
 from swarmtune.loadgen.distributed.service import Service, on_message
-from swarmtune.loadgen.exports.report import leave, report
+from swarmtune.loadgen.exports.report import report, write_files
 
 
 class PostProcessor(Service):
@@ -17,5 +17,5 @@ class PostProcessor(Service):
     def process(self, _: str, message: Process) -> Processed:
         """Write the files; what stands in them. ConfigPathError if they cannot be written."""
         made = report(self.spec, records_of(message.records, interrupted=message.interrupted), message.command)
-        leave(made, Path(message.directory), message.formats)
+        write_files(made, Path(message.directory), message.formats)
         return Processed(made.results, made.certificate, made.facts.inputs_sha256)

@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.lifecycle import LifeCycle, State, on_initialize
-from swarmtune.loadgen.distributed.messages import Configure, Done, Heartbeat, Message, Shutdown, Start
+from swarmtune.loadgen.distributed.messages import BusMessage, Configure, Done, Heartbeat, Shutdown, Start
 
 CONTROLLER, DATA, TIMING = "controller", "dataset-manager", "timing-manager"
 WORKERS, RECORDS, POST = "worker-manager", "records-manager", "post-processor"
 BEAT_S = 1.0
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=BusMessage)
 H = TypeVar("H", bound=Callable[..., Any])
 _MARK = "_handled_message"
 
 
-def on_message(kind: type[Message]) -> Callable[[H], H]:
+def on_message(kind: type[BusMessage]) -> Callable[[H], H]:
     """Decorator: the method gets each message of this type to its service, as ``method(sender, message)``.
 
     What it returns, or an error that it raises, is the answer to a service that asked.
@@ -86,27 +86,27 @@ class Watchdog:
     """Which services were silent for too long. Pure: the caller says what time it is (seconds)."""
 
     def __init__(self, tell_s: float = 10.0, dead_s: float = 30.0) -> None:
-        """After ``tell_s`` a silence is told, after ``dead_s`` its service counts as dead."""
+        """After ``tell_s`` a silence is reported, after ``dead_s`` its service counts as dead."""
         self.tell_s, self.dead_s = tell_s, dead_s
         self._last_sign: dict[str, float] = {}
         self._reported: set[str] = set()
 
     def sign_of_life(self, name: str, now: float) -> None:
-        """From now on its silence is counted again."""
+        """Count the silence of this service from now on."""
         self._last_sign[name] = now
         self._reported.discard(name)
 
     def forget(self, names: Iterable[str]) -> None:
-        """They need not give any more."""
+        """Watch these services no longer."""
         for name in names:
             self._last_sign.pop(name, None)
 
     def missing(self, now: float) -> list[str]:
-        """Silent for ``tell_s``; each silence comes out once."""
+        """Services silent for ``tell_s`` seconds; each silence is returned once."""
         silent = [n for n, at in self._last_sign.items() if now - at >= self.tell_s and n not in self._reported]
         self._reported |= set(silent)
         return silent
 
     def dead(self, now: float) -> list[str]:
-        """Silent for ``dead_s``."""
+        """Services silent for ``dead_s`` seconds."""
         return [name for name, at in self._last_sign.items() if now - at >= self.dead_s]

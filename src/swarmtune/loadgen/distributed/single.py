@@ -12,8 +12,8 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed import OnProgress
 from swarmtune.loadgen.distributed.signals import interruptible
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.run import Part, WorkerRun
-from swarmtune.loadgen.send.worker import Watch
+from swarmtune.loadgen.run import LoadRun, RunPart
+from swarmtune.loadgen.send.sender import Observer
 
 
 def run_single(spec: Spec, directory: Path, on_progress: OnProgress) -> Records:
@@ -21,9 +21,9 @@ def run_single(spec: Spec, directory: Path, on_progress: OnProgress) -> Records:
     directory.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="worker-", dir=directory))
     try:
-        run = WorkerRun(Part(spec, place, watch=Watch(lambda p: on_progress(msgspec.structs.replace(p)))))
+        run = LoadRun(RunPart(spec, place, observer=Observer(lambda p: on_progress(msgspec.structs.replace(p)))))
         try:
-            with interruptible(run.worker.stop):
+            with interruptible(run.sender.stop):
                 run.prepare()
                 run.execute()
                 return run.collected()

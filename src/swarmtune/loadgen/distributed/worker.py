@@ -1,4 +1,4 @@
-"""A worker: the service that sends. Nothing is told per request."""
+"""A worker: the service that sends. No message is sent per request."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from swarmtune.loadgen.distributed.messages import (
 )
 from swarmtune.loadgen.distributed.service import BEAT_S, CONTROLLER, TIMING, Service, on_message
 from swarmtune.loadgen.records import Progress
-from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.run import LoadRun, RunPart
 from swarmtune.loadgen.send.plan import Share, concurrency_of
-from swarmtune.loadgen.send.worker import Watch
+from swarmtune.loadgen.send.sender import Observer
 
 SPARE = 8  # credits beyond two for each slot, below which more are asked for
 
 
 class Worker(Service):
-    """One WorkerRun, steered over the bus."""
+    """One LoadRun, steered over the bus."""
 
-    run: WorkerRun  # once it is configured
+    run: LoadRun  # once it is configured
 
     def __init__(self, bus: Bus, name: str, place: Path, descriptor: int, clock_offset_ns: int = 0) -> None:
         """``descriptor``: of the bus's link, watched during the run. ``clock_offset_ns``: for tests; its clock shows
@@ -45,7 +45,7 @@ class Worker(Service):
         """
         super().__init__(bus, name, place)
         self._offset = clock_offset_ns
-        self._watch = Watch(self._tick, lambda: bus.wait(0), descriptor, self._ask_for_credits)
+        self._watch = Observer(self._tick, lambda: bus.wait(0), descriptor, self._ask_for_credits)
         self._begin_ns: int | None = None
         self._asked = False
         self._few = 0
@@ -55,7 +55,7 @@ class Worker(Service):
         """ConfigurationError: the data cannot be read, or are not those of the controller."""
         order, spec = self.order, self.spec
         share = Share(order.worker, order.workers)
-        self.run = WorkerRun(Part(spec, self.place, share, self._watch, granted=order.granted))
+        self.run = LoadRun(RunPart(spec, self.place, share, self._watch, granted=order.granted))
         self._few = SPARE + 2 * share.of(concurrency_of(spec.options) or 1)
         if fingerprint(self.run.dataset, self.run.endpoint, spec) != order.digest:
             other = f"{self.name} would send other requests than the controller: the input files differ, or the"
@@ -73,7 +73,7 @@ class Worker(Service):
 
     @on_cleanup
     def let_go(self) -> None:
-        """Of the connections."""
+        """Close the connections."""
         if run := getattr(self, "run", None):
             run.close()
 
@@ -112,7 +112,7 @@ class Worker(Service):
     def _begin(self) -> int:
         """Wait at the barrier until all are there."""
         self.channel.publish(AtBarrier(), TIMING)
-        while self._begin_ns is None and not self.run.worker.stopped:
+        while self._begin_ns is None and not self.run.sender.stopped:
             self.bus.wait(BEAT_S)
             self.beat()
         return time.monotonic_ns() if self._begin_ns is None else self._begin_ns
@@ -141,4 +141,4 @@ class Worker(Service):
     @on_message(Stop)
     def _end(self, _: str, __: Stop) -> None:
         if run := getattr(self, "run", None):
-            run.worker.stop()
+            run.sender.stop()

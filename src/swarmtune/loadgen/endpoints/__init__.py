@@ -1,4 +1,4 @@
-"""The APIs that requests can be sent to: how a body looks, and what an answer says. Pure: no sockets, no clocks."""
+"""Endpoints: the APIs that requests can be sent to: their bodies, and the content of their answers. No sockets, no clocks."""
 
 from __future__ import annotations
 

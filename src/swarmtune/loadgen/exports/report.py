@@ -76,7 +76,7 @@ def _showable(options: LoadgenOptions) -> LoadgenOptions:
     return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
 
 
-def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
+def write_files(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
     """Write these formats; the measurement last. ConfigPathError if the directory cannot be written."""
     for name in formats:
         FORMATS[name](made, directory)

@@ -49,8 +49,8 @@ def order_statistics(n: int, per_mille: int, confidence: float) -> tuple[int, in
 
 def _binomial_quantile(q: float, n: int, p: float) -> int:
     """The least k with P(K <= k) >= q; scipy.stats would do the same, and takes longer to import than many a run."""
-    k = max(0, math.ceil(np.nan_to_num(bdtrik(q, n, p))))
-    return k - 1 if k > 0 and bdtr(k - 1, n, p) >= q else k
+    k = max(0, math.ceil(float(np.nan_to_num(bdtrik(q, n, p)))))
+    return k - 1 if k > 0 and float(bdtr(k - 1, n, p)) >= q else k
 
 
 def tau(values: Floats | Bools, weights: Floats | None, mean: float, variance: float, total: float) -> float:
