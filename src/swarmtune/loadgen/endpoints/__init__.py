@@ -1,4 +1,4 @@
-"""Endpoints: the APIs that requests can be sent to: their bodies, and the content of their answers. No sockets, no clocks."""
+"""Endpoints: the APIs that requests can be sent to, with their bodies and their answers. Pure: no sockets, no clocks."""
 
 from __future__ import annotations
 
