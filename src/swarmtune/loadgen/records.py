@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Literal
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -84,7 +83,8 @@ Stage = Literal[
 ]
 
 
-class Progress(msgspec.Struct):
+@dataclass(slots=True)  # a msgspec.Struct would count twice as slowly
+class Progress:
     """How far a worker, or a whole run, is. Counts are those of the measured phase; of a run, sums over its workers.
 
     ``notes``: what people should know, since the beginning.

@@ -12,6 +12,8 @@ from swarmtune.loadgen.distributed.timing_manager import Credits, useful_workers
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import CHUNK, REQUEST
 
+times = st.integers(10**10, 10**10 + 10**6)  # beyond every offset: a stamp of 0 means that it did not happen
+
 
 def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], offset: int) -> Columns:
     rows = np.zeros(len(times), REQUEST)
@@ -28,7 +30,7 @@ def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], 
 @given(
     st.lists(
         st.tuples(
-            st.lists(st.integers(1, 10**6), max_size=8), st.integers(0, 3), st.lists(st.sampled_from("xyz"), unique=True),
+            st.lists(times, max_size=8), st.integers(0, 3), st.lists(st.sampled_from("xyz"), unique=True),
             st.integers(-(10**9), 10**9),
         ),
         max_size=4,

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-import msgspec
 
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed import OnProgress
@@ -21,7 +20,7 @@ def run_single(spec: Spec, directory: Path, on_progress: OnProgress) -> Records:
     directory.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix="worker-", dir=directory))
     try:
-        run = LoadRun(RunPart(spec, place, observer=Observer(lambda p: on_progress(msgspec.structs.replace(p)))))
+        run = LoadRun(RunPart(spec, place, observer=Observer(lambda p: on_progress(replace(p)))))
         try:
             with interruptible(run.sender.stop):
                 run.prepare()

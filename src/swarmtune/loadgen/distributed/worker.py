@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from swarmtune.errors import ConfigValidationError
@@ -135,7 +135,7 @@ class Worker(Service):
             self.run.source.complete = True
 
     def _tick(self, progress: Progress) -> None:
-        self.channel.publish(Heartbeat(self.state, msgspec.structs.replace(progress)), CONTROLLER)
+        self.channel.publish(Heartbeat(self.state, replace(progress)), CONTROLLER)
         self.bus.wait(0)
 
     @on_message(Stop)
