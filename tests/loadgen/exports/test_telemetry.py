@@ -10,13 +10,12 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
-import pyarrow.parquet
 import pytest
 from loadgen_servers import Simulated
 
 from swarmtune.clock import RealClock
 from swarmtune.loadgen.exports.prometheus import Sample, parse
-from swarmtune.loadgen.exports.telemetry import Telemetry, scrape, summary, write_jsonl, write_parquet
+from swarmtune.loadgen.exports.telemetry import Telemetry, scrape, summary, write_jsonl
 
 S = 1_000_000_000
 DATA = Path(__file__).parents[1] / "data"
@@ -104,12 +103,3 @@ async def test_the_simulated_engine_and_sources_that_fail(
     assert {row["source"] for row in rows} == {good}
     assert all(row["ns"] >= started for row in rows)
     assert [r["ns"] for r in rows] == sorted(r["ns"] for r in rows)
-
-
-def test_telemetry_as_columns(tmp_path: Path) -> None:
-    telemetry = Telemetry()
-    telemetry.add(7, "s", parse('g{gpu="0"} 41\n'))
-    write_parquet(telemetry, tmp_path / "t.parquet")
-    assert pyarrow.parquet.read_table(tmp_path / "t.parquet").to_pylist() == [
-        {"ns": 7, "source": "s", "name": "g", "labels": '{"gpu":"0"}', "value": 41.0}
-    ]

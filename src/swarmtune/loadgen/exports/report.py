@@ -12,11 +12,12 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
-from swarmtune.loadgen.judge.certify import Verdict, certify
+from swarmtune.loadgen.judge.certify import Certificate, certify
 from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import concurrency_of
+from swarmtune.records import EarlyStop
 
 DIGESTED = 1000  # requests whose bytes enter the digest
 VLLM_FILE = "vllm_bench.json"
@@ -29,13 +30,13 @@ class Report:
 
     records: Records
     results: Results
-    verdict: Verdict
+    certificate: Certificate
     facts: RunFacts
 
 
 def report(spec: Spec, records: Records, command: str = "") -> Report:
-    """The results and the verdict on them."""
-    verdict = certify(records, spec.options)
+    """The results and the certificate of their measurement."""
+    certificate = certify(records, spec.options)
     endpoint = make_endpoint(spec.model, spec.options)
     found = results(
         records,
@@ -44,19 +45,26 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         target_concurrency=concurrency_of(spec.options),
         streamed=endpoint.streams,
     )
-    found = replace(found, scalars={**found.scalars, **verdict.facts})
+    found = replace(found, scalars={**found.scalars, **certificate.facts})
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
-    facts = RunFacts(
+    facts = facts_of(spec, certificate, command, inputs, records.early_stop)
+    return Report(records, found, certificate, facts)
+
+
+def facts_of(
+    spec: Spec, certificate: Certificate, command: str, inputs_sha256: str, early_stop: EarlyStop | None = None
+) -> RunFacts:
+    """What the files say of a run besides its results; no secrets."""
+    return RunFacts(
         spec.model,
         without_secrets(",".join(spec.url)),
         _showable(spec.options),
-        verdict.level,
-        verdict.reasons,
+        certificate.level,
+        certificate.reasons,
         command,
-        inputs_sha256=inputs,
-        early_stop=records.early_stop,
+        inputs_sha256=inputs_sha256,
+        early_stop=early_stop,
     )
-    return Report(records, found, verdict, facts)
 
 
 def without_secrets(text: str) -> str:
@@ -68,7 +76,7 @@ def _showable(options: LoadgenOptions) -> LoadgenOptions:
     return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
 
 
-def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
+def write_files(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
     """Write these formats; the measurement last. ConfigPathError if the directory cannot be written."""
     for name in formats:
         FORMATS[name](made, directory)

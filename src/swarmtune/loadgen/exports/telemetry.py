@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from swarmtune.clock import Clock
-from swarmtune.loadgen.exports.facts import optional, written
+from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.exports.prometheus import Sample, parse
 
 INTERVAL_S = 1.0
@@ -173,13 +173,3 @@ def write_jsonl(telemetry: Telemetry, path: Path) -> None:
     with written(path) as file:
         for row in telemetry.rows():
             file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
-
-
-def write_parquet(telemetry: Telemetry, path: Path) -> None:
-    """The same rows as columns, labels as JSON text. MissingExtraError without pyarrow."""
-    arrow, parquet = optional("pyarrow", "Parquet"), optional("pyarrow.parquet", "Parquet")
-    rows = [{**row, "labels": orjson.dumps(row["labels"]).decode()} for row in telemetry.rows()]
-    kinds = {"ns": arrow.int64(), "source": arrow.string(), "name": arrow.string(), "labels": arrow.string()}
-    schema = arrow.schema([*kinds.items(), ("value", arrow.float64())])
-    with written(path) as file:
-        parquet.write_table(arrow.Table.from_pylist(rows, schema=schema), file, compression="zstd")

@@ -1,4 +1,4 @@
-"""Many HTTP connections at once, every read stamped and spooled: the hot path, in C where it can be, else in Python."""
+"""Wire: many HTTP connections at once, every read stamped and spooled; in C where it was compiled, else in Python."""
 
 from __future__ import annotations
 
