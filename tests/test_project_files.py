@@ -105,3 +105,11 @@ def test_changelog_has_a_place_for_what_comes() -> None:
 def test_make_help_lists_every_target() -> None:
     done = subprocess.run(["make", "-C", str(ROOT), "help"], capture_output=True, text=True, check=True)
     assert {t for t in MAKE_TARGETS if f"make {t} " not in done.stdout} == set()
+
+
+def test_no_file_names_a_folder_of_the_machine_it_was_made_on() -> None:
+    folder = re.compile(rb"(?<![\w.~$})-])/(work|root|home|tmp)/")
+    places = [*(ROOT / name for name in ("docs", "examples", "benchmarks")), *(ROOT / "tests").rglob("data")]
+    files = [p for place in places for p in place.rglob("*") if p.is_file() and p.suffix != ".pyc"]
+    named = {str(p.relative_to(ROOT)): found for p in files if (found := folder.search(p.read_bytes()))}
+    assert named == {}
