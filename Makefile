@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .cache/uv/bin/uv:
 	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
@@ -14,6 +14,9 @@ help: ## this list
 	$(UV) sync --quiet --frozen --all-extras --compile-bytecode
 	@.venv/bin/python -m compileall -q src # every trial starts several Pythons, also where they may not write caches
 	@touch $@
+
+first-time-setup: install ## all that a contributor needs: uv, the environment, the hooks of git
+	.venv/bin/pre-commit install
 
 install: .venv/.complete ## the environment .venv with every extra that this machine can use
 
@@ -61,10 +64,16 @@ tests-waiting: install ## the tests of commands, engines and processes
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(MEASURING)
 
+test-fast: install ## the unit suite, which starts no process: under 2 minutes on two cores
+	$(PY) -m pytest -n 2 -m "not processes" $(ARGS)
+
+test-pythons: install ## the unit suite on every Python from 3.11 on that this machine has
+	$(PY) tests/pythons.py $(ARGS)
+
 test-verbose: install ## the test suite, test by test
 	$(PY) -m pytest -v -m "not vllm" $(ARGS)
 
-test-vllm: install ## build the vLLM environment (3.5 GB, cached) and tune a real vLLM end to end
+test-vllm: install ## build vLLM (3.5 GB, cached) and tune a real vLLM end to end
 	$(PY) tests/vllm/build_env.py
 	$(PY) -m pytest -v -m vllm tests/vllm $(ARGS)
 
@@ -83,4 +92,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: tests-computing tests-machines tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: first-time-setup test-fast test-pythons tests-computing tests-machines tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

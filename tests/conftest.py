@@ -14,7 +14,9 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does: 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
 
 # A slow machine is no failure: neither a slow example nor slow making of examples.
-hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("any machine")
 
 # The tests that start a process, by how their ids begin; they get the marker "processes". All others are the unit suite:
@@ -38,8 +40,9 @@ PROCESSES = (
     )),
     *("simulator/test_ranks", "simulator/test_simulator_command"),
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
-    *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference", "test_the_plugin", "test_commands_and_options")),
-    *("test_project_files.py::" + name for name in ("test_make_help", "test_hooks")),
+    *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference", "test_the_plugin",
+                                     "test_commands_and_options")),
+    *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept")),
     "test_registry.py::test_built_in_parts_come",
 )  # fmt: skip
 SERVERS = {"postgres_url"}  # fixtures that start one
