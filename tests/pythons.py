@@ -83,6 +83,11 @@ def environment(uv: str, version: Version, python: Path) -> Path:
     return folder / "bin" / "python"
 
 
+def uv_program() -> str:
+    """The uv of the path, else the one that `make install` brings."""
+    return shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+
+
 def say(line: str) -> None:
     """Print it before what the programs that are started print."""
     print(line, flush=True)
@@ -98,7 +103,7 @@ def main(arguments: list[str]) -> int:
     if "--ends" in arguments:
         arguments = [a for a in arguments if a != "--ends"]
         pythons = [pythons[0], pythons[-1]] if len(pythons) > 1 else pythons
-    uv = shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+    uv = uv_program()
     failed = []
     for version, path in pythons:
         name = ".".join(map(str, version))
