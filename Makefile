@@ -38,9 +38,9 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests on several machines go beside those that wait for one and then those that compute; those that measure go alone,
-# so that nothing disturbs them.
-MEASURING := tests/loadgen tests/e2e
+# Tests on several machines go beside those that wait for one and then those that compute. Those of whole studies wait
+# too, two files at a time. Those that measure go alone, so that nothing disturbs them.
+MEASURING := tests/loadgen tests/e2e/test_many_streams.py
 WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
@@ -48,18 +48,22 @@ COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
 	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-computing
+	@$(MAKE) --no-print-directory tests-studies
 	@$(MAKE) --no-print-directory tests-measuring
-	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting measuring)
+	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting studies measuring)
 	.venv/bin/coverage report --fail-under=90
 
 tests-computing: tests-waiting ## the tests that compute
-	$(COVERED) tests $(addprefix --ignore=,$(MEASURING) $(WAITING))
+	$(COVERED) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(WAITING))
 
 tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
 	$(COVERED) $(MACHINES)
 
 tests-waiting: install ## the tests of commands, engines and processes
 	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))
+
+tests-studies: install ## the tests of whole studies, two files at a time
+	$(COVERED) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
 
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(MEASURING)
@@ -92,4 +96,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: first-time-setup test-fast test-pythons tests-computing tests-machines tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: first-time-setup test-fast test-pythons tests-computing tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
