@@ -38,8 +38,8 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests on several machines go beside those that wait for one and then those that compute. Those of whole studies wait
-# too, two files at a time. Those that measure go alone, so that nothing disturbs them.
+# Tests on several machines go beside those that wait for one and then those that compute. Machines and whole studies wait
+# most of the time, so two files of them go at a time. Those that measure go alone, so that nothing disturbs them.
 MEASURING := tests/loadgen tests/e2e/test_many_streams.py
 WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
@@ -57,7 +57,7 @@ tests-computing: tests-waiting ## the tests that compute
 	$(COVERED) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(WAITING))
 
 tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
-	$(COVERED) $(MACHINES)
+	$(COVERED) -n 2 --dist loadfile $(MACHINES)
 
 tests-waiting: install ## the tests of commands, engines and processes
 	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))

@@ -28,8 +28,8 @@ def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], 
 @given(
     st.lists(
         st.tuples(
-            st.lists(st.integers(1, 10**6), max_size=8), st.integers(0, 3), st.lists(st.sampled_from("xyz"), unique=True),
-            st.integers(-(10**9), 10**9),
+            st.lists(st.integers(2 * 10**9, 3 * 10**9), max_size=8), st.integers(0, 3),
+            st.lists(st.sampled_from("xyz"), unique=True), st.integers(-(10**9), 10**9),
         ),
         max_size=4,
     )
