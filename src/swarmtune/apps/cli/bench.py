@@ -167,10 +167,13 @@ def _metavar(field: Any, name: str) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """The whole command; the exit code."""
     from swarmtune.apps.cli.benching import bench, self_test
+    from swarmtune.loadgen.wire import notice
 
     formats = tuple(part for part in arguments.export.split(",") if part)
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigValidationError([f"--export: {', '.join(unknown)} is not among {', '.join(FORMATS)}"])
+    if (said := notice(arguments.wire or "auto")) and not arguments.quiet:
+        print(f"note: {said}", file=sys.stderr)
     if arguments.self_test:
         return self_test(arguments)
     specs = list(runs(arguments))
