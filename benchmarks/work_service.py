@@ -18,7 +18,7 @@ from typing import Any
 
 def main() -> None:
     """Serve, or help rank 0; on a machine that is sick, end as a broken installation does."""
-    if Path("/root/sick").exists():
+    if (Path.home() / "sick").exists():
         print("error while loading shared libraries: libengine.so.2: cannot open shared object file", file=sys.stderr)
         raise SystemExit(127)
     text = os.environ.get("WORK_SETTING") or Path(os.environ["SWARMTUNE_CONFIG"]).read_text()

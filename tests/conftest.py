@@ -22,7 +22,7 @@ hypothesis.settings.load_profile("any machine")
 # The tests that start a process, by how their ids begin; they get the marker "processes". All others are the unit suite:
 # `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
 PROCESSES = (
-    *("e2e/", "vllm/test_vllm_e2e", "engines/test_failures_e2e", "fleet/test_dispatcher", "apps/test_bench"),
+    *("e2e/", "vllm/test_vllm_e2e", "engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
     *("apps/test_commands.py::" + name for name in (
         "test_help_imports_nothing_heavy", "test_a_reader_that_goes_away", "test_head_of_the_plan",
         "test_a_terminal_without_unicode", "test_plugins_are_listed", "test_a_plugin_brings", "test_mistakes_in_a_plugins",
@@ -35,8 +35,10 @@ PROCESSES = (
     *("loadgen/" + name for name in (
         "ask/test_dataset.py::test_another_process", "ask/test_target.py::test_https_goes_through_a_tunnel",
         "distributed/test_hosts", "distributed/test_services_run", "exports/test_telemetry.py::test_the_simulated_engine",
-        "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_exactness", "test_loadgen_command", "test_selftest",
+        "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness", "test_loadgen_command",
+        "test_selftest",
         "test_swarmtune_benchmark.py::test_registered_without",
+        "test_misbehaving_servers",  # starts none, but waits as servers do
     )),
     *("simulator/test_ranks", "simulator/test_simulator_command"),
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
@@ -61,7 +63,7 @@ sys.addaudithook(_watch)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        starts = item.nodeid.removeprefix("tests/").startswith(PROCESSES) or item.nodeid.endswith("[postgres]")
+        starts = item.nodeid.removeprefix("tests/").startswith(PROCESSES) or "[postgres" in item.nodeid
         if starts or not SERVERS.isdisjoint(fixtures):
             item.add_marker("processes")
 
