@@ -35,8 +35,8 @@ PROCESSES = (
     *("loadgen/" + name for name in (
         "ask/test_dataset.py::test_another_process", "ask/test_target.py::test_https_goes_through_a_tunnel",
         "distributed/test_hosts", "distributed/test_services_run", "exports/test_telemetry.py::test_the_simulated_engine",
-        "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness", "test_loadgen_command",
-        "test_selftest",
+        "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness",
+        "test_loadgen_command", "test_selftest",
         "test_swarmtune_benchmark.py::test_registered_without",
         "test_misbehaving_servers",  # starts none, but waits as servers do
     )),
