@@ -100,6 +100,8 @@ class View:
         if "message" in facts:
             self._say(facts["message"])
             return
+        if facts["healthy"] + facts["open"] == 1:
+            return  # this machine alone
         before, self._groups = self._groups, sentences.groups_now(facts)
         if self._groups != (before or sentences.groups_now({**facts, "healthy": facts["healthy"] + facts["open"]})):
             self._say(self._groups)
