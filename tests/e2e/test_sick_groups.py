@@ -6,12 +6,14 @@ import contextlib
 import sqlite3
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Workplace
+from tests.lab import Lab, NoLab
 
 pytestmark = pytest.mark.e2e
 
@@ -64,6 +66,15 @@ def configure(workplace: Workplace, sick: str, parallel: str = LOCAL) -> None:
     workplace.config(CONFIG.format(folder=workplace.folder, parallel=parallel))
 
 
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with contextlib.ExitStack() as stack:
+        try:
+            yield stack.enter_context(Lab(3, [tmp_path_factory.getbasetemp()]))
+        except NoLab as reason:
+            pytest.skip(str(reason))
+
+
 def rows(study: Path, query: str) -> list[Any]:
     with contextlib.closing(sqlite3.connect(study / "study.db")) as database:
         return database.execute(query).fetchall()
@@ -81,6 +92,27 @@ def test_no_failure_of_a_group_with_a_broken_engine_is_a_result(workplace: Workp
     assert rows(workplace.study, "SELECT count(*) FROM trials WHERE state = 'COMPLETE'") == [(12,)]
     assert MISSING in err, "the line that tells is on the screen"
     assert "1 of 2 groups healthy" in err
+
+
+def test_a_machine_with_a_broken_engine_costs_no_result(
+    lab: Lab, workplace: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same on machines over SSH: three groups of one, the second of which is sick."""
+    home = workplace.folder / "home"
+    (home / ".ssh").mkdir(parents=True, mode=0o700)
+    (home / ".ssh" / "config").write_text(lab.config.read_text())
+    monkeypatch.setenv("HOME", str(home))
+    nodes = ":".join(machine.address for machine in lab.machines)
+    parallel = f'node_string = "{nodes}"\nnodes_per_group = 1\nnpus_per_node = 0\nretry_delay = 0.2\n'
+    configure(workplace, sick="group1", parallel=parallel)
+    code, _, err = workplace.run("--json", "--evaluations", "15")
+    assert code == 0, err
+    done = rows(
+        workplace.study, "SELECT DISTINCT service_group FROM swarmtune_attempts WHERE state = 'done' ORDER BY 1"
+    )
+    assert done == [("group0",), ("group2",)]
+    assert rows(workplace.study, "SELECT count(*) FROM trials WHERE state = 'COMPLETE'") == [(15,)]
+    assert not [line for line in err.splitlines() if "cannot run" in line and MISSING in line]
 
 
 def test_if_no_group_can_start_it_the_run_ends_after_a_few_and_says_why(workplace: Workplace) -> None:

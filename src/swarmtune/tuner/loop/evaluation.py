@@ -94,7 +94,9 @@ class Evaluation(Job[Measured]):
         self.plan, self.attempt, self.loads, self.keep = plan, attempt, loads, keep
         self._bench, self._report = bench, report
         self.folder = bench.directory / f"{attempt.trial_number:04d}-{attempt.id}"
-        self.place = f"{bench.directory.name}/{self.folder.name}/service"  # below the study's folder, on the nodes and here
+        self.place = (
+            f"{bench.directory.name}/{self.folder.name}/service"  # below the study's folder, on the nodes and here
+        )
         self._fetches = True
         self.token = attempt.token
         self.ready_s = plan.start_timeout_s
