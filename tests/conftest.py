@@ -45,7 +45,7 @@ PROCESSES = (
     *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference", "test_the_plugin",
                                      "test_commands_and_options")),
     *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept")),
-    "test_registry.py::test_built_in_parts_come",
+    "test_registry.py::test_built_in_parts_come", "test_cluster_names.py::test_importing",
 )  # fmt: skip
 SERVERS = {"postgres_url"}  # fixtures that start one
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
