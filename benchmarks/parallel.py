@@ -42,7 +42,8 @@ from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.loop.evaluation import Bench
 from swarmtune.tuner.loop.groups import dispatcher_of
-from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.planning.make import make_plan
+from swarmtune.tuner.planning.plan import Plan
 
 PROJECT = Path(__file__).resolve().parents[1]
 SHORTEST_S, LONGEST_S = 20.0, 100.0

@@ -27,7 +27,7 @@ from swarmtune.settings import read_settings
 from swarmtune.space.field import DTYPES
 from swarmtune.study.tables import metadata
 from swarmtune.testing.fake_records import fake_records
-from swarmtune.tuner.planning.plan import make_plan
+from swarmtune.tuner.planning.make import make_plan
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

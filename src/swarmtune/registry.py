@@ -32,6 +32,11 @@ class Registry:
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
 
+    @property
+    def by_registration(self) -> tuple[str, ...]:
+        """The names in the order in which they were registered."""
+        return tuple(self._entries)
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

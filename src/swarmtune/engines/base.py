@@ -60,6 +60,11 @@ class Engine(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def found(cls) -> bool:
+        """Is the real service installed on this machine, so that ``swarmtune init`` may propose it?"""
+        return False
+
     @property
     @abstractmethod
     def model(self) -> str:

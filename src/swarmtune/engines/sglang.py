@@ -5,6 +5,7 @@ Written from SGLang 0.5.23's documentation and source; it needs a GPU, so only i
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from pydantic import Field as Option
@@ -73,6 +74,11 @@ class SglangEngine(Engine):
     config: SglangConfig
     Config = SglangConfig
     spans_nodes = True
+
+    @classmethod
+    def found(cls) -> bool:
+        """Is the package ``sglang`` installed beside us?"""
+        return importlib.util.find_spec("sglang") is not None
 
     @property
     def model(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from pydantic import Field as Option
@@ -52,6 +53,11 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
+
+    @classmethod
+    def found(cls) -> bool:
+        """Is the program ``vllm`` on the PATH?"""
+        return shutil.which("vllm") is not None
 
     @property
     def model(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from swarmtune.records import Setting
 from swarmtune.settings import read_settings
 from swarmtune.tuner.loop.restarts import Restarts, free_fields
-from swarmtune.tuner.planning.plan import make_plan
+from swarmtune.tuner.planning.make import make_plan
 
 STARTED = {"start_seconds": 60.0}
 RUNS = Setting({"seqs": 8, "concurrency": 4})
