@@ -12,6 +12,7 @@ from swarmtune.engines.placement import load_field
 from swarmtune.engines.target_field import TargetField
 from swarmtune.records import Value
 from swarmtune.space import Dimension, Field
+from swarmtune.space.field import MAX_NUMBER
 
 _FLAG = re.compile(r"(?<![\w-])--[A-Za-z0-9][\w.-]*")
 # The start of an option in the help of argparse and of most others: its own line, indented by a few spaces.
@@ -44,16 +45,20 @@ class Parameter:
 
 def with_default(made: Field, default: Any) -> Field:
     """The field with the engine's default as its baseline where the user gave none: the nearest value of its range."""
-    usable = isinstance(default, (bool, int, float, str)) and made.searched and made.dtype != "ratio"
+    usable = (isinstance(default, (bool, str)) or is_number(default)) and made.searched and made.dtype != "ratio"
     if made.value is not None or not usable or made.mistakes({made.name, *made.targets}):
         return made
     dimension = Dimension.of(made)
     if dimension.contains(default):
         return replace(made, value=default)
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    if not number or dimension.kind == "category":
+    if not is_number(default) or dimension.kind == "category":
         return made
     return replace(made, value=dimension.decode(dimension.encode(default)))
+
+
+def is_number(value: Any) -> bool:
+    """Is it a number that a field may have? Files of services may also hold NaN, Infinity and thousands of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 @dataclass(frozen=True)
