@@ -73,7 +73,8 @@ class CommandEngine(Engine):
         known = {f.name.upper() for f in fields} | set(PLACES) | config.env.keys()
         for token in unknown_tokens(config.argv, known):
             found.append(f"command.argv: ${token} is no field, none of {', '.join(PLACES)}, and not in command.env")
-        paths = [f.config_position for f in fields if f.config_position != "env" and f.config_position[0] != "-"]
+        paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
+        paths = [path for path in paths if not path.startswith("-")]
         return found + self._path_mistakes(paths)
 
     def _path_mistakes(self, paths: list[str]) -> list[str]:

@@ -96,7 +96,7 @@ class MindieEngine(Engine):
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
     def _with_current(self, made: Field) -> Field:
-        if made.config_position in ("env", "") or made.value is not None:
+        if made.config_position in ("env", "") or made.live or made.value is not None:
             return made
         try:
             current = document.read(self.original, made.config_position)
@@ -118,7 +118,7 @@ class MindieEngine(Engine):
         if isinstance(self.config.command, dict) and self.config.command:
             found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
         try:
-            paths = [f.config_position for f in self.fields() if f.config_position != "env"]
+            paths = [f.config_position for f in self.fields() if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             _ = self.port

@@ -23,7 +23,8 @@ _OPTION_LINE = re.compile(r"^\s{0,8}(-{1,2}[A-Za-z0-9].*)$", re.MULTILINE)
 class Parameter:
     """One parameter: the name of its flag or path, the engine's default, the range worth searching, and what to mind.
 
-    ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``.
+    ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``. ``live``: the method and
+    path by which the running engine takes a new value; empty: only at its start.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Parameter:
     dtype_param: Any = None
     log: bool = False
     note: str = ""
+    live: str = ""
 
     def to_field(self, name: str, config_position: str | None = None) -> Field:
         """The default field of the search space for this parameter; its value is the engine's default."""
@@ -110,7 +112,7 @@ class Schema:
         """Names of the fields that set each parameter: {"max_num_seqs": "MAX_NUM_SEQS"}."""
         found: dict[str, str] = {}
         for made in fields:
-            place = made.name if made.config_position == "env" else made.config_position
+            place = made.name if made.config_position == "env" or made.live else made.config_position
             key = normal(place.rpartition(".")[2]).replace("-", "_")
             if made.name.isidentifier():
                 found.setdefault(key, made.name)
@@ -130,6 +132,9 @@ class Schema:
             position, where = made.config_position, f"{key}.target_field {made.name}"
             if load_field(made.name):
                 continue
+            if made.live:
+                found.append(self._live_mistake(made, where))
+                continue
             if position.startswith("-"):
                 found.append(self.mistake(position, where))
             elif position == "env" and not self.flag_of(made.name):
@@ -141,6 +146,14 @@ class Schema:
                     f"{where}: config_position {position!r} is a path, but {self.engine} has no file to put it"
                 )
         return [sentence for sentence in found if sentence]
+
+    def _live_mistake(self, made: Field, where: str) -> str | None:
+        """An engine that declares what it takes while it runs takes nothing else."""
+        known = {p.name.removeprefix("--").replace("-", "_"): p.live for p in self.parameters if p.live}
+        if not known or known.get(made.name) == made.config_position:
+            return None
+        ways = ", ".join(f"{name} by {way}" for name, way in known.items())
+        return f"{where}: {self.engine} does not take it by {made.config_position} while it runs; it takes {ways}"
 
     def check_against_help(self, text: str, names: Iterable[str] | None = None) -> list[str]:
         """Which of ``names`` (default: our parameters) the installed engine's own help does not list, as sentences."""

@@ -22,7 +22,7 @@ SCHEMA = Schema(
     "the simulated engine",
     "0.1",
     (
-        Parameter("--max-num-seqs", default=16, min=1, max=256, log=True),
+        Parameter("--max-num-seqs", default=16, min=1, max=256, log=True, live="POST /settings"),
         Parameter("--max-num-batched-tokens", default=512, min=16, max=8192, log=True),
         Parameter("--kv-cache-tokens", default=16384, min=1024, max=65536, log=True, note="too many: out of memory"),
         Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64]),

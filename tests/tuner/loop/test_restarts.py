@@ -33,6 +33,20 @@ def test_only_the_load_needs_no_restart(engine: str, section: dict[str, Any]) ->
     assert free_of(engine, [SEQS], **section) == frozenset()
 
 
+LIVE = {**SEQS, "config_position": "POST /settings"}
+
+
+def test_a_parameter_that_is_set_while_the_service_runs_needs_no_restart() -> None:
+    assert free_of("simulated", [LIVE, USERS]) == {"max_num_seqs", "CONCURRENCY"}
+    assert free_of("command", [LIVE], argv=["serve"], model="m") == {"max_num_seqs"}
+    tokens = {"name": "tokens", "config_position": "--max-num-batched-tokens", "min": 64, "max": 512, "dtype": "int"}
+    assert free_of("simulated", [LIVE, tokens]) == {"max_num_seqs"}
+
+
+def test_a_command_that_names_the_value_needs_one_all_the_same() -> None:
+    assert free_of("command", [LIVE], argv=["serve", "$MAX_NUM_SEQS"], model="m") == frozenset()
+
+
 def test_shares_are_those_of_what_was_measured() -> None:
     restarts = Restarts(frozenset({"concurrency"}))
     assert restarts.on("g0") is None
