@@ -45,7 +45,8 @@ from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
 from swarmtune.tuner.loop.evaluation import Bench
 from swarmtune.tuner.loop.groups import dispatcher_of
-from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.planning.make import make_plan
+from swarmtune.tuner.planning.plan import Plan
 
 PROJECT = work.PROJECT
 SHORTEST_S, LONGEST_S = 20.0, 100.0

@@ -25,7 +25,8 @@ from swarmtune.records import Event, Setting, Value
 from swarmtune.settings import read_settings
 from swarmtune.space import Space
 from swarmtune.study.place import new_place
-from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.planning.make import make_plan
+from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.remeasure import in_order
 from swarmtune.tuner.result import Result
 from swarmtune.tuner.run import session, tune

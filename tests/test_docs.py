@@ -27,7 +27,7 @@ from swarmtune.settings import read_settings
 from swarmtune.space.field import DTYPES
 from swarmtune.study.tables import metadata
 from swarmtune.testing.fake_records import fake_records
-from swarmtune.tuner.planning.plan import make_plan
+from swarmtune.tuner.planning.make import make_plan
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -216,7 +216,7 @@ def test_every_dependency_has_a_decision() -> None:
 @pytest.fixture
 def plugin(tmp_path: Path) -> Path:
     """The example of docs/plugins.md, as an installer would lay it out."""
-    code, test = fences(DOCS / "plugins.md", "python")
+    code, test, *_ = fences(DOCS / "plugins.md", "python")
     project = tomllib.loads(fences(DOCS / "plugins.md", "toml")[0])["project"]
     (tmp_path / "tinyserve.py").write_text(code)
     (tmp_path / "test_tinyserve.py").write_text(test)

@@ -17,7 +17,7 @@ from swarmtune.registry import GROUP, Registry
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone afterwards."""
     monkeypatch.setattr(registry, "_broken", [])
-    for known in (registry.engines, registry.benchmarks, registry.endpoints, registry.searches):
+    for known in (registry.engines, registry.benchmarks, registry.endpoints, registry.searches, registry.executors):
         monkeypatch.setattr(known, "_entries", dict(known._entries))
     monkeypatch.setattr(registry, "settings_sections", dict(registry.settings_sections))
 
@@ -27,6 +27,7 @@ def register_one() -> None:
     registry.register_benchmarks("from_plugin", "json:JSONDecoder")
     registry.register_endpoints("from_plugin", dict)
     registry.register_search("from_plugin", float)
+    registry.register_executor("from_plugin", bytes)
     registry.register_settings("from_plugin", dict)
 
 
@@ -91,6 +92,7 @@ def test_a_plugin_registers_all_kinds() -> None:
     assert registry.benchmarks.load("from_plugin").__name__ == "JSONDecoder"
     assert registry.endpoints.load("from_plugin") is dict
     assert registry.searches.load("from_plugin") is float
+    assert registry.executors.load("from_plugin") is bytes
     assert registry.settings_sections["from_plugin"] is dict
 
 

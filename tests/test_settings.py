@@ -11,7 +11,8 @@ import pytest
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.settings import CONFIG_PATH_VARIABLES, MAX_CONFIG_BYTES, OLD_KEYS, OLD_TABLES, config_path, read_settings
-from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.planning.make import make_plan
+from swarmtune.tuner.planning.plan import Plan
 
 DATA = Path(__file__).with_name("data")
 

@@ -1,8 +1,8 @@
-"""Names of parts (engines, benchmarks, endpoints, searches) and where their classes live; imported on first use only.
+"""Names of parts (engines, benchmarks, endpoints, executors, searches) and where their classes live; imported on first use only.
 
 Built-in parts and plugins use the same door: an entry point in the group ``swarmtune.plugins`` names a function without
-arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``, ``register_search`` or
-``register_settings``.
+arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``, ``register_executor``,
+``register_search`` or ``register_settings``.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ class Registry:
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
+
+    @property
+    def by_registration(self) -> tuple[str, ...]:
+        """The names in the order in which they were registered."""
+        return tuple(self._entries)
 
     def __contains__(self, name: object) -> bool:
         return name in self._entries

@@ -218,6 +218,11 @@ class BaseSections(BaseSettings):
         "INFO", description="how much is logged (SWARMTUNE_LOG_LEVEL)"
     )
 
+    @property
+    def engine_name(self) -> str:
+        """The engine under tune: the simulated one where ``simulate`` says so."""
+        return "simulated" if self.simulate else self.optimizer.engine
+
 
 def section_name(part: Any) -> str:
     """The table of config.toml that belongs to an engine or benchmark class."""

@@ -46,12 +46,15 @@ class Workplace:
     """A folder, and the command in it."""
 
     folder: Path
+    packages: Path | None = None  # a folder with more packages, as if they were installed
 
     def config(self, text: str = QUICK) -> None:
         (self.folder / "config.toml").write_text(text)
 
     def start(self, *arguments: str, command: str = "optimizer") -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SWARMTUNE", "MODEL"))}
+        if self.packages:
+            environment["PYTHONPATH"] = str(self.packages)
         return subprocess.Popen(
             [sys.executable, "-m", "swarmtune", command, *arguments], cwd=self.folder, env=environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -62,6 +62,12 @@ class TestSimulated(EngineContract):
         return make("simulated", noise=0.1)
 
 
+class TestSimulatedLive(EngineContract):
+    def make_engine(self, folder: Path) -> Engine:
+        seqs = {"name": "max_num_seqs", "config_position": "POST /settings", "min": 1, "max": 64, "value": 8}
+        return make("simulated", target_field=[seqs])
+
+
 class TestCommand(EngineContract):
     def make_engine(self, folder: Path) -> Engine:
         (folder / "service.yaml").write_text("scheduler:\n  queues:\n  - {depth: 4}\n")
@@ -75,5 +81,6 @@ class TestCommand(EngineContract):
                 {"name": "eager", "config_position": "--eager", "dtype": "bool", "value": False},
                 {"name": "depth", "config_position": "scheduler.queues.0.depth", "min": 1, "max": 9, "value": 4},
                 {"name": "CONCURRENCY", "min": 1, "max": 64, "value": 8},
+                {"name": "delay", "config_position": "PUT /settings", "min": 0, "max": 9, "value": 4},
             ],
         )

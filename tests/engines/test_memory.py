@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from swarmtune.engines.memory import MemoryConfig, kv_bound, kv_bytes_per_token, memory_constraints, memory_mistakes
+from swarmtune.engines.document import MAX_BYTES
+from swarmtune.engines.memory import KvMemory, MemoryConfig, kv_bound, kv_bytes_per_token
+from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
 from swarmtune.errors import ConfigurationError
+from swarmtune.space import Field
 
 LLAMA3_8B = {
     "num_hidden_layers": 32,
@@ -56,25 +60,78 @@ def table(folder: Path, kv_bytes: int = 2**30, text: str | None = None) -> Memor
 
 
 def test_rules(tmp_path: Path) -> None:
-    assert memory_constraints(table(tmp_path), ["a", "b"]) == ("a <= 8", "b <= 8")
-    assert memory_constraints(None, ["a"]) == ()
-    assert memory_mistakes(table(tmp_path)) == []
+    memory = KvMemory(table(tmp_path))
+    assert (memory.sequences, memory.mistakes()) == (8, [])
+    assert memory.rules("a") == ("a <= 8",)
+    assert memory.rules(None) == ()
+    assert KvMemory(None).rules("a") == ()
+
+
+@pytest.mark.parametrize(
+    ("baselines", "given", "expected"),
+    [((), 16, 8), ((), 4, 4), (("a",), 16, 16)],
+    ids=["too large", "fits", "chosen by the user"],
+)
+def test_the_batch_ends_at_the_bound(tmp_path: Path, baselines: tuple[str, ...], given: int, expected: int) -> None:
+    fields = (Field("a", "--a", 1, 64, value=given), Field("b", "--b", 1, 64, value=16))
+    bounded = KvMemory(table(tmp_path), baselines).bounded(fields, "a")
+    assert bounded == (Field("a", "--a", 1, 8, value=expected), fields[1])
+
+
+def test_the_models_file_is_read_once(tmp_path: Path) -> None:
+    memory = table(tmp_path)
+    engine = SimulatedEngine(SimulatedConfig(memory=memory))
+    before = (engine.mistakes(), engine.fields(), engine.constraints())
+    memory.model_config_path.unlink()
+    assert (engine.mistakes(), engine.fields(), engine.constraints()) == before
+    assert "max_num_seqs <= 8" in before[2]
+
+
+def test_a_file_that_comes_too_late_does_not_change_an_engine(tmp_path: Path) -> None:
+    config = MemoryConfig(model_config_path=tmp_path / "model.json", kv_bytes=2**30, tokens_per_sequence=1024)
+    memory = KvMemory(config)
+    mistakes = memory.mistakes()
+    table(tmp_path)
+    assert memory.mistakes() == mistakes
+    assert memory.sequences is None
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        memory.rules("a")
 
 
 def test_what_cannot_fit_is_a_mistake(tmp_path: Path) -> None:
-    (sentence,) = memory_mistakes(table(tmp_path, kv_bytes=2**20))
+    (sentence,) = KvMemory(table(tmp_path, kv_bytes=2**20)).mistakes()
     assert sentence == (
         "memory.kv_bytes: 1048576 bytes do not hold one sequence of 1024 tokens, which needs 134217728 bytes; "
         "give more memory or shorter sequences"
     )
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+STRANGE = [
+    *("{", "[]", "{}", "null", "[" * 100_000, '{"num_hidden_layers": ' + "9" * 5000 + "}", "\ud800", "\0"),
+    *(json.dumps({**LLAMA3_8B, "num_hidden_layers": x}) for x in (10**4000, 0, -1, 1.5, True, "32", [1], {"a": 1})),
+    json.dumps({**LLAMA3_8B, "num_attention_heads": 8192}),  # a head size of 0
+    json.dumps({**LLAMA3_8B, "torch_dtype": ["bfloat16"]}),
+    json.dumps({**LLAMA3_8B, "num_key_value_heads": "x" * 10**6}),
+    json.dumps({"text_config": ["num_hidden_layers"]}),
+    json.dumps({"text_config": {"num_hidden_layers": None}}),
+    json.dumps({"kv_lora_rank": {}, "num_hidden_layers": 3, "qk_rope_head_dim": 1}).replace("{}", "NaN"),
+]
+
+
+@pytest.mark.parametrize("text", STRANGE, ids=lambda text: text[:30])
 def test_files_that_describe_no_model(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigurationError, match="does not describe a model"):
-        memory_constraints(table(tmp_path, text=text), ["a"])
+    config = table(tmp_path)
+    config.model_config_path.write_bytes(text.encode("utf-8", "surrogatepass"))
+    (sentence,) = KvMemory(config).mistakes()
+    assert "does not describe a model" in sentence
+    assert len(sentence) < 500
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    config = MemoryConfig(model_config_path=tmp_path / "no.json", kv_bytes=1, tokens_per_sequence=1)
-    assert "cannot be read" in memory_mistakes(config)[0]
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "huge.json").write_bytes(b" " * (MAX_BYTES + 1))
+    for place in (tmp_path / "no.json", tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("x" * 300)):
+        config = MemoryConfig(model_config_path=place, kv_bytes=1, tokens_per_sequence=1)
+        assert "cannot be read" in KvMemory(config).mistakes()[0]
+    huge = MemoryConfig(model_config_path=tmp_path / "huge.json", kv_bytes=1, tokens_per_sequence=1)
+    assert "larger than 16 MiB" in KvMemory(huge).mistakes()[0]

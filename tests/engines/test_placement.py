@@ -10,7 +10,18 @@ import yaml
 
 from swarmtune.engines import document
 from swarmtune.engines.document import DocumentError
-from swarmtune.engines.placement import flag, load_field, place, split, substitute, unknown_tokens, without_given
+from swarmtune.engines.placement import (
+    LiveRequest,
+    Placed,
+    flag,
+    live_requests,
+    load_field,
+    place,
+    split,
+    substitute,
+    unknown_tokens,
+    without_given,
+)
 from swarmtune.records import Setting
 from swarmtune.space import Field
 
@@ -123,3 +134,26 @@ def test_files_that_cannot_be_understood(tmp_path: Path, name: str, content: str
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"cannot be read.*Check config_path"):
         document.load(tmp_path / "none.json")
+
+
+def test_live_fields_are_sent_and_not_part_of_the_command() -> None:
+    fields = (
+        Field("a", "POST /settings", 1, 9),
+        Field("b", "PUT /other?x=1", 1, 9),
+        Field("c", "POST /settings", dtype="bool", when="a > 5"),
+        Field("d", "--d", 1, 9),
+        Field("concurrency", "POST /settings", 1, 9),
+    )
+    setting = Setting({"a": 3, "b": 4, "c": True, "d": 5, "concurrency": 6})
+    assert place(fields, setting) == Placed(("--d", "5"))
+    assert live_requests(fields, setting) == (
+        LiveRequest("POST", "/settings", {"a": 3, "c": True}),  # c is at rest; an earlier setting may have changed it
+        LiveRequest("PUT", "/other?x=1", {"b": 4}),
+    )
+
+
+@pytest.mark.parametrize("position", ["POST", "POST ", "POST settings", "PUT /a b", "POST /\n", "POST /\u00e9"])
+def test_what_is_no_method_and_path_is_a_mistake(position: str) -> None:
+    made = Field("a", position, 1, 9)
+    assert made.live is None
+    assert position == "POST" or made.mistakes({"a"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,31 +18,10 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.options import LoadgenOptions
 
 Start = Callable[[Script], Awaitable[RawServer]]
-CODE = """
-import json
-
-from swarmtune import Endpoint, register_endpoints
-from swarmtune.loadgen.endpoints.base import Answer
-
-
-class Echo(Endpoint):
-    default_path = "/echo"
-
-    @property
-    def streams(self):
-        return False
-
-    def body(self, turn, history=()):
-        return json.dumps({"say": turn.texts[0], "words": turn.output_tokens}).encode()
-
-    def read(self, pieces, *, keep_text=False):
-        said = json.loads(b"".join(data for _, data in pieces))["said"]
-        return Answer(chunks=[pieces[-1][0]], completion_tokens=len(said.split()), text=said, finished=True)
-
-
-def register():
-    register_endpoints("echo", Echo, "says it again")
-"""
+DOCS = Path(__file__).parents[2] / "docs" / "plugins.md"
+CODE = next(
+    code for code in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL) if "register_endpoints(" in code
+)
 
 
 @pytest.fixture

@@ -161,3 +161,25 @@ def test_a_small_token_budget_delays_prompts_and_a_big_one_stalls_decodes() -> N
 def test_too_little_memory_costs_throughput() -> None:
     tight = closed_loop(BatchLimits(max_num_seqs=32, kv_cache_tokens=512))
     assert tight.tokens_per_s < 0.7 * closed_loop(BatchLimits(max_num_seqs=32)).tokens_per_s
+
+
+def test_a_lower_limit_lets_those_that_run_go_on() -> None:
+    scheduler = Scheduler(BatchLimits(max_num_seqs=3))
+    for _ in range(4):
+        scheduler.add(Sequence(4, 2))
+    scheduler.complete(scheduler.schedule())
+    assert (len(scheduler.running), len(scheduler.waiting)) == (3, 1)
+    scheduler.set_max_num_seqs(1)
+    scheduler.complete(scheduler.schedule())
+    assert (len(scheduler.running), len(scheduler.waiting)) == (0, 1)
+    scheduler.add(Sequence(4, 2))
+    scheduler.complete(scheduler.schedule())
+    assert (len(scheduler.running), len(scheduler.waiting)) == (1, 1)
+
+
+@pytest.mark.parametrize("most", [0, -1, 513])
+def test_limits_that_do_not_suit_the_others(most: int) -> None:
+    scheduler = Scheduler(BatchLimits())
+    with pytest.raises(ValueError, match="between 1 and max_num_batched_tokens"):
+        scheduler.set_max_num_seqs(most)
+    assert scheduler.limits == BatchLimits()

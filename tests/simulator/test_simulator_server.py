@@ -157,3 +157,38 @@ async def test_hang_is_never_ready(session: aiohttp.ClientSession) -> None:
             assert response.status == 503
     finally:
         await server.stop()
+
+
+async def test_new_settings_while_it_runs(session: aiohttp.ClientSession) -> None:
+    server = SimulatedServer(SimulatorConfig(cost=FAST), RealClock())
+    url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    try:
+        async with session.post(f"{url}/settings", json={"max_num_seqs": 3}) as response:
+            assert (response.status, await response.json()) == (200, {"max_num_seqs": 3})
+        assert server.stepper.scheduler.limits == BatchLimits(max_num_seqs=3)
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"{}", b"null", b"[" * 4000, b"\xff", b" " * 5000),
+        *(
+            b'{"max_num_seqs": %b}' % x
+            for x in (b"0", b"-1", b"513", b"1.0", b"true", b'"8"', b"null", b"1e3", b"9" * 50)
+        ),
+        b'{"max_num_seqs": 8, "block_size": 8}',
+        b'{"block_size": 8}',
+    ],
+)
+async def test_settings_that_are_refused(session: aiohttp.ClientSession, body: bytes) -> None:
+    server = SimulatedServer(SimulatorConfig(cost=FAST), RealClock())
+    url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}"
+    try:
+        async with session.post(f"{url}/settings", data=body) as response:
+            assert response.status == 400
+            assert (await response.json())["error"]["message"]
+        assert server.stepper.scheduler.limits == BatchLimits()
+    finally:
+        await server.stop()

@@ -11,7 +11,8 @@ import pytest
 
 from swarmtune.settings import read_settings
 from swarmtune.study.fingerprint import changes, upgraded
-from swarmtune.tuner.planning.plan import Plan, make_plan
+from swarmtune.tuner.planning.make import make_plan
+from swarmtune.tuner.planning.plan import Plan
 from swarmtune.workload import StopRules
 
 DATA = Path(__file__).parent.parent / "data"

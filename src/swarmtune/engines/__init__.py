@@ -2,13 +2,13 @@
 
 
 def register() -> None:
-    """Make the built-in engines known under ``-e NAME``."""
+    """Make the built-in engines known under ``-e NAME``; ``swarmtune init`` proposes the first that is installed."""
     from swarmtune import registry
 
     for name, target, summary in (
-        ("llamacpp", "llamacpp:LlamacppEngine", "llama.cpp from wheels, with a small model: works out of the box"),
         ("vllm", "vllm:VllmEngine", "vllm serve"),
         ("sglang", "sglang:SglangEngine", "python -m sglang.launch_server"),
+        ("llamacpp", "llamacpp:LlamacppEngine", "llama.cpp from wheels, with a small model: works out of the box"),
         ("mindie", "mindie:MindieEngine", "MindIE daemon, tuned through its config.json"),
         ("simulated", "simulated:SimulatedEngine", "a simulated engine: a real server, pretended compute"),
         ("command", "command:CommandEngine", "any command line or start script"),

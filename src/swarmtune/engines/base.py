@@ -9,6 +9,7 @@ from importlib import metadata
 from typing import Any, Protocol
 
 from swarmtune.engines.parallel import parallel
+from swarmtune.engines.placement import LiveRequest, live_requests
 from swarmtune.errors import SwarmTuneError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
@@ -60,6 +61,11 @@ class Engine(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @classmethod
+    def found(cls) -> bool:
+        """Is the real service installed on this machine, so that ``swarmtune init`` may propose it?"""
+        return False
+
     @property
     @abstractmethod
     def model(self) -> str:
@@ -101,6 +107,13 @@ class Engine(ABC):
     def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
         """One command for each node of the group, by rank."""
         return tuple(self.command(setting, replace(group, rank=rank)) for rank in range(len(group.nodes)))
+
+    def live_requests(self, setting: Setting) -> tuple[LiveRequest, ...]:
+        """What is sent to the running service before it is measured with this setting (fields with ``Field.live``).
+
+        ``command`` must not depend on these values: a setting that differs in nothing else then needs no restart.
+        """
+        return live_requests(self.fields(), setting)
 
     @abstractmethod
     async def ready(self, probe: Probe) -> bool:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field as Option
 
 from swarmtune.engines import document
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import diagnose
-from swarmtune.engines.document import DocumentError
-from swarmtune.engines.memory import memory_mistakes
+from swarmtune.engines.document import DocumentError, ServiceFile
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.placement import BoolStyle, place, substitute, tokens, unknown_tokens
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import ServiceConfig, program
@@ -45,10 +43,9 @@ class CommandEngine(Engine):
     Config = CommandConfig
     spans_nodes = True
 
-    @cached_property
-    def _document(self) -> Any:
-        """The service's file as it was before anything was tuned."""
-        return document.load(Path(self.config.config_path))
+    def __init__(self, config: CommandConfig) -> None:
+        super().__init__(config)
+        self._file = ServiceFile(config.config_path)
 
     @property
     def model(self) -> str:
@@ -66,7 +63,7 @@ class CommandEngine(Engine):
 
     def mistakes(self) -> list[str]:
         """Missing keys, tokens that nothing stands behind, and paths without a file."""
-        config, fields, found = self.config, self.fields(), memory_mistakes(self.config.memory)
+        config, fields, found = self.config, self.fields(), KvMemory(self.config.memory).mistakes()
         if not config.argv:
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
         if not config.model:
@@ -76,7 +73,8 @@ class CommandEngine(Engine):
         known = {f.name.upper() for f in fields} | set(PLACES) | config.env.keys()
         for token in unknown_tokens(config.argv, known):
             found.append(f"command.argv: ${token} is no field, none of {', '.join(PLACES)}, and not in command.env")
-        paths = [f.config_position for f in fields if f.config_position != "env" and f.config_position[0] != "-"]
+        paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
+        paths = [path for path in paths if not path.startswith("-")]
         return found + self._path_mistakes(paths)
 
     def _path_mistakes(self, paths: list[str]) -> list[str]:
@@ -85,7 +83,7 @@ class CommandEngine(Engine):
         found = []
         for path in paths:
             try:
-                document.read(self._document, path)
+                document.read(self._file.content, path)
             except DocumentError as error:
                 found.append(f"command.target_field: {error.message}")
         return list(dict.fromkeys(found))
@@ -98,7 +96,7 @@ class CommandEngine(Engine):
         files: tuple[File, ...] = ()
         if placed.document:
             path = Path(config.config_path).absolute()
-            files = (File(str(path), document.dump(document.changed(self._document, placed.document), path), True),)
+            files = (File(str(path), document.dump(document.changed(self._file.content, placed.document), path), True),)
         return Command(
             argv=(*self._argv({**config.env, **tokens(setting, **places)}), *placed.flags),
             env={**places, **config.env, **placed.env},

@@ -4,35 +4,94 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import reprlib
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from swarmtune.errors import ConfigPathError
 from swarmtune.records import Value
 
+MAX_BYTES = 16 * 2**20
+MAX_DEPTH = 100  # of lists and objects in one another
+
 
 class DocumentError(ConfigPathError):
-    """The file cannot be read, is no JSON or YAML, or has no such place."""
+    """The file cannot be read, is neither JSON nor YAML, or has no such place."""
 
 
 def load(path: Path) -> Any:
-    """The parsed content of a ``.json``, ``.yaml`` or ``.yml`` file; DocumentError if there is none."""
+    """The parsed content of a ``.json``, ``.yaml`` or ``.yml`` file.
+
+    DocumentError if it is not a regular file of at most MAX_BYTES, cannot be parsed, or nests deeper than MAX_DEPTH.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path)
+    except (OSError, ValueError) as error:
         raise DocumentError(f"The service's file {path} cannot be read: {error}. Check config_path.") from error
     try:
-        if path.suffix.lower() in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                return yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(str(error)) from error
-        return json.loads(text)
+        content = _yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
+        _check_depth(content)
     except (ValueError, RecursionError) as error:
         raise DocumentError(f"The service's file {path} cannot be understood: {error}.") from error
+    return content
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a regular file; OSError or ValueError if it cannot be read or has more than MAX_BYTES."""
+    if not path.is_file():  # a pipe would be waited for, a device has no end
+        raise OSError("not a file" if path.exists() else "there is no such file")
+    with path.open("rb") as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB")
+    return raw.decode("utf-8")
+
+
+def _yaml(text: str) -> Any:
+    """ValueError if it is not YAML: PyYAML's own constructors also raise LookupError, AttributeError and TypeError."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, LookupError, AttributeError, TypeError) as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_depth(content: Any) -> None:
+    """ValueError if it nests deeper than MAX_DEPTH. YAML's aliases may make circles: a part counts once in each level."""
+    level = {id(content): content}
+    for _ in range(MAX_DEPTH):
+        inner = [
+            x for c in level.values() for x in (c.values() if isinstance(c, dict) else c if isinstance(c, list) else ())
+        ]
+        level = {id(x): x for x in inner if isinstance(x, (dict, list))}
+        if not level:
+            return
+    raise ValueError(f"it nests deeper than {MAX_DEPTH} levels")
+
+
+class ServiceFile:
+    """The file of a service as it was when it was first looked at. It is read once, also when that fails."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+
+    @property
+    def content(self) -> Any:
+        """The parsed content; DocumentError if there is none. Not to be changed: see ``changed``."""
+        if isinstance(self._read, DocumentError):
+            raise DocumentError(self._read.message)
+        return self._read
+
+    @cached_property
+    def _read(self) -> Any:
+        try:
+            return load(self._path)
+        except DocumentError as error:
+            return error
 
 
 def dump(document: Any, path: Path) -> str:
@@ -76,12 +135,12 @@ def changed(document: Any, values: Mapping[str, Value]) -> Any:
 def _step(here: Any, part: str, dotted: str, depth: int) -> Any:
     where = ".".join(dotted.split(".")[:depth]) or "the top level"
     if isinstance(here, list):
-        if part.isascii() and part.isdigit() and int(part) < len(here):
+        if re.fullmatch(r"[0-9]{1,9}", part) and int(part) < len(here):
             return here[int(part)]
         raise DocumentError(f"{dotted}: {where} is a list of {len(here)}; {part!r} is none of its indexes.")
     if isinstance(here, dict):
         if part in here:
             return here[part]
-        have = ", ".join(map(str, list(here)[:12])) or "nothing"
+        have = ", ".join(str(name)[:60] for name in list(here)[:12]) or "nothing"
         raise DocumentError(f"{dotted}: {where} has no {part!r}; it has {have}.")
-    raise DocumentError(f"{dotted}: {where} is {here!r}; nothing can be inside it.")
+    raise DocumentError(f"{dotted}: {where} is {reprlib.repr(here)}; nothing can be inside it.")

@@ -84,6 +84,11 @@ class LlamacppEngine(Engine):
         super().__init__(config)
         self.schema = llamacpp_schema(config.max_threads or len(os.sched_getaffinity(0)))
 
+    @classmethod
+    def found(cls) -> bool:
+        """Is the package ``xllamacpp`` installed beside us?"""
+        return importlib.util.find_spec("xllamacpp") is not None
+
     @property
     def model(self) -> str:
         """As configured."""

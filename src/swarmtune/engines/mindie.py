@@ -5,8 +5,9 @@ It runs on Ascend hardware; here it is tested against a stand-in daemon that rea
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,12 @@ from pydantic import Field as Option
 from swarmtune.engines import document
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.document import DocumentError
-from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.document import DocumentError, ServiceFile
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.mindie_schema import SCHEMA, default_fields
 from swarmtune.engines.placement import place, split, substitute, tokens
 from swarmtune.engines.readiness import completes, healthy
-from swarmtune.engines.schema import with_default
+from swarmtune.engines.schema import is_number, with_default
 from swarmtune.engines.service_config import ServiceConfig
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, File, Group, Setting, Value
@@ -60,10 +61,15 @@ class MindieEngine(Engine):
     config: MindieConfig
     Config = MindieConfig
 
-    @cached_property
+    def __init__(self, config: MindieConfig) -> None:
+        super().__init__(config)
+        self.memory = KvMemory(config.memory, config.baselines)
+        self._file = ServiceFile(config.config_path)
+
+    @property
     def original(self) -> Any:
         """The daemon's file before anything was tuned. DocumentError if it cannot be read."""
-        return document.load(Path(self.config.config_path))
+        return self._file.content
 
     @property
     def model(self) -> str:
@@ -75,43 +81,47 @@ class MindieEngine(Engine):
         """As configured; what the file says where no ``port_path`` lets it be changed."""
         if self.config.port or self.config.port_path:
             return self.config.port
-        return int(document.read(self.original, PORT))
+        port = document.read(self.original, PORT)
+        if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+            raise DocumentError(f"{PORT}: {reprlib.repr(port)} is not a port; give a number from 1 to 65535")
+        return port
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or the scheduler's; a field without a value has what the file says now."""
         named = [entry.to_field() for entry in self.config.target_field] or default_fields()
         fields = [self._with_current(made) for made in named]
-        batch = SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
-        return within_memory(fields, self.config.memory, batch, self.config.baselines)
+        return self.memory.bounded(fields, self._batch(fields))
+
+    def _batch(self, fields: Sequence[Field]) -> str | None:
+        return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
     def _with_current(self, made: Field) -> Field:
-        if made.config_position in ("env", "") or made.value is not None:
+        if made.config_position in ("env", "") or made.live or made.value is not None:
             return made
         try:
             current = document.read(self.original, made.config_position)
         except DocumentError:
             known = SCHEMA.find(made.config_position)
             current = known.default if known else None
-        number = isinstance(current, (int, float)) and not isinstance(current, bool)
-        if made.dtype == "ratio" and number and current > (made.max or 0):  # as the resulting number
+        if made.dtype == "ratio" and is_number(current) and current > (made.max or 0):  # as the resulting number
             return replace(made, value=current)
         return with_default(made, current)
 
     def constraints(self) -> tuple[str, ...]:
         """A prefill batch is at most a batch, and no batch is larger than what the KV cache holds."""
         fields = self.fields()
-        batch = SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
-        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
         """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
-        found = memory_mistakes(self.config.memory)
+        found = self.memory.mistakes()
         if isinstance(self.config.command, dict) and self.config.command:
             found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
         try:
-            paths = [f.config_position for f in self.fields() if f.config_position != "env"]
+            paths = [f.config_position for f in self.fields() if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
+            _ = self.port
         except DocumentError as error:
             found.append(f"mindie.config_path: {error.message}")
         return list(dict.fromkeys(found))
@@ -167,6 +177,8 @@ def corrected(tuned: Any) -> Any:
     try:
         schedule = document.read(tuned, SCHEDULE)
     except DocumentError:
+        return tuned
+    if not isinstance(schedule, dict):
         return tuned
     if schedule.get("maxPrefillBatchSize") == 0:
         schedule["maxPrefillBatchSize"] = 1

@@ -1,4 +1,4 @@
-"""Puts the values of a setting where their fields' ``config_position`` says. Pure."""
+"""Where the values of a setting go, by the ``config_position`` of their fields. Pure."""
 
 from __future__ import annotations
 
@@ -23,6 +23,16 @@ LOAD_FIELDS: Mapping[str, Literal["concurrency", "request_rate"]] = MappingProxy
     }
 )
 _TOKEN = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)\}|([A-Z][A-Z0-9_]*))")
+
+
+@dataclass(frozen=True)
+class LiveRequest:
+    """A request that sets parameters of a running service: ``body`` is one JSON object of names and values."""
+
+    method: str
+    path: str
+    body: Mapping[str, Value]
+
 
 BoolStyle = Literal["pair", "present", "value"]  # --x / --no-x; --x or nothing; --x true
 
@@ -63,12 +73,15 @@ def place(
     flag_of: Callable[[str], str | None] = lambda _: None,
     style: BoolStyle = "pair",
 ) -> Placed:
-    """Sort the values of a setting by place. ``flag_of`` tells which env-position names this engine takes as flags."""
+    """The values of a setting that are part of how the service is started, by place.
+
+    ``flag_of`` maps the names of fields with the position "env" to the flags of this engine; None: it has no such flag.
+    """
     flags: list[str] = []
     env: dict[str, str] = {}
     document: dict[str, Value] = {}
     for f in fields:
-        if f.name not in setting.values or load_field(f.name) or not f.active(setting.values):
+        if f.name not in setting.values or load_field(f.name) or f.live or not f.active(setting.values):
             continue
         value = setting.values[f.name]
         name = f.config_position if f.config_position.startswith("-") else None
@@ -81,6 +94,18 @@ def place(
         elif f.config_position != "env":
             document[f.config_position] = value
     return Placed(tuple(flags), env, document)
+
+
+def live_requests(fields: Iterable[Field], setting: Setting) -> tuple[LiveRequest, ...]:
+    """The values that are sent to the running service, one request for each method and path.
+
+    A field that is at rest (``when``) is sent with its resting value: the service may still have that of an earlier setting.
+    """
+    bodies: dict[tuple[str, str], dict[str, Value]] = {}
+    for f in fields:
+        if f.live and f.name in setting.values and not load_field(f.name):
+            bodies.setdefault(f.live, {})[f.name] = setting.values[f.name]
+    return tuple(LiveRequest(method, path, body) for (method, path), body in bodies.items())
 
 
 def tokens(setting: Setting, **more: str) -> dict[str, str]:

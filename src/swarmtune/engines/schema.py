@@ -12,6 +12,7 @@ from swarmtune.engines.placement import load_field
 from swarmtune.engines.target_field import TargetField
 from swarmtune.records import Value
 from swarmtune.space import Dimension, Field
+from swarmtune.space.field import MAX_NUMBER
 
 _FLAG = re.compile(r"(?<![\w-])--[A-Za-z0-9][\w.-]*")
 # The start of an option in the help of argparse and of most others: its own line, indented by a few spaces.
@@ -22,7 +23,8 @@ _OPTION_LINE = re.compile(r"^\s{0,8}(-{1,2}[A-Za-z0-9].*)$", re.MULTILINE)
 class Parameter:
     """One parameter: the name of its flag or path, the engine's default, the range worth searching, and what to mind.
 
-    ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``.
+    ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``. ``live``: the method and
+    path by which the running engine takes a new value; empty: only at its start.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Parameter:
     dtype_param: Any = None
     log: bool = False
     note: str = ""
+    live: str = ""
 
     def to_field(self, name: str, config_position: str | None = None) -> Field:
         """The default field of the search space for this parameter; its value is the engine's default."""
@@ -44,16 +47,20 @@ class Parameter:
 
 def with_default(made: Field, default: Any) -> Field:
     """The field with the engine's default as its baseline where the user gave none: the nearest value of its range."""
-    usable = isinstance(default, (bool, int, float, str)) and made.searched and made.dtype != "ratio"
+    usable = (isinstance(default, (bool, str)) or is_number(default)) and made.searched and made.dtype != "ratio"
     if made.value is not None or not usable or made.mistakes({made.name, *made.targets}):
         return made
     dimension = Dimension.of(made)
     if dimension.contains(default):
         return replace(made, value=default)
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    if not number or dimension.kind == "category":
+    if not is_number(default) or dimension.kind == "category":
         return made
     return replace(made, value=dimension.decode(dimension.encode(default)))
+
+
+def is_number(value: Any) -> bool:
+    """Is it a number that a field may have? Files of services may also hold NaN, Infinity and thousands of digits."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ class Schema:
         """Names of the fields that set each parameter: {"max_num_seqs": "MAX_NUM_SEQS"}."""
         found: dict[str, str] = {}
         for made in fields:
-            place = made.name if made.config_position == "env" else made.config_position
+            place = made.name if made.config_position == "env" or made.live else made.config_position
             key = normal(place.rpartition(".")[2]).replace("-", "_")
             if made.name.isidentifier():
                 found.setdefault(key, made.name)
@@ -125,6 +132,9 @@ class Schema:
             position, where = made.config_position, f"{key}.target_field {made.name}"
             if load_field(made.name):
                 continue
+            if made.live:
+                found.append(self._live_mistake(made, where))
+                continue
             if position.startswith("-"):
                 found.append(self.mistake(position, where))
             elif position == "env" and not self.flag_of(made.name):
@@ -136,6 +146,14 @@ class Schema:
                     f"{where}: config_position {position!r} is a path, but {self.engine} has no file to put it"
                 )
         return [sentence for sentence in found if sentence]
+
+    def _live_mistake(self, made: Field, where: str) -> str | None:
+        """An engine that declares what it takes while it runs takes nothing else."""
+        known = {p.name.removeprefix("--").replace("-", "_"): p.live for p in self.parameters if p.live}
+        if not known or known.get(made.name) == made.config_position:
+            return None
+        ways = ", ".join(f"{name} by {way}" for name, way in known.items())
+        return f"{where}: {self.engine} does not take it by {made.config_position} while it runs; it takes {ways}"
 
     def check_against_help(self, text: str, names: Iterable[str] | None = None) -> list[str]:
         """Which of ``names`` (default: our parameters) the installed engine's own help does not list, as sentences."""

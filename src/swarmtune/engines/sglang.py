@@ -5,13 +5,14 @@ Written from SGLang 0.5.23's documentation and source; it needs a GPU, so only i
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
@@ -74,6 +75,15 @@ class SglangEngine(Engine):
     Config = SglangConfig
     spans_nodes = True
 
+    def __init__(self, config: SglangConfig) -> None:
+        super().__init__(config)
+        self.memory = KvMemory(config.memory, config.baselines)
+
+    @classmethod
+    def found(cls) -> bool:
+        """Is the package ``sglang`` installed beside us?"""
+        return importlib.util.find_spec("sglang") is not None
+
     @property
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
@@ -83,23 +93,19 @@ class SglangEngine(Engine):
         """The user's, or running requests, prefill chunk, memory fraction and conservativeness."""
         known = [(n, SCHEMA.find(n)) for n in DEFAULT_FIELDS]
         fields = SCHEMA.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
-        return self._within_memory(fields)
+        return self.memory.bounded(fields, self._batch(fields))
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("max_running_requests")
 
-    def _within_memory(self, fields: Sequence[Field]) -> tuple[Field, ...]:
-        return within_memory(fields, self.config.memory, self._batch(fields), self.config.baselines)
-
     def constraints(self) -> tuple[str, ...]:
         """What SGLang refuses at start, and what the KV cache cannot hold."""
         fields = self.fields()
-        batch = self._batch(fields)
-        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
         """Placeholders, slips of known flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("sglang.command") + memory_mistakes(self.config.memory)
+        found = self.config.command.mistakes("sglang.command") + self.memory.mistakes()
         return found + SCHEMA.field_mistakes(self.fields(), "sglang")
 
     def command(self, setting: Setting, group: Group) -> Command:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe, installed
 from swarmtune.engines.diagnosis import diagnose
-from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.schema import Parameter, Schema
@@ -21,7 +22,7 @@ SCHEMA = Schema(
     "the simulated engine",
     "0.1",
     (
-        Parameter("--max-num-seqs", default=16, min=1, max=256, log=True),
+        Parameter("--max-num-seqs", default=16, min=1, max=256, log=True, live="POST /settings"),
         Parameter("--max-num-batched-tokens", default=512, min=16, max=8192, log=True),
         Parameter("--kv-cache-tokens", default=16384, min=1024, max=65536, log=True, note="too many: out of memory"),
         Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64]),
@@ -51,6 +52,10 @@ class SimulatedEngine(Engine):
     Config = SimulatedConfig
     spans_nodes = True
 
+    def __init__(self, config: SimulatedConfig) -> None:
+        super().__init__(config)
+        self.memory = KvMemory(config.memory, config.baselines)
+
     @property
     def model(self) -> str:
         """As configured."""
@@ -65,18 +70,19 @@ class SimulatedEngine(Engine):
         """The user's, or all of its parameters."""
         defaults = [p.to_field(p.name.removeprefix("--").replace("-", "_")) for p in SCHEMA.parameters]
         fields = SCHEMA.fields(self.config.target_field, defaults)
-        batch = SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
-        return within_memory(fields, self.config.memory, batch, self.config.baselines)
+        return self.memory.bounded(fields, self._batch(fields))
+
+    def _batch(self, fields: Sequence[Field]) -> str | None:
+        return SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
 
     def constraints(self) -> tuple[str, ...]:
         """What it refuses at start, as vLLM does."""
         fields = self.fields()
-        batch = SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
-        return SCHEMA.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
         """Slips of known flags, and arguments that cannot be split."""
-        found = others_mistakes(self.config.others, "simulated.others") + memory_mistakes(self.config.memory)
+        found = others_mistakes(self.config.others, "simulated.others") + self.memory.mistakes()
         return found + SCHEMA.field_mistakes(self.fields(), "simulated")
 
     def command(self, setting: Setting, group: Group) -> Command:

@@ -18,7 +18,9 @@ class TargetField(BaseModel):
 
     name: str = Option(min_length=1, description="name of the parameter, referred to by other fields and constraints")
     config_position: str = Option(
-        "env", min_length=1, description='"env", a flag ("--max-num-seqs"), or a dotted path into the service\'s file'
+        "env",
+        min_length=1,
+        description='"env", a flag ("--max-num-seqs"), a path in the service\'s file, or "POST /path"',
     )
     min: float | None = Option(None, description="smallest value")
     max: float | None = Option(None, description="largest value")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.memory import memory_constraints, memory_mistakes, within_memory
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
@@ -52,6 +53,12 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
+        self.memory = KvMemory(config.memory, config.baselines)
+
+    @classmethod
+    def found(cls) -> bool:
+        """Is the program ``vllm`` on the PATH?"""
+        return shutil.which("vllm") is not None
 
     @property
     def model(self) -> str:
@@ -62,23 +69,19 @@ class VllmEngine(Engine):
         """The user's, or batch sizes, chunked prefill and prefix caching."""
         known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
         fields = self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
-        return self._within_memory(fields)
+        return self.memory.bounded(fields, self._batch(fields))
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return self.schema.fields_by_parameter(fields).get("max_num_seqs")
 
-    def _within_memory(self, fields: Sequence[Field]) -> tuple[Field, ...]:
-        return within_memory(fields, self.config.memory, self._batch(fields), self.config.baselines)
-
     def constraints(self) -> tuple[str, ...]:
         """What vLLM refuses at start, and what the KV cache cannot hold."""
         fields = self.fields()
-        batch = self._batch(fields)
-        return self.schema.constraints(fields) + memory_constraints(self.config.memory, [batch] if batch else [])
+        return self.schema.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
         """Placeholders, unknown flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("vllm.command") + memory_mistakes(self.config.memory)
+        found = self.config.command.mistakes("vllm.command") + self.memory.mistakes()
         return found + (self.schema.field_mistakes(self.fields(), "vllm") if self.config.check_flags else [])
 
     def command(self, setting: Setting, group: Group) -> Command:

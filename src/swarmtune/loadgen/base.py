@@ -24,6 +24,17 @@ class Benchmark(ABC):
     def __init__(self, config: Any) -> None:
         self.config = config
 
+    @property
+    def early_stop_obstacle(self) -> str:
+        """Why its measurements cannot end early by ``Workload.early_stop``, as part of a sentence; empty: they can."""
+        return f"the benchmark {self.name} cannot end a measurement early"
+
+    @property
+    def concurrency_cap(self) -> int | None:
+        """The most requests at a time that the user allows while the load search varies the request rate; None: any."""
+        cap: int | None = getattr(self.config, "concurrency", None)  # the user's own, not a default number of users
+        return cap
+
     def mistakes(self) -> list[str]:
         """What is wrong with the section for this benchmark, as sentences. Asked only of the benchmark that is used."""
         return []

@@ -29,6 +29,11 @@ class SwarmtuneBenchmark(Benchmark):
     config: LoadgenOptions
     Config = LoadgenOptions
 
+    @property
+    def early_stop_obstacle(self) -> str:
+        """Only a single process sees all requests and can decide on them."""
+        return "" if self.config.workers_max == 1 else "loadgen.workers_max must be 1 for that"
+
     def mistakes(self) -> list[str]:
         """A file of requests that is not there."""
         files = {"input_file": self.config.input_file, "ca_file": self.config.ca_file}
@@ -82,7 +87,7 @@ class SwarmtuneBenchmark(Benchmark):
         )
         spec = Spec(
             url=(url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos, options=options,
-            early_stop=workload.early_stop if options.workers_max == 1 else None,
+            early_stop=None if self.early_stop_obstacle else workload.early_stop,
         )  # fmt: skip
         secret = spec.secret_environment()
         return Command(

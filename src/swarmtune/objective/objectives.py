@@ -57,6 +57,8 @@ class Objective(ABC):
     several: Mapping[str, Objective] = field(default_factory=dict)
     kind: ClassVar[str] = ""  # its name in configurations and studies
     metric: ClassVar[str] = ""  # the metric that is the objective, where it is one
+    needs_slos: ClassVar[bool] = True  # False: it weighs latencies itself, so no load is searched for
+    needs_request_slos: ClassVar[bool] = False  # does it count requests that kept their SLOs?
 
     @abstractmethod
     def value(self, measurement: Measurement) -> float:
@@ -112,6 +114,7 @@ class Goodput(Rate):
     unit: str = "req/s"
     kind: ClassVar[str] = "goodput"
     metric: ClassVar[str] = "request_goodput"
+    needs_request_slos: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -174,6 +177,7 @@ class Weighted(Objective):
     unit: str = "cost"
     direction: Literal["maximize", "minimize"] = "minimize"
     kind: ClassVar[str] = "weighted"
+    needs_slos: ClassVar[bool] = False
     weights: Weights = field(default_factory=Weights)
 
     def identity(self) -> dict[str, Any]:

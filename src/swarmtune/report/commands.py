@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from swarmtune.records import Trial, command_line
+from swarmtune.records import Setting, Trial, command_line
 from swarmtune.study.place import write_private
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.result import Result
@@ -27,6 +29,15 @@ def run_lines(plan: Plan, trial: Trial) -> list[str]:
     group = plan.groups[0]
     commands = plan.engine.commands(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
     return [command_line(command) for command in commands]
+
+
+def live_lines(plan: Plan, setting: Setting) -> list[str]:
+    """The command lines that give the running service the setting's values of live parameters, ready to paste."""
+    group = plan.groups[0]
+    url = replace(group, port=group.port or DEFAULT_PORT).url
+    curl, kind = ("curl", "--fail", "-X"), ("-H", "Content-Type: application/json", "-d")
+    requests = plan.engine.live_requests(setting)
+    return [shlex.join((*curl, r.method, f"{url}{r.path}", *kind, json.dumps(dict(r.body)))) for r in requests]
 
 
 def kept_files(result: Result) -> list[KeptFile]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.records import Trial, to_plain
-from swarmtune.report.commands import keep_files, kept_files, run_lines
+from swarmtune.report.commands import keep_files, kept_files, live_lines, run_lines
 from swarmtune.report.figures import budget, no_difference
 from swarmtune.report.pareto import pareto_set
 from swarmtune.study.place import write_private
@@ -68,6 +68,7 @@ def document(result: Result) -> dict[str, Any]:
     if data["best"] is not None and result.best is not None:
         data["best"]["command"], *others = run_lines(result.plan, result.best)
         data["best"]["commands_of_other_ranks"] = others
+        data["best"]["commands_while_it_runs"] = live_lines(result.plan, result.best.setting)
         data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in kept_files(result)]
     return _finite(data)  # type: ignore[no-any-return]
 

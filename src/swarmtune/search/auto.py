@@ -29,6 +29,8 @@ def suitable(space: Space, budget: int) -> type[Search]:
 class AutoSearch(Search):
     """Asks and tells the suitable search."""
 
+    uses_particles = True
+
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         super().__init__(space, seed, budget, options)
         self.chosen = suitable(space, budget)(space, seed, budget, options)

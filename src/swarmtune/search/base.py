@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from swarmtune.records import Score, Setting
 from swarmtune.space import Space
@@ -37,6 +38,9 @@ class Search(ABC):
     Its state is a function of the history: a new instance with the same space, seed and options that is told the same
     results in the same order asks the same next question. Resume is replay, nothing else.
     """
+
+    uses_particles: ClassVar[bool] = False
+    """Does it, or a search that it may choose, move a swarm of particles? Then n_particles must be at least 2."""
 
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         """``budget`` is how many evaluations are planned in all (a hint: strategies decay over it)."""

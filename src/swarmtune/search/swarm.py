@@ -87,6 +87,8 @@ class SwarmSearch(Search):
     known result for free and goes on from there.
     """
 
+    uses_particles = True
+
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         super().__init__(space, seed, budget, options)
         self.swarm = options if isinstance(options, SwarmOptions) else SwarmOptions()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,14 @@ class Scheduler:
         self.waiting: deque[Sequence] = deque()
         self.free_blocks = limits.blocks
         self.preemptions = 0
+
+    def set_max_num_seqs(self, most: int) -> None:
+        """Change how many sequences run at a time; those that run go on. ValueError if it does not suit the other limits."""
+        if not 1 <= most <= self.limits.max_num_batched_tokens:
+            raise ValueError(
+                f"max_num_seqs must lie between 1 and max_num_batched_tokens ({self.limits.max_num_batched_tokens})"
+            )
+        self.limits = replace(self.limits, max_num_seqs=most)
 
     @property
     def busy(self) -> bool:

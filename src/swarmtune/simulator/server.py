@@ -1,9 +1,10 @@
-"""The HTTP server of the simulated engine: OpenAI completions and chat, /health, /v1/models, /metrics."""
+"""The HTTP server of the simulated engine: OpenAI completions and chat, /health, /v1/models, /metrics, /settings."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import resource
 import sys
@@ -22,6 +23,7 @@ from swarmtune.simulator.record import Record
 from swarmtune.simulator.stepper import Stepper
 
 STOP_GRACE_S = 0.5
+SETTINGS_BYTES = 4096
 
 
 class SimulatedServer:
@@ -71,6 +73,7 @@ class SimulatedServer:
         application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/metrics", self._metrics)
+        application.router.add_post("/settings", self._settings)
         application.router.add_post("/v1/completions", self._completions)
         application.router.add_post("/v1/chat/completions", self._chat)
         return application
@@ -95,6 +98,15 @@ class SimulatedServer:
         label = f'{{model_name="{self.config.model}"}}'
         text = "".join(f"# TYPE vllm:{name} {kind}\nvllm:{name}{label} {value}\n" for name, kind, value in rows)
         return web.Response(text=text, content_type="text/plain")
+
+    async def _settings(self, request: web.Request) -> web.Response:
+        """``{"max_num_seqs": 8}`` changes the running engine; the answer holds what is in use now."""
+        scheduler = self.stepper.scheduler
+        try:
+            scheduler.set_max_num_seqs(_wanted(await request.content.read(SETTINGS_BYTES + 1)))
+        except ValueError as error:
+            return _error(str(error), 400)
+        return web.json_response({"max_num_seqs": scheduler.limits.max_num_seqs})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, "completions")
@@ -155,6 +167,22 @@ class SimulatedServer:
             stamps.append(time.monotonic_ns())
             await response.write(event)
         await response.write(openai.closing_events(generation))
+
+
+def _wanted(body: bytes) -> int:
+    """The value in the body of a request for new settings; ValueError says what is wrong with it."""
+    if len(body) > SETTINGS_BYTES:
+        raise ValueError(f"more than {SETTINGS_BYTES} bytes are not settings")
+    try:
+        settings = json.loads(body)
+    except (ValueError, RecursionError):
+        raise ValueError("the body is not JSON") from None
+    if not isinstance(settings, dict) or settings.keys() != {"max_num_seqs"}:
+        raise ValueError("the body must be an object with max_num_seqs and nothing else")
+    wanted = settings["max_num_seqs"]
+    if isinstance(wanted, bool) or not isinstance(wanted, int):
+        raise ValueError("max_num_seqs must be a whole number")  # noqa: TRY004 - of a body, not of an argument
+    return wanted
 
 
 def _error(message: str, status: int) -> web.Response:

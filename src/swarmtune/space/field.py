@@ -25,6 +25,7 @@ _PARAM_KEYS = (
     *("min_value", "max_value", "priority_policy", "priority"),
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
+_LIVE = re.compile(r"(POST|PUT) (/[!-~]*)")
 _FLAG = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -32,8 +33,9 @@ _FLAG = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*")
 class Field:
     """A parameter, where its value goes, and what values it may take.
 
-    ``config_position``: ``"env"`` (an environment variable of that name), a command-line flag (``"--max-num-seqs"``), or
-    a dotted path into the service's JSON/YAML file, numbers indexing lists (``"ModelConfig.0.tp"``).
+    ``config_position``: ``"env"`` (an environment variable of that name), a command-line flag (``"--max-num-seqs"``), a
+    dotted path into the service's JSON/YAML file, numbers indexing lists (``"ModelConfig.0.tp"``), or a method and a path
+    (``"POST /settings"``): the value is sent to the running service, which needs no restart for it.
     ``dtype`` and ``dtype_param``:
 
     ==================  ================================================================================
@@ -76,6 +78,12 @@ class Field:
         if self.dtype == "bool" and isinstance(value, (int, float)) and value in (0, 1):
             return bool(value)
         return value
+
+    @property
+    def live(self) -> tuple[str, str] | None:
+        """Method and path by which the running service takes the value; None: it is part of how the service is started."""
+        match = _LIVE.fullmatch(self.config_position)
+        return (match[1], match[2]) if match else None
 
     @property
     def derived(self) -> bool:
@@ -159,9 +167,13 @@ class Field:
     def _place_mistakes(self) -> list[str]:
         position = self.config_position
         if position.startswith("-") and not _FLAG.fullmatch(position):
-            return [f"{self.name}: config_position {position[:40]!r} is no flag; write it like --max-num-seqs"]
+            return [f"{self.name}: config_position {position[:40]!r} is not a flag; write it like --max-num-seqs"]
+        if position.startswith(("POST ", "PUT ")) and not self.live:
+            return [f"{self.name}: config_position {position[:40]!r} is not a method and a path like POST /settings"]
         if not position or not position.isprintable() or len(position) > 500:
-            return [f'{self.name}: config_position {position[:40]!r} is neither "env", a flag nor a dotted path']
+            return [
+                f'{self.name}: config_position {position[:40]!r} is neither "env", a flag, a dotted path nor POST /path'
+            ]
         return []
 
     def _number_mistakes(self) -> list[str]:

@@ -119,9 +119,10 @@ class EngineContract:
         assert not moved.same_process(engine.command(setting, GROUP))
 
     def test_every_searched_field_reaches_the_service(self, engine: Engine, setting: Setting) -> None:
-        """Another value gives another command; where a rule between two fields hides it, at least one value does."""
+        """Another value gives another command, or another live request; where a rule hides it, at least one value does."""
         space = Space(engine.fields(), engine.constraints())
         command = engine.command(setting, GROUP)
+        live = {name for request in engine.live_requests(setting) for name in request.body}
         for dimension in space.dimensions:
             if load_field(dimension.name):
                 continue
@@ -132,7 +133,14 @@ class EngineContract:
                 if other != setting.values[dimension.name]
             ]
             assert changed, dimension.name
-            assert not all(engine.command(c, GROUP).same_process(command) for c in changed), dimension.name
+            same = [engine.command(c, GROUP).same_process(command) for c in changed]
+            if dimension.name in live:
+                assert all(same), f"{dimension.name} is set while the service runs, and changes its command"
+                assert not any(engine.live_requests(c) == engine.live_requests(setting) for c in changed), (
+                    dimension.name
+                )
+            else:
+                assert not all(same), dimension.name
 
     def test_load_is_not_the_services_business(self, engine: Engine, setting: Setting) -> None:
         loaded = Setting({**setting.values, "CONCURRENCY": 8, "REQUESTRATE": 2.5})

@@ -9,7 +9,7 @@ import pytest
 from swarmtune.records import Setting
 from swarmtune.settings import read_settings
 from swarmtune.tuner.loop.restarts import Restarts, free_fields
-from swarmtune.tuner.planning.plan import make_plan
+from swarmtune.tuner.planning.make import make_plan
 
 STARTED = {"start_seconds": 60.0}
 RUNS = Setting({"seqs": 8, "concurrency": 4})
@@ -31,6 +31,20 @@ USERS = {"name": "CONCURRENCY", "config_position": "env", "min": 1, "max": 64, "
 def test_only_the_load_needs_no_restart(engine: str, section: dict[str, Any]) -> None:
     assert free_of(engine, [SEQS, USERS], **section) == {"CONCURRENCY"}
     assert free_of(engine, [SEQS], **section) == frozenset()
+
+
+LIVE = {**SEQS, "config_position": "POST /settings"}
+
+
+def test_a_parameter_that_is_set_while_the_service_runs_needs_no_restart() -> None:
+    assert free_of("simulated", [LIVE, USERS]) == {"max_num_seqs", "CONCURRENCY"}
+    assert free_of("command", [LIVE], argv=["serve"], model="m") == {"max_num_seqs"}
+    tokens = {"name": "tokens", "config_position": "--max-num-batched-tokens", "min": 64, "max": 512, "dtype": "int"}
+    assert free_of("simulated", [LIVE, tokens]) == {"max_num_seqs"}
+
+
+def test_a_command_that_names_the_value_needs_one_all_the_same() -> None:
+    assert free_of("command", [LIVE], argv=["serve", "$MAX_NUM_SEQS"], model="m") == frozenset()
 
 
 def test_shares_are_those_of_what_was_measured() -> None:

@@ -11,7 +11,8 @@ import pytest
 from swarmtune.errors import ConfigValidationError
 from swarmtune.settings import read_settings
 from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
-from swarmtune.tuner.planning.plan import DEFAULT_EVALUATIONS, Plan, make_plan
+from swarmtune.tuner.planning.make import DEFAULT_EVALUATIONS, make_plan
+from swarmtune.tuner.planning.plan import Plan
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import pytest
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.settings import read_settings
-from swarmtune.tuner.planning.plan import make_plan
+from swarmtune.tuner.planning.make import make_plan
 
 MINDIE = """{
     "ServerConfig": {"ipAddress": "127.0.0.1", "port": 1025},

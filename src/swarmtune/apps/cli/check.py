@@ -21,7 +21,7 @@ from swarmtune.apps.cli.options import (
     planned,
 )
 from swarmtune.records import command_line
-from swarmtune.report.commands import DEFAULT_PORT
+from swarmtune.report.commands import DEFAULT_PORT, live_lines
 from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.planning.plan import Plan
@@ -62,6 +62,8 @@ def show(plan: Plan) -> None:
     ):
         where = f"{node.host}: " if len(group.nodes) > 1 else ""
         console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
+    for line in live_lines(plan, plan.baseline()):
+        console.print(f"  when it is ready: {line}", markup=False, soft_wrap=True)
     load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
     console.print("[bold]Load:[/bold]")
     console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
-import shutil
 from typing import Any
 
 import psutil
@@ -19,7 +18,7 @@ from swarmtune.settings import BaseSections, Optimizer, Promises, expanded, read
 from swarmtune.space import Field
 from swarmtune.study.place import write_private
 from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
-from swarmtune.tuner.planning.plan import DEFAULT_EVALUATIONS
+from swarmtune.tuner.planning.make import DEFAULT_EVALUATIONS
 
 UNUSED = "read for older files"  # how descriptions of keys without effect begin
 TEMPLATE = {"argv": ["./start.sh", "--port", "$PORT"]}  # of an engine of which nothing is known
@@ -52,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def found_engine() -> str:
-    """The engine that is installed here."""
-    if shutil.which("vllm"):
-        return "vllm"
-    if importlib.util.find_spec("sglang"):
-        return "sglang"
-    return "llamacpp" if importlib.util.find_spec("xllamacpp") else "simulated"
+    """The first engine whose service is installed here; the simulated one if none is."""
+    for name in registry.engines.by_registration:
+        with contextlib.suppress(ConfigurationError):  # a plugin whose module is broken
+            if registry.engines.load(name).found():
+                return name
+    return "simulated"
 
 
 def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, model: str | None) -> str:

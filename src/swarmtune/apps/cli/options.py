@@ -117,7 +117,7 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 
 def planned(settings: BaseSections, path: Path | None, given: Mapping[str, Any]) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: the file or the command line."""
-    from swarmtune.tuner.planning.plan import make_plan
+    from swarmtune.tuner.planning.make import make_plan
 
     options = [f"{table}.{name}:" for table, names in given.items() for name in names]
     try:

@@ -29,7 +29,7 @@ from swarmtune.records import (
     WarmStartFacts,
 )
 from swarmtune.report import sentences
-from swarmtune.report.commands import kept_files, run_lines
+from swarmtune.report.commands import kept_files, live_lines, run_lines
 from swarmtune.report.figures import comparison
 from swarmtune.report.sentences import clock_text
 from swarmtune.tuner.planning.plan import Plan
@@ -234,6 +234,8 @@ def show_result(result: Result) -> None:
         for node, line in zip(result.plan.groups[0].nodes, run_lines(result.plan, best), strict=True):
             where = f"{node.host}: " if len(result.plan.groups[0].nodes) > 1 else ""
             say(f"  {where}{line}")
+        if lines := live_lines(result.plan, best.setting):
+            say("\n  ".join(("When it is ready, set its parameters:", *lines)))
     if (saved := result.savings) and (saved.stopped or saved.decided):
         say(f"\n{saved.sentence}")
     for line in sentences.pareto_lines(result):

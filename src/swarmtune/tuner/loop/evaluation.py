@@ -26,6 +26,7 @@ from swarmtune.fleet.job import LOG_LINES, Job, Service
 from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
+from swarmtune.tuner.loop import live
 from swarmtune.tuner.loop.loads import best_point, load_point, score_of
 from swarmtune.tuner.loop.probe import HttpProbe
 from swarmtune.tuner.planning.plan import Plan
@@ -140,6 +141,7 @@ class Evaluation(Job[Measured]):
     async def use(self, service: Service) -> Measured:
         """The best of the loads that ``loads`` asks for, each kept as soon as it is measured."""
         plan, loads, began = self.plan, self.loads, self._bench.clock.monotonic()
+        await live.apply(plan.engine.live_requests(self.attempt.setting), service.url, self._bench.clock)
         search = plan.load_search.starting_at(loads.start, loads.thorough) if plan.load_search else None
         measured: list[Measurement] = []
         points: list[LoadPoint] = []

@@ -28,18 +28,33 @@ def leading(settings: BaseSections) -> str:
     return settings.objective.pareto[0] if settings.objective.pareto else settings.objective.name
 
 
+def _kinds(settings: BaseSections) -> dict[str, type[Objective]]:
+    """The objectives that are named, without latencies."""
+    named = dict.fromkeys((leading(settings), *settings.objective.pareto))
+    return {name: OBJECTIVES[name] for name in named if name in OBJECTIVES}
+
+
+def needs_slos(settings: BaseSections) -> bool:
+    """Does that objective rest on SLOs? False: it weighs latencies itself."""
+    kind = OBJECTIVES.get(leading(settings))  # None: a latency, which cannot lead and is refused elsewhere
+    return kind is None or kind.needs_slos
+
+
 def promises(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
     """The limits in ms: those of the table, else those of the older tuner's keys, else the usual ones."""
     given = settings.objective.slo
     if given is None:
-        given = {} if leading(settings) == "weighted" else dict(DEFAULT_PROMISES)
+        given = dict(DEFAULT_PROMISES) if needs_slos(settings) else {}
         if given and settings.ttft_slo is not None:
             given["p95_ttft_ms"] = settings.ttft_slo * 1000
         if given and settings.tpot_slo is not None:
             given["p95_tpot_ms"] = settings.tpot_slo * 1000
     mistakes += promise_mistakes(given)
-    if "goodput" in (leading(settings), *settings.objective.pareto) and not per_request_limits(given):
-        mistakes.append("objective.slo: goodput needs a promise on ttft, tpot or e2el, for example p95_ttft_ms = 500")
+    counted = [name for name, kind in _kinds(settings).items() if kind.needs_request_slos]
+    if counted and not per_request_limits(given):
+        mistakes.append(
+            f"objective.slo: {counted[0]} needs an SLO on ttft, tpot or e2el, for example p95_ttft_ms = 500"
+        )
     return given
 
 
@@ -91,8 +106,9 @@ def _weights(settings: BaseSections) -> Weights:
 def _price_mistakes(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:
     table, found = settings.objective, []
     prices = [p for p in (table.dollars_per_hour, table.group_dollars_per_hour) if p is not None]
-    if table.per and not {"goodput", "throughput"} & {leading(settings), *table.pareto}:
-        found.append("objective.per: only goodput and throughput are counted per something; leave it out")
+    if table.per and not any(issubclass(kind, Rate) for kind in _kinds(settings).values()):
+        rates = " and ".join(name for name, kind in OBJECTIVES.items() if issubclass(kind, Rate))
+        found.append(f"objective.per: only {rates} are counted per something; leave it out")
     if table.per == "watt" and benchmark is not None and not benchmark.measures_power:
         found.append(
             f"objective.per: the benchmark {benchmark.name} does not measure power, so nothing can be counted per watt; "

@@ -1,0 +1,202 @@
+"""From settings to a plan: read all, check all, report all mistakes at once. Nothing is started here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from swarmtune import registry
+from swarmtune.engines.base import Engine
+from swarmtune.engines.placement import LOAD_FIELDS
+from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.loadgen.base import Benchmark
+from swarmtune.objective import OBJECTIVES, PROMISED, per_request_limits
+from swarmtune.records import Group, Setting
+from swarmtune.search.base import Search
+from swarmtune.search.load import LoadSearch
+from swarmtune.search.swarm import SwarmOptions
+from swarmtune.settings import BaseSections, section_name, without_effect
+from swarmtune.space import Field, Space
+from swarmtune.tuner.planning import aims
+from swarmtune.tuner.planning.parts import engine_and_benchmark, search_class
+from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.planning.runnable import check_runnable
+from swarmtune.workload import StopRules
+
+DEFAULT_EVALUATIONS = 16
+
+
+def make_plan(settings: BaseSections) -> Plan:
+    """Check everything that can be checked without starting a service; ConfigValidationError lists all mistakes."""
+    o = settings.optimizer
+    mistakes: list[str] = []
+    engine, benchmark = engine_and_benchmark(settings, mistakes)
+    search = search_class(o.algorithm, mistakes)
+    output = output_folder(settings.output, mistakes)
+    check_study(o.study, mistakes)
+    limits = aims.promises(settings, mistakes)
+    mistakes += aims.mistakes_of(settings, benchmark)
+    check_earlier(o.earlier, mistakes)
+    load_search = _load_search(settings, mistakes)
+    space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
+    users = _user_settings(o.user_settings, space, mistakes) if space else ()
+    swarm = _swarm(settings, search, mistakes)
+    if mistakes or engine is None or benchmark is None or space is None:
+        raise ConfigValidationError(mistakes)
+    workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
+    if settings.sample_size is not None:
+        workload = replace(workload, requests=settings.sample_size)
+    given = settings.parallel
+    if given.port is None and engine.port:
+        given = given.model_copy(update={"port": engine.port})
+    parallel = given.resolved() if given.enabled else None
+    groups = parallel.groups() if parallel else _groups(o.groups, engine)
+    check_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
+    if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
+        notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
+    if load_search and any(PROMISED.match(name) for name in settings.objective.pareto):
+        notices.append(
+            "the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"
+        )
+    old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
+    return Plan(
+        engine=engine,
+        benchmark=benchmark,
+        space=space,
+        objective=aims.objective(settings, limits),
+        workload=workload,
+        load_search=load_search,
+        load_variable=settings.load_search.variable,
+        algorithm=o.algorithm,
+        swarm=swarm,
+        evaluations=o.evaluations or old_budget or DEFAULT_EVALUATIONS,
+        timeout_s=o.timeout,
+        accelerator_s=o.accelerator_seconds,
+        warm_start=o.warm_start,
+        earlier=None if o.earlier is None else tuple(o.earlier),
+        seed=o.seed,
+        confirm=o.confirm,
+        finalists=o.finalists,
+        groups=groups,
+        user_settings=users,
+        start_timeout_s=settings.wait_start_time,
+        evaluation_timeout_s=_evaluation_timeout_s(settings),
+        max_attempts=parallel.retry_count + 1 if parallel else o.max_attempts,
+        parallel=parallel,
+        hostfile=given if parallel and given.hostfile else None,
+        backup=o.backup,
+        output=output,
+        study=o.study,
+        notices=tuple(notices),
+        early_stop=_early_stop(settings, limits, benchmark),
+    )
+
+
+def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | None:
+    section = settings.load_search
+    if not section.enabled or not aims.needs_slos(settings):
+        return None
+    whole = section.variable == "concurrency"
+    if not section.low <= section.start <= section.high:
+        mistakes.append(
+            f"load_search: start {section.start:g} must lie between low {section.low:g} and high {section.high:g}"
+        )
+    if whole and any(v != int(v) for v in (section.low, section.high, section.start)):
+        mistakes.append("load_search: concurrency is a whole number; low, high and start must be, too")
+    return LoadSearch(section.low, section.high, section.start, section.points, section.tolerance, whole)
+
+
+def _early_stop(settings: BaseSections, limits: dict[str, float], benchmark: Benchmark) -> StopRules | None:
+    """When a measurement may end early; None where that is off or the benchmark cannot do it."""
+    section, objective = settings.early_stop, settings.objective
+    if section.mode == "off" or benchmark.early_stop_obstacle:
+        return None
+    metric = OBJECTIVES[aims.leading(settings)].metric
+    return StopRules(
+        act=section.mode == "on",
+        limits=limits,
+        min_success_rate=objective.min_success_rate,
+        metric="" if objective.per or objective.pareto else metric,
+        margin=section.margin,
+        confidence=section.confidence,
+    )
+
+
+def _space(
+    settings: BaseSections, engine: Engine, load_search: LoadSearch | None, mistakes: list[str]
+) -> tuple[Space | None, list[str]]:
+    fields: Sequence[Field] = ()
+    try:
+        fields = engine.fields()
+        notices = []
+        if load_search is not None:
+            loads = [f.name for f in fields if f.name.lower() in LOAD_FIELDS]
+            fields = [f for f in fields if f.name not in loads]
+            notices = [
+                f"{name} is left to the load search ([load_search] enabled = false turns it off)" for name in loads
+            ]
+        space = Space(fields, (*engine.constraints(), *settings.constraints))
+    except ConfigurationError as error:
+        section = section_name(engine)
+        for text in getattr(error, "mistakes", [error.message]):
+            if text.startswith("constraint "):
+                mistakes.append(f"constraints: {text.removeprefix('constraint ')}")
+            elif not any(m.endswith(text) for m in mistakes):
+                mistakes.append(f"{section}.target_field: {text}")
+        return None, []
+    if not space.dimensions:
+        if not fields and not notices:
+            return None, []  # the engine has said so
+        key = f"{section_name(engine)}.target_field"
+        mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
+        return None, []
+    broken = space.broken(space.default())
+    mistakes += [
+        f"constraints: {text!r}: the baseline breaks it; change the rule or the fields' value" for text in broken
+    ]
+    return space, notices
+
+
+def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str]) -> tuple[Setting, ...]:
+    made = []
+    for number, values in enumerate(given, 1):
+        try:
+            setting = space.setting(values, f"user:{number}")
+        except ConfigValidationError as error:
+            mistakes += [f"optimizer.user_settings.{number}: {m}" for m in error.mistakes]
+            continue
+        mistakes += [f"optimizer.user_settings.{number}: breaks the rule {text!r}" for text in space.broken(setting)]
+        made.append(setting)
+    return tuple(made)
+
+
+def _swarm(settings: BaseSections, search: type[Search] | None, mistakes: list[str]) -> SwarmOptions:
+    if settings.n_particles == 1 and search is not None and search.uses_particles:
+        mistakes.append("n_particles: a swarm needs at least 2 particles")
+        return SwarmOptions()
+    options, strategy = settings.pso_options, settings.pso_strategy
+    return SwarmOptions(
+        n_particles=settings.n_particles if settings.n_particles != 1 else None,
+        c1=options.c1,
+        c2=options.c2,
+        w=options.w,
+        c1_strategy=strategy.c1,
+        c2_strategy=strategy.c2,
+        w_strategy=strategy.w,
+        topology=options.topology,
+    )
+
+
+def _evaluation_timeout_s(settings: BaseSections) -> float:
+    """Seconds that one evaluation may take: ``particles_time_out``, or the older extension's key where that is given."""
+    given = settings.parallel.enabled and "evaluation_timeout" in settings.parallel.model_fields_set
+    return settings.parallel.evaluation_timeout if given else settings.particles_time_out
+
+
+def _groups(count: int, engine: Engine) -> tuple[Group, ...]:
+    port = engine.port
+    return tuple(Group(f"local-{i}" if count > 1 else "local", port=port + i if port else 0) for i in range(count))

@@ -1,0 +1,64 @@
+"""The parts that settings name (engine, benchmark, search), each made from its own table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from swarmtune import registry
+from swarmtune.engines.base import Engine
+from swarmtune.errors import ConfigurationError
+from swarmtune.loadgen.base import Benchmark
+from swarmtune.search.base import Search
+from swarmtune.settings import BaseSections, section_name
+from swarmtune.space.space import MAX_FIELDS
+
+MAX_MISTAKE = 500  # characters; the system's messages repeat file names of any length
+
+
+def engine_and_benchmark(settings: BaseSections, mistakes: list[str]) -> tuple[Engine | None, Benchmark | None]:
+    """Both, each None if it cannot be made; ``mistakes`` then gets the reasons."""
+    engine = _part(settings, registry.engines, "optimizer.engine", settings.engine_name, mistakes)
+    return engine, _part(settings, registry.benchmarks, "optimizer.benchmark", settings.optimizer.benchmark, mistakes)
+
+
+def _part(settings: BaseSections, known: registry.Registry, key: str, name: str, mistakes: list[str]) -> Any:
+    """The engine or benchmark of this name, made from its table; None and the reasons in ``mistakes`` if that fails."""
+    try:
+        part = known.load(name)
+    except ConfigurationError as error:
+        mistakes.append(f"{key}: {error.message}")
+        return None
+    section = section_name(part)
+    table = getattr(settings, section, None)
+    if table is None:
+        needed = ", ".join(n for n, field in part.Config.model_fields.items() if field.is_required())
+        mistakes.append(f"{section}: the table [{section}] is needed, with at least {needed or 'its keys'}")
+        return None
+    if len(getattr(table, "target_field", ())) > MAX_FIELDS:
+        mistakes.append(f"{section}.target_field: {len(table.target_field)} fields are too many; at most {MAX_FIELDS}")
+        return None
+    try:
+        made = part(table)
+        mistakes += [keyed(m, section) for m in made.mistakes()]
+    except ConfigurationError as error:
+        mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
+        return None
+    except OSError as error:  # such as a file name that is too long
+        mistakes.append(f"{section}: {error}"[:MAX_MISTAKE])
+        return None
+    return made
+
+
+def keyed(mistake: str, section: str) -> str:
+    """The mistake, with the name of its table in front unless it begins with that already."""
+    return mistake if mistake.startswith((f"{section}.", f"{section}:")) else f"{section}: {mistake}"
+
+
+def search_class(name: str, mistakes: list[str]) -> type[Search] | None:
+    """The search algorithm of this name; None and the reason in ``mistakes`` if there is none."""
+    try:
+        found: type[Search] = registry.searches.load(name)
+    except ConfigurationError as error:
+        mistakes.append(f"optimizer.algorithm: {error.message}")
+        return None
+    return found

@@ -1,0 +1,63 @@
+"""Where results go and where earlier ones are: the folder, the database and the studies that settings name, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from swarmtune.errors import ConfigurationError
+from swarmtune.settings import expanded
+
+
+def output_folder(given: str, mistakes: list[str]) -> Path:
+    """The folder for studies, as a path. A mistake if it cannot be made there; nothing is made here."""
+    try:
+        path = expanded(given)
+        taken = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
+    except (ConfigurationError, OSError) as error:
+        mistakes.append(f"output: {error}")
+        return Path(given)
+    if taken is not None:
+        mistakes.append(f"output: no folder can be made at {given[:200]!r}: {str(taken)[:200]!r} is a file")
+    return path
+
+
+def check_study(url: str | None, mistakes: list[str]) -> None:
+    """Is this the address of a database for a study? It may hold a password, so no mistake repeats it."""
+    if url is None:
+        return
+    scheme, found, rest = url.partition("://")
+    kind = scheme.partition("+")[0]
+    if not url.strip():
+        mistakes.append("optimizer.study: an empty text is not an address; leave it out for a new folder")
+    elif found and kind not in ("sqlite", "postgresql", "postgres"):
+        mistakes.append(
+            f"optimizer.study: {kind[:20]!r} is not supported; write a path, sqlite:///PATH or postgresql://USER@HOST/DB"
+        )
+    elif found and kind == "sqlite" and not rest.startswith("/"):
+        mistakes.append(
+            "optimizer.study: a SQLite address has three slashes or four: sqlite:///PATH, sqlite:////ROOT/PATH"
+        )
+    elif found and kind != "sqlite":
+        try:
+            reason = "" if urlsplit(url).port != 0 else "port 0"
+        except ValueError as error:
+            reason = str(error).partition(":")[0]
+        if reason:
+            mistakes.append(f"optimizer.study: not a database address ({reason}); write postgresql://USER@HOST:PORT/DB")
+
+
+def check_earlier(given: list[str] | None, mistakes: list[str]) -> None:
+    """Earlier studies that are named must exist: folders and files here; servers are asked when the study starts."""
+    for number, place in enumerate(given or (), 1):
+        try:
+            if "://" in place:
+                from swarmtune.database.address import (
+                    database_url,  # SQLAlchemy is slow to import, and few need it here
+                )
+
+                database_url(place)
+            elif not (place.strip() and expanded(place).exists()):
+                mistakes.append(f"optimizer.earlier.{number}: there is no file or folder {place[:200]!r}")
+        except (ConfigurationError, OSError) as error:
+            mistakes.append(f"optimizer.earlier.{number}: {getattr(error, 'strerror', None) or error}")

@@ -1,0 +1,75 @@
+"""Can the services and the load of a plan be run as they are described?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from swarmtune.engines.base import Engine
+from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.loadgen.base import Benchmark
+from swarmtune.records import Group
+from swarmtune.settings import section_name
+from swarmtune.space import Space
+from swarmtune.tuner.planning.parts import keyed
+from swarmtune.workload import Workload
+
+
+def check_runnable(
+    engine: Engine,
+    benchmark: Benchmark,
+    space: Space,
+    workload: Workload,
+    groups: tuple[Group, ...],
+    timeout_s: float,
+) -> None:
+    """Can the baseline's commands be made, and can they end within ``timeout_s`` seconds? ConfigValidationError if not."""
+    mistakes = []
+    ports = [g.port for g in groups if g.port > 65535]
+    if ports:
+        mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
+    several = [g.name for g in groups if len(g.nodes) > 1]
+    if several and not engine.spans_nodes:
+        mistakes.append(
+            f"parallel: the groups {', '.join(several[:5])} have several nodes, and the engine {engine.name} runs on one; "
+            'set mode = "single_node" or nodes_per_group = 1'
+        )
+    if workload.duration_s is not None and workload.duration_s >= timeout_s:
+        mistakes.append(
+            f"{section_name(benchmark)}.benchmark_duration: {workload.duration_s:g} s of load do not fit into one "
+            f"evaluation (particles_time_out = {timeout_s:g})"
+        )
+    sections = (section_name(engine), section_name(benchmark))
+    makers: tuple[Callable[[], Any], ...] = (
+        lambda: engine.command(space.default(), groups[0]),
+        lambda: benchmark.command(workload, "http://127.0.0.1:8000"),
+    )
+    for section, make in zip(sections, makers, strict=True):
+        try:
+            make()
+        except ConfigurationError as error:
+            mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
+            mistakes.append(f"{section}: no command can be made of these values: {error}")
+    if mistakes or (mistakes := _shared_files(engine, space, groups)):
+        raise ConfigValidationError(mistakes)
+
+
+def _shared_files(engine: Engine, space: Space, groups: tuple[Group, ...]) -> list[str]:
+    """Files at an absolute path, such as MindIE's config.json, that several services on one machine would write."""
+    services = Counter(node.host for group in groups for node in group.nodes)
+    writers: dict[tuple[str, str], list[str]] = {}
+    for group in groups:
+        if all(services[node.host] == 1 for node in group.nodes):
+            continue
+        for node, command in zip(group.nodes, engine.commands(space.default(), group), strict=True):
+            for file in command.files:
+                if Path(file.path).is_absolute():
+                    writers.setdefault((node.host, file.path), []).append(group.name)
+    return [
+        f"{path} on {host} would be written by the groups {', '.join(names)}; only one group can be on that machine"
+        for (host, path), names in writers.items()
+        if len(names) > 1
+    ]
