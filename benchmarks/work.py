@@ -120,7 +120,7 @@ async def optimized(
     from swarmtune.clock import RealClock
     from swarmtune.settings import read_settings
     from swarmtune.study.place import new_place
-    from swarmtune.tuner.planning.plan import make_plan
+    from swarmtune.tuner.planning.make import make_plan
     from swarmtune.tuner.run import session
 
     optimizer = {"engine": "work", "benchmark": "work_load", "confirm": 0, "warm_start": False, **options}

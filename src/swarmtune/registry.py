@@ -1,4 +1,4 @@
-"""Names of parts (engines, benchmarks, endpoints, executors, searches) and where their classes live; imported on first use only.
+"""Names of parts (engines, benchmarks, endpoints, executors, searches) and their classes, which are imported on first use.
 
 Built-in parts and plugins use the same door: an entry point in the group ``swarmtune.plugins`` names a function without
 arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``, ``register_executor``,
