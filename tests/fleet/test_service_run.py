@@ -236,8 +236,10 @@ async def test_the_wait_for_a_turn_is_told_apart() -> None:
 
     others = asyncio.create_task(other())
     await asyncio.sleep(0)
-    done = await bench.run(Asked(clock))
+    began = clock.monotonic()
+    done = await bench.run(job := Asked(clock))
     await others
+    assert job.started_at == pytest.approx(began + done.waited_s)
     assert done.waited_s == pytest.approx(100.0 - done.start_s, abs=0.5)
     assert done.seconds == pytest.approx(done.start_s + 10.0, abs=0.5)
     assert bench.phases == ["starting", "ready", "waiting"]

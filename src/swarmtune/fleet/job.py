@@ -53,6 +53,8 @@ class Job(ABC, Generic[R]):
     """Seconds that the service may take to become ready."""
     facts: Mapping[str, Any] = {}
     """What is reported with each phase of its runs."""
+    started_at: float = 0.0
+    """When the run at hand began, the wait for a turn left out (monotonic seconds); set by the run."""
     keeps_service: bool = False
     """Does the service go on running after a result, for a next job that needs the same one?"""
 

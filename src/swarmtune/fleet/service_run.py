@@ -77,7 +77,7 @@ class ServiceRun(Generic[R]):
         Errors of our own family are part of the result; a cancelled call leaves no service.
         """
         began, waited_s, start_s = self._clock.monotonic(), 0.0, 0.0
-        stage = _Progress()
+        stage, job.started_at = _Progress(), began
         try:
             if not await self._is_running(job):
                 await self._start(job, report, stage)
@@ -89,6 +89,7 @@ class ServiceRun(Generic[R]):
                 report("waiting", {})
             async with self._turn():
                 waited_s = self._clock.monotonic() - ready
+                job.started_at += waited_s
                 result = await self._use(job, service, stage)
         except SwarmTuneError as error:
             trouble = await self._end()

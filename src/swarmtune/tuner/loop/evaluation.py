@@ -140,7 +140,7 @@ class Evaluation(Job[Measured]):
 
     async def use(self, service: Service) -> Measured:
         """The best of the loads that ``loads`` asks for, each kept as soon as it is measured."""
-        plan, loads, began = self.plan, self.loads, self._bench.clock.monotonic()
+        plan, loads = self.plan, self.loads
         await live.apply(plan.engine.live_requests(self.attempt.setting), service.url, self._bench.clock)
         search = plan.load_search.starting_at(loads.start, loads.thorough) if plan.load_search else None
         measured: list[Measurement] = []
@@ -158,7 +158,7 @@ class Evaluation(Job[Measured]):
             rules = plan.early_stop if loads.may_stop else None
             rules = rules and replace(rules, to_beat=loads.to_beat if last else None)
             seed = seed_of(plan.seed, self.attempt.id, len(measured))
-            left_s = plan.evaluation_timeout_s - (self._bench.clock.monotonic() - began)
+            left_s = plan.evaluation_timeout_s - (self._bench.clock.monotonic() - self.started_at)
             workload = replace(wanted, seed=seed, early_stop=rules)
             measurement = await self._valid(service, workload, len(measured), left_s)
             self.keep(measurement)
