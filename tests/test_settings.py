@@ -246,8 +246,8 @@ def test_placeholders_are_named_when_they_are_needed() -> None:
     with pytest.raises(ConfigValidationError) as caught:
         plan_of(DATA / "older_config_vllm.toml", "vllm", "vllm_benchmark")
     text = "\n".join(caught.value.mistakes)
-    assert "vllm.command.model: 'model_path' is no model" in text
-    assert "vllm.command.port: 'port' is no port" in text
+    assert "vllm.command.model: 'model_path' is not a model" in text
+    assert "vllm.command.port: 'port' is not a port" in text
 
 
 def test_an_older_vllm_file_gives_a_plan(folder: Path) -> None:

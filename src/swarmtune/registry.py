@@ -1,8 +1,8 @@
-"""Names of parts (engines, benchmarks, endpoints, executors, searches) and their classes, which are imported on first use.
+"""Names of parts (engines, benchmarks, endpoints, executors, searches) and of their classes, imported on first use.
 
-Built-in parts and plugins use the same door: an entry point in the group ``swarmtune.plugins`` names a function without
-arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``, ``register_executor``,
-``register_search`` or ``register_settings``.
+Built-in parts and plugins are registered in the same way: an entry point in the group ``swarmtune.plugins`` names a
+function without arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``,
+``register_executor``, ``register_search`` or ``register_settings``.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("user setting outside", HEAD + "user_settings = [{max_num_seqs = 9999}]", "max_num_seqs = 9999 is outside"),
     ("user setting breaks rule", HEAD + "user_settings = [{max_num_seqs = 99, max_num_batched_tokens = 16}]", "the rule"),
     # --- engines
-    ("vllm without model", '[optimizer]\nengine = "vllm"', "vllm.command.model: '' is no model"),
+    ("vllm without model", '[optimizer]\nengine = "vllm"', "vllm.command.model: '' is not a model"),
     ("vllm port", '[optimizer]\nengine = "vllm"\n[vllm.command]\nmodel = "m"\nport = 99999', "vllm.command.port"),
     (
         "vllm ports of groups",

@@ -37,7 +37,7 @@ def test_real_logs(file: str, exit_code: int, cause: Cause) -> None:
 def test_the_line_that_tells_is_shown_even_when_it_is_far_up() -> None:
     log = "x\nRuntimeError: NPU out of memory, 3 GiB\n" + "\n".join(f"frame {i}" for i in range(60))
     error = diagnose("X", 1, log)
-    assert "The line that tells: RuntimeError: NPU out of memory, 3 GiB" in error.message
+    assert "The line with the cause: RuntimeError: NPU out of memory, 3 GiB" in error.message
     assert error.details["log_tail"].splitlines()[0] == f"frame {60 - TAIL_LINES}"
 
 

@@ -66,8 +66,8 @@ def test_vllm_and_sglang_join_the_nodes_of_a_group_and_the_first_serves() -> Non
 def test_the_older_tuners_vllm_section_is_read_and_its_placeholders_are_mistakes() -> None:
     engine = make("vllm", **OLD_VLLM)
     assert engine.mistakes() == [
-        "vllm.command.model: 'model_path' is no model; give the path or name of one",
-        "vllm.command.port: 'port' is no port; give a number from 1 to 65535 or leave it out",
+        "vllm.command.model: 'model_path' is not a model; give the path or name of one",
+        "vllm.command.port: 'port' is not a port; give a number from 1 to 65535 or leave it out",
     ]
     tokens, seqs, *_ = engine.fields()
     assert (tokens.value, seqs.value) == (8192, 64)  # the nearest to vLLM's default; the user's
@@ -195,7 +195,7 @@ def test_command_engine_mistakes(tmp_path: Path) -> None:
     assert len(make("command").mistakes()) == 3
     field = {"name": "x", "config_position": "a.b", "min": 1, "max": 2}
     argv, path = make("command", argv=["./s", "$TYPO"], model="m", target_field=[field]).mistakes()
-    assert "$TYPO is no field" in argv
+    assert "$TYPO is not a field" in argv
     assert "name the file" in path
     (tmp_path / "c.json").write_text('{"a": {"c": 1}}')
     section = {"argv": ["./s"], "model": "m", "target_field": [field], "config_path": str(tmp_path / "c.json")}

@@ -62,7 +62,7 @@ def test_all_mistakes_are_named_with_their_lines() -> None:
     text = "\n".join(mistakes)
     for part in (
         "line 2: node1 is given twice, first in line 1",
-        "line 3: 'node2:99999': '99999' is no port",
+        "line 3: 'node2:99999': '99999' is not a port",
         "write: node3 slots=8; a colon means a port",
         "write an IPv6 address in brackets: [::1]",
         "line 6: 'node[7-0]': the range 7-0 goes backwards",

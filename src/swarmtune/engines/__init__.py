@@ -1,4 +1,4 @@
-"""WHAT is tuned: each engine describes how a service is started, when it is ready, and why it died. None starts anything."""
+"""WHAT is tuned: an engine describes how a service is started, when it is ready, and why it ended. It starts nothing."""
 
 
 def register() -> None:
@@ -10,7 +10,7 @@ def register() -> None:
         ("sglang", "sglang:SglangEngine", "python -m sglang.launch_server"),
         ("llamacpp", "llamacpp:LlamacppEngine", "llama.cpp from wheels, with a small model: works out of the box"),
         ("mindie", "mindie:MindieEngine", "MindIE daemon, tuned through its config.json"),
-        ("simulated", "simulated:SimulatedEngine", "a simulated engine: a real server, pretended compute"),
+        ("simulated", "simulated:SimulatedEngine", "a real server without a model, with simulated step times"),
         ("command", "command:CommandEngine", "any command line or start script"),
     ):
         registry.register_engine(name, f"swarmtune.engines.{target}", summary)

@@ -1,4 +1,4 @@
-"""The contract of every engine: it describes a service, and never starts anything."""
+"""The contract of every engine: it describes a service and never starts one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from swarmtune.space import Field
 
 @dataclass(frozen=True)
 class Reply:
-    """What a service answered: status 0 means that it did not answer."""
+    """The answer of a service; status 0: there was none."""
 
     status: int
     body: str = ""
 
 
 class Probe(Protocol):
-    """What an engine may ask a starting service, given by whoever runs it."""
+    """How an engine looks at a service that starts."""
 
     async def get(self, path: str) -> Reply:
         """GET on the service's own address."""
@@ -40,7 +40,7 @@ class Probe(Protocol):
 
 
 def installed(package: str) -> str:
-    """The version of a package that is installed beside us; empty if it is not."""
+    """The version of a package in this Python's environment; empty if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -48,7 +48,7 @@ def installed(package: str) -> str:
 
 
 class Engine(ABC):
-    """Parameters + command + readiness + diagnosis of one kind of service.
+    """Parameters, command, readiness and diagnosis of one kind of service.
 
     ``config`` is the engine's own frozen section of config.toml (class attribute ``Config``, a pydantic model).
     """
@@ -56,7 +56,7 @@ class Engine(ABC):
     name: str
     Config: type
     spans_nodes = False
-    """Can one service run on several nodes? Then ``command`` looks at ``group.rank``."""
+    """Can one service run on several nodes? Then ``command`` depends on ``group.rank``."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -79,11 +79,11 @@ class Engine(ABC):
 
     @property
     def version(self) -> str:
-        """The version of what would be started, where this Python can see it; empty: unknown."""
+        """The version of the program that would be started, where this Python knows it; empty: unknown."""
         return ""
 
     def accelerators(self, setting: Setting, group: Group) -> int:
-        """How many of the group's devices the service takes with this setting, at least 1: what its command says."""
+        """How many of the group's devices the service uses with this setting, as its command says; at least 1."""
         return parallel(self.command(setting, group).argv) or group.accelerators
 
     @abstractmethod
@@ -95,7 +95,7 @@ class Engine(ABC):
         return ()
 
     def mistakes(self) -> list[str]:
-        """What is wrong with the section for this engine, as sentences. Asked only of the engine that is used."""
+        """What is wrong with the section, as sentences. Called only for the engine that is used."""
         return []
 
     @abstractmethod
@@ -121,7 +121,7 @@ class Engine(ABC):
 
     @abstractmethod
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
-        """Why did it not start, or why did it die? ``exit_code`` None: it still runs but never became ready.
+        """Why it did not start, or why it ended. ``exit_code`` None: it still runs but did not become ready in time.
 
-        The error says who must act (``culprit``) and holds the log's last lines.
+        The error names the party that must act (``culprit``) and holds the last lines of the log.
         """

@@ -58,11 +58,11 @@ class CommandEngine(Engine):
         return self.config.port
 
     def fields(self) -> tuple[Field, ...]:
-        """The user's; nothing is known of the command."""
+        """The user's: a command has no parameters of its own."""
         return tuple(entry.to_field() for entry in self.config.target_field)
 
     def mistakes(self) -> list[str]:
-        """Missing keys, tokens that nothing stands behind, and paths without a file."""
+        """Missing keys, unknown tokens, and paths without a file."""
         config, fields, found = self.config, self.fields(), KvMemory(self.config.memory).mistakes()
         if not config.argv:
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
@@ -72,7 +72,9 @@ class CommandEngine(Engine):
             found.append("command.target_field: give at least one parameter to tune")
         known = {f.name.upper() for f in fields} | set(PLACES) | config.env.keys()
         for token in unknown_tokens(config.argv, known):
-            found.append(f"command.argv: ${token} is no field, none of {', '.join(PLACES)}, and not in command.env")
+            found.append(
+                f"command.argv: ${token} is not a field, not one of {', '.join(PLACES)}, and not in command.env"
+            )
         paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
         paths = [path for path in paths if not path.startswith("-")]
         return found + self._path_mistakes(paths)
@@ -106,7 +108,7 @@ class CommandEngine(Engine):
         )
 
     def _argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
-        """A program named by a relative path is looked for where the tuner runs, unless ``cwd`` says otherwise."""
+        """A relative path of the program starts at the tuner's folder, unless ``cwd`` or ``work_path`` is set."""
         first, *rest = substitute(self.config.argv, values)
         started_elsewhere = self.config.cwd or self.config.work_path
         return (first if started_elsewhere else program(first), *rest)

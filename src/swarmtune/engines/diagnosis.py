@@ -1,4 +1,4 @@
-"""Why a service did not start, or died: from its exit code and its last lines."""
+"""Why a service did not start or ended early, from its exit code and the last lines of its log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHELL_SIGNAL_BASE = 128  # a shell reports a child ended by signal n as exit cod
 
 
 class Cause(StrEnum):
-    """The classes of failure, in the order in which their patterns are tried."""
+    """Causes of failure, in the order in which their patterns are tried."""
 
     PORT_TAKEN = "port_taken"
     OUT_OF_MEMORY = "out_of_memory"
@@ -97,33 +97,34 @@ _WHAT = {
     Cause.BAD_ARGUMENT: "it refused its arguments",
     Cause.CRASHED: "it crashed",
     Cause.HANG: "it still runs but did not become ready in time",
-    Cause.KILLED: "something else ended it",
+    Cause.KILLED: "it was killed from outside",
 }
 _WAY_OUT = {
     Cause.PORT_TAKEN: "It is tried again; if it stays so, choose another port or stop what holds it (ss -ltnp).",
-    Cause.OUT_OF_MEMORY: "The search avoids such settings; lower batch sizes, context or cache, or give more memory.",
+    Cause.OUT_OF_MEMORY: "The search avoids such settings; lower batch sizes, context or cache, or provide more memory.",
     Cause.MISSING_MODEL: "Correct the model's path or name in the engine's section.",
     Cause.DEVICE_ERROR: "It is tried again; if it stays so, check the device and its driver.",
     Cause.BAD_ARGUMENT: "Correct the field or flag that the lines below name, or add a constraint that excludes it.",
     Cause.CRASHED: "The lines below are the last that it wrote; the whole log is in the trial's folder.",
     Cause.HANG: "Raise the start timeout if the lines below show progress.",
-    Cause.KILLED: "It is tried again; the lines below show how far it came.",
+    Cause.KILLED: "It is tried again; the lines below are its last.",
 }
-_WHILE_RUNNING = (Cause.OUT_OF_MEMORY, Cause.DEVICE_ERROR)  # a worker died of it while the front end waits
+_WHILE_RUNNING = (Cause.OUT_OF_MEMORY, Cause.DEVICE_ERROR)  # a worker died of it; the front end still waits for it
 
 
 def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None = None) -> SimulatorStartError:
-    """The error for this end. ``own`` patterns of the engine go before the common ones; exit_code None: it still runs.
+    """The error for a service that ended this way. The engine's ``own`` patterns are tried before the common ones;
+    exit_code None: it still runs.
 
-    ``details``: cause, exit_code, log_tail. A process ended by SIGKILL or SIGTERM from outside is a lost process, not a
-    bad setting, unless its log tells of memory.
+    ``details``: cause, exit_code, log_tail. SIGKILL and SIGTERM are blamed on the infrastructure, not on the setting, unless
+    the log shows that memory ran out.
     """
     cause = classify(exit_code, log, own or {})
     tail = "\n".join(log.rstrip().splitlines()[-TAIL_LINES:])
     evidence = _evidence(cause, log, own or {})
     message = f"{engine} did not serve: {_WHAT[cause]} ({_ended(exit_code)}). {_WAY_OUT[cause]}"
     if evidence and evidence not in tail:
-        message += f"\nThe line that tells: {evidence}"
+        message += f"\nThe line with the cause: {evidence}"
     message += f"\nLast lines of its log:\n{tail}" if tail else "\nIts log is empty."
     details = {"cause": cause.value, "exit_code": exit_code, "log_tail": tail}
     return SimulatorStartError(message, details=details, culprit=CULPRITS.get(cause, Culprit.SETTING))

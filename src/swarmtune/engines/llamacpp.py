@@ -38,7 +38,7 @@ def llamacpp_schema(cores: int) -> Schema:
         "llama.cpp",
         "(xllamacpp 2026.10)",
         (
-            Parameter("--n-threads", default=cores, min=1, max=cores, note="threads spin: never more than free cores"),
+            Parameter("--n-threads", default=cores, min=1, max=cores, note="threads spin: use at most the free cores"),
             Parameter("--n-threads-batch", default=cores, min=1, max=cores),
             Parameter("--n-parallel", default=4, min=1, max=16, log=True, note="slots; the context is per slot"),
             Parameter("--n-batch", "enum", 2048, dtype_param=[32, 64, 128, 256, 512, 1024, 2048]),

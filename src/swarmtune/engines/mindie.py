@@ -78,7 +78,7 @@ class MindieEngine(Engine):
 
     @property
     def port(self) -> int:
-        """As configured; what the file says where no ``port_path`` lets it be changed."""
+        """As configured; without a ``port_path`` to write it to, what the file holds."""
         if self.config.port or self.config.port_path:
             return self.config.port
         port = document.read(self.original, PORT)
@@ -87,7 +87,7 @@ class MindieEngine(Engine):
         return port
 
     def fields(self) -> tuple[Field, ...]:
-        """The user's, or the scheduler's; a field without a value has what the file says now."""
+        """The user's, or the scheduler's; the baseline of a field without a value is what the file holds."""
         named = [entry.to_field() for entry in self.config.target_field] or default_fields()
         fields = [self._with_current(made) for made in named]
         return self.memory.bounded(fields, self._batch(fields))
@@ -108,7 +108,7 @@ class MindieEngine(Engine):
         return with_default(made, current)
 
     def constraints(self) -> tuple[str, ...]:
-        """A prefill batch is at most a batch, and no batch is larger than what the KV cache holds."""
+        """A prefill batch is at most a batch, and no batch is larger than the bound of the KV cache."""
         fields = self.fields()
         return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
@@ -169,7 +169,7 @@ class MindieEngine(Engine):
 
 
 def corrected(tuned: Any) -> Any:
-    """The file with what the daemon would refuse put right, in place.
+    """The file, changed in place where the daemon would refuse it.
 
     A prefill batch holds at least one request. The two times per request mean something only while batches are
     selected by cost (supportSelectBatch); without it they are 0.

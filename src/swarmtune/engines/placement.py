@@ -12,7 +12,7 @@ from typing import Literal
 from swarmtune.records import Setting, Value
 from swarmtune.space import Field
 
-# Names, in lower case, of fields that say how hard the service is pushed; the service itself never sees them.
+# Names, in lower case, of fields that set the load; the service itself never gets them.
 LOAD_FIELDS: Mapping[str, Literal["concurrency", "request_rate"]] = MappingProxyType(
     {
         "concurrency": "concurrency",
@@ -47,7 +47,7 @@ class Placed:
 
 
 def load_field(name: str) -> Literal["concurrency", "request_rate"] | None:
-    """Which part of the load this field sets, if any."""
+    """The part of the load that a field of this name sets; None: it sets a parameter of the service."""
     return LOAD_FIELDS.get(name.lower())
 
 
@@ -109,12 +109,12 @@ def live_requests(fields: Iterable[Field], setting: Setting) -> tuple[LiveReques
 
 
 def tokens(setting: Setting, **more: str) -> dict[str, str]:
-    """What ``$UPPER_NAME`` stands for: every value of the setting, and what the engine adds (PORT, MODEL, ...)."""
+    """The values of ``$UPPER_NAME``: every value of the setting, and what the engine adds (PORT, MODEL, ...)."""
     return {**{name.upper(): text(value) for name, value in setting.values.items()}, **more}
 
 
 def unknown_tokens(argv: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Names of ``$UPPER_NAME`` tokens in the arguments that nothing stands behind."""
+    """Names of ``$UPPER_NAME`` tokens in the arguments that have no value."""
     names = set(known)
     found = (a or b for argument in argv for a, b in _TOKEN.findall(argument))
     return [n for n in dict.fromkeys(found) if n not in names]
@@ -131,7 +131,7 @@ def substitute(argv: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...
 
 
 def without_given(flags: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
-    """``flags`` less those that the user already wrote among ``given``, in either form (--x, --no-x, --x=1)."""
+    """``flags`` without those that ``given`` already has in any form (--x, --no-x, --x=1)."""
     names = {_bare(g) for g in given if g.startswith("--")}
     kept: list[str] = []
     skipping = False

@@ -1,4 +1,4 @@
-"""When is a service up? Its health answers, and one real completion came back."""
+"""Readiness of a service: its health endpoint answers, and so does one real completion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ async def healthy(probe: Probe, path: str = "/health") -> bool:
 
 
 async def completes(probe: Probe, model: str, path: str = "/v1/completions") -> bool:
-    """One completion of one token answers 200 with a choice. Paths that end in /chat/completions are asked as chat."""
+    """One completion of one token answers 200 with a choice. Paths that end in /chat/completions get a chat."""
     body: dict[str, object] = {"model": model, "max_tokens": 1, "temperature": 0}
     if path.endswith("/chat/completions"):
         body["messages"] = [{"role": "user", "content": "Hello"}]

@@ -1,4 +1,4 @@
-"""What is known of an engine's parameters: defaults, ranges, rules; and a check against the installed engine's --help."""
+"""Known parameters of an engine: defaults, ranges, rules; and a check against the installed engine's --help."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OPTION_LINE = re.compile(r"^\s{0,8}(-{1,2}[A-Za-z0-9].*)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter: the name of its flag or path, the engine's default, the range worth searching, and what to mind.
+    """One parameter: the name of its flag or path, the engine's default, the range worth searching, and a note.
 
     ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``. ``live``: the method and
     path by which the running engine takes a new value; empty: only at its start.
@@ -38,7 +38,7 @@ class Parameter:
     live: str = ""
 
     def to_field(self, name: str, config_position: str | None = None) -> Field:
-        """The default field of the search space for this parameter; its value is the engine's default."""
+        """A field of the search space for this parameter, with the engine's default as its value."""
         made = Field(
             name, config_position or self.name, self.min, self.max, self.dtype, None, self.dtype_param, None, self.log
         )
@@ -68,7 +68,7 @@ class Schema:
     """The parameters of one engine in a range of versions.
 
     ``flags`` are all names that are known to exist. ``complete`` False: there may be more, and only a name that looks
-    like a slip of a known one is a mistake. ``rules`` are constraints with parameters in braces, written in lower case
+    like a misspelling of a known one is a mistake. ``rules`` are constraints with parameters in braces, in lower case and
     with underscores, the last part of a dotted path alone: ``{max_num_batched_tokens} >= {max_num_seqs}``.
     """
 
@@ -126,7 +126,7 @@ class Schema:
         )
 
     def field_mistakes(self, fields: Iterable[Field], key: str, document: bool = False) -> list[str]:
-        """Fields whose place this engine does not have. ``document``: it has a file for dotted paths."""
+        """Fields whose ``config_position`` this engine does not have. ``document``: it has a file for dotted paths."""
         found: list[str | None] = []
         for made in fields:
             position, where = made.config_position, f"{key}.target_field {made.name}"

@@ -1,4 +1,4 @@
-"""The keys that the sections of all engines share, and those of the older tuner that are read and not needed."""
+"""The keys that the sections of all engines share, and those of the older tuner that are read and have no effect."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class CommandSection(BaseModel):
 
     @property
     def model_argument(self) -> str:
-        """The model as the service is told: services run in a directory of their own, so a file here is made absolute."""
+        """The model as an argument of the service: an existing path is made absolute, as services run in other folders."""
         return str(Path(self.model).absolute()) if self.model and Path(self.model).exists() else self.model
 
     def port_for(self, group_port: int) -> int:
@@ -64,15 +64,15 @@ class CommandSection(BaseModel):
         """Placeholders that were never filled in, and arguments that cannot be split, as sentences."""
         found = others_mistakes(self.others, f"{key}.others")
         if self.model in PLACEHOLDERS:
-            found.append(f"{key}.model: {self.model!r} is no model; give the path or name of one")
+            found.append(f"{key}.model: {self.model!r} is not a model; give the path or name of one")
         text = str(self.port)
         if text and not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
-            found.append(f"{key}.port: {self.port!r} is no port; give a number from 1 to 65535 or leave it out")
+            found.append(f"{key}.port: {self.port!r} is not a port; give a number from 1 to 65535 or leave it out")
         return found
 
 
 def program(executable: str) -> str:
-    """A program named by a path, made absolute; a bare name is left to the PATH of the place where it runs."""
+    """A path made absolute; a bare name is left as it is, to be looked up on the PATH of the node."""
     return str(Path(executable).absolute()) if "/" in executable else executable
 
 

@@ -57,7 +57,9 @@ PATTERNS: Patterns = {
     ),
 }
 
-MEETING_PORT = 1000  # beyond the port that serves; SGLang itself uses some of those right behind it
+RENDEZVOUS_OFFSET = (
+    1000  # from the service's port to that where ranks meet; SGLang uses some ports right behind its own
+)
 
 
 class SglangConfig(ServiceConfig):
@@ -99,12 +101,12 @@ class SglangEngine(Engine):
         return SCHEMA.fields_by_parameter(fields).get("max_running_requests")
 
     def constraints(self) -> tuple[str, ...]:
-        """What SGLang refuses at start, and what the KV cache cannot hold."""
+        """Rules that SGLang checks at its start, and the bound of the KV cache."""
         fields = self.fields()
         return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
-        """Placeholders, slips of known flags, and a memory table that cannot be used."""
+        """Placeholders, misspelled flags, and a memory table that cannot be used."""
         found = self.config.command.mistakes("sglang.command") + self.memory.mistakes()
         return found + SCHEMA.field_mistakes(self.fields(), "sglang")
 
@@ -120,7 +122,7 @@ class SglangEngine(Engine):
         where: tuple[str, ...] = ("--host", group.nodes[group.rank].host, "--port", str(port))
         if len(group.nodes) > 1:
             where += ("--nnodes", str(len(group.nodes)), "--node-rank", str(group.rank))
-            where += ("--dist-init-addr", f"{group.master}:{port + MEETING_PORT}")
+            where += ("--dist-init-addr", f"{group.master}:{port + RENDEZVOUS_OFFSET}")
         return Command(
             argv=(
                 *(*argv, *where),

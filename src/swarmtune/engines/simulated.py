@@ -1,4 +1,4 @@
-"""A simulated engine (``python -m swarmtune.simulator``): a real server that pretends to compute."""
+"""The simulated engine (``python -m swarmtune.simulator``): a real server without a model, with simulated step times."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SimulatedConfig(ServiceConfig):
 
 
 class SimulatedEngine(Engine):
-    """Runs on this machine's own Python."""
+    """Runs on this Python."""
 
     name = "simulated"
     config: SimulatedConfig
@@ -76,12 +76,12 @@ class SimulatedEngine(Engine):
         return SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
 
     def constraints(self) -> tuple[str, ...]:
-        """What it refuses at start, as vLLM does."""
+        """Rules that it checks at its start, as vLLM does, and the bound of the KV cache."""
         fields = self.fields()
         return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
 
     def mistakes(self) -> list[str]:
-        """Slips of known flags, and arguments that cannot be split."""
+        """Misspelled flags, and arguments that cannot be split."""
         found = others_mistakes(self.config.others, "simulated.others") + self.memory.mistakes()
         return found + SCHEMA.field_mistakes(self.fields(), "simulated")
 
@@ -111,5 +111,5 @@ class SimulatedEngine(Engine):
         return await serves(probe, self.model)
 
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
-        """It fails in the words of real engines, so the common patterns do."""
+        """By the common patterns: it fails with the messages of real engines."""
         return diagnose("The simulated engine", exit_code, log)

@@ -75,7 +75,7 @@ class VllmEngine(Engine):
         return self.schema.fields_by_parameter(fields).get("max_num_seqs")
 
     def constraints(self) -> tuple[str, ...]:
-        """What vLLM refuses at start, and what the KV cache cannot hold."""
+        """Rules that vLLM checks at its start, and the bound of the KV cache."""
         fields = self.fields()
         return self.schema.constraints(fields) + self.memory.rules(self._batch(fields))
 
@@ -115,5 +115,5 @@ class VllmEngine(Engine):
         return await serves(probe, self.model)
 
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
-        """By vLLM's own messages first; its last line only says "See root cause above"."""
+        """By vLLM's own messages first: its last line is only "See root cause above"."""
         return diagnose("vLLM", exit_code, log, PATTERNS)

@@ -36,7 +36,7 @@ class Benchmark(ABC):
         return cap
 
     def mistakes(self) -> list[str]:
-        """What is wrong with the section for this benchmark, as sentences. Asked only of the benchmark that is used."""
+        """What is wrong with the section, as sentences. Called only for the benchmark that is used."""
         return []
 
     @abstractmethod

@@ -40,25 +40,25 @@ ENDS: tuple[tuple[int | None, str, str, Culprit], ...] = (
 
 @dataclass
 class FakeProbe:
-    """A service that answers as told. ``asked`` is what it was asked: method, path and body."""
+    """A service with these answers. ``requests``: method, path and body of each request so far."""
 
     health: Reply = field(default_factory=lambda: Reply(200))
     completion: Reply = COMPLETION
     log: str = "Daemon start success!"
-    asked: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
+    requests: list[tuple[str, str, Mapping[str, Any]]] = field(default_factory=list)
 
     async def get(self, path: str) -> Reply:
         """The answer of the health endpoint."""
-        self.asked.append(("GET", path, {}))
+        self.requests.append(("GET", path, {}))
         return self.health
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
         """The answer of the completion endpoint."""
-        self.asked.append(("POST", path, body))
+        self.requests.append(("POST", path, body))
         return self.completion
 
     async def logs(self) -> str:
-        """The lines as told."""
+        """The lines of ``log``."""
         return self.log
 
 
@@ -149,7 +149,7 @@ class EngineContract:
     async def test_ready_after_health_and_one_completion(self, engine: Engine) -> None:
         probe = FakeProbe()
         assert await engine.ready(probe)
-        method, path, body = probe.asked[-1]
+        method, path, body = probe.requests[-1]
         assert (method, body["model"], body["max_tokens"]) == ("POST", engine.model, 1)
         assert path.startswith("/")
 

@@ -34,7 +34,7 @@ signal.signal(signal.SIGTERM, bye)
 print("up", flush=True)
 time.sleep(600)
 """
-"""A program that ends with code 3 when it is asked to."""
+"""A program that ends with code 3 on SIGTERM."""
 
 FAMILY = """
 import os, signal, subprocess, sys, time
@@ -57,11 +57,11 @@ time.sleep(float(sys.argv[1]))
 """
 """A program with a child and a double-forked grandchild in a session of its own; both ignore TERM, HUP and INT.
 
-Arguments: for how many seconds the first process lives; "polite" if the others shall end when asked."""
+Arguments: for how many seconds the first process lives; "polite" if the others end on SIGTERM."""
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
-    """argv of a Python program that prints what it is told to and nothing else (-S: no tool of site-packages joins in)."""
+    """argv of a Python program that prints nothing of its own (-S: no module of site-packages is imported)."""
     return (sys.executable, "-S", "-c", code, *arguments)
 
 

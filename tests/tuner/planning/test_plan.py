@@ -10,7 +10,7 @@ import pytest
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.settings import read_settings
-from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
+from swarmtune.tuner.planning.aims import DEFAULT_SLOS
 from swarmtune.tuner.planning.make import DEFAULT_EVALUATIONS, make_plan
 from swarmtune.tuner.planning.plan import Plan
 
@@ -44,7 +44,7 @@ SEQS = {"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 64
 def test_defaults() -> None:
     made = plan()
     assert made.evaluations == DEFAULT_EVALUATIONS
-    assert made.objective.limits == DEFAULT_PROMISES
+    assert made.objective.limits == DEFAULT_SLOS
     assert made.algorithm == "swarm"
     assert made.baseline().origin == "baseline"
     assert made.load_search is not None

@@ -17,7 +17,7 @@ from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.settings import BaseSections, Optimizer, Promises, expanded, read_settings, section_name
 from swarmtune.space import Field
 from swarmtune.study.place import write_private
-from swarmtune.tuner.planning.aims import DEFAULT_PROMISES
+from swarmtune.tuner.planning.aims import DEFAULT_SLOS
 from swarmtune.tuner.planning.make import DEFAULT_EVALUATIONS
 
 UNUSED = "read for older files"  # how descriptions of keys without effect begin
@@ -78,7 +78,7 @@ def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, m
         "[objective]",
         *key(Promises, "name", "goodput"),
         f"# {Promises.model_fields['slo'].description}",
-        f"slo = {toml(DEFAULT_PROMISES)}",
+        f"slo = {toml(DEFAULT_SLOS)}",
         "",
         *engine_lines(engine, model),
     ]

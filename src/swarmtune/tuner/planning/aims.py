@@ -20,7 +20,7 @@ from swarmtune.objective import (
 )
 from swarmtune.settings import BaseSections
 
-DEFAULT_PROMISES = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
+DEFAULT_SLOS = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
 
 
 def leading(settings: BaseSections) -> str:
@@ -40,11 +40,11 @@ def needs_slos(settings: BaseSections) -> bool:
     return kind is None or kind.needs_slos
 
 
-def promises(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
-    """The limits in ms: those of the table, else those of the older tuner's keys, else the usual ones."""
+def slos(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
+    """The SLOs, in ms by metric: those of the table, else those of the older tuner's keys, else the usual ones."""
     given = settings.objective.slo
     if given is None:
-        given = dict(DEFAULT_PROMISES) if needs_slos(settings) else {}
+        given = dict(DEFAULT_SLOS) if needs_slos(settings) else {}
         if given and settings.ttft_slo is not None:
             given["p95_ttft_ms"] = settings.ttft_slo * 1000
         if given and settings.tpot_slo is not None:

@@ -1,4 +1,4 @@
-"""What this machine computes with, so that results are compared only with those of machines that are alike."""
+"""Hardware of this machine, so that results are compared only with those of machines that are alike."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 def fingerprint(root: Path = Path("/")) -> dict[str, Any]:
     """CPU model, cores that we may use, memory in GiB, and accelerators by model. ``root``: where proc, sys and dev lie.
 
-    Read from the kernel's files, so no tool and no driver library is needed. What cannot be read is left out.
+    Read from the kernel's files; no tool and no driver library is needed. What cannot be read is left out.
     """
     models = re.findall(r"^model name\s*:\s*(.+)$", _text(root / "proc/cpuinfo"), re.MULTILINE)
     memory = re.search(r"^MemTotal:\s*(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)

@@ -36,7 +36,7 @@ def make_plan(settings: BaseSections) -> Plan:
     search = search_class(o.algorithm, mistakes)
     output = output_folder(settings.output, mistakes)
     check_study(o.study, mistakes)
-    limits = aims.promises(settings, mistakes)
+    limits = aims.slos(settings, mistakes)
     mistakes += aims.mistakes_of(settings, benchmark)
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)

@@ -63,7 +63,7 @@ class Plan:
     hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
 
     def baseline(self) -> Setting:
-        """What is measured first: the values that are in use today."""
+        """The setting that is measured first: the values that are in use today."""
         return replace(self.space.default(), origin="baseline")
 
     def new_search(self) -> Search:
@@ -72,7 +72,7 @@ class Plan:
         return search
 
     def load_of(self, setting: Setting) -> Load:
-        """The load of a setting when it is not searched for: the workload's, changed by the setting's load fields."""
+        """The load of a setting without a load search: the workload's, changed by the setting's load fields."""
         load = self.workload.load
         for name, value in setting.values.items():
             variable = LOAD_FIELDS.get(name.lower())
@@ -93,7 +93,7 @@ class Plan:
         return float(measurement.load.get(self.load_variable, math.nan))
 
     def fingerprint(self) -> dict[str, Any]:
-        """What must stay the same for two results to be comparable, as plain data (study/fingerprint.py)."""
+        """All that must be equal for two results to be comparable, as plain data (study/fingerprint.py)."""
         return {
             "engine": self.engine.name,
             "benchmark": self.benchmark.name,
@@ -107,7 +107,7 @@ class Plan:
         }
 
     def service(self) -> str:
-        """A hash of how the service is run and loaded, whatever of it is searched."""
+        """A hash of the tables of engine and benchmark, without the fields that are searched."""
         return _digest(self.engine.config, self.benchmark.config, without="target_field")
 
 
