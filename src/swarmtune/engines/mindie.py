@@ -29,6 +29,7 @@ from swarmtune.space import Field
 SCHEDULE = "BackendConfig.ScheduleConfig"
 MODEL_NAME = "BackendConfig.ModelDeployConfig.ModelConfig.0.modelName"
 PORT = "ServerConfig.port"
+METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 PATTERNS: Patterns = {
@@ -76,6 +77,11 @@ class MindieEngine(Engine):
         if self.config.port or self.config.port_path:
             return self.config.port
         return int(document.read(self.original, PORT))
+
+    def metrics_url(self, group: Group) -> str:
+        """GET /metrics on a port of its own, at the address for management where the file names one."""
+        port, host = (document.read_or(self.original, path, "") for path in (METRICS_PORT, MANAGEMENT_IP))
+        return f"http://{host or group.master}:{port}/metrics" if str(port).isdecimal() else ""
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or the scheduler's; a field without a value has what the file says now."""

@@ -47,6 +47,7 @@ class SimulatedEngine(Engine):
     """Runs on this machine's own Python."""
 
     name = "simulated"
+    metrics_path = "/metrics"
     config: SimulatedConfig
     Config = SimulatedConfig
     spans_nodes = True

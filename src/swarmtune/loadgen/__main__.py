@@ -13,8 +13,9 @@ from pathlib import Path
 
 from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed import run
+from swarmtune.loadgen.distributed import RunType, run
 from swarmtune.loadgen.exports.report import leave, report
+from swarmtune.loadgen.observe.observing import observed
 from swarmtune.loadgen.records import Records
 
 FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
@@ -23,7 +24,8 @@ FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 def execute(spec: Spec, directory: Path) -> Records:
     """The run: one worker works in this process, several in processes of their own."""
     workers = spec.options.workers_max
-    return run(spec, workers, directory, run_type="single" if workers == 1 else "process")
+    run_type: RunType = "single" if workers == 1 else "process"
+    return observed(spec, directory, lambda: run(spec, workers, directory, run_type=run_type))
 
 
 def main(argv: Sequence[str]) -> int:

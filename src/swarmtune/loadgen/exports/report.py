@@ -10,13 +10,16 @@ from pathlib import Path
 from swarmtune.loadgen.ask.dataset import digest, make_dataset
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, vllm
+from swarmtune.loadgen.exports import aiperf, jsonl, measurement, observed, parquet, plots, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge.certify import Verdict, certify
 from swarmtune.loadgen.judge.summary import Results, results
+from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import concurrency_of
+from swarmtune.objective.objectives import NO_POWER
+from swarmtune.objective.objectives import POWER as POWER_WATTS
 
 DIGESTED = 1000  # requests whose bytes enter the digest
 VLLM_FILE = "vllm_bench.json"
@@ -44,14 +47,17 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         target_concurrency=concurrency_of(spec.options),
         streamed=endpoint.streams,
     )
-    found = replace(found, scalars={**found.scalars, **verdict.facts})
+    watts, absent = power_watts(records.observed.devices, spec, records.started_ns, records.ended_ns)
+    power = {} if watts is None else {POWER_WATTS: watts}
+    found = replace(found, scalars={**found.scalars, **verdict.facts, **power})
+    reasons = verdict.reasons + ((f"{NO_POWER}{absent}",) if spec.power_needed and absent else ())
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
     facts = RunFacts(
         spec.model,
         without_secrets(",".join(spec.url)),
         _showable(spec.options),
         verdict.level,
-        verdict.reasons,
+        reasons,
         command,
         inputs_sha256=inputs,
         early_stop=records.early_stop,
@@ -74,9 +80,19 @@ def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> N
         FORMATS[name](made, directory)
 
 
+def _jsonl(made: Report, directory: Path) -> None:
+    jsonl.write(made.records, directory)
+    observed.write_jsonl(made.records, directory)
+
+
+def _parquet(made: Report, directory: Path) -> None:
+    parquet.write(made.records, directory)
+    observed.write_parquet(made.records, directory)
+
+
 FORMATS: Mapping[str, Callable[[Report, Path], object]] = {
-    "jsonl": lambda made, directory: jsonl.write(made.records, directory),
-    "parquet": lambda made, directory: parquet.write(made.records, directory),
+    "jsonl": _jsonl,
+    "parquet": _parquet,
     "vllm": lambda made, directory: vllm.write(made.records, made.results, made.facts, directory / VLLM_FILE),
     "aiperf": lambda made, directory: aiperf.write(made.records, made.results, made.facts, directory),
     "plots": lambda made, directory: plots.write(made.records, made.results, directory),
