@@ -15,11 +15,11 @@ from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
 from swarmtune.execution.executors.base import Handle
 from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.execution.service_group import ServiceGroup
+from swarmtune.fleet.service_run import free_port
 from swarmtune.records import Group, Node, Setting
 from swarmtune.simulator.openai import word
 from swarmtune.simulator.ranks import RankLostError, Ranks, serve_rank
 from swarmtune.testing.executor import finished
-from swarmtune.tuner.loop.evaluate import free_port
 from swarmtune.tuner.loop.probe import HttpProbe
 
 NODES = 3
