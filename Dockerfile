@@ -8,10 +8,10 @@ WORKDIR /opt/swarmtune
 
 # The dependencies alone first: they change less often than the code.
 COPY pyproject.toml uv.lock README.md LICENSE ./
-RUN uv sync --frozen --no-dev --all-extras --no-install-project
+RUN uv sync --frozen --no-dev --group weights --extra all --no-install-project
 
 COPY src ./src
-RUN uv sync --frozen --no-dev --all-extras --no-editable
+RUN uv sync --frozen --no-dev --group weights --extra all --no-editable
 
 
 FROM python:3.11-slim AS run

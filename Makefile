@@ -5,7 +5,7 @@ PY := .venv/bin/python
 UV ?= $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .cache/uv/bin/uv:
 	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
@@ -14,6 +14,9 @@ help: ## this list
 	$(UV) sync --quiet --frozen --all-extras --compile-bytecode
 	@.venv/bin/python -m compileall -q src # every trial starts several Pythons, also where they may not write caches
 	@touch $@
+
+first-time-setup: install ## all that a contributor needs: uv, the environment, the hooks of git
+	.venv/bin/pre-commit install
 
 install: .venv/.complete ## the environment .venv with every extra that this machine can use
 
@@ -35,9 +38,9 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests on several machines go beside those that wait for one and then those that compute; those that measure go alone,
-# so that nothing disturbs them.
-MEASURING := tests/loadgen tests/e2e
+# Tests on several machines go beside those that wait for one and then those that compute. Machines and whole studies wait
+# most of the time, so two files of them go at a time. Those that measure go alone, so that nothing disturbs them.
+MEASURING := tests/loadgen tests/e2e/test_many_streams.py
 WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
@@ -45,26 +48,36 @@ COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
 	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-computing
+	@$(MAKE) --no-print-directory tests-studies
 	@$(MAKE) --no-print-directory tests-measuring
-	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting measuring)
+	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting studies measuring)
 	.venv/bin/coverage report --fail-under=90
 
 tests-computing: tests-waiting ## the tests that compute
-	$(COVERED) tests $(addprefix --ignore=,$(MEASURING) $(WAITING))
+	$(COVERED) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(WAITING))
 
 tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
-	$(COVERED) $(MACHINES)
+	$(COVERED) -n 2 --dist loadfile $(MACHINES)
 
 tests-waiting: install ## the tests of commands, engines and processes
 	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))
 
+tests-studies: install ## the tests of whole studies, two files at a time
+	$(COVERED) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
+
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(MEASURING)
+
+test-fast: install ## the unit suite, which starts no process: under 2 minutes on two cores
+	$(PY) -m pytest -n 2 -m "not processes" $(ARGS)
+
+test-pythons: install ## the unit suite on every Python from 3.11 on that this machine has
+	$(PY) tests/pythons.py $(ARGS)
 
 test-verbose: install ## the test suite, test by test
 	$(PY) -m pytest -v -m "not vllm" $(ARGS)
 
-test-vllm: install ## build the vLLM environment (3.5 GB, cached) and tune a real vLLM end to end
+test-vllm: install ## build vLLM (3.5 GB, cached) and tune a real vLLM end to end
 	$(PY) tests/vllm/build_env.py
 	$(PY) -m pytest -v -m vllm tests/vllm $(ARGS)
 
@@ -83,4 +96,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: tests-computing tests-machines tests-waiting tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: first-time-setup test-fast test-pythons tests-computing tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

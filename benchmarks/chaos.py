@@ -1,11 +1,14 @@
 """Does anything get lost when machines, cables and processes fail all the time?
 
-    python benchmarks/chaos.py        200 evaluations on 8 groups of 2 machines, a fault every 10 s (about 10 minutes)
+    python benchmarks/chaos.py        200 evaluations on 8 groups of 2 machines and one that is sick, a fault every 10 s
+                                      (about 10 minutes)
 
-The machines are namespaces with their own sshd (needs root). A search runs twice, without faults and with them: the cable of
-a machine is pulled, it is powered off, it freezes, its logins are killed, its service is killed or stopped, its sshd is
-replaced. What is broken is whole again after 3 to 25 s. With faults as without, each evaluation must have exactly one
-result, the winner must be as good, and no process and no file of ours may be left on any machine.
+The machines are namespaces with their own sshd (needs root). The optimizer's own loop (study, search, dispatcher, SSH) runs
+twice, without faults and with them: the cable of a machine is pulled, it is powered off, it freezes, its logins are killed,
+its service is killed or stopped, its sshd is replaced. What is broken is whole again after 3 to 25 s. In the run with faults
+there is one more group, on which every start fails at once, as with a broken installation. With faults as without, each
+evaluation must have exactly one result, no setting may be recorded as failed, the winner must be as good, and no process and
+no file of ours may be left on any machine.
 """
 
 from __future__ import annotations
@@ -26,103 +29,81 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from parallel import PROJECT, SERVICE
+import work
+from parallel import login
 from rich.console import Console
 from rich.table import Table
 
-from swarmtune.clock import RealClock
-from swarmtune.execution.config import NodeConfig, ParallelConfig
-from swarmtune.execution.executors.base import Executor
-from swarmtune.fleet.particle_values import ParticleResult
-from swarmtune.fleet.particles import ParticleDispatcher
-from swarmtune.records import Event, Score, Setting, Value
-from swarmtune.search.assisted import AssistedSwarm
-from swarmtune.space import Field, Space
+from swarmtune.execution.config import ParallelConfig
+from swarmtune.records import Event, Trial, TrialState
 
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(work.PROJECT))
 
 REPAIR_S = (3.0, 25.0)
 LEASE_S = 60.0  # what lost its tuner has ended by then
-WORK_S = (2.0, 8.0)  # one evaluation
-NOISE = 0.02  # standard deviation of a cost
-FIELDS = [Field(name, min=0, max=100, value=5) for name in ("a", "b", "c")]
-BEST = {"a": 37, "b": 81, "c": 64}
+SHORTEST_MS, LONGEST_MS = 2000, 8000  # one evaluation
+EVALUATION_S = 40.0
 JOURNALS = (".local", "state", "swarmtune", "commands")
-DURATION = Field("milliseconds", dtype="int", min=1, max=60_000, value=1000)
-
-
-def true_cost(values: Mapping[str, Value]) -> float:
-    """At least 1, where the best setting is."""
-    return 1.0 + sum(((float(values[name]) - best) / 50.0) ** 2 for name, best in BEST.items())
+WHOLE = {"config_position": "env", "dtype": "int"}
+FIELDS = [
+    *({"name": name, "min": 0, "max": 100, "value": 5, **WHOLE} for name in work.BEST),
+    {"name": "milliseconds", "min": SHORTEST_MS, "max": LONGEST_MS, "value": SHORTEST_MS, **WHOLE},
+]
 
 
 @dataclass
 class Run:
     """What came of one search."""
 
-    results: list[ParticleResult] = field(default_factory=list)
-    finished: Counter[str] = field(default_factory=Counter)  # by particle: exactly once each
+    trials: list[Trial] = field(default_factory=list)
+    finished: Counter[int] = field(default_factory=Counter)  # by trial: exactly once each
     events: Counter[str] = field(default_factory=Counter)
+    by_group: Counter[str] = field(default_factory=Counter)  # results
     seconds: float = 0.0
     processes: list[str] = field(default_factory=list)
     files: list[str] = field(default_factory=list)
 
     @property
+    def complete(self) -> list[Trial]:
+        """The trials that have a score."""
+        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+
+    @property
+    def failures(self) -> list[str]:
+        """Why settings were recorded as failed."""
+        return [str(trial.failure) for trial in self.trials if trial.failure is not None]
+
+    @property
     def winner_cost(self) -> float:
-        """What the setting with the lowest cost truly costs."""
-        return true_cost(min(self.results, key=lambda result: result.cost).values)
+        """What the setting with the best score truly costs."""
+        best = min(self.complete, key=lambda trial: trial.score.rank if trial.score else (9, 0.0))
+        return work.true_cost(best.setting.values)
 
     def whole(self, evaluations: int) -> bool:
         """Is nothing lost, nothing double, nothing left?"""
         once = len(self.finished) == evaluations and set(self.finished.values()) == {1}
-        failed = any(result.failure for result in self.results)
-        return once and len(self.results) == evaluations and not (failed or self.processes or self.files)
+        return once and len(self.complete) == evaluations and not (self.failures or self.processes or self.files)
 
 
 # --- the search ----------------------------------------------------------------------------------------------------------
 
 
-async def search(
-    run: Run, config: ParallelConfig, executor: Callable[[NodeConfig], Executor], count: int, seed: int
-) -> None:
-    """Ask, measure on whichever group is free, tell; as many at a time as there are groups."""
-    import aiohttp
-
-    noise = np.random.default_rng(seed)
-
-    async def fitness(values: Mapping[str, Value], url: str) -> float:
-        async with aiohttp.ClientSession() as http, http.get(f"{url}/work") as answer:  # both ranks have a part in it
-            answer.raise_for_status()
-            await answer.read()
-        return true_cost(values) + float(noise.normal(0.0, NOISE))
+async def search(run: Run, config: ParallelConfig, count: int, seed: int, folder: Path) -> None:
+    """The optimizer's own loop."""
+    began = time.monotonic()
+    groups: dict[int, str] = {}
 
     def listen(event: Event) -> None:
         run.events[event.kind] += 1
-        if event.kind == "particle_finished":
-            run.finished[str(event.facts["particle"])] += 1
+        if event.kind == "trial_started":
+            groups[event.facts["trial"]] = event.facts["group"]
+        if event.kind == "trial_finished":
+            run.finished[event.facts["trial"]] += 1
+            run.by_group[groups[event.facts["trial"]]] += 1
+            run.seconds = time.monotonic() - began
 
-    space = Space(FIELDS)
-    swarm = AssistedSwarm(space, seed, count)
-    pending: dict[str, Setting] = {}
-    left = iter(range(count))
-
-    async def work(dispatcher: ParticleDispatcher) -> None:
-        for _ in left:
-            setting = swarm.ask(tuple(pending.values()))
-            pending[setting.key] = setting
-            milliseconds = round(1000 * float(noise.uniform(*WORK_S)))
-            (result,) = await dispatcher.evaluate([{**setting.values, "milliseconds": milliseconds}])
-            pending.pop(setting.key, None)
-            run.results.append(result)
-            failed = result.failure is not None
-            swarm.tell(setting, Score.failed() if failed else Score(result.cost, result.cost, {}))
-
-    began = time.monotonic()
-    fields = [*FIELDS, DURATION]
-    async with ParticleDispatcher(config, fields, fitness, executors=executor, listen=listen) as dispatcher:
-        await asyncio.gather(*(work(dispatcher) for _ in config.service_groups))
-        run.seconds = time.monotonic() - began
+    options = {"evaluations": count, "seed": seed}
+    run.trials = await work.optimized(folder, config, FIELDS, options, listen, EVALUATION_S)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------------------
@@ -131,7 +112,9 @@ async def search(
 class Faults:
     """Breaks something now and then, and repairs it later. Machines die with the thread that started them: the main one."""
 
-    def __init__(self, machines: Any, every_s: float, seed: int) -> None:
+    def __init__(self, machines: Any, every_s: float, seed: int, count: int) -> None:
+        """``count``: after so many results nothing is broken any more."""
+        self._count = count
         self.done: Counter[str] = Counter()
         self._machines = machines
         self._every_s = every_s
@@ -144,7 +127,7 @@ class Faults:
         while not done.done():
             time.sleep(0.2)
             self._repair(time.monotonic())
-            if time.monotonic() >= due and not run.seconds:
+            if time.monotonic() >= due and sum(run.finished.values()) < self._count:
                 due += self._every_s
                 ill = {machine.name for _, machine, _ in self._repairs}
                 self._break(self._random.choice([m for m in self._machines if m.name not in ill]))
@@ -189,7 +172,7 @@ def signal_service(machine: Any, number: signal.Signals) -> bool:
     for pid in machine.processes():
         with contextlib.suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            if str(SERVICE).encode() in words:
+            if str(work.SERVICE).encode() in words:
                 os.kill(pid, number)
                 sent = True
     return sent
@@ -217,14 +200,15 @@ def look(run: Run, machines: Any, before: Mapping[str, set[str]]) -> None:
         time.sleep(1.0)
 
 
-def report(console: Console, runs: Mapping[str, Run], evaluations: int, faults: Counter[str]) -> None:
+def report(console: Console, runs: Mapping[str, Run], evaluations: int, groups: int, faults: Counter[str]) -> None:
     """The table, and what is wrong."""
     table = Table("", *runs, box=None)
     for name, value in (
-        ("results", lambda run: f"{len(run.results)} of {evaluations}"),
-        ("with a failure", lambda run: str(sum(result.failure is not None for result in run.results))),
+        ("results", lambda run: f"{len(run.complete)} of {evaluations}"),
+        ("settings recorded as failed", lambda run: str(len(run.failures))),
         ("finished twice", lambda run: str(sum(n > 1 for n in run.finished.values()))),
-        ("tries lost and repeated", lambda run: str(run.events["particle_retried"])),
+        ("attempts lost and repeated", lambda run: str(run.events["trial_retried"])),
+        ("results of the sick group", lambda run: str(run.by_group[f"group{groups}"])),
         ("winner's true cost (best: 1)", lambda run: f"{run.winner_cost:.3f}"),
         ("seconds", lambda run: f"{run.seconds:.0f}"),
         ("processes left", lambda run: str(len(run.processes))),
@@ -234,7 +218,7 @@ def report(console: Console, runs: Mapping[str, Run], evaluations: int, faults: 
     console.print(table)
     console.print("faults: " + ", ".join(f"{kind} {count}" for kind, count in sorted(faults.items())), soft_wrap=True)
     for run in runs.values():
-        for line in [*(str(r.failure) for r in run.results if r.failure)][:5] + run.processes[:5] + run.files[:5]:
+        for line in run.failures[:5] + run.processes[:5] + run.files[:5]:
             console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
@@ -248,35 +232,37 @@ def main() -> None:
     arguments = parser.parse_args()
     from tests.lab import Lab  # the machines of the tests
 
-    from swarmtune.execution.executors.ssh import SshExecutor, SshTarget
-
-    runs: dict[str, Run] = {}
+    work.register()
+    count, runs = arguments.evaluations, {}
     with contextlib.ExitStack() as stack:
         os.chdir(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmtune-chaos-")))
-        lab, thread = stack.enter_context(Lab(2 * arguments.groups)), stack.enter_context(ThreadPoolExecutor(1))
+        lab, thread = stack.enter_context(Lab(2 * arguments.groups + 1)), stack.enter_context(ThreadPoolExecutor(1))
+        login(stack, lab)
         addresses = [machine.address for machine in lab.machines]
-        nodes = ":".join(",".join(addresses[i : i + 2]) for i in range(0, len(addresses), 2))
-        config = ParallelConfig.from_node_string(
-            nodes, npus_per_node=0, start_script=f"{sys.executable} {SERVICE}", retry_count=20, retry_delay=0.5,
-            breaker_recovery=15.0, health_check_interval=5.0, health_check_timeout=30.0, evaluation_timeout=40.0,
-        )  # fmt: skip
-
-        def executor(node: NodeConfig) -> Executor:
-            target = SshTarget(node.host, python=sys.executable, config=lab.config, work_dir="~/chaos", temporary=True)
-            return SshExecutor(target, RealClock())
-
+        well = ":".join(",".join(addresses[i : i + 2]) for i in range(0, len(addresses) - 1, 2))
+        options: dict[str, Any] = {
+            "npus_per_node": 0, "retry_count": 20, "retry_delay": 0.5, "breaker_recovery": 15.0,
+            "health_check_interval": 5.0, "work_dir": "~/chaos",
+        }  # fmt: skip
+        (lab.machines[-1].disk / "root" / "sick").touch()
+        for machine in lab.machines:
+            (machine.disk / "root" / "chaos").mkdir()  # the user's work_dir stays; what is in it must not
         before = {machine.name: files_of(machine) for machine in lab.machines}
-        for name, every_s in (("without faults", float("inf")), ("with faults", arguments.every)):
-            faults = Faults(lab.machines, every_s, arguments.seed)
+        for name, every_s, nodes in (
+            ("without faults", float("inf"), well),
+            ("with faults", arguments.every, f"{well}:{addresses[-1]}"),
+        ):
+            config = ParallelConfig.from_node_string(nodes, **options)
+            faults = Faults(lab.machines[:-1], every_s, arguments.seed, count)
             runs[name] = Run()
-            work = search(runs[name], config, executor, arguments.evaluations, arguments.seed)
-            running = thread.submit(asyncio.run, work)
+            searching = search(runs[name], config, count, arguments.seed, Path(name.replace(" ", "-")).absolute())
+            running = thread.submit(asyncio.run, searching)
             faults.until(running, runs[name])
             running.result()
             look(runs[name], lab.machines, before)
-    report(Console(highlight=False), runs, arguments.evaluations, faults.done)
+    report(Console(highlight=False), runs, count, arguments.groups, faults.done)
     calm, stormy = runs.values()
-    same = abs(calm.winner_cost - stormy.winner_cost) <= 3 * NOISE
+    same = abs(calm.winner_cost - stormy.winner_cost) <= 3 * work.NOISE
     raise SystemExit(0 if same and calm.whole(arguments.evaluations) and stormy.whole(arguments.evaluations) else 1)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.exports.report import report
-from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.run import LoadRun, RunPart
 
 
 def peak_mb() -> float:
@@ -23,7 +23,7 @@ def main(port: str, folder: str, requests: str) -> int:
     begun = time.monotonic()
     options = {"concurrency": 100, "request_count": int(requests), "isl": 16, "osl": 2}
     spec = Spec.model_validate({"url": f"http://127.0.0.1:{port}", "model": "mock", "options": options})
-    run = WorkerRun(Part(spec, Path(folder)))
+    run = LoadRun(RunPart(spec, Path(folder)))
     run.prepare()
     ready = time.monotonic()
     run.execute()

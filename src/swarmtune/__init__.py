@@ -15,6 +15,8 @@ _WHERE = {
     "errors": ("ConfigurationError", "Culprit", "SwarmTuneError"),
     "registry": (
         "register_benchmarks",
+        "register_endpoints",
+        "register_engine",
         "register_executor",
         "register_search",
         "register_settings",
@@ -25,6 +27,7 @@ _WHERE = {
     "search.base": ("Search",),
     "engines.base": ("Engine",),
     "loadgen.base": ("Benchmark",),
+    "loadgen.endpoints.base": ("Endpoint",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 __all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604 - the names are built above, and a test reads them

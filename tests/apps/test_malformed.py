@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from hypothesis import strategies as st
 from malformed import HEAD, MALFORMED, field
 
 from swarmtune.apps.cli.init import toml
-
-SLOW_S = 20.0  # no reading of any configuration may come near this
 
 
 def refused(ended: Ended, folder: Path, words: str = "") -> None:
@@ -34,9 +31,7 @@ def refused(ended: Ended, folder: Path, words: str = "") -> None:
 @pytest.mark.parametrize(("content", "words"), [c[1:] for c in MALFORMED], ids=[c[0] for c in MALFORMED])
 def test_made_by_hand(clean: Path, cli: Cli, content: str, words: str) -> None:
     (clean / "config.toml").write_text(content)
-    begun = time.monotonic()
     refused(cli("check"), clean, words)
-    assert time.monotonic() - begun < SLOW_S
 
 
 def test_there_are_many() -> None:
@@ -216,9 +211,7 @@ def test_mutations(clean: Path, cli: Cli) -> None:
         for place, value in mutations:
             data = changed(data, place, value)
         (clean / "config.toml").write_text(document(data), encoding="utf-8")
-        begun = time.monotonic()
         ended = cli("check")
-        assert time.monotonic() - begun < SLOW_S
         counts[ended.code] += 1
         if ended.code == 2:
             refused(ended, clean)

@@ -15,7 +15,7 @@ import pytest
 
 
 def study(evaluations: int, confirm: int, ttft_ms: int, tpot_ms: int, concurrency: int, request_count: int) -> str:
-    """The configuration of a study that a simulated service answers in seconds."""
+    """The configuration of a study that a simulated service answers in seconds, on a machine as busy as it may be."""
     return f"""
 [optimizer]
 engine = "simulated"
@@ -29,6 +29,8 @@ enabled = false
 [loadgen]
 concurrency = {concurrency}
 request_count = {request_count}
+max_unsure_share = 1.0
+max_idle_share = 1.0
 isl = 16
 osl = 8
 """

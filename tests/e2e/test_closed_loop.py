@@ -76,31 +76,46 @@ def test_json_is_one_object_and_everything_lies_in_the_study(workplace: Workplac
     assert workplace.leftovers() == []
 
 
+def finished_trials(workplace: Workplace) -> dict[int, str]:
+    """What each trial came to. Re-measurements of the proof have its number too, and are another kind."""
+    done = "SELECT trial_number, outcome FROM swarmtune_attempts WHERE state = 'done' AND kind = 'trial'"
+    return dict(rows(workplace.study, done))
+
+
+def attempts_begun(workplace: Workplace) -> int:
+    return len(rows(workplace.study, "SELECT 1 FROM swarmtune_attempts")) if begun(workplace) else 0
+
+
 def test_kill_9_at_any_moment_loses_and_repeats_nothing(workplace: Workplace) -> None:
-    """Killed again and again, until a run gets through: exactly the budget, each trial once, no process left."""
+    """Killed again and again in the middle of an attempt: exactly the budget, each trial once, no process left.
+
+    Each kill waits for attempts that have begun, not for seconds, so that a quick machine is hit at the same places.
+    """
     moments = random.Random(7)
     finished: dict[int, str] = {}
+    killed = 0
     for _ in range(6):
         known = begun(workplace)
         process = workplace.start(*(["-lb"] if known else []))
-        deadline = time.monotonic() + moments.uniform(1.5, 9.0)
-        while time.monotonic() < deadline and process.poll() is None:
+        target = attempts_begun(workplace) + moments.randint(0, 2)
+        while attempts_begun(workplace) < target and process.poll() is None:
             time.sleep(0.02)
+        pause = time.monotonic() + moments.uniform(0.1, 1.5)
+        while time.monotonic() < pause and process.poll() is None:
+            time.sleep(0.02)
+        killed += process.poll() is None
         process.kill()
         process.communicate()
         if begun(workplace):
-            now = dict(
-                rows(
-                    workplace.study,
-                    "SELECT trial_number, outcome FROM swarmtune_attempts WHERE state = 'done' AND kind = 'trial'",
-                )
-            )
+            now = finished_trials(workplace)
             assert finished.items() <= now.items(), "a finished trial was lost or changed"
             finished = now
         else:
             shutil.rmtree(workplace.folder / "swarmtune-studies", ignore_errors=True)
+    assert killed > 1
     result = workplace.tune(*(["-lb"] if begun(workplace) else []))
     assert result["evaluations"] == 5
+    assert finished.items() <= finished_trials(workplace).items()
     attempts = rows(workplace.study, "SELECT trial_number, state FROM swarmtune_attempts WHERE kind = 'trial'")
     assert Counter(n for n, state in attempts if state == "done") == dict.fromkeys(range(5), 1)
     trials = rows(workplace.study, "SELECT state FROM trials")

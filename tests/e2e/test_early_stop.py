@@ -19,7 +19,7 @@ def measurements(study: Path) -> list[dict[str, object]]:
 @pytest.mark.parametrize("mode", ["on", "report"])
 def test_a_broken_promise(workplace: Workplace, mode: str) -> None:
     changed = QUICK.replace("p95_tpot_ms = 500", "p95_tpot_ms = 0.5").replace(
-        "request_count = 12", "request_count = 2000\nmax_unsure_share = 1.0\nmax_idle_share = 1.0"
+        "request_count = 12", "request_count = 2000"
     )
     one_load = changed.replace("confirm = 1", "confirm = 0")
     workplace.config(f'{one_load}\n[early_stop]\nmode = "{mode}"\n')

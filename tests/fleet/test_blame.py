@@ -49,9 +49,21 @@ CASES: list[tuple[str, dict[str, Any], Culprit, dict[str, Any]]] = [
     ("start failed again", {"group_served": True, "failed_before": True, "failures_in_a_row": 9}, SETTING, {}),
     (
         "start failed on a group that fails lately",
-        {"group_served": True, "failures_in_a_row": 2},
+        {"group_served": True, "failures_in_a_row": 3},
         INFRASTRUCTURE,
         {"counts": False, "group_ok": None, "asks_another": True},
+    ),
+    (
+        "a service that spans nodes crashed for the first time",
+        {"stage": Stage.USE, "group_served": True, "several_crashed": True},
+        INFRASTRUCTURE,
+        {"counts": True, "group_ok": None},
+    ),
+    (
+        "setting",
+        {"stage": Stage.USE, "group_served": True, "several_crashed": True, "crashed_before": True},
+        SETTING,
+        {},
     ),
     ("setting", {"group_served": True, "others_served": True}, SETTING, {"group_ok": None}),
     (
@@ -80,8 +92,9 @@ def test_no_row_is_forgotten() -> None:
 
 
 def test_some_row_always_decides() -> None:
-    flags = ("of_service", "group_served", "others_served", "failed_before", "alone", "hopeless")
-    for stage, culprit, answer, failures in itertools.product(Stage, Culprit, (None, False, True), (0, 1, 2)):
+    flags = [name for name, kind in Evidence.__annotations__.items() if kind == "bool"]
+    assert len(flags) == 8
+    for stage, culprit, answer, failures in itertools.product(Stage, Culprit, (None, False, True), (0, 1, 3)):
         for values in itertools.product((False, True), repeat=len(flags)):
             known: dict[str, Any] = dict(zip(flags, values, strict=True))
             evidence = Evidence(stage, culprit, nodes_answer=answer, failures_in_a_row=failures, **known)

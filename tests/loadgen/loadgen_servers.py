@@ -14,7 +14,7 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.exports import jsonl
 from swarmtune.loadgen.exports.measurement import measurement
 from swarmtune.loadgen.exports.report import Report, report
-from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.run import LoadRun, RunPart
 from swarmtune.records import Measurement
 
 Script = Callable[["Peer"], Awaitable[None]]
@@ -62,7 +62,7 @@ class Load:
 
     directory: Path
     wire: str = "auto"
-    running: WorkerRun | None = None
+    running: LoadRun | None = None
 
     async def __call__(
         self, url: str, *, seed: int = 0, slos: dict[str, float] | None = None, **options: object
@@ -74,7 +74,7 @@ class Load:
         return await asyncio.to_thread(self._run, spec)
 
     def _run(self, spec: Spec) -> Done:
-        self.running = WorkerRun(Part(spec, self.directory))
+        self.running = LoadRun(RunPart(spec, self.directory))
         try:
             self.running.prepare()
             self.running.execute()

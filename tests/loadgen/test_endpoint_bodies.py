@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.loadgen.endpoints import ENDPOINTS, make_endpoint
+from swarmtune.loadgen import ENDPOINTS
+from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 

@@ -67,6 +67,14 @@ async def test_a_bad_spec_is_code_2_and_told(tmp_path: Path, spec: str | None, w
     assert "Traceback" not in stderr
 
 
+def test_headers_of_the_environment_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMTUNE_LOADGEN_HEADERS", '{"X-Key": 3}')
+    with pytest.raises(
+        ConfigValidationError, match=r"SWARMTUNE_LOADGEN_HEADERS is not a JSON object of texts.*unset it"
+    ):
+        headers_of(LoadgenOptions())
+
+
 async def test_no_argument_is_code_2(tmp_path: Path) -> None:
     code, stderr = await ended(tmp_path)
     assert code == 2

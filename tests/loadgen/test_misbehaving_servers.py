@@ -411,7 +411,7 @@ async def test_an_interrupted_run_gives_what_it_has(load: Load, raw_server: Star
     running = asyncio.create_task(load(server.url, request_count=9))
     await second_asked.wait()
     assert load.running
-    load.running.worker.stop()
+    load.running.sender.stop()
     done = await running
     assert done.outcomes == ["completed", "incomplete"]
     assert done.report.records.interrupted

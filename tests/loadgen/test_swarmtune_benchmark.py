@@ -15,7 +15,7 @@ from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.base import LoadedService
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
-from swarmtune.loadgen.exports.report import leave, report
+from swarmtune.loadgen.exports.report import report, write_files
 from swarmtune.records import Node
 from swarmtune.testing.benchmark import BenchmarkContract
 from swarmtune.testing.fake_records import fake_records
@@ -32,7 +32,7 @@ class TestContract(BenchmarkContract):
 
     def leave_sample(self, directory: Path) -> None:
         spec = Spec(url=("http://127.0.0.1:9",), model="m", request_slos={"ttft_ms": 500.0})
-        leave(report(spec, fake_records(200, seed=3)), directory)
+        write_files(report(spec, fake_records(200, seed=3)), directory)
 
 
 def test_the_command_holds_the_whole_spec() -> None:

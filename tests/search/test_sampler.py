@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from swarmtune.search import SwarmSampler
@@ -47,15 +50,27 @@ def test_eight_jobs_ask_for_different_settings() -> None:
     assert len(set(asked)) == len(asked)
 
 
+@contextlib.contextmanager
+def opened(url: str) -> Iterator[RDBStorage]:
+    """A storage as a process has it, closed in the end."""
+    storage = RDBStorage(url)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
 def test_another_process_goes_on_with_the_same_question(tmp_path: Path) -> None:
-    storage = f"sqlite:///{tmp_path}/study.db"
-    study = optuna.create_study(storage=storage, study_name="s", sampler=SwarmSampler(seed=3, n_trials=30))
-    study.optimize(objective, n_trials=15)
-    resumed = optuna.load_study(storage=storage, study_name="s", sampler=SwarmSampler(seed=3, n_trials=30))
-    space = dict(study.trials[-1].distributions)
-    params = resumed.ask(space).params
-    resumed.tell(15, state=TrialState.FAIL)
-    assert study.ask(space).params == params
+    url = f"sqlite:///{tmp_path}/study.db"
+    with opened(url) as one, opened(url) as other:
+        study = optuna.create_study(storage=one, study_name="s", sampler=SwarmSampler(seed=3, n_trials=30))
+        study.optimize(objective, n_trials=15)
+        resumed = optuna.load_study(storage=other, study_name="s", sampler=SwarmSampler(seed=3, n_trials=30))
+        space = dict(study.trials[-1].distributions)
+        params = resumed.ask(space).params
+        resumed.tell(15, state=TrialState.FAIL)
+        assert study.ask(space).params == params
 
 
 def test_it_maximises_and_learns_nothing_from_infrastructure() -> None:

@@ -74,12 +74,7 @@ def processes_of_vllm() -> list[str]:
 
 @pytest.mark.parametrize("benchmark", ["vllm_benchmark", "swarmtune"])
 def test_tunes_and_proves(benchmark: str, tmp_path: Path) -> None:
-    load = {"CONCURRENCY": "8", "REQUESTS": "32", "INPUT_TOKENS_MEAN": "32", "OUTPUT_TOKENS_MEAN": "16"}
-    environment = {
-        **os.environ,
-        **{f"SWARMTUNE_LOADGEN__{k}": v for k, v in load.items()},
-        "SWARMTUNE_OUTPUT": str(tmp_path),
-    }
+    environment = {**os.environ, "SWARMTUNE_OUTPUT": str(tmp_path)}
     argv = [SWARMTUNE, "optimizer", "-e", "vllm", "-b", benchmark, "-c", str(CONFIG), "--evaluations", "3", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr

@@ -13,4 +13,4 @@ def register() -> None:
         ("simulated", "simulated:SimulatedEngine", "a simulated engine: a real server, pretended compute"),
         ("command", "command:CommandEngine", "any command line or start script"),
     ):
-        registry.register_simulator(name, f"swarmtune.engines.{target}", summary)
+        registry.register_engine(name, f"swarmtune.engines.{target}", summary)

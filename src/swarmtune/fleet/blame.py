@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from swarmtune.errors import Culprit
 from swarmtune.fleet.job import Stage
 
-DOUBTFUL_FAILURES = 2  # failed starts in a row that make a group that has served before suspect
+DOUBTFUL_FAILURES = 3  # failed starts in a row that make a group that has served before suspect
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,10 @@ class Evidence:
     """Starts that failed on this group since one succeeded there, this one included."""
     failed_before: bool = False
     """Has this very work failed to start before, on a group that has served?"""
+    several_crashed: bool = False
+    """Did a service that spans nodes crash while it was used, without a cause that names the setting?"""
+    crashed_before: bool = False
+    """Has that happened to this very work before?"""
     alone: bool = False
     """Is there no other group?"""
     hopeless: bool = False
@@ -119,6 +123,11 @@ TABLE = (
             counts=False,
             asks_another=True,
         ),
+    ),
+    Row(
+        "a service that spans nodes crashed for the first time",
+        lambda e: e.diagnosis is _SETTING and e.several_crashed and not e.crashed_before,
+        Blame(_INFRASTRUCTURE, "one lost rank ends the others, so the crash is only believed if it comes again"),
     ),
     Row("setting", lambda e: e.diagnosis is _SETTING, Blame(_SETTING, "the group serves other settings")),
 )

@@ -21,6 +21,7 @@ from swarmtune.records import Event, Group
 
 W = TypeVar("W")
 R = TypeVar("R")
+UNKNOWN_CAUSE = "crashed"  # the diagnosis of an engine that ended without a line that tells why
 
 
 class Member(Protocol[R]):
@@ -48,6 +49,7 @@ class Work(Generic[W]):
     failed_on: set[str] = field(default_factory=set)  # groups that gave no result
     suspects: set[str] = field(default_factory=set)  # groups to blame if another one serves it
     refused: int = 0  # times that it failed to start on a group that had served
+    crashes: int = 0  # of services that span nodes, while they were used
     held_back: bool = False  # not again where it failed, until a service has become ready somewhere
 
 
@@ -137,11 +139,11 @@ class Dispatcher(Generic[W, R]):
         """End everything that runs."""
         await _end(list(self._running))
 
-    def leave(self, name: str, reason: str) -> None:
+    def leave(self, name: str, reason: str, *, how: str = "leaves") -> None:
         """A group gets no more work; what it does right now is still finished. ConfigurationError if there is none."""
         group = self.pool.leave(name)
         self._left.add(group)
-        self._tell(f"{name} is left out: {reason}", left=name, reason=reason)
+        self._tell(f"{name} {how}: {reason}", left=name, reason=reason)
         self._let_go(group)
 
     async def run_on(self, name: str, work: Work[W], source: Source[W, R]) -> None:
@@ -241,6 +243,8 @@ class Dispatcher(Generic[W, R]):
             self._history.failed(group.name, id(work.item), run.stage, run.error)
         others = [name for name in self.pool.names if name != group.name]
         served = self._history.has_served(group.name)
+        cause = run.error.details.get("cause", UNKNOWN_CAUSE)
+        crashed = run.died and len(group.group.nodes) > 1 and cause == UNKNOWN_CAUSE
         verdict = blame(
             Evidence(
                 stage=run.stage,
@@ -251,9 +255,12 @@ class Dispatcher(Generic[W, R]):
                 others_served=self._history.any_served(others),
                 failures_in_a_row=self._history.in_a_row(group.name),
                 failed_before=work.refused > 0,
+                several_crashed=crashed,
+                crashed_before=work.crashes > 0,
                 alone=not others,
             )
         )
+        work.crashes += crashed
         work.refused += served and run.stage is Stage.READY
         work.tries += verdict.counts
         work.failed_on.add(group.name)
@@ -268,7 +275,7 @@ class Dispatcher(Generic[W, R]):
         if name in self.pool.names:
             if self.pool.names == (name,):
                 raise error
-            self.leave(name, error.message)
+            self.leave(name, error.message, how="is left out")
 
     def _let_go(self, group: Member[R]) -> None:
         if group in self._left and not self.pool.holds(group) and not self._attempts[group]:

@@ -87,14 +87,15 @@ class Job(ABC, Generic[R]):
 class RunResult(Generic[R]):
     """How one run ended: with a ``result``, or with the ``error`` that kept it from one.
 
-    ``trouble``: the service could not be ended; a result counts, the group is suspect. ``nodes_answer``: do the nodes
-    start commands after the error; None: not looked at, or not known. Times in seconds: ``start_s`` is 0 where the
-    service was there already, ``waited_s`` went by until the group's turn came.
+    ``died``: the service ended while it was used. ``trouble``: it could not be ended; a result counts, the group is
+    suspect. ``nodes_answer``: do the nodes start commands after the error; None: not looked at, or not known. Times in
+    seconds: ``start_s`` is 0 where the service was there already, ``waited_s`` went by until the group's turn came.
     """
 
     result: R | None = None
     error: SwarmTuneError | None = None
     stage: Stage = Stage.USE
+    died: bool = False
     trouble: SwarmTuneError | None = None
     nodes_answer: bool | None = None
     start_s: float = 0.0

@@ -89,18 +89,18 @@ class ServiceRun(Generic[R]):
                 report("waiting", {})
             async with self._turn():
                 waited_s = self._clock.monotonic() - ready
-                result = await self._use(job, service)
+                result = await self._use(job, service, stage)
         except SwarmTuneError as error:
             trouble = await self._end()
             answer = await self._nodes_answer(error)
             times = {"start_s": start_s, "waited_s": waited_s, "seconds": self._clock.monotonic() - began - waited_s}
-            return RunResult(None, error, stage.reached, trouble, answer, **times)
+            return RunResult(None, error, stage.reached, stage.died, trouble, answer, **times)
         except BaseException:
             await self._end()
             raise
         seconds = self._clock.monotonic() - began - waited_s
         trouble = None if job.keeps_service else await self._end()
-        return RunResult(result, None, Stage.USE, trouble, None, start_s, waited_s, seconds)
+        return RunResult(result, trouble=trouble, start_s=start_s, waited_s=waited_s, seconds=seconds)
 
     async def stop(self) -> None:
         """End the service of this group, if one runs. SwarmTuneError says what could not be ended."""
@@ -167,7 +167,7 @@ class ServiceRun(Generic[R]):
             await self._clock.sleep(pause)
             pause = min(POLL_S, 1.5 * pause)
 
-    async def _use(self, job: Job[R], service: Service) -> R:
+    async def _use(self, job: Job[R], service: Service, stage: _Progress) -> R:
         """The job's result; when the service ends first, the job is cancelled and the reason raised."""
         work = asyncio.ensure_future(job.use(service))
         watch = asyncio.ensure_future(self._until_end(service.handle))
@@ -179,6 +179,7 @@ class ServiceRun(Generic[R]):
                     await within(self._clock, DYING_S, asyncio.wait({watch}))
             code = watch.result() if watch.done() else await service.handle.poll()
             if code is not None:
+                stage.died = True
                 raise job.died(code, await service.handle.logs(LOG_LINES))
             return work.result()
         finally:
@@ -221,6 +222,7 @@ class _Progress:
     """How far the run at hand has come."""
 
     reached: Stage = Stage.LOOK
+    died: bool = False
 
 
 def not_ready(error: SwarmTuneError, waited_s: float, option: str) -> SimulatorStartError:

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed import RunType, run
-from swarmtune.loadgen.exports.report import leave, report
-from swarmtune.loadgen.observe.observing import observed
+from swarmtune.loadgen.distributed import run
+from swarmtune.loadgen.exports.report import report, write_files
 from swarmtune.loadgen.records import Records
 
 FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
@@ -24,8 +23,7 @@ FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 def execute(spec: Spec, directory: Path) -> Records:
     """The run: one worker works in this process, several in processes of their own."""
     workers = spec.options.workers_max
-    run_type: RunType = "single" if workers == 1 else "process"
-    return observed(spec, directory, lambda: run(spec, workers, directory, run_type=run_type))
+    return run(spec, workers, directory, run_type="single" if workers == 1 else None)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         spec = Spec.read(Path(argv[0]))
         records = execute(spec, Path.cwd())
-        leave(report(spec, records), Path.cwd())
+        write_files(report(spec, records), Path.cwd())
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return BAD_SPEC

@@ -1,4 +1,4 @@
-"""Everything that a load test can be told: ``[loadgen]`` of config.toml and the options of ``swarmtune bench``.
+"""All options of a load test: ``[loadgen]`` of config.toml and the options of ``swarmtune bench``.
 
 One table for both. The names are AIPerf's where AIPerf has one (``--request-rate`` is ``request_rate``), units are in the
 name or the description. What a combination means is decided in timing.py (load) and dataset.py (data).
@@ -10,9 +10,12 @@ import json
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
-ENDPOINT_TYPES = ("chat", "completions", "embeddings", "responses", "rankings", "tgi", "template")
+from swarmtune import registry
+from swarmtune.errors import ConfigurationError
+
 Pattern = Literal["constant", "poisson", "gamma", "concurrency_burst"]
 Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
 
@@ -21,12 +24,24 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _registered(name: str) -> str:
+    """ValueError names the near one. Each process loads the plugins itself: load generator and workers are several."""
+    registry.load_plugins()
+    try:
+        registry.endpoints.check(name)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
+    return name
+
+
+EndpointName = Annotated[str, AfterValidator(_registered)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
-def option(group: str, default: Any, description: str, **bounds: Any) -> Any:
-    """A field that the command line shows under ``group``."""
-    return Field(default, description=description, json_schema_extra={"group": group}, **bounds)
+def option(group: str, default: Any, description: str, *, registered: str = "", **bounds: Any) -> Any:
+    """A field that the command line shows under ``group``. ``registered``: the registry whose names are its values."""
+    extra: JsonDict = {"group": group, "registered": registered}
+    return Field(default, description=description, json_schema_extra=extra, **bounds)
 
 
 class LoadgenOptions(BaseModel):
@@ -35,9 +50,7 @@ class LoadgenOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # --- endpoint: how a request looks -----------------------------------------------------------------------------
-    endpoint_type: Literal["chat", "completions", "embeddings", "responses", "rankings", "tgi", "template"] = option(
-        "endpoint", "completions", "API to call"
-    )
+    endpoint_type: EndpointName = option("endpoint", "completions", "API to call", registered="endpoints")
     custom_endpoint: str = option("endpoint", "", "path of the API where it is not the usual one, e.g. /v2/generate")
     streaming: bool = option("endpoint", True, "ask for the answer token by token, where the endpoint can")
     header: Texts = option("endpoint", (), "further HTTP header, 'Name: value'; values are never stored")
@@ -62,7 +75,7 @@ class LoadgenOptions(BaseModel):
         "endpoint", (), "local address to connect from; several share the connections (more than 28,000 need it)"
     )
 
-    # --- data: what is asked ---------------------------------------------------------------------------------------
+    # --- data: what is sent ----------------------------------------------------------------------------------------
     isl: float = option("data", 64, "mean prompt length, tokens", ge=1)
     isl_stddev: float = option("data", 0, "standard deviation of the prompt length, tokens", ge=0)
     isl_distribution: Distribution = option("data", "normal", "shape of the prompt lengths (all are cut off at 1)")
@@ -98,7 +111,7 @@ class LoadgenOptions(BaseModel):
     conversation_turn_delay_stddev: float = option("conversation", 0, "its standard deviation, ms", ge=0)
     conversation_turn_delay_ratio: float = option("conversation", 1, "factor on all think times", ge=0)
 
-    # --- load: when it is asked ------------------------------------------------------------------------------------
+    # --- load: when it is sent -------------------------------------------------------------------------------------
     concurrency: int | None = option(
         "load", None, "requests at a time, or the ceiling of a rate; 8 if no other load is given", ge=1
     )
@@ -138,7 +151,7 @@ class LoadgenOptions(BaseModel):
         "warm-up", None, "wait this long for the warm-up's last answers, s; default: until they have come", ge=0
     )
 
-    # --- measurement: what is believed -----------------------------------------------------------------------------
+    # --- measurement: what is trusted ------------------------------------------------------------------------------
     stop_when_decided: bool = option(
         "measurement", False, "end as soon as the goodput limits are surely kept or surely broken"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ class Outcome(IntEnum):
     """How a request ended.
 
     Incomplete: the measurement ended before its answer did. Cancelled: on purpose, by request_cancellation_rate.
-    Dropped: it was scheduled, and never sent, because no slot came free before the end. These three are no failures.
+    Dropped: it was scheduled, and never sent, because no slot came free before the end. These three are not failures.
     """
 
     COMPLETED = 0
@@ -79,16 +79,37 @@ CHUNK = np.dtype(
 )
 
 
+Stage = Literal[
+    "waiting for hosts", "starting", "warming up", "measuring", "stopping", "collecting", "working out results"
+]
+
+
+@dataclass(slots=True)  # a msgspec.Struct would count twice as slowly
+class Progress:
+    """How far a worker, or a whole run, is. Counts are those of the measured phase; of a run, sums over its workers.
+
+    ``notes``: what people should know, since the beginning.
+    """
+
+    stage: Stage = "starting"
+    workers: int = 1
+    sent: int = 0
+    ended: int = 0
+    failed: int = 0
+    in_flight: int = 0
+    notes: tuple[str, ...] = ()
+
+
 @dataclass
 class WorkerFacts:
-    """How a worker fared: what certification needs besides the records. Times in ms, shares from 0 to 1."""
+    """What the certificate needs to know of a worker besides its records. Times in ms, shares from 0 to 1."""
 
     worker: str
     wire: str  # "native" or "python"
     kernel_stamps: bool
     cpu_share: float = 0.0  # of one core, over the measurement
     cpu_share_max: float = 0.0  # in the busiest second
-    cycle_p99_ms: float = 0.0  # time between two looks at the sockets, while there was something to do
+    cycle_p99_ms: float = 0.0  # time between two polls of the sockets, while there was something to do
     cycle_max_ms: float = 0.0
     clock_steps: int = 0  # jumps of the wall clock against the monotonic one
     clock_offset_error_ms: float = 0.0  # of a worker on another machine

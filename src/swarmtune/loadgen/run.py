@@ -1,4 +1,4 @@
-"""A whole run in this process: one worker, from the spec to the records. (Many workers: services/.)"""
+"""A whole run in this process: one sender, from the spec to the records. (Several workers: distributed/.)"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swarmtune.loadgen.judge.deciding import deciding
 from swarmtune.loadgen.read.spool import collect
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
-from swarmtune.loadgen.send.worker import Phase, Watch, Worker
+from swarmtune.loadgen.send.sender import Observer, Sender, TimedPhase
 from swarmtune.loadgen.wire import make_wire
 from swarmtune.records import EarlyStop
 
@@ -36,20 +36,20 @@ Begin = Callable[[], int]  # wait until the measurement may start; CLOCK_MONOTON
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a worker is built from: the spec, which worker it is, where its files go, who watches."""
+class RunPart:
+    """What a worker is built from: the spec, which worker it is, the folder for its files, its observer."""
 
     spec: Spec
     directory: Path
     share: Share = field(default_factory=Share)
-    watch: Watch | None = None
+    observer: Observer | None = None
     granted: bool = False  # credits come from outside, in blocks
 
 
-class WorkerRun:
+class LoadRun:
     """``prepare``, ``execute`` once, then ``collected``."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: RunPart) -> None:
         """ConfigurationError on bad data files; CommunicationError if the host is not known."""
         self.part = part
         spec = part.spec
@@ -62,13 +62,13 @@ class WorkerRun:
         self.spool = part.directory / SPOOL_FILE
         self.prefix = f"{spec.seed}-"
         wire = make_wire(self.spool, tls=any(target.tls for target in targets), kind=self.options.wire)
-        self.worker = Worker(wire, targets, self.endpoint, self.prefix, part.watch)
-        self.worker.facts.worker = f"worker-{part.share.worker}"
+        self.sender = Sender(wire, targets, self.endpoint, self.prefix, part.observer)
+        self.sender.facts.worker = f"worker-{part.share.worker}"
         self._wire = wire
         self.started_ns = self.ended_ns = 0
         self.started_unix_ns = 0
         self.early_stop: EarlyStop | None = None
-        self.source = Source(self.dataset, self.worker.payload, complete=not part.granted)
+        self.source = Source(self.dataset, self.sender.payload, complete=not part.granted)
         if not part.granted:
             self.source.grant(self._all_credits())
 
@@ -86,17 +86,17 @@ class WorkerRun:
         allow_descriptors(self.part.share.of(concurrency or CONNECTED) + SPARE_DESCRIPTORS)
         known = self.source.left
         ahead = PREPARED if known < PREPARED or rate is not None else PREPARED_PER_USER * (concurrency or 1)
-        self.worker.connect(self.part.share.of(wanted or 1))
+        self.sender.connect(self.part.share.of(wanted or 1))
         self.source.prepare(min(PREPARED, ahead))
 
     def execute(self, begin: Begin = lambda: time.monotonic_ns() + LEAD_NS) -> None:
-        """Warm up, measure, let go of the connections. OSError if the spool cannot be written."""
+        """Warm up, measure, close the connections. OSError if the spool cannot be written; what was spooled stays."""
         gc.collect()
         gc.freeze()
         gc.disable()
         try:
-            with deciding(self.part.spec, self.spool, self.worker) as told:
-                self.worker.run(self._phases(begin))
+            with deciding(self.part.spec, self.spool, self.sender) as told:
+                self.sender.run(self._phases(begin))
             self.early_stop = told.early_stop
         finally:
             gc.enable()
@@ -105,12 +105,12 @@ class WorkerRun:
             self.close()
 
     def close(self) -> None:
-        """Let go of all connections. Closing twice does no harm."""
+        """Close all connections. Closing twice does no harm."""
         self._wire.close()
 
-    def _phases(self, begin: Begin) -> Iterator[Phase]:
+    def _phases(self, begin: Begin) -> Iterator[TimedPhase]:
         spec, share = self.part.spec, self.part.share
-        warming = Source(self.dataset, self.worker.payload, complete=True)
+        warming = Source(self.dataset, self.sender.payload, complete=True)
         first = warm_up(self.options, warming, spec.seed, share, time.monotonic_ns())
         if first:
             yield first
@@ -120,7 +120,7 @@ class WorkerRun:
         yield measured(self.options, self.dataset, self.source, spec.seed, share, self.started_ns, before)
 
     def collected(self, progress: Callable[[float], None] = lambda _: None) -> Records:
-        """What was recorded, understood. Times are this machine's."""
+        """The records, from the spool. Times are this machine's."""
         gc.disable()  # millions of small objects, and no cycle among them
         try:
             requests, chunks, errors = collect(self.spool, self.endpoint, self.part.share.worker, progress)
@@ -128,8 +128,8 @@ class WorkerRun:
             gc.enable()
         order = np.argsort(requests["scheduled_ns"], kind="stable")
         return Records(
-            requests[order], chunks, errors, [self.worker.facts], self.started_ns, self.ended_ns, self.started_unix_ns,
-            self.prefix, self.worker.stopped and not self.worker.lost, self.worker.lost, self.early_stop,
+            requests[order], chunks, errors, [self.sender.facts], self.started_ns, self.ended_ns, self.started_unix_ns,
+            self.prefix, self.sender.stopped and not self.sender.lost, self.sender.lost, self.early_stop,
         )  # fmt: skip
 
 

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from swarmtune.objective import Objective
-from swarmtune.records import LoadFacts, RemeasuredFacts, TrialFailedFacts, TrialFinishedFacts, TrialRetriedFacts
+from swarmtune.records import (
+    GroupsFacts,
+    LoadFacts,
+    RemeasuredFacts,
+    TrialFailedFacts,
+    TrialFinishedFacts,
+    TrialRetriedFacts,
+)
 from swarmtune.report.figures import budget, no_difference
 from swarmtune.report.pareto import pareto_set
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
+
+TELLS = "The line that tells: "  # before it, in the diagnosis of an engine
+MOST_TELLING = 200  # characters
 
 # --- while it runs -----------------------------------------------------------------------------------------------
 
@@ -16,7 +26,7 @@ def trial_text(facts: TrialFinishedFacts, objective: Objective, best: bool) -> s
     """The result of a trial; ``best``: it is the best so far."""
     value, load = facts["value"], " ".join(f"at {k} {v:g}" for k, v in facts["load"].items())
     if value is None:
-        what = f"cannot run: {first_line(facts['failure'])}"
+        what = f"cannot run: {telling(facts['failure'])}"
     elif facts["feasible"]:
         what = f"{value:.4g} {objective.unit}" + ("  <- best so far" if best else "")
     else:
@@ -25,14 +35,20 @@ def trial_text(facts: TrialFinishedFacts, objective: Objective, best: bool) -> s
     return f"trial {facts['trial']}: {what} {load}"
 
 
+def groups_now(facts: GroupsFacts) -> str:
+    """How many groups get work; the others are held back after failures, and tried again later."""
+    return f"{facts['healthy']} of {facts['healthy'] + facts['open']} groups healthy"
+
+
 def retried_text(facts: TrialRetriedFacts) -> str:
     """An attempt failed, and another one follows."""
-    return f"trial {facts['trial']}: attempt {facts['attempt']} failed, again: {first_line(facts['failure'])}"
+    where = f" on {facts['group']}" if facts.get("group") else ""
+    return f"trial {facts['trial']}: attempt {facts['attempt']}{where} failed, again: {telling(facts['failure'])}"
 
 
 def failed_text(facts: TrialFailedFacts) -> str:
     """A trial could not be measured at all."""
-    return f"trial {facts['trial']} given up: {first_line(facts['failure'])}"
+    return f"trial {facts['trial']} given up: {telling(facts['failure'])}"
 
 
 def remeasured_text(facts: RemeasuredFacts, objective: Objective) -> str:
@@ -44,7 +60,7 @@ def remeasured_text(facts: RemeasuredFacts, objective: Objective) -> str:
 
 def lost_text(facts: TrialFailedFacts) -> str:
     """A finalist leaves the proof."""
-    return f"proof: trial {facts['trial']} could not be measured again: {first_line(facts['failure'])}"
+    return f"proof: trial {facts['trial']} could not be measured again: {telling(facts['failure'])}"
 
 
 def load_text(facts: LoadFacts) -> str:
@@ -145,6 +161,10 @@ def clock_text(seconds: float) -> str:
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def first_line(text: str | None) -> str:
-    """The first line of a message."""
-    return (text or "").splitlines()[0] if text else ""
+def telling(text: str | None) -> str:
+    """A message in one line: its first one, with the line of a log that tells most, or its last one, behind it."""
+    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
+    if len(lines) < 2:
+        return "".join(lines)
+    marked = next((line for line in lines if line.startswith(TELLS)), lines[-1])
+    return f"{lines[0]} [{marked.removeprefix(TELLS)[:MOST_TELLING]}]"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import http.server
 import json
 import os
@@ -10,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -129,15 +131,25 @@ def test_options_of_files(tmp_path: Path) -> None:
 SHAREGPT = [{"conversations": [{"from": "human", "value": "one two"}, {"from": "gpt", "value": "three"}]}]
 
 
+BODY = json.dumps(SHAREGPT).encode()
+PINNED = dataclasses.replace(FILES["sharegpt"], size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest())
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
-    """A hub with one file; other folders are missing, one file ends early."""
+    """A hub with one file; other folders are missing, or hold it cut off, changed, or longer."""
+
+    BODIES: ClassVar = {
+        "/short": BODY[:-9],
+        "/changed": BODY.replace(b"three", b"eerht"),
+        "/long": BODY + b" ",
+        "": BODY,
+    }
 
     def do_GET(self) -> None:
-        body = json.dumps(SHAREGPT).encode()
-        folder, file = FILES["sharegpt"]
-        known = self.path in (f"/{folder}/{file}", f"/short/{folder}/{file}")
-        self.send_response(200 if known else 404)
-        self.send_header("Content-Length", str(len(body) + 9 * self.path.startswith("/short")))
+        folder = self.path.removesuffix(f"/{PINNED.path}")
+        body = self.BODIES.get(folder, b"")
+        self.send_response(200 if body else 404)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
@@ -149,6 +161,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setitem(FILES, "sharegpt", PINNED)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -163,21 +176,26 @@ def test_public_data_is_fetched_once_and_used(hub: str, tmp_path: Path, monkeypa
     monkeypatch.setenv("HOME", str(tmp_path))
     turn = make_dataset(LoadgenOptions(public_dataset="sharegpt"), 1).session(0).turns[0]
     assert (turn.texts, turn.output_tokens) == (("one two",), 1)
-    assert [path.name for path in (tmp_path / ".cache" / "swarmtune").iterdir()] == [FILES["sharegpt"][1]]
-    assert fetch("sharegpt", hub="http://127.0.0.1:1").is_file()  # nobody is asked again
+    kept = fetch("sharegpt", hub="http://127.0.0.1:1")  # nobody is asked again
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept]
+    kept.write_bytes(b"[]")  # cut off by something else
+    with pytest.raises(CommunicationError, match="cannot be fetched"):
+        fetch("sharegpt", hub="http://127.0.0.1:1")
 
 
 def test_public_data_that_cannot_be_had(hub: str, tmp_path: Path) -> None:
     for address, words in (
         (f"{hub}/nothing", "404"),
         (f"{hub}/short", "cut off after"),
+        (f"{hub}/changed", f"another file than the pinned one .SHA-256 {PINNED.sha256}"),
+        (f"{hub}/long", "another file than the pinned one"),
         ("http://127.0.0.1:1", "cannot be fetched"),
         ("file:///etc", "http or https"),
     ):
         with pytest.raises(CommunicationError, match=words) as caught:
             fetch("sharegpt", hub=address, cache=tmp_path / "cache")
         assert "input_file" in str(caught.value) or address.startswith("file")
-        assert list((tmp_path / "cache").iterdir()) == []
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     (tmp_path / "plain").write_text("a file where the folder should be", encoding="utf-8")
     with pytest.raises(ConfigPathError, match="cannot be written"):
         fetch("sharegpt", hub=hub, cache=tmp_path / "plain")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from swarmtune.errors import SwarmTuneError
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed import Overview, Patience, Remote, run, serve_host
+from swarmtune.loadgen.distributed import Patience, Remote, run, serve_host
 from swarmtune.loadgen.judge.certify import certify
+from swarmtune.loadgen.records import Progress
 
 
 def say(**facts: object) -> None:
@@ -24,10 +25,10 @@ def controller(given: dict) -> None:
     spec = Spec.model_validate(given["spec"])
     phases: set[str] = set()
 
-    def told(overview: Overview) -> None:
-        if overview.phase not in phases:
-            phases.add(overview.phase)
-            say(phase=overview.phase)
+    def told(progress: Progress) -> None:
+        if progress.stage not in phases:
+            phases.add(progress.stage)
+            say(phase=progress.stage)
 
     remote = None
     if "listen" in given:

@@ -23,11 +23,11 @@ from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.links import SocketLink
 from swarmtune.loadgen.distributed.messages import (
     Begin,
+    BusMessage,
     Done,
     Gone,
     Grant,
     Heartbeat,
-    Message,
     Piece,
     Ping,
     Pong,
@@ -76,8 +76,8 @@ def ends(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ends]:
         here, there = over_zmq(tmp_path)
     made = Ends(here, there)
     heard: list[str] = []
-    here.subscribe("a", Heartbeat, lambda sender, _: heard.append(sender))
-    there.publish("b", Heartbeat("running"), "a")
+    here.channel("a").subscribe(Heartbeat, lambda sender, _: heard.append(sender))
+    there.channel("b").publish(Heartbeat("running"), "a")
     made.until(lambda: bool(heard))
     yield made
     here.close()
@@ -104,15 +104,15 @@ def served(ends: Ends) -> Iterator[Ends]:
 
 
 def test_messages_come_in_order_and_whole(ends: Ends) -> None:
-    got: list[Message] = []
-    ends.there.subscribe("b", Begin, lambda _, m: got.append(m))
-    ends.there.subscribe("b", Grant, lambda _, m: got.append(m))
-    ends.there.subscribe("b", Piece, lambda _, m: got.append(m))
+    got: list[BusMessage] = []
+    ends.there.channel("b").subscribe(Begin, lambda _, m: got.append(m))
+    ends.there.channel("b").subscribe(Grant, lambda _, m: got.append(m))
+    ends.there.channel("b").subscribe(Piece, lambda _, m: got.append(m))
     sent = [
         Begin(2**60), Grant(Block(3, 5, 2, 1)), Grant(None), Piece(os.urandom(100_000), -1), *(Begin(i) for i in range(50)),
     ]  # fmt: skip
     for message in sent:
-        ends.here.publish("a", message, "b")
+        ends.here.channel("a").publish(message, "b")
     ends.until(lambda: len(got) == len(sent))
     assert got == sent
 
@@ -120,24 +120,24 @@ def test_messages_come_in_order_and_whole(ends: Ends) -> None:
 def test_only_those_who_are_meant_and_have_subscribed(ends: Ends) -> None:
     got: list[str] = []
     for name in ("b", "c"):
-        ends.there.subscribe(name, Stop, lambda sender, _, name=name: got.append(f"{sender}->{name}"))
-    ends.there.subscribe("c", Begin, lambda *_: got.append("done"))
-    ends.here.publish("a", Stop())
-    ends.here.publish("a", Stop(), "c")
-    ends.here.publish("a", Begin(1), "b")  # b did not subscribe to it
-    ends.here.publish("a", Begin(2), "c")
+        ends.there.channel(name).subscribe(Stop, lambda sender, _, name=name: got.append(f"{sender}->{name}"))
+    ends.there.channel("c").subscribe(Begin, lambda *_: got.append("done"))
+    ends.here.channel("a").publish(Stop())
+    ends.here.channel("a").publish(Stop(), "c")
+    ends.here.channel("a").publish(Begin(1), "b")  # b did not subscribe to it
+    ends.here.channel("a").publish(Begin(2), "c")
     ends.until(lambda: "done" in got)
     assert got == ["a->b", "a->c", "a->c", "done"]
 
 
 def test_a_request_is_answered(served: Ends) -> None:
-    served.there.subscribe("b", Ping, lambda *_: Pong(1, 2))
-    assert served.here.request("a", Ping(), "b", ENOUGH_S) == Pong(1, 2)
+    served.there.channel("b").subscribe(Ping, lambda *_: Pong(1, 2))
+    assert served.here.channel("a").request(Ping(), "b", ENOUGH_S) == Pong(1, 2)
 
 
 def test_several_questions_at_a_time_get_their_own_answers(served: Ends) -> None:
-    served.there.subscribe("b", ReadPiece, lambda _, m: Piece(m.file.encode(), m.offset))
-    pendings = [served.here.ask("a", ReadPiece("w", str(i), i), "b") for i in range(20)]
+    served.there.channel("b").subscribe(ReadPiece, lambda _, m: Piece(m.file.encode(), m.offset))
+    pendings = [served.here.channel("a").ask(ReadPiece("w", str(i), i), "b") for i in range(20)]
     served.until(lambda: all(p.done for p in pendings)) if served.there is served.here else wait_for(served, pendings)
     assert [p.answer() for p in pendings] == [Piece(str(i).encode(), i) for i in range(20)]
 
@@ -164,28 +164,28 @@ def test_an_error_of_the_other_side_is_raised_here(
     def fail(*_: object) -> None:
         raise raised
 
-    served.there.subscribe("b", Ping, fail)
+    served.there.channel("b").subscribe(Ping, fail)
     with pytest.raises(kind, match=words):
-        served.here.request("a", Ping(), "b", ENOUGH_S)
+        served.here.channel("a").request(Ping(), "b", ENOUGH_S)
 
 
 def test_no_answer_in_time(served: Ends) -> None:
     with pytest.raises(IPCTimeoutError, match="b did not answer within"):
-        served.here.request("a", Ping(), "b", 0.05)
+        served.here.channel("a").request(Ping(), "b", 0.05)
 
 
 def test_a_handler_may_wait_for_others(ends: Ends) -> None:
-    got: list[Message] = []
+    got: list[BusMessage] = []
 
     def slow(*_: object) -> Done:
         while not got:
             ends.there.wait(0.01)
         return Done()
 
-    ends.there.subscribe("b", Ping, slow)
-    ends.there.subscribe("b", Stop, lambda _, m: got.append(m))
-    pending = ends.here.ask("a", Ping(), "b")
-    ends.here.publish("a", Stop(), "b")
+    ends.there.channel("b").subscribe(Ping, slow)
+    ends.there.channel("b").subscribe(Stop, lambda _, m: got.append(m))
+    pending = ends.here.channel("a").ask(Ping(), "b")
+    ends.here.channel("a").publish(Stop(), "b")
     ends.until(lambda: pending.done)
     assert pending.answer() == Done()
 
@@ -194,10 +194,10 @@ def test_the_end_of_a_process_is_known_at_once() -> None:
     here, there = socket.socketpair()
     bus, got = Bus(), []
     bus.attach(SocketLink(here), "b", SocketLink.PEER)
-    bus.subscribe("a", Gone, lambda sender, _: got.append(sender))
+    bus.channel("a").subscribe(Gone, lambda sender, _: got.append(sender))
     there.close()
     with pytest.raises(CommunicationError, match="b cannot be reached"):
-        bus.request("a", Ping(), "b", ENOUGH_S)
+        bus.channel("a").request(Ping(), "b", ENOUGH_S)
     assert got == ["b"]
     bus.close()
 
@@ -208,14 +208,14 @@ def test_a_bus_in_the_middle_passes_on(tmp_path: Path) -> None:
     for bus, end in zip((middle, leaf), socket.socketpair(), strict=True):
         bus.attach(SocketLink(end))
     got: list[str] = []
-    top.subscribe("a", Heartbeat, lambda sender, _: got.append(sender))
-    leaf.subscribe("w", Stop, lambda sender, _: got.append(f"stop from {sender}"))
-    leaf.publish("w", Heartbeat("running"), "a")
+    top.channel("a").subscribe(Heartbeat, lambda sender, _: got.append(sender))
+    leaf.channel("w").subscribe(Stop, lambda sender, _: got.append(f"stop from {sender}"))
+    leaf.channel("w").publish(Heartbeat("running"), "a")
     for _ in range(1000):
         for bus in (top, middle, leaf):
             bus.wait(0.01)
         if len(got) == 1:
-            top.publish("a", Stop(), "w")
+            top.channel("a").publish(Stop(), "w")
         if len(got) > 1:
             break
     assert got[:2] == ["w", "stop from a"]

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtune.loadgen.distributed.clocks import SAME, Relation, Sample, measure, sample
+from swarmtune.loadgen.distributed.clocks import SAME, ClockReading, ClockRelation, measure, reading
 
 S = 1_000_000_000
 waits = st.integers(0, 10_000_000)
@@ -18,7 +18,7 @@ offsets = st.integers(-(2**50), 2**50)
 def test_the_offset_is_wrong_by_at_most_half_the_round_trip(
     sent: int, offset: int, go: int, stay: int, back: int
 ) -> None:
-    found = sample(sent, sent + go + offset, sent + go + stay + offset, sent + go + stay + back)
+    found = reading(sent, sent + go + offset, sent + go + stay + offset, sent + go + stay + back)
     assert found.rtt_ns == go + back
     assert abs(found.offset_ns - offset) <= found.rtt_ns / 2 + 1
 
@@ -53,7 +53,7 @@ def test_offset_and_drift_are_taken_out(offset: int, drift: float, at: int) -> N
     before = measure(faked.exchange, lambda: faked.now)
     faked.now += 100 * S
     after = measure(faked.exchange, lambda: faked.now)
-    relation = Relation(before, after)
+    relation = ClockRelation(before, after)
     true = faked.start + at
     found = int(relation.ours(np.array([faked.theirs(true)]))[0])
     assert abs(found - true) <= relation.error_ms * 1e6 + 2000  # drift squared: 1e-8 of 100 s is 1 us
@@ -62,7 +62,7 @@ def test_offset_and_drift_are_taken_out(offset: int, drift: float, at: int) -> N
 
 
 def test_without_a_second_measurement_the_offset_is_constant() -> None:
-    relation = Relation(Sample(10, 500, 4))
+    relation = ClockRelation(ClockReading(10, 500, 4))
     assert relation.ours(np.array([1000, 10**15])).tolist() == [500, 10**15 - 500]
     assert relation.theirs(500) == 1000
     assert SAME.theirs(123) == 123

@@ -11,6 +11,7 @@ from swarmtune.loadgen.distributed.lifecycle import (
     State,
     on_cleanup,
     on_configure,
+    on_init,
     on_initialize,
     on_start,
     on_stop,
@@ -26,7 +27,7 @@ class Base(LifeCycle):
     def base_first(self) -> None:
         self.done.append("base 1")
 
-    @on_initialize
+    @on_init
     def base_second(self) -> None:
         self.done.append("base 2")
 

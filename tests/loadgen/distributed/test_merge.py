@@ -5,12 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.distributed.clocks import Relation, Sample
+from swarmtune.loadgen.distributed.clocks import ClockReading, ClockRelation
 from swarmtune.loadgen.distributed.merge import STAMPS, Columns, merge
 from swarmtune.loadgen.distributed.service import Watchdog
 from swarmtune.loadgen.distributed.timing_manager import Credits, useful_workers
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import CHUNK, REQUEST
+
+times = st.integers(10**10, 10**10 + 10**6)  # beyond every offset: a stamp of 0 means that it did not happen
 
 
 def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], offset: int) -> Columns:
@@ -22,13 +24,13 @@ def columns(worker: int, times: list[int], chunks_each: int, errors: list[str], 
         row["first_chunk"], row["chunks"], row["connect_ns"] = i * chunks_each, chunks_each, 77
         row["error"] = i % (len(errors) + 1) - 1
         chunks["ns"][i * chunks_each : (i + 1) * chunks_each] = at + 1 + offset
-    return Columns(rows, chunks, errors, Relation(Sample(0, offset, 10)))
+    return Columns(rows, chunks, errors, ClockRelation(ClockReading(0, offset, 10)))
 
 
 @given(
     st.lists(
         st.tuples(
-            st.lists(st.integers(1, 10**6), max_size=8), st.integers(0, 3), st.lists(st.sampled_from("xyz"), unique=True),
+            st.lists(times, max_size=8), st.integers(0, 3), st.lists(st.sampled_from("xyz"), unique=True),
             st.integers(-(10**9), 10**9),
         ),
         max_size=4,
@@ -80,10 +82,10 @@ def test_no_worker_without_a_slot() -> None:
 
 def test_the_watchdog_tells_once_and_forgives() -> None:
     dog = Watchdog(tell_s=10, dead_s=30)
-    dog.heard("a", 0)
-    dog.heard("b", 5)
+    dog.sign_of_life("a", 0)
+    dog.sign_of_life("b", 5)
     assert (dog.missing(9.9), dog.missing(10), dog.missing(11), dog.dead(29)) == ([], ["a"], [], [])
-    dog.heard("a", 12)
+    dog.sign_of_life("a", 12)
     assert (dog.missing(15), dog.missing(22), dog.dead(35)) == (["b"], ["a"], ["b"])
     dog.forget(["b"])
     assert dog.dead(41) == []

@@ -15,12 +15,13 @@ import psutil
 import pytest
 from loadgen_servers import DONE, USAGE, Peer, RawServer, Script, token
 
-from swarmtune.errors import CommunicationError, ConfigValidationError
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, ConfigValidationError
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed import Overview, Patience, run
+from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.distributed import Output, Patience, measure, run
 from swarmtune.loadgen.judge.certify import certify
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Outcome, Records
+from swarmtune.loadgen.records import Outcome, Progress, Records
 
 Start = Callable[[Script], Awaitable[RawServer]]
 PROGRAM = Path(__file__).with_name("services_program.py")
@@ -120,9 +121,50 @@ async def test_other_loads_are_shared_too(raw_server: Start, tmp_path: Path, opt
     assert counting.most <= options.get("concurrency", 30)
 
 
+async def test_every_service_is_a_process_named_after_it(raw_server: Start, tmp_path: Path) -> None:
+    counting = Counting(1_000_000)  # requests are held until all processes were seen
+    server = await raw_server(counting.script)
+    loop, names = asyncio.get_running_loop(), set[str]()
+    output = Output(tmp_path / "results", ("jsonl", "measurement"))
+
+    def look(progress: Progress) -> None:
+        if progress.stage == "measuring" and not names:
+            names.update(Path(f"/proc/{process.pid}/comm").read_text().strip() for process in ours(tmp_path))
+            loop.call_soon_threadsafe(counting.full.set)
+
+    spec = spec_of(server.url, request_count=60, concurrency=4)
+    made = await asyncio.to_thread(measure, spec, 2, output, look, run_type="process")
+    managers = {"dataset-manager", "timing-manager", "worker-manager", "records-manager", "post-processor"}
+    assert names == {*managers, "worker-0", "worker-1"}
+    assert sorted(made.records.requests["session"].tolist()) == list(range(60))
+    assert made.results.scalars["completed"] == 60
+    read = SwarmtuneBenchmark(LoadgenOptions()).read(output.directory)
+    assert (read.metrics["completed"], read.valid) == (60, made.certificate.level != "invalid")
+    assert len((output.directory / "requests.jsonl").read_text().splitlines()) == 60
+    _, alive = psutil.wait_procs(ours(tmp_path), timeout=GONE_S)
+    assert alive == []
+    files = {"devices.jsonl", "telemetry.json", "measurement.json", "requests.jsonl", "results.json", "run.json"}
+    assert {path.name for path in output.directory.iterdir()} == files
+
+
+@pytest.mark.parametrize("victim", ["records-manager", "timing-manager", "worker-manager"])
+async def test_a_manager_that_is_killed_ends_the_run_and_all_others(
+    raw_server: Start, tmp_path: Path, victim: str
+) -> None:
+    counting = Counting(4, forever=True)
+    server = await raw_server(counting.script)
+    spec = spec_of(server.url, request_count=60, concurrency=4)
+    running = asyncio.create_task(runs(spec, 2, tmp_path, run_type="process"))
+    await counting.full.wait()
+    worker_process(tmp_path, victim).kill()
+    with pytest.raises(BenchmarkExecutionError, match=f"{victim} was killed by SIGKILL"):
+        await running
+    nothing_left(tmp_path)
+
+
 async def test_single_is_one_worker_in_this_process(raw_server: Start, tmp_path: Path) -> None:
     server = await raw_server(Counting(1).script)
-    told: list[Overview] = []
+    told: list[Progress] = []
     spec = spec_of(server.url, request_count=5, concurrency=1)
     records = await runs(spec, 1, tmp_path, on_progress=told.append, run_type="single")
     assert records.requests["session"].tolist() == list(range(5))
@@ -154,13 +196,13 @@ async def test_secret_headers_reach_the_workers(
 
 async def test_workers_without_a_slot_are_not_started(raw_server: Start, tmp_path: Path) -> None:
     server = await raw_server(Counting(1).script)
-    told: list[Overview] = []
+    told: list[Progress] = []
     spec = spec_of(server.url, request_count=6, concurrency=2, stop_when_decided=True)
     records = await runs(spec, 4, tmp_path, on_progress=told.append)
     assert len(records.requests) == 6
     assert (told[-1].workers, told[-1].ended, told[-1].in_flight) == (2, 6, 0)
-    assert "2 of 4 workers are used" in told[-1].notes[0]
-    assert "this run goes to its end" in told[-1].notes[1]
+    assert "this run goes to its end" in told[-1].notes[0]
+    assert "2 of 4 workers are used" in told[-1].notes[1]
 
 
 async def test_a_worker_that_is_killed_makes_the_run_invalid(raw_server: Start, tmp_path: Path) -> None:
@@ -182,7 +224,7 @@ async def test_a_worker_that_is_killed_makes_the_run_invalid(raw_server: Start, 
 async def test_a_worker_that_hangs_is_told_and_ended(raw_server: Start, tmp_path: Path) -> None:
     counting = Counting(4, forever=True)
     server = await raw_server(counting.script)
-    told: list[Overview] = []
+    told: list[Progress] = []
     spec = spec_of(server.url, request_count=60, concurrency=4)
     running = asyncio.create_task(
         runs(spec, 2, tmp_path, on_progress=told.append, patience=Patience(tell_s=2.0, dead_s=4.0))

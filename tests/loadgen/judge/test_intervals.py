@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from swarmtune.loadgen.judge.decision import Verdict, decide, decided
+from swarmtune.loadgen.judge.decision import LimitDecision, decide, decided
 from swarmtune.loadgen.judge.intervals import order_statistics, student_t
 from swarmtune.loadgen.judge.statistics import statistics
 from swarmtune.testing.fake_records import fake_records
@@ -34,11 +35,16 @@ def test_a_p99_needs_368_samples() -> None:
     assert order_statistics(368, 990, 0.95) is not None
 
 
-def test_the_normal_approximation_joins_the_exact_ranks() -> None:
-    low, high = order_statistics(4001, 500, 0.95) or (0, 0)  # just above the limit
-    exact_low, exact_high = order_statistics(3999, 500, 0.95) or (0, 0)
-    assert abs(low - exact_low) <= 2
-    assert abs(high - exact_high) <= 2
+@pytest.mark.parametrize("n", [7, 100, 1000, 4001, 1_000_000, 50_000_000])
+@pytest.mark.parametrize("per_mille", [10, 250, 500, 990, 999])
+def test_order_statistics_are_the_tightest_that_hold(n: int, per_mille: int) -> None:
+    below = binom(n, per_mille / 1000)
+    if (ranks := order_statistics(n, per_mille, 0.95)) is None:
+        assert below.cdf(0) > 0.025 or below.sf(n - 1) > 0.025
+        return
+    low, high = ranks
+    assert below.cdf(low - 1) <= 0.025 < below.cdf(low)
+    assert below.sf(high - 1) <= 0.025 < below.sf(high - 2)
 
 
 def test_intervals_are_absent_where_there_is_too_little() -> None:
@@ -116,27 +122,27 @@ def test_looking_after_every_request_decides_wrongly_at_most_with_alpha() -> Non
     wrong = 0
     for _ in range(300):
         good = draw.random(400) < 0.9
-        wrong += any(decide(good[:n], 0, 0.9).verdict is not Verdict.OPEN for n in range(20, 401, 4))
+        wrong += any(decide(good[:n], 0, 0.9).answer is not LimitDecision.OPEN for n in range(20, 401, 4))
     assert wrong / 300 <= 0.08
 
 
-@pytest.mark.parametrize(("share", "verdict"), [(0.99, Verdict.KEPT), (0.7, Verdict.BROKEN)])
-def test_a_clear_case_is_decided_soon(share: float, verdict: Verdict) -> None:
+@pytest.mark.parametrize(("share", "verdict"), [(0.99, LimitDecision.KEPT), (0.7, LimitDecision.BROKEN)])
+def test_a_clear_case_is_decided_soon(share: float, verdict: LimitDecision) -> None:
     good = np.random.default_rng(5).random(400) < share
-    assert decide(good, 0, 0.9).verdict is verdict
-    assert decide(good[:5], 0, 0.9).verdict is Verdict.OPEN
+    assert decide(good, 0, 0.9).answer is verdict
+    assert decide(good[:5], 0, 0.9).answer is LimitDecision.OPEN
 
 
 def test_running_requests_can_turn_the_decision() -> None:
     good = np.ones(100, bool)
-    assert decide(good, 0, 0.9).verdict is Verdict.KEPT
-    assert decide(good, 30, 0.9).verdict is Verdict.OPEN
+    assert decide(good, 0, 0.9).answer is LimitDecision.KEPT
+    assert decide(good, 30, 0.9).answer is LimitDecision.OPEN
 
 
 def test_decided_from_records() -> None:
     records = fake_records(2000)
-    assert decided(records, {"ttft_ms": 30}).verdict is Verdict.BROKEN
+    assert decided(records, {"ttft_ms": 30}).answer is LimitDecision.BROKEN
     easy = decided(records, {"ttft_ms": 100_000}, share=0.9)
-    assert (easy.verdict, easy.running) == (Verdict.KEPT, 16)
+    assert (easy.answer, easy.running) == (LimitDecision.KEPT, 16)
     assert easy.share == pytest.approx(0.97, abs=0.02)
     assert decided(records, {"ttft_ms": 0.001}).running == 0  # whoever still waits has broken it already

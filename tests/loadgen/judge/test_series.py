@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtune.loadgen.judge.series import concurrency, output_rate, series, steady_window, steps
+from swarmtune.loadgen.judge.series import concurrency, series, steady_window, steps
 from swarmtune.loadgen.judge.summary import results
 from swarmtune.testing.fake_records import fake_records
 
@@ -61,16 +61,6 @@ def test_ten_blocks_have_the_metrics_as_their_mean_and_follow_the_run() -> None:
     early = results(records, {"ttft_ms": 1e9}).blocks["request_goodput"]
     assert early[0] > 0
     assert set(early[1:]) == {0.0}
-
-
-def test_the_output_rate_integrates_to_the_tokens_after_the_first() -> None:
-    records = fake_records(200, warmup=0)
-    rate = output_rate(records)
-    rows = records.requests
-    several = (rows["outcome"] == 0) & (rows["chunks"] >= 2)
-    assert rate.integral(np.array([2**62]))[0] == pytest.approx(
-        float((rows["output_tokens"][several] - 1).sum()), rel=1e-6
-    )
 
 
 def closed_loop(users: int = 8, requests: int = 50) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]

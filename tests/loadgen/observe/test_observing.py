@@ -11,10 +11,9 @@ from loadgen_servers import Simulated
 from pydantic import ValidationError
 
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.observe.observing import observed, server_urls
+from swarmtune.loadgen.observe.observing import discard, observed, observing, server_urls
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Records
-from swarmtune.testing.fake_records import fake_records
+from swarmtune.loadgen.records import Observed
 
 OWN = "http://127.0.0.1:8000/own"
 
@@ -55,19 +54,24 @@ async def test_the_simulated_engine_and_a_source_that_fails(
     server = await simulated()
     good, missing = f"{server.url}/metrics", f"{server.url}/nothing"
     options = LoadgenOptions(server_metrics=(good, missing), gpu_telemetry=(missing,))
-    made = observed(Spec(url=(server.url,), model="m", options=options), tmp_path, lambda: fake_records(20))
-    assert {key[0] for key in made.observed.servers.series} == {good}
-    assert "host" in {key[0] for key in made.observed.devices.series}
-    assert made.observed.notes == [f"{missing}: not read: HTTP 404 Not Found"]
-    assert not (tmp_path / "devices.spool").exists()
+    spec = Spec(url=(server.url,), model="m", options=options)
+    with observing(spec, tmp_path):
+        pass
+    made = observed(spec, tmp_path)
+    assert {key[0] for key in made.servers.series} == {good}
+    assert "host" in {key[0] for key in made.devices.series}
+    assert made.notes == [f"{missing}: not read: HTTP 404 Not Found"]
+    discard(tmp_path)
+    assert observed(spec, tmp_path) == Observed()
 
 
 def test_a_run_that_fails_leaves_no_reader(tmp_path: Path) -> None:
-    def run() -> Records:
-        assert psutil.Process().children()
-        raise OSError("disk full")
+    def run() -> None:
+        with observing(Spec(url=("http://127.0.0.1:1",), model="m"), tmp_path):
+            assert psutil.Process().children()
+            raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        observed(Spec(url=("http://127.0.0.1:1",), model="m"), tmp_path, run)
+        run()
     assert not psutil.Process().children()
     assert list(tmp_path.iterdir()) == []

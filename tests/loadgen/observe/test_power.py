@@ -10,7 +10,7 @@ import pytest
 from swarmtune.devices.readings import Reading
 from swarmtune.devices.spool import Lines
 from swarmtune.loadgen.ask.spec import ServiceNode, Spec
-from swarmtune.loadgen.exports.report import leave, report
+from swarmtune.loadgen.exports.report import report, write_files
 from swarmtune.loadgen.observe.power import index_of, power_watts
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.testing.fake_records import fake_records
@@ -123,5 +123,5 @@ def test_it_is_a_metric_and_its_absence_a_reason_only_where_it_is_needed(tmp_pat
     assert any(reason.startswith("power_watts is absent: 192.0.2.7") for reason in made.facts.reasons)
     for ns in (records.started_ns, records.ended_ns):
         records.observed.devices.add(ns, "nvml", [Reading("gpu_power_watts", 55.0, (("device", "0"),))])
-    leave(report(spec(), records), tmp_path)
+    write_files(report(spec(), records), tmp_path)
     assert json.loads((tmp_path / "measurement.json").read_text())["metrics"]["power_watts"] == 55.0

@@ -67,7 +67,7 @@ def play(timing: Timing, service_ns: int, until_ns: int = FOREVER, first_ns: int
         while running and running[0][0] <= now:
             at, end, _, ticket = heapq.heappop(running)
             if end:
-                timing.ended(ticket, at, well=True)
+                timing.ended(ticket, at, succeeded=True)
             else:
                 timing.answering(ticket, at)
     return played
@@ -94,7 +94,7 @@ def test_a_late_worker_is_told_how_late() -> None:
     timing = Timing(Shape(concurrency=1), source(Block(0, 2)), START)
     first = timing.take(START)
     assert first
-    timing.ended(first, START + 10 * MS, well=True)
+    timing.ended(first, START + 10 * MS, succeeded=True)
     second = timing.take(START + 17 * MS)
     assert second
     assert (second.scheduled_ns, second.ready_ns) == (START + 10 * MS, START + 10 * MS)
@@ -159,7 +159,7 @@ def test_a_failed_turn_ends_its_session() -> None:
     timing = Timing(Shape(concurrency=1), source(Block(0, 1), Sessions(turns=3)), START)
     ticket = timing.take(START)
     assert ticket
-    timing.ended(ticket, START + MS, well=False)
+    timing.ended(ticket, START + MS, succeeded=False)
     assert timing.finished
 
 
@@ -179,7 +179,7 @@ def test_a_server_that_asks_for_a_pause_gets_it() -> None:
     timing = Timing(Shape(concurrency=1), source(Block(0, 2)), START)
     ticket = timing.take(START)
     assert ticket
-    timing.ended(ticket, START + MS, well=False, pause_ns=50 * MS)
+    timing.ended(ticket, START + MS, succeeded=False, pause_ns=50 * MS)
     assert timing.take(START + 50 * MS) is None
     assert timing.due_ns(START + MS) == START + 51 * MS
     assert timing.take(START + 51 * MS)
@@ -206,7 +206,7 @@ def test_credits_that_come_later_are_used() -> None:
     ticket = timing.take(START)
     assert ticket
     assert ticket.session.index == 10
-    timing.ended(ticket, START, well=True)
+    timing.ended(ticket, START, succeeded=True)
     assert timing.finished
 
 

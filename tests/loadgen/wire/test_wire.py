@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from swarmtune.loadgen.wire import make_wire, native
+from swarmtune.loadgen.wire import make_wire, native, notice
 from swarmtune.loadgen.wire.base import (
     MALFORMED,
     NOTE,
@@ -100,6 +100,13 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 
 def test_the_c_part_was_built_here() -> None:
     assert native.available(), "no C compiler when the package was installed? See hatch_build.py."
+
+
+def test_a_user_without_the_part_in_c_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert notice() is None
+    monkeypatch.setattr(native, "available", lambda: False)
+    assert "Install gcc" in (notice() or "")
+    assert notice("python") is None  # as was asked
 
 
 @pytest.mark.parametrize("answer", [HELLO, SIZED, b"HTTP/1.1 204 No Content\r\n\r\n"])

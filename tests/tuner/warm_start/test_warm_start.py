@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
@@ -163,15 +164,16 @@ async def test_useless_databases_are_told_of_and_none_is_written_to(made: Plan) 
         (made.output / name).mkdir()
         (made.output / name / "study.db").write_bytes(content)
     (made.output / "foreign").mkdir()
-    with sqlite3.connect(made.output / "foreign" / "study.db") as db:
+    with contextlib.closing(sqlite3.connect(made.output / "foreign" / "study.db")) as db:
         db.execute("create table t (x)")
     busy = Study(replace(made, seed=4), "busy")  # its ledger is open: this very process works on it
-    with sqlite3.connect(busy.path) as db:
+    with contextlib.closing(sqlite3.connect(busy.path, isolation_level=None)) as db:
         db.execute("update swarmtune_studies set owner = 'other-host:1:2.0', owner_expires_at = 1e12")
     files = [p for p in made.output.rglob("*") if p.is_file() and p.parent.name != "busy"]
     before = {p: sha256(p.read_bytes()).hexdigest() for p in files}
     study = Study(made, "new")
     await study.run()
+    busy.ledger.dispose()
     assert [s.study for s in study.warm.sources] == ["good"]
     told = "\n".join(study.warm.notices)
     assert all(word in told for word in ("/corrupt/", "/text/", "/empty/", "/foreign/", "a tuner is working on it"))

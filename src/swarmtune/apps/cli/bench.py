@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmtune import registry
 from swarmtune.errors import CommunicationError, ConfigValidationError
 
 if TYPE_CHECKING:
@@ -103,7 +104,8 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
     )  # fmt: skip
     group.add_argument(
         "--run-type", choices=("auto", "single", "process", "distributed"), default="auto", metavar="TYPE",
-        help="single: all in one process; process: workers in their own (default); distributed: on other hosts, too",
+        help="single: all in one process; process: every service in its own; distributed: workers on other hosts, too; "
+        "auto (default): workers in their own",
     )  # fmt: skip
     group.add_argument(
         "--listen", metavar="tcp://HOST:PORT", default="",
@@ -117,9 +119,10 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """An option for every field of LoadgenOptions, in its groups."""
+    """An option for every field of LoadgenOptions, in its groups. Names of plugins are among the values."""
     from swarmtune.loadgen.options import LoadgenOptions
 
+    registry.load_plugins()
     groups: dict[str, Any] = {}
     for name, field in LoadgenOptions.model_fields.items():
         if name in HIDDEN:
@@ -143,6 +146,8 @@ def _arguments(name: str, field: Any) -> dict[str, Any]:
             "help": text + (" (default on)" if default else ""),
         }
     choices = [c for c in get_args(field.annotation) if isinstance(c, str)]
+    if kind := field.json_schema_extra["registered"]:
+        choices = list(getattr(registry, kind))
     if default == ():
         return {"action": "append", "default": None, "metavar": "TEXT", "help": f"{text}; may be repeated"}
     if choices:
@@ -166,10 +171,13 @@ def _metavar(field: Any, name: str) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """The whole command; the exit code."""
     from swarmtune.apps.cli.benching import bench, self_test
+    from swarmtune.loadgen.wire import notice
 
     formats = tuple(part for part in arguments.export.split(",") if part)
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigValidationError([f"--export: {', '.join(unknown)} is not among {', '.join(FORMATS)}"])
+    if (said := notice(arguments.wire or "auto")) and not arguments.quiet:
+        print(f"note: {said}", file=sys.stderr)
     if arguments.self_test:
         return self_test(arguments)
     specs = list(runs(arguments))
@@ -279,7 +287,7 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
         return EXIT_INTERRUPTED
     if made.records.lost:
         return EXIT_UNREACHABLE
-    if arguments.require_valid and made.verdict.level != "valid":
+    if arguments.require_valid and made.certificate.level != "valid":
         return EXIT_NOT_VALID
     share = 1 - scalars["success_rate"]
     return EXIT_REQUESTS_FAILED if share > arguments.failed_request_threshold else 0

@@ -14,22 +14,22 @@ import orjson
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    Progress,
     SpinnerColumn,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import Progress as Bar
 from rich.table import Table
 
 from swarmtune.errors import ConfigPathError
 from swarmtune.loadgen.ask.dataset import make_dataset
-from swarmtune.loadgen.distributed import Overview, Remote, process, run
+from swarmtune.loadgen.distributed import Output, Remote, measure
 from swarmtune.loadgen.exports import table
 from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.exports.report import Report
-from swarmtune.loadgen.observe.observing import observed
+from swarmtune.loadgen.records import Progress
 from swarmtune.loadgen.send.plan import limit_of
 
 if TYPE_CHECKING:
@@ -48,18 +48,15 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
     notes: list[str] = []
     with _progress(spec, limits, arguments.quiet) as advance:
 
-        def watch(seen: Overview) -> None:
+        def watch(seen: Progress) -> None:
             notes[:] = seen.notes
             advance(seen)
 
+        output = Output(directory, formats, command)
         workers, remote = spec.options.workers_max, _remote(arguments, console)
-        records = observed(
-            spec, directory, lambda: run(spec, workers, directory, watch, remote=remote, run_type=run_type)
-        )
-    with console.status("reading what was received"):
-        made = process(spec, records, directory, formats, command)
+        made = measure(spec, workers, output, watch, remote=remote, run_type=run_type)
     table.show(made.results, made.facts, console)
-    for note in (*notes, *records.observed.notes):
+    for note in (*notes, *made.records.observed.notes):
         console.print(f"note: {note}", style="dim")
     console.print(f"files: {directory}", style="dim")
     return made
@@ -87,10 +84,10 @@ def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
 
 
 @contextlib.contextmanager
-def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Overview], None]]:
+def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """A callback that draws a bar: of requests, or of the time if there is no number of them."""
     console = Console(stderr=True)
-    bar = Progress(
+    bar = Bar(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
         TextColumn("{task.fields[told]}"), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=quiet or not console.is_terminal,
@@ -101,15 +98,15 @@ def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) ->
     task = bar.add_task("starting", total=total or duration or None, told="")
     began: list[float] = []
 
-    def advance(seen: Overview) -> None:
+    def advance(seen: Progress) -> None:
         failed = f", {seen.failed} failed" if seen.failed else ""
         told = f"{seen.ended} done, {seen.in_flight} in flight{failed}"
-        if seen.phase not in ("measuring", "stopping", "collecting"):
-            bar.update(task, description=seen.phase, told=f"{seen.in_flight} in flight" if seen.in_flight else "")
+        if seen.stage not in ("measuring", "stopping", "collecting", "working out results"):
+            bar.update(task, description=seen.stage, told=f"{seen.in_flight} in flight" if seen.in_flight else "")
             return
         began.append(time.monotonic())
         done = seen.ended if total else min(duration or 0.0, began[-1] - began[0])
-        bar.update(task, description=seen.phase, completed=done, told=told)
+        bar.update(task, description=seen.stage, completed=done, told=told)
 
     with bar:
         yield advance

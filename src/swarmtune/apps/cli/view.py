@@ -100,7 +100,11 @@ class View:
         if "message" in facts:
             self._say(facts["message"])
             return
-        self._groups = f"{facts['healthy']} of {facts['healthy'] + facts['open']} groups healthy"
+        if facts["healthy"] + facts["open"] == 1:
+            return  # this machine alone
+        before, self._groups = self._groups, sentences.groups_now(facts)
+        if self._groups != (before or sentences.groups_now({**facts, "healthy": facts["healthy"] + facts["open"]})):
+            self._say(self._groups)
         for gone in self._doing.keys() - set(facts["names"]):
             del self._doing[gone]
 

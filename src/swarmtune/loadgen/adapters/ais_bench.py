@@ -3,7 +3,7 @@
 Its TPOT is (last - first chunk) / (tokens - 1) per request, as ours; its ITL is the gap between chunks: our icl, so there is
 no itl here. It rounds times to 0.1 ms, interpolates percentiles (numpy), and a server without usage is counted with the
 tokenizer. What it cannot do: a seed (lengths and gaps differ every time), a duration, a timeout of requests, goodput
-(an objective of goodput is an error; take throughput with promises), prompts that differ: its synthetic prompts are "A A A
+(an objective of goodput is an error; take throughput with SLOs), prompts that differ: its synthetic prompts are "A A A
 ...", so that a prefix cache knows them all. A run without any success leaves no result.
 Source of the flags and keys: ais_bench_benchmark 3.1.20260630, benchmark/cli/argument_parser.py and benchmark/calculators.
 """

@@ -1,1 +1,1 @@
-"""The requests of a run: data sets, sessions, targets."""
+"""Ask: which requests a run sends, and where to: data sets, sessions with their credits, the spec, targets."""

@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.loadgen.ask.public_data import fetch
-from swarmtune.loadgen.endpoints.base import Endpoint, Message
+from swarmtune.loadgen.endpoints import endpoint_class
+from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.replay import ReplayDataset, ReplaySpec
 from swarmtune.workload.session import Dataset, Session
 from swarmtune.workload.synthetic import Lengths, SyntheticDataset, SyntheticSpec, parse_lengths
 from swarmtune.workload.traces import BLOCKS, read_entries
-
-WITHOUT_TOKENS = ("embeddings", "rankings")
 
 
 def make_dataset(options: LoadgenOptions, seed: int) -> Dataset:
@@ -41,8 +40,8 @@ def synthetic_spec(options: LoadgenOptions) -> SyntheticSpec:
         options.user_context_prompt_length,
         options.prompt_prefix_pool_size,
         options.prompt_prefix_length,
-        texts=options.prompt_batch_size + (options.endpoint_type == "rankings"),
-        answers=options.endpoint_type not in WITHOUT_TOKENS,
+        texts=options.prompt_batch_size + endpoint_class(options).texts_before,
+        answers=endpoint_class(options).produces_tokens,
         turns_mean=options.conversation_turn_mean,
         turns_stddev=options.conversation_turn_stddev,
         delay_mean_ms=options.conversation_turn_delay_mean,
@@ -70,7 +69,7 @@ def _replay(options: LoadgenOptions, seed: int) -> ReplayDataset:
         options.max_osl,
         osl=Lengths(options.isl, options.osl, 0, options.osl_stddev) if "osl" in given else None,
         osl_distribution=options.osl_distribution,
-        answers=options.endpoint_type not in WITHOUT_TOKENS,
+        answers=endpoint_class(options).produces_tokens,
         delay_ratio=options.conversation_turn_delay_ratio,
         users=options.num_users,
         user_rate=options.user_centric_rate or 0.0,
@@ -97,7 +96,7 @@ def digest(dataset: Dataset, endpoint: Endpoint, n: int, arrivals: Iterable[NDAr
 
 def _add(update: Callable[[bytes], None], session: Session, endpoint: Endpoint, most: int) -> int:
     """Add a session's first ``most`` turns; how many there were."""
-    history: Sequence[Message] = ()
+    history: Sequence[ChatMessage] = ()
     for turn in session.turns[:most]:
         interval = -1 if turn.interval_ns is None else turn.interval_ns
         start = -1 if session.start_ns is None else session.start_ns

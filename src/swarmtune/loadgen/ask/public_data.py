@@ -1,42 +1,69 @@
-"""Public data sets, fetched once from the Hugging Face hub (or its mirror) and kept."""
+"""Public data sets, fetched once from the Hugging Face hub (or its mirror) and kept.
+
+Each is pinned: its revision, its size and its SHA-256 are part of SwarmTune, so that equal options mean equal requests.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import os
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from swarmtune.errors import CommunicationError, ConfigPathError
 
 HUB = "https://huggingface.co"
-FILES = {
-    "sharegpt": (
-        "datasets/anon8231489123/ShareGPT_Vicuna_unfiltered/resolve/main",
-        "ShareGPT_V3_unfiltered_cleaned_split.json",
-    )
-}
 TIMEOUT_S = 60.0  # without any byte
 BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class PublicFile:
+    """A file of a data set on the hub."""
+
+    repository: str
+    revision: str  # a commit
+    name: str
+    size: int  # bytes
+    sha256: str
+
+    @property
+    def path(self) -> str:
+        """Where it is on a hub."""
+        return f"datasets/{self.repository}/resolve/{self.revision}/{self.name}"
+
+
+FILES = {
+    "sharegpt": PublicFile(
+        "anon8231489123/ShareGPT_Vicuna_unfiltered",
+        "192ab2185289094fc556ec8ce5ce1e8e587154ca",
+        "ShareGPT_V3_unfiltered_cleaned_split.json",
+        672_837_942,
+        "35f0e213ce091ed9b9af2a1f0755e9d39f9ccec34ab281cd4ca60d70f6479ba4",
+    )
+}
 
 
 def fetch(name: str, *, hub: str | None = None, cache: Path | None = None) -> Path:
     """The local file of a data set; the first time it is fetched from ``hub`` (default $HF_ENDPOINT) into ``cache``.
 
-    CommunicationError: it cannot be fetched; ConfigPathError: it cannot be kept.
+    Only a file of the pinned size and hash gets its name there; a fetch that fails or is cancelled leaves nothing.
+    CommunicationError: it cannot be fetched, or is another file; ConfigPathError: it cannot be kept.
     """
-    folder, file = FILES[name]
-    place = (cache or Path.home() / ".cache" / "swarmtune") / file
-    if place.is_file():
+    file = FILES[name]
+    place = (cache or Path.home() / ".cache" / "swarmtune") / file.revision / file.name
+    if place.is_file() and place.stat().st_size == file.size:
         return place
-    url = f"{(hub or os.environ.get('HF_ENDPOINT') or HUB).rstrip('/')}/{folder}/{file}"
-    part = place.with_name(f"{file}.{os.getpid()}.part")
+    url = f"{(hub or os.environ.get('HF_ENDPOINT') or HUB).rstrip('/')}/{file.path}"
+    part = place.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as target:
-            _copy(url, target)
+            _copy(url, target, file)
         part.replace(place)
     except OSError as error:
         raise ConfigPathError(f"public_dataset {name}: {place.parent} cannot be written: {error}") from error
@@ -46,23 +73,28 @@ def fetch(name: str, *, hub: str | None = None, cache: Path | None = None) -> Pa
     return place
 
 
-def _copy(url: str, target: BinaryIO) -> None:
-    """The body behind ``url``; proxies of the environment are used."""
+def _copy(url: str, target: BinaryIO, file: PublicFile) -> None:
+    """The body behind ``url``; proxies of the environment are used. No more is read than the pinned size."""
     way_out = "fetch it elsewhere and name it with input_file, or set HF_ENDPOINT to a mirror that can be reached"
     if not url.startswith(("http://", "https://")):
         raise CommunicationError(f"HF_ENDPOINT must be an http or https address, not {url!r}")
+    found = hashlib.sha256()
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:  # noqa: S310  checked above
-            expected = response.headers.get("Content-Length")
-            while block := response.read(BLOCK):
+            while (block := response.read(BLOCK)) and target.tell() <= file.size:
+                found.update(block)
                 _write(target, block)
     except _DiskError as error:
         raise OSError(str(error)) from error
     except (OSError, http.client.HTTPException) as error:
         raise CommunicationError(f"{url} cannot be fetched ({error}): {way_out}") from error
-    if expected is not None and int(expected) != target.tell():
+    if target.tell() < file.size:
         raise CommunicationError(
-            f"{url} was cut off after {target.tell()} of {expected} bytes: try again, or {way_out}"
+            f"{url} was cut off after {target.tell()} of {file.size} bytes: try again, or {way_out}"
+        )
+    if target.tell() > file.size or found.hexdigest() != file.sha256:
+        raise CommunicationError(
+            f"{url} is another file than the pinned one (SHA-256 {file.sha256}, {file.size} bytes): {way_out}"
         )
 
 

@@ -56,7 +56,7 @@ class Source:
 
     @property
     def exhausted(self) -> bool:
-        """Nothing left, and nothing to come."""
+        """No credit is left, and none will be granted."""
         return self.complete and not self._ahead and not self._blocks
 
     def prepare(self, most: int) -> int:

@@ -1,4 +1,4 @@
-"""What one run of the load generator is told, as the JSON file that its command line names."""
+"""The description of one run of the load generator: the JSON file that its command line names."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from swarmtune.devices.host import is_here
@@ -91,7 +92,9 @@ class Spec(BaseModel):
 
     def secret_environment(self) -> dict[str, str]:
         """What a process that reads the spec file needs besides it."""
-        found = {HEADERS_VARIABLE: json.dumps(headers_of(self.options))} if self.options.header else {}
+        found = (
+            {HEADERS_VARIABLE: msgspec.json.encode(headers_of(self.options)).decode()} if self.options.header else {}
+        )
         return found | ({PROXY_VARIABLE: self.options.proxy} if "@" in self.options.proxy else {})
 
     @classmethod
@@ -115,9 +118,17 @@ def _where(mistake: Any) -> str:
 
 
 def headers_of(options: LoadgenOptions) -> dict[str, str]:
-    """The further headers of every request: of the options, of the environment, and the key as a bearer token."""
+    """The further headers of every request: of the options, of the environment, and the key as a bearer token.
+
+    ConfigValidationError if those of the environment cannot be read.
+    """
     headers = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in options.header)}
-    headers |= json.loads(os.environ.get(HEADERS_VARIABLE, "{}"))
+    try:
+        headers |= msgspec.json.decode(os.environ.get(HEADERS_VARIABLE, "{}"), type=dict[str, str])
+    except msgspec.MsgspecError as error:
+        raise ConfigValidationError(
+            [f"${HEADERS_VARIABLE} is not a JSON object of texts ({error}); unset it"]
+        ) from error
     key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "")
     if key and "authorization" not in {name.lower() for name in headers}:
         headers["Authorization"] = f"Bearer {key}"

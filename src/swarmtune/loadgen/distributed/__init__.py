@@ -1,9 +1,10 @@
-"""Load from several processes and machines. Who does what:
+"""Distributed: load from several processes and machines. The services and their work:
 
-SystemController: the run from its start to its end; watches all others. DatasetManager: the fingerprint of the data.
-WorkerManager (one per machine): worker processes. WorkerService (one per process): a Worker. TimingManager: credits
-and the common start. RecordsManager: brings together what all have recorded. PostProcessor: results, verdict and
-files of that. They speak over a Bus, in messages.py.
+SystemController: the run from its start to its end; watches all others. DatasetManager: the data and their fingerprint.
+WorkerManager (one per machine): worker processes. Worker (one per process): sends. TimingManager: credits, clocks, the
+common start. RecordsManager: brings together what all have recorded. PostProcessor: results, certificate and files of
+that. They speak in messages.py over a Bus. A manager lives in the controller's process or in its own: nothing differs
+but its bus.
 """
 
 from __future__ import annotations
@@ -14,33 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.records import Progress, Records
 
 if TYPE_CHECKING:
     from swarmtune.loadgen.exports.report import Report
 
 RunType = Literal["single", "process", "distributed"]
-PhaseName = Literal["waiting for hosts", "starting", "warming up", "measuring", "stopping", "collecting"]
-
-
-@dataclass(frozen=True)
-class Overview:
-    """How far a run is: sums over all workers. ``notes``: what people should know, since the beginning."""
-
-    phase: PhaseName
-    workers: int = 0
-    sent: int = 0
-    ended: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Remote:
     """Workers on other machines. ``address`` to listen on: tcp://HOST:PORT; ``token``: file of the keys, made if missing.
 
-    ``listening`` is told the real address (port 0: any).
+    ``listening`` is called with the real address (port 0: any).
     """
 
     address: str
@@ -52,13 +39,22 @@ class Remote:
 
 @dataclass(frozen=True)
 class Patience:
-    """With services that give no sign of life, seconds: until it is told, and until they count as dead."""
+    """How long a service may be silent, s: until it is reported, and until the service counts as dead."""
 
     tell_s: float = 10.0
     dead_s: float = 30.0
 
 
-OnProgress = Callable[[Overview], None]
+@dataclass(frozen=True)
+class Output:
+    """The files that a run leaves: their folder, their formats, and the command line that they name."""
+
+    directory: Path
+    formats: tuple[str, ...]
+    command: str = ""
+
+
+OnProgress = Callable[[Progress], None]
 
 
 def run(
@@ -73,45 +69,60 @@ def run(
 ) -> Records:
     """Run ``spec`` with so many worker processes here, and with those of ``remote``; everything that was recorded.
 
-    ``on_progress`` is called a few times per second. ``run_type`` "single": one worker, in this process; default: what
-    ``workers`` and ``remote`` say. SIGINT or SIGTERM (if this is the main thread) ends the run: the records are partial,
-    with ``interrupted``; a second one raises KeyboardInterrupt. A worker that dies during the measurement leaves a note in
-    its WorkerFacts, which makes the run invalid.
+    ``on_progress`` is called a few times per second. ``run_type`` "single": one worker, and all in this process; "process":
+    every service in a process of its own, named after it; default: workers in their own, the managers here. SIGINT or
+    SIGTERM (if this is the main thread) ends the run: the records are partial, with ``interrupted``; a second one raises
+    KeyboardInterrupt. A worker that dies during the measurement leaves a note in its WorkerFacts, which makes the run
+    invalid. However it ends, no process and no file of it stays.
 
     ConfigurationError: bad data, or other data on another host. CommunicationError: the endpoint cannot be reached, or a
-    host did not come. BenchmarkExecutionError: workers died before the measurement. OSError: the disk is full.
+    host did not come. BenchmarkExecutionError: workers died before the measurement, or a manager did. OSError: the disk is
+    full.
     """
-    from swarmtune.errors import ConfigValidationError
-
-    if run_type == "single":
-        if workers > 1 or remote:
-            raise ConfigValidationError(["--run-type single has one worker and no hosts; use process or distributed"])
+    if _is_single(run_type, workers, remote):
         from swarmtune.loadgen.distributed.single import run_single
 
         return run_single(spec, directory, on_progress)
-    if (run_type == "distributed") != (remote is not None) and run_type is not None:
+    from swarmtune.loadgen.distributed.controller import RunSettings, SystemController
+
+    apart = run_type == "process"
+    return SystemController(RunSettings(spec, workers, directory, on_progress, remote, patience, apart)).execute()
+
+
+def measure(
+    spec: Spec,
+    workers: int,
+    output: Output,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    remote: Remote | None = None,
+    run_type: RunType | None = None,
+) -> Report:
+    """As ``run``, and then the results, the certificate and the files. ConfigPathError if those cannot be written."""
+    if _is_single(run_type, workers, remote):
+        from swarmtune.loadgen.distributed.single import run_single
+        from swarmtune.loadgen.exports.report import report, write_files
+
+        made = report(spec, run_single(spec, output.directory, on_progress), output.command)
+        write_files(made, output.directory, output.formats)
+        return made
+    from swarmtune.loadgen.distributed.controller import RunSettings, SystemController
+
+    settings = RunSettings(spec, workers, output.directory, on_progress, remote, apart=run_type == "process")
+    return SystemController(settings).report(output)
+
+
+def _is_single(run_type: RunType | None, workers: int, remote: Remote | None) -> bool:
+    """ConfigValidationError: the options contradict each other."""
+    from swarmtune.errors import ConfigValidationError
+
+    if run_type == "single" and (workers > 1 or remote):
+        raise ConfigValidationError(["--run-type single has one worker and no hosts; use process or distributed"])
+    if run_type == "distributed" and remote is None:
         raise ConfigValidationError(["--run-type distributed and --listen go together"])
     if workers < 1 and not (remote and remote.hosts > 0):
         raise ConfigValidationError(["a run needs at least one worker"])
-    from swarmtune.loadgen.distributed.controller import Plan, SystemController
-
-    return SystemController(Plan(spec, workers, directory, on_progress, remote, patience)).execute()
-
-
-def process(spec: Spec, records: Records, directory: Path, formats: tuple[str, ...], command: str = "") -> Report:
-    """What comes after a run: results, verdict, files. See PostProcessor."""
-    from swarmtune.loadgen.distributed.bus import Bus
-    from swarmtune.loadgen.distributed.post_processor import PostProcessor
-
-    processor = PostProcessor(Bus(), spec)
-    processor.initialize()
-    processor.configure()
-    processor.start()
-    try:
-        return processor.process(records, directory, formats, command)
-    finally:
-        processor.stop()
-        processor.clean()
+    return run_type == "single"
 
 
 def serve_host(

@@ -1,25 +1,26 @@
 """How services speak with each other, in this process and over links to others.
 
-Buses form a tree: the controller's, one on each further host, one in each worker. Each passes on what is not for itself,
-like a switch: it learns behind which link a service is from what it hears.
+Buses form a tree: the controller's, one on each further host, one in each process of a service. Each passes on what is
+for others, like a switch: it learns behind which link a service is from what it hears.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import select
-import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, IPCTimeoutError
 from swarmtune.loadgen.distributed.links import Link
-from swarmtune.loadgen.distributed.messages import Envelope, Failure, Gone, Message, pack, unpack
+from swarmtune.loadgen.distributed.messages import BusMessage, Envelope, Failure, Gone, pack, unpack
 
-M = TypeVar("M", bound=Message)
-Handler = Callable[[str, Any], Message | None]
+M = TypeVar("M", bound=BusMessage)
+Handler = Callable[[str, Any], BusMessage | None]
 
 
 @dataclass(eq=False)
@@ -39,13 +40,13 @@ class Pending:
 
 
 class Bus:
-    """Single-threaded but for ``publish`` to a service that is behind a link."""
+    """Single-threaded but for ``Channel.publish`` to a service behind a link. ``clock``: of all its services."""
 
-    def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
-        """``on_lost`` is called when a peer is gone, besides Gone for each service that was there."""
+    def __init__(self, clock: Clock | None = None, on_lost: Callable[[Link], None] = lambda _: None) -> None:
+        """``on_lost`` is called with the link of a peer that is gone, besides Gone for each service that was there."""
+        self.clock = clock or RealClock()
         self._on_lost = on_lost
-        self._services: set[str] = set()
-        self._handlers: defaultdict[type[Message], list[tuple[str, Handler]]] = defaultdict(list)
+        self._channels: dict[str, Channel] = {}
         self._links: list[Link] = []
         self._routes: dict[str, tuple[Link, str]] = {}
         self._queue: deque[Envelope] = deque()
@@ -53,46 +54,19 @@ class Bus:
         self._numbers = itertools.count(1)
 
     def attach(self, link: Link, service: str = "", peer: str = "") -> None:
-        """A further way to others, if it is known: to this service. The bus closes it."""
+        """Use this link, too; ``service`` is known to be behind it. The bus closes it."""
         self._links.append(link)
         if service:
             self._routes[service] = (link, peer)
 
     def learn(self, service: str, like: str) -> None:
-        """This service is where that other one is."""
+        """Send messages for ``service`` the same way as those for ``like``."""
         if route := self._routes.get(like):
             self._routes[service] = route
 
-    def subscribe(self, service: str, kind: type[M], handler: Callable[[str, M], Message | None]) -> None:
-        """Call ``handler(sender, message)`` for each message of this type to this service, or to all.
-
-        What it returns, or an error that it raises, is the answer to somebody who asked.
-        """
-        self._services.add(service)
-        self._handlers[kind].append((service, handler))
-
-    def publish(self, sender: str, message: Message, to: str = "") -> None:
-        """Tell one service, or all. A message to somebody who is not there is lost."""
-        self._route(Envelope(sender, to, 0, 0, message))
-
-    def ask(self, sender: str, message: Message, to: str) -> Pending:
-        """Tell one service; its answer comes during ``wait``."""
-        number = next(self._numbers)
-        pending = self._pending[number] = Pending(to)
-        self._services.add(sender)
-        self._route(Envelope(sender, to, number, 0, message))
-        return pending
-
-    def request(self, sender: str, message: Message, to: str, timeout_s: float) -> Any:
-        """Ask and wait for the answer. IPCTimeoutError; CommunicationError if the other one is gone; its own error."""
-        pending = self.ask(sender, message, to)
-        deadline = time.monotonic() + timeout_s
-        while not pending.done:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise IPCTimeoutError(f"{to} did not answer within {timeout_s:g} s")
-            self.wait(left)
-        return pending.answer()
+    def channel(self, service: str) -> Channel:
+        """The place of this service on the bus; it hears messages from now on."""
+        return self._channels.setdefault(service, Channel(self, service))
 
     def abandon(self, service: str, error: Exception) -> None:
         """Nothing will come from this service any more: what it still owes ends with this error."""
@@ -105,11 +79,7 @@ class Bus:
         """Deliver what has come; if there is nothing, wait for it at most so long. May be called from handlers."""
         self._receive()
         if not self._queue and timeout_s > 0:
-            poll = select.poll()
-            for link in self._links:
-                for descriptor in link.descriptors:
-                    poll.register(descriptor, select.POLLIN)
-            poll.poll(timeout_s * 1000)
+            self._pause(timeout_s)
             self._receive()
         while self._queue:
             self._deliver(self._queue.popleft())
@@ -120,14 +90,38 @@ class Bus:
             link.close()
         self._links.clear()
 
+    # --- for channels ----------------------------------------------------------------------------------------------
+
+    def send(self, envelope: Envelope) -> None:
+        """Route this envelope. A message to a service that does not exist is lost."""
+        self._route(envelope)
+
+    def expect(self, to: str) -> tuple[int, Pending]:
+        """A number for a question to this service, and the answer that will come."""
+        number = next(self._numbers)
+        pending = self._pending[number] = Pending(to)
+        return number, pending
+
     # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _pause(self, timeout_s: float) -> None:
+        """Wait until a link can be read. Without a link, the wait passes on the clock: at once, if it is virtual."""
+        poll, waits = select.poll(), False
+        for link in self._links:
+            for descriptor in link.descriptors:
+                poll.register(descriptor, select.POLLIN)
+                waits = True
+        if waits:
+            poll.poll(timeout_s * 1000)
+        else:
+            asyncio.run(self.clock.sleep(timeout_s))
 
     def _receive(self) -> None:
         for link in list(self._links):
             for peer, data in link.receive():
                 if data is None:
                     self._lost(link, peer)
-                    self._on_lost()
+                    self._on_lost(link)
                     continue
                 envelope = unpack(data)
                 self._routes[envelope.sender] = (link, peer)
@@ -140,9 +134,9 @@ class Bus:
 
     def _route(self, envelope: Envelope, source: Link | None = None) -> None:
         to = envelope.to
-        if not to or to in self._services:
+        if not to or to in self._channels:
             self._queue.append(envelope)
-        if to in self._services:
+        if to in self._channels:
             return
         if route := self._routes.get(to):
             route[0].send(pack(envelope), route[1])
@@ -162,24 +156,56 @@ class Bus:
             self.abandon(envelope.sender, CommunicationError(f"{envelope.sender} cannot be reached any more"))
 
     def _handle(self, envelope: Envelope) -> None:
-        for service, handler in list(self._handlers[type(envelope.message)]):
-            if envelope.to not in ("", service):
-                continue
-            if not envelope.number:
-                handler(envelope.sender, envelope.message)
-                continue
-            try:
-                answer = handler(envelope.sender, envelope.message)
-            except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
-                answer = Failure.of(error)
-            if answer is not None:
-                self._route(Envelope(service, envelope.sender, 0, envelope.number, answer))
+        message, number = envelope.message, envelope.number
+        for channel in [c for c in self._channels.values() if envelope.to in ("", c.name)]:
+            for handler in channel.handlers[type(message)]:
+                if not number:
+                    handler(envelope.sender, message)
+                    continue
+                try:
+                    answer = handler(envelope.sender, message)
+                except Exception as error:  # noqa: BLE001 - it is raised where the answer is read
+                    answer = Failure.of(error)
+                if answer is not None:
+                    self._route(Envelope(channel.name, envelope.sender, 0, number, answer))
 
-    def _settle(self, number: int, message: Message | None, error: Exception | None) -> None:
+    def _settle(self, number: int, message: BusMessage | None, error: Exception | None) -> None:
         if pending := self._pending.pop(number, None):
             pending.done, pending.message, pending.error = True, message, error
 
 
-def all_done(pendings: Sequence[Pending]) -> bool:
-    """Have all answers come, or one that is an error?"""
-    return all(p.done for p in pendings) or any(p.error for p in pendings)
+class Channel:
+    """What one service uses to speak and to hear. See Bus.channel."""
+
+    def __init__(self, bus: Bus, name: str) -> None:
+        self.bus = bus
+        self.name = name
+        self.handlers: defaultdict[type[BusMessage], list[Handler]] = defaultdict(list)
+
+    def subscribe(self, kind: type[M], handler: Callable[[str, M], BusMessage | None]) -> None:
+        """Call ``handler(sender, message)`` for each message of this type to this service, or to all.
+
+        What it returns, or an error that it raises, is the answer to a service that asked.
+        """
+        self.handlers[kind].append(handler)
+
+    def publish(self, message: BusMessage, to: str = "") -> None:
+        """Tell one service, or all. A message to a service that is not there is lost."""
+        self.bus.send(Envelope(self.name, to, 0, 0, message))
+
+    def ask(self, message: BusMessage, to: str) -> Pending:
+        """Tell one service; its answer comes during ``Bus.wait``."""
+        number, pending = self.bus.expect(to)
+        self.bus.send(Envelope(self.name, to, number, 0, message))
+        return pending
+
+    def request(self, message: BusMessage, to: str, timeout_s: float) -> Any:
+        """Ask and wait for the answer. IPCTimeoutError; CommunicationError if the other one is gone; its own error."""
+        pending, clock = self.ask(message, to), self.bus.clock
+        deadline = clock.monotonic() + timeout_s
+        while not pending.done:
+            rest_s = deadline - clock.monotonic()
+            if rest_s <= 0:
+                raise IPCTimeoutError(f"{to} did not answer within {timeout_s:g} s")
+            self.bus.wait(rest_s)
+        return pending.answer()

@@ -6,18 +6,19 @@ way were in one direction). Measured before and after the run; between them the 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.clock import Clock
+
 EXCHANGES = 32
 
 
 @dataclass(frozen=True)
-class Sample:
+class ClockReading:
     """At ``local_ns`` the other clock showed ``offset_ns`` more, give or take ``rtt_ns`` / 2."""
 
     local_ns: int
@@ -25,33 +26,36 @@ class Sample:
     rtt_ns: int
 
 
-def sample(sent_ns: int, received_ns: int, answered_ns: int, back_ns: int) -> Sample:
+def reading(sent_ns: int, received_ns: int, answered_ns: int, back_ns: int) -> ClockReading:
     """One exchange: sent here, received there, answered there, back here."""
-    return Sample(
+    return ClockReading(
         (sent_ns + back_ns) // 2,
         ((received_ns - sent_ns) + (answered_ns - back_ns)) // 2,
         (back_ns - sent_ns) - (answered_ns - received_ns),
     )
 
 
-def measure(
-    exchange: Callable[[], tuple[int, int]], now_ns: Callable[[], int] = time.monotonic_ns, count: int = EXCHANGES
-) -> Sample:
+def measure(exchange: Callable[[], tuple[int, int]], now_ns: Callable[[], int], count: int = EXCHANGES) -> ClockReading:
     """The best of ``count`` exchanges. ``exchange`` gives when the ping came and when the answer went, there."""
-    samples = []
+    readings = []
     for _ in range(count):
         sent_ns = now_ns()
         received_ns, answered_ns = exchange()
-        samples.append(sample(sent_ns, received_ns, answered_ns, now_ns()))
-    return min(samples, key=lambda s: s.rtt_ns)
+        readings.append(reading(sent_ns, received_ns, answered_ns, now_ns()))
+    return min(readings, key=lambda r: r.rtt_ns)
+
+
+def monotonic_ns(clock: Clock) -> int:
+    """The monotonic time of this clock in whole ns."""
+    return round(clock.monotonic() * 1e9)
 
 
 @dataclass(frozen=True)
-class Relation:
+class ClockRelation:
     """Between our clock and another one. ``after`` None: not measured a second time, no drift is known."""
 
-    before: Sample
-    after: Sample | None = None
+    before: ClockReading
+    after: ClockReading | None = None
 
     @property
     def error_ms(self) -> float:
@@ -59,11 +63,11 @@ class Relation:
         return max(self.before.rtt_ns, self.after.rtt_ns if self.after else 0) / 2e6
 
     def theirs(self, local_ns: int) -> int:
-        """A time of ours on the other clock."""
+        """Convert a time of our clock to the other one, ns."""
         return int(local_ns + self._offset(np.array([local_ns]))[0])
 
     def ours(self, remote_ns: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Times of the other clock on ours."""
+        """Convert times of the other clock to ours, ns."""
         near = remote_ns - self.before.offset_ns  # off by the drift since then, of which the drift is nothing
         return remote_ns - self._offset(near)
 
@@ -75,4 +79,4 @@ class Relation:
         return self.before.offset_ns + moved
 
 
-SAME = Relation(Sample(0, 0, 0))
+SAME = ClockRelation(ClockReading(0, 0, 0))

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from swarmtune.errors import ConfigValidationError
 from swarmtune.loadgen.ask.dataset import digest, make_dataset
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.lifecycle import on_configure
 from swarmtune.loadgen.distributed.messages import Data
 from swarmtune.loadgen.distributed.service import Service
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.endpoints.base import Endpoint
+from swarmtune.loadgen.send.plan import all_credits
 from swarmtune.workload.session import Dataset
 
 REQUESTS = 32  # whose bodies are compared; the rest follows from the same seed, options and file
@@ -32,25 +31,12 @@ def fingerprint(dataset: Dataset, endpoint: Endpoint, spec: Spec) -> str:
 
 
 class DatasetManager(Service):
-    """Reads the data once, so that mistakes are found before anything is started."""
-
-    def __init__(self, bus: Bus, spec: Spec) -> None:
-        super().__init__(bus, "dataset-manager")
-        self._spec = spec
-        self.digest = ""
+    """Reads the data before any worker is started, so that mistakes are found early, and tells all what they are."""
 
     @on_configure
     def read(self) -> None:
         """ConfigPathError, ConfigValidationError: see make_dataset."""
-        options = self._spec.options
-        self.dataset = make_dataset(options, self._spec.seed)
-        self.digest = fingerprint(self.dataset, make_endpoint(self._spec.model, options), self._spec)
-        self.publish(Data(self.digest, -1 if self.dataset.size is None else self.dataset.size))
-
-    def check(self, digests: dict[str, str]) -> None:
-        """ConfigValidationError if a worker has other data."""
-        other = [worker for worker, found in digests.items() if found != self.digest]
-        if other:
-            told = f"{', '.join(other)} would send other requests than the controller: the input files differ, or the"
-            way_out = "versions of swarmtune. Copy the same file to all hosts and install the same version"
-            raise ConfigValidationError([f"{told} {way_out}"])
+        spec = self.spec
+        dataset = make_dataset(spec.options, spec.seed)
+        found = fingerprint(dataset, make_endpoint(spec.model, spec.options), spec)
+        self.channel.publish(Data(found, all_credits(spec.options, dataset)))

@@ -52,7 +52,7 @@ def _decorator(stage: State) -> Callable[[Hook], Hook]:
     return mark
 
 
-on_initialize = _decorator(State.INITIALIZED)
+on_initialize = on_init = _decorator(State.INITIALIZED)
 on_configure = _decorator(State.CONFIGURED)
 on_start = _decorator(State.RUNNING)
 on_stop = _decorator(State.STOPPED)

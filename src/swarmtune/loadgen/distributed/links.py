@@ -1,4 +1,4 @@
-"""What a bus sends over: a way to one or more other processes. To a process here; to hosts: network.py."""
+"""Connections of a bus to one or more other processes: sockets here; ZeroMQ to other hosts is in network.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 import threading
 from abc import ABC, abstractmethod
 
-SEND_TIMEOUT_S = 5  # somebody who reads nothing for so long counts as lost
+SEND_TIMEOUT_S = 5  # a peer that reads nothing for so long counts as lost
 READ_BYTES = 1 << 16
 _LENGTH = struct.Struct("!I")
 

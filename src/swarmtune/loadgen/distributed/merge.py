@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.distributed.clocks import SAME, Relation
+from swarmtune.loadgen.distributed.clocks import SAME, ClockRelation
 from swarmtune.loadgen.records import CHUNK, REQUEST
 
 REQUESTS_FILE, CHUNKS_FILE = "requests.npy", "chunks.npy"
@@ -19,12 +19,12 @@ Convert = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 @dataclass(frozen=True)
 class Columns:
-    """What a worker has recorded; ``relation``: of its clock to ours."""
+    """The records of one worker; ``relation``: of its clock to ours."""
 
     requests: NDArray[Any]  # of REQUEST
     chunks: NDArray[Any]  # of CHUNK
     errors: Sequence[str]
-    relation: Relation = SAME
+    relation: ClockRelation = SAME
 
 
 def shift(requests: NDArray[Any], chunks: NDArray[Any], convert: Convert) -> None:

@@ -20,114 +20,160 @@ from swarmtune.errors import (
     SwarmTuneError,
 )
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.records import WorkerFacts
+from swarmtune.loadgen.distributed.clocks import ClockRelation
+from swarmtune.loadgen.judge.certify import Certificate
+from swarmtune.loadgen.judge.summary import Results
+from swarmtune.loadgen.records import Progress, WorkerFacts
 
 
-class Message(msgspec.Struct, frozen=True, tag=True):
+class BusMessage(msgspec.Struct, frozen=True, tag=True):
     """Base of all. Its class is its topic."""
 
 
-class Heartbeat(Message, frozen=True):
-    """Once per second from every service."""
+class Heartbeat(BusMessage, frozen=True):
+    """A sign of life, at least once per second; a worker that sends load also tells how far it is."""
 
     state: str
+    progress: Progress | None = None
 
 
-class Hello(Message, frozen=True):
+class Hello(BusMessage, frozen=True):
     """A host has come, with room for so many workers."""
 
     workers: int
 
 
-class Spawn(Message, frozen=True):
+class Configure(BusMessage, frozen=True):
+    """To a service: the run (JSON, secret headers included). Answered by Done.
+
+    To a worker also: which of how many it is, whether its credits are granted in blocks, and the fingerprint that its
+    data must have.
+    """
+
+    spec: str
+    worker: int = 0
+    workers: int = 1
+    granted: bool = False
+    digest: str = ""
+
+
+class Start(BusMessage, frozen=True):
+    """To a service: be ready. A worker makes payloads and connects. Answered by Done."""
+
+
+class Data(BusMessage, frozen=True):
+    """From the dataset manager to all: the fingerprint of the run's data, and all credits of the measurement."""
+
+    digest: str
+    credits: Block
+
+
+class Spawn(BusMessage, frozen=True):
     """To a worker manager: start these workers. Answered by Done."""
 
     workers: list[str]
 
 
-class Data(Message, frozen=True):
-    """From the dataset manager: the fingerprint of the run's data, and how many sessions there are (-1: without end)."""
+class TakePart(BusMessage, frozen=True):
+    """To the timing manager: the workers of the run, and the managers of those on other hosts. Answered by Done.
 
-    digest: str
-    sessions: int
+    The clocks of those hosts are measured before the answer.
+    """
 
-
-class Configure(Message, frozen=True):
-    """To a worker: the run (JSON, secret headers included), and which of how many workers it is. Answered by Configured."""
-
-    spec: str
-    worker: int
-    workers: int
-    granted: bool
+    workers: list[str]
+    managers: dict[str, str]
 
 
-class Configured(Message, frozen=True):
-    """The fingerprint of a worker's replica of the data."""
-
-    digest: str
-
-
-class Prepare(Message, frozen=True):
-    """To a worker: its first credits (None: it knows them itself); connect. Answered by Done."""
-
-    block: Block | None
-
-
-class Execute(Message, frozen=True):
+class Execute(BusMessage, frozen=True):
     """To a worker: warm up, measure. Answered by Done when all is over."""
 
 
-class AtBarrier(Message, frozen=True):
-    """From a worker: warmed up."""
+class AtBarrier(BusMessage, frozen=True):
+    """From a worker to the timing manager: warmed up."""
 
 
-class Begin(Message, frozen=True):
-    """To a worker: the measurement starts at this CLOCK_MONOTONIC of its host, ns."""
+class Begin(BusMessage, frozen=True):
+    """To a worker, and to the controller: the measurement starts at this CLOCK_MONOTONIC of its host, ns."""
 
     started_ns: int
 
 
-class Low(Message, frozen=True):
-    """From a worker: credits run low."""
+class Low(BusMessage, frozen=True):
+    """From a worker to the timing manager: credits run low."""
 
 
-class Grant(Message, frozen=True):
+class Grant(BusMessage, frozen=True):
     """To a worker: more credits. None: there are no more."""
 
     block: Block | None
 
 
-class Counts(Message, frozen=True):
-    """From a worker, a few times per second; see worker.Progress."""
-
-    sent: int
-    ended: int
-    failed: int
-    in_flight: int
-    warming_up: bool
+class Stop(BusMessage, frozen=True):
+    """To all workers: end the run; what there is will be used."""
 
 
-class Stop(Message, frozen=True):
-    """To all: end the run; what there is will be used."""
+class Collect(BusMessage, frozen=True):
+    """To a worker: parse the spool and write the columns to files. Answered by Collected."""
 
 
-class Collect(Message, frozen=True):
-    """To a worker: understand your spool and leave the columns as files. Answered by Collected."""
-
-
-class Collected(Message, frozen=True):
-    """Where the columns are, and the rest of the worker's Records. Times: its host's."""
+class Collected(BusMessage, frozen=True):
+    """Where columns are, and the rest of what was recorded: by one worker (times: its host's), or by all of them."""
 
     directory: str
     errors: list[str]
-    facts: WorkerFacts
+    facts: list[WorkerFacts]
     started_ns: int
     ended_ns: int
+    started_unix_ns: int
     request_prefix: str
     lost: bool
 
 
-class ReadPiece(Message, frozen=True):
+class MeasureClocks(BusMessage, frozen=True):
+    """To the timing manager: the clocks of these hosts once more. Answered by Clocks; a host that is gone is absent."""
+
+    managers: list[str]
+
+
+class Clocks(BusMessage, frozen=True):
+    """How the clock of each host, by its worker manager, relates to ours."""
+
+    relations: dict[str, ClockRelation]
+
+
+class Merge(BusMessage, frozen=True):
+    """To the records manager: bring these together. Answered by Collected, the records of the run.
+
+    ``managers``: of the workers on other hosts, whose files are fetched. ``relations``: of their clocks, by manager.
+    ``dead``: workers without records, and why. ``started_ns`` 0: the measurement never began.
+    """
+
+    collected: dict[str, Collected]
+    managers: dict[str, str]
+    relations: dict[str, ClockRelation]
+    dead: dict[str, str]
+    started_ns: int
+
+
+class Process(BusMessage, frozen=True):
+    """To the post-processor: results and files of these records. Answered by Processed."""
+
+    records: Collected
+    interrupted: bool
+    directory: str
+    formats: tuple[str, ...]
+    command: str
+
+
+class Processed(BusMessage, frozen=True):
+    """The results of a run, the certificate of its measurement, and the fingerprint of what was sent."""
+
+    results: Results
+    certificate: Certificate
+    inputs_sha256: str
+
+
+class ReadPiece(BusMessage, frozen=True):
     """To a worker manager: a part of a worker's file. Answered by Piece."""
 
     worker: str
@@ -135,53 +181,53 @@ class ReadPiece(Message, frozen=True):
     offset: int
 
 
-class Piece(Message, frozen=True):
+class Piece(BusMessage, frozen=True):
     """``data``: compressed (zlib). ``following``: the next offset, -1 at the end."""
 
     data: bytes
     following: int
 
 
-class Ping(Message, frozen=True):
+class Ping(BusMessage, frozen=True):
     """To a clock. Answered by Pong."""
 
 
-class Pong(Message, frozen=True):
+class Pong(BusMessage, frozen=True):
     """CLOCK_MONOTONIC of the host when the ping came and when this went, ns."""
 
     received_ns: int
     sent_ns: int
 
 
-class Died(Message, frozen=True):
-    """From a worker manager: this worker is no more, and why."""
+class Died(BusMessage, frozen=True):
+    """From its parent to the controller: the process of this service has ended, and why."""
 
-    worker: str
+    service: str
     reason: str
 
 
-class Kill(Message, frozen=True):
-    """To all worker managers: end this worker at once; the reason is told in Died."""
+class Kill(BusMessage, frozen=True):
+    """To the parent of a service's process: end it at once; the reason is told in Died."""
 
-    worker: str
+    service: str
     reason: str
 
 
-class Gone(Message, frozen=True):
+class Gone(BusMessage, frozen=True):
     """From a bus to its own services: the sender cannot be reached any more."""
 
 
-class Shutdown(Message, frozen=True):
-    """To a worker or a host: leave. ``reason``: why, if the work is not done."""
+class Shutdown(BusMessage, frozen=True):
+    """To a service or a host: leave. ``reason``: why, if the work is not done."""
 
     reason: str = ""
 
 
-class Done(Message, frozen=True):
+class Done(BusMessage, frozen=True):
     """The answer to a command that has no other."""
 
 
-class Failure(Message, frozen=True):
+class Failure(BusMessage, frozen=True):
     """The answer to a command that failed. ``kind``: name of the error's class; ``number``: errno of an OSError."""
 
     KINDS: ClassVar[dict[str, type[SwarmTuneError]]] = {
@@ -194,7 +240,7 @@ class Failure(Message, frozen=True):
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
-        """What an error becomes on its way to another process."""
+        """The message that carries an error to another process."""
         if isinstance(error, ConfigValidationError):
             return cls("ConfigValidationError", error.mistakes)
         if isinstance(error, OSError):
@@ -205,7 +251,7 @@ class Failure(Message, frozen=True):
         return cls("", [repr(error)])
 
     def error(self, sender: str) -> Exception:
-        """And what it is there. An error that is not ours names its process."""
+        """The error to raise where the answer is read. An error that is not ours names its process."""
         if self.kind == "ConfigValidationError":
             return ConfigValidationError(self.texts)
         if self.kind == "OSError":
@@ -216,9 +262,9 @@ class Failure(Message, frozen=True):
 
 
 if TYPE_CHECKING:
-    Anything = Message
+    Anything = BusMessage
 else:
-    Anything = functools.reduce(operator.or_, Message.__subclasses__())
+    Anything = functools.reduce(operator.or_, BusMessage.__subclasses__())
 
 
 class Envelope(msgspec.Struct, frozen=True, array_like=True):
@@ -236,12 +282,12 @@ _decoder = msgspec.msgpack.Decoder(Envelope)
 
 
 def pack(envelope: Envelope) -> bytes:
-    """As bytes."""
+    """The envelope as MessagePack."""
     return _encoder.encode(envelope)
 
 
 def unpack(data: bytes) -> Envelope:
-    """CommunicationError on bytes that are none."""
+    """The envelope in these bytes. CommunicationError if they hold none."""
     try:
         return _decoder.decode(data)
     except msgspec.MsgspecError as error:

@@ -6,17 +6,18 @@ The keys are in a token file that the controller writes and the user copies to t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
+import msgspec
+
+from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError, MissingExtraError
 from swarmtune.loadgen.distributed.links import Link
 
@@ -35,7 +36,7 @@ FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL |
 
 @dataclass(frozen=True)
 class Token:
-    """The keys of both sides, in Z85. Who has them may send load, and reads the API key of the run."""
+    """The keys of both sides, in Z85. Their owner may send load, and can read the API key of the run."""
 
     controller_public: str
     controller_secret: str
@@ -53,14 +54,14 @@ class Token:
         try:
             if path.stat().st_mode & 0o077:
                 raise ConfigPathError(f"The token {path} can be read by others; its keys are secret: chmod 600 {path}")
-            token = cls(**json.loads(path.read_text()))
+            token = msgspec.json.decode(path.read_bytes(), type=cls)
             for key in asdict(token).values():
                 z85.decode(key.encode())
         except OSError as error:
             raise ConfigPathError(
                 f"The token {path} cannot be read: {error.strerror}. `swarmtune bench --listen` writes it; copy it here."
             ) from error
-        except (ValueError, TypeError, AttributeError, LookupError, struct.error) as error:
+        except (msgspec.MsgspecError, ValueError, LookupError, struct.error) as error:
             raise ConfigPathError(f"{path} is no token of `swarmtune bench --listen`: {error}") from error
         return token
 
@@ -72,8 +73,8 @@ class Token:
         token = cls.fresh()
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(asdict(token), file)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(token))
         except OSError as error:
             raise ConfigPathError(f"The token {path} cannot be written: {error.strerror}.") from error
         return token
@@ -97,7 +98,7 @@ class _ZmqLink(Link):
         return () if self._socket.closed else (self._socket.fileno(), self._monitor.fileno())
 
     def _frames(self, source: Any) -> Iterator[list[bytes]]:
-        """One by one: a question of the doorkeeper's must be answered before the next is read."""
+        """One by one: the authenticator must answer a request before it reads the next."""
         while not source.closed:
             try:
                 frames = source.recv_multipart(zmq.NOBLOCK)
@@ -130,9 +131,9 @@ class Hub(_ZmqLink):
         self._peers: set[bytes] = set()
         self._lost: list[bytes] = []
         self._allowed = z85.decode(token.host_public.encode())
-        self._doorkeeper = self._context.socket(zmq.REP)  # ZeroMQ asks it about each who comes: RFC 27/ZAP
+        self._authenticator = self._context.socket(zmq.REP)  # authenticates each connection: RFC 27/ZAP
         try:
-            self._doorkeeper.bind("inproc://zeromq.zap.01")
+            self._authenticator.bind("inproc://zeromq.zap.01")
             self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             self._socket.setsockopt(zmq.CURVE_SERVER, 1)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, token.controller_secret.encode())
@@ -144,13 +145,13 @@ class Hub(_ZmqLink):
 
     @property
     def descriptors(self) -> tuple[int, ...]:
-        return (*super().descriptors, self._doorkeeper.fileno()) if not self._socket.closed else ()
+        return (*super().descriptors, self._authenticator.fileno()) if not self._socket.closed else ()
 
     def receive(self) -> list[tuple[str, bytes | None]]:
-        for _, number, _, _, _, mechanism, key in self._frames(self._doorkeeper):
-            well = mechanism == b"CURVE" and key == self._allowed
-            answer = (b"200", b"OK") if well else (b"400", b"wrong key")
-            self._doorkeeper.send_multipart([b"1.0", number, *answer, b"", b""])
+        for _, number, _, _, _, mechanism, key in self._frames(self._authenticator):
+            allowed = mechanism == b"CURVE" and key == self._allowed
+            answer = (b"200", b"OK") if allowed else (b"400", b"wrong key")
+            self._authenticator.send_multipart([b"1.0", number, *answer, b"", b""])
         self._disconnected()
         found: list[tuple[str, bytes | None]] = []
         for peer, data in self._frames(self._socket):
@@ -175,15 +176,16 @@ class Member(_ZmqLink):
 
     PEER = "controller"
 
-    def __init__(self, address: str, token: Token) -> None:
+    def __init__(self, address: str, token: Token, clock: Clock | None = None) -> None:
         """Connecting goes on in the background. ``lost``: the controller was there and is gone.
 
-        ``heard_at``: when it was last heard of (monotonic, s; 0: never).
+        ``last_heard``: when it was last heard of (monotonic, s; 0: never).
         """
         host, port = _resolved(address)
         super().__init__(zmq.DEALER)
         self.lost = False
-        self.heard_at = 0.0
+        self.last_heard = 0.0
+        self._clock = clock or RealClock()
         self._socket.setsockopt(zmq.CURVE_SERVERKEY, token.controller_public.encode())
         self._socket.setsockopt(zmq.CURVE_PUBLICKEY, token.host_public.encode())
         self._socket.setsockopt(zmq.CURVE_SECRETKEY, token.host_secret.encode())
@@ -194,8 +196,8 @@ class Member(_ZmqLink):
             return []
         found: list[tuple[str, bytes | None]] = [(self.PEER, data) for (data,) in self._frames(self._socket)]
         if found:
-            self.heard_at = time.monotonic()
-        if self._disconnected() and self.heard_at:
+            self.last_heard = self._clock.monotonic()
+        if self._disconnected() and self.last_heard:
             self.lost = True
             found.append((self.PEER, None))
         return found

@@ -1,25 +1,25 @@
-"""Makes results of records: the verdict, the statistics, the files."""
+"""Makes results of records: the certificate, the statistics, the files."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.distributed.bus import Bus
-from swarmtune.loadgen.distributed.service import Service
-from swarmtune.loadgen.exports.report import Report, leave, report
-from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.distributed.messages import Process, Processed
+from swarmtune.loadgen.distributed.records_manager import records_of
+from swarmtune.loadgen.distributed.service import Service, on_message
+from swarmtune.loadgen.exports.report import report, write_files
+from swarmtune.loadgen.observe.observing import observed
 
 
 class PostProcessor(Service):
-    """``process`` once, after the run."""
+    """Works on the files of the records manager, after the run."""
 
-    def __init__(self, bus: Bus, spec: Spec) -> None:
-        super().__init__(bus, "post-processor")
-        self._spec = spec
-
-    def process(self, records: Records, directory: Path, formats: tuple[str, ...], command: str = "") -> Report:
-        """The report, and its files in ``directory``. ConfigPathError if they cannot be written."""
-        made = report(self._spec, records, command)
-        leave(made, directory, formats)
-        return made
+    @on_message(Process)
+    def process(self, _: str, message: Process) -> Processed:
+        """Write the files; what stands in them. ConfigPathError if they cannot be written."""
+        directory = Path(message.directory)
+        records = records_of(message.records, interrupted=message.interrupted)
+        made = report(self.spec, replace(records, observed=observed(self.spec, directory)), message.command)
+        write_files(made, directory, message.formats)
+        return Processed(made.results, made.certificate, made.facts.inputs_sha256)

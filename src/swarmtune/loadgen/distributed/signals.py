@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once asks for the end, twice is the end."""
+"""Ctrl-C and SIGTERM: the first signal ends the run in order, the second one raises KeyboardInterrupt."""
 
 from __future__ import annotations
 

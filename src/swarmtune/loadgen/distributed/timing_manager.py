@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
+from pathlib import Path
 
+from swarmtune.errors import CommunicationError
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed.bus import Bus
-from swarmtune.loadgen.distributed.clocks import SAME, Relation
-from swarmtune.loadgen.distributed.lifecycle import on_initialize
-from swarmtune.loadgen.distributed.messages import AtBarrier, Begin, Grant, Low
-from swarmtune.loadgen.distributed.service import Service
+from swarmtune.loadgen.distributed.clocks import SAME, ClockReading, ClockRelation, measure, monotonic_ns
+from swarmtune.loadgen.distributed.messages import (
+    AtBarrier,
+    Begin,
+    Clocks,
+    Data,
+    Done,
+    Grant,
+    Low,
+    MeasureClocks,
+    Ping,
+    TakePart,
+)
+from swarmtune.loadgen.distributed.service import CONTROLLER, Service, on_message
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, mode_of
-from swarmtune.workload.session import Dataset
+from swarmtune.loadgen.send.plan import Share, concurrency_of, mode_of
 
 LEAD_NS = 5_000_000  # for Begin to reach all workers; more where the way is longer
+PING_TIMEOUT_S = 10.0
 
 
 class Credits:
@@ -40,6 +51,11 @@ class Credits:
         return block
 
 
+def granted_in_blocks(options: LoadgenOptions, whole: Block) -> bool:
+    """Closed loops share a number of sessions as they get on; all other loads are dealt out by number."""
+    return mode_of(options) == "closed" and whole.count is not None
+
+
 def useful_workers(options: LoadgenOptions, workers: int) -> int:
     """No more workers than the smallest ceiling: one without a slot could send nothing."""
     ceilings = (concurrency_of(options), options.prefill_concurrency, options.warmup_concurrency)
@@ -47,47 +63,61 @@ def useful_workers(options: LoadgenOptions, workers: int) -> int:
 
 
 class TimingManager(Service):
-    """Grants credits to workers that run low, and starts them together."""
+    """Grants credits to workers that run low, relates the clocks of hosts to ours, and starts all workers together."""
 
-    def __init__(self, bus: Bus, spec: Spec) -> None:
-        super().__init__(bus, "timing-manager")
-        self._spec = spec
-        self._workers: list[str] = []
+    def __init__(self, bus: Bus, name: str, place: Path) -> None:
+        super().__init__(bus, name, place)
+        self._all: Block | None = None
         self._credits: Credits | None = None
+        self._workers: list[str] = []
+        self._managers: dict[str, str] = {}
+        self._relations: dict[str, ClockRelation] = {}  # by worker manager
         self._at_barrier: set[str] = set()
-        self.relations: dict[str, Relation] = {}  # of the workers on other hosts
-        self.started_ns = 0
 
-    @on_initialize
-    def listen(self) -> None:
-        """For workers that want something."""
-        self.subscribe(Low, self._low)
-        self.subscribe(AtBarrier, self._barrier)
+    @on_message(Data)
+    def _data(self, _: str, message: Data) -> None:
+        self._all = message.credits
 
-    def deal(self, dataset: Dataset, workers: list[str]) -> bool:
-        """These workers take part; are their credits granted in blocks?"""
-        self._workers = workers
-        whole = all_credits(self._spec.options, dataset)
-        if mode_of(self._spec.options) == "closed" and whole.count is not None:
-            self._credits = Credits(whole, len(workers))
-        return self._credits is not None
+    @on_message(TakePart)
+    def take_part(self, _: str, message: TakePart) -> Done:
+        """These workers take part. CommunicationError if a host's clock cannot be measured."""
+        self._workers, self._managers = message.workers, message.managers
+        if self._all and granted_in_blocks(self.spec.options, self._all):
+            self._credits = Credits(self._all, len(self._workers))
+        for manager in set(self._managers.values()):
+            self._relations[manager] = ClockRelation(self._measure(manager))
+        return Done()
 
-    def first(self, worker: str) -> Block | None:
-        """What it starts with."""
-        return self._credits.take(self._slots(worker)) if self._credits else None
+    @on_message(MeasureClocks)
+    def measure_again(self, _: str, message: MeasureClocks) -> Clocks:
+        """The second measurement, from which the drift follows."""
+        found = {}
+        for manager in message.managers:
+            with contextlib.suppress(CommunicationError):
+                found[manager] = ClockRelation(self._relations[manager].before, self._measure(manager))
+        return Clocks(found)
 
-    def _slots(self, worker: str) -> int:
-        share = Share(self._workers.index(worker), len(self._workers))
-        return share.of(concurrency_of(self._spec.options) or 1)
+    def _measure(self, manager: str) -> ClockReading:
+        def exchange() -> tuple[int, int]:
+            pong = self.channel.request(Ping(), manager, PING_TIMEOUT_S)
+            return pong.received_ns, pong.sent_ns
 
+        return measure(exchange, lambda: monotonic_ns(self.clock))
+
+    @on_message(Low)
     def _low(self, worker: str, _: Low) -> None:
-        self.publish(Grant(self.first(worker)), worker)
+        share = Share(self._workers.index(worker), len(self._workers))
+        slots = share.of(concurrency_of(self.spec.options) or 1)
+        self.channel.publish(Grant(self._credits.take(slots) if self._credits else None), worker)
 
+    @on_message(AtBarrier)
     def _barrier(self, worker: str, _: AtBarrier) -> None:
         self._at_barrier.add(worker)
         if len(self._at_barrier) < len(self._workers):
             return
-        way_ns = max((2 * relation.before.rtt_ns for relation in self.relations.values()), default=0)
-        self.started_ns = time.monotonic_ns() + LEAD_NS + way_ns
+        way_ns = max((2 * relation.before.rtt_ns for relation in self._relations.values()), default=0)
+        started_ns = monotonic_ns(self.clock) + LEAD_NS + way_ns
         for name in self._workers:
-            self.publish(Begin(self.relations.get(name, SAME).theirs(self.started_ns)), name)
+            relation = self._relations.get(self._managers.get(name, ""), SAME)
+            self.channel.publish(Begin(relation.theirs(started_ns)), name)
+        self.channel.publish(Begin(started_ns), CONTROLLER)

@@ -1,26 +1,19 @@
-"""The APIs that requests can be sent to: how a body looks, and what an answer says. Adding one: a file and a line
-here."""
+"""Endpoints: the APIs that requests can be sent to, with their bodies and their answers. Pure: no sockets, no clocks."""
 
 from __future__ import annotations
 
-from importlib import import_module
-
+from swarmtune import registry
 from swarmtune.loadgen.endpoints.base import Endpoint
 from swarmtune.loadgen.options import LoadgenOptions
 
-ENDPOINTS = {
-    "chat": "chat:Chat",
-    "completions": "completions:Completions",
-    "embeddings": "embeddings:Embeddings",
-    "responses": "responses:Responses",
-    "rankings": "rankings:Rankings",
-    "tgi": "tgi:Tgi",
-    "template": "template:Template",
-}
+
+def endpoint_class(options: LoadgenOptions) -> type[Endpoint]:
+    """The class of the endpoint that the options name. ConfigurationError if a plugin's class cannot be imported."""
+    registry.load_plugins()  # each process of a run does it itself
+    found: type[Endpoint] = registry.endpoints.load(options.endpoint_type)
+    return found
 
 
 def make_endpoint(model: str, options: LoadgenOptions) -> Endpoint:
-    """The endpoint that the options name, for this model."""
-    module, _, name = ENDPOINTS[options.endpoint_type].partition(":")
-    made: Endpoint = getattr(import_module(f"{__name__}.{module}"), name)(model, options)
-    return made
+    """The endpoint that the options name, for this model. ConfigurationError as above, and for a bad template."""
+    return endpoint_class(options)(model, options)

@@ -11,12 +11,12 @@ from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 
 Piece = tuple[int, bytes]  # (where the bytes came from: the number of the read, body bytes of that read)
-Message = Mapping[str, Any]  # a chat message: role and content
+ChatMessage = Mapping[str, Any]  # a chat message: role and content
 
 
 @dataclass(slots=True)
 class Answer:
-    """What an answer said. Mistakes are told in ``error``, never raised; ``error`` None: it ended well.
+    """The content of an answer. Mistakes are kept in ``error``, never raised; ``error`` None: it was complete.
 
     ``chunks``: one entry per event (or, not streamed, one for the whole answer) that carried content: the number of the
     read that brought its last byte. ``chunk_tokens``: tokens of each chunk where the server said so (continuous usage),
@@ -37,10 +37,14 @@ class Answer:
 
 
 class Endpoint(ABC):
-    """One API. ``produces_tokens`` False: it has no output tokens (embeddings, rankings), only a latency."""
+    """One API. ``produces_tokens`` False: it has no output tokens (embeddings, rankings), only a latency.
+
+    ``texts_before``: texts of a turn that come before the batch of prompt_batch_size (the query of rankings).
+    """
 
     default_path: str
     produces_tokens = True
+    texts_before = 0
 
     def __init__(self, model: str, options: LoadgenOptions) -> None:
         self.model = model
@@ -53,14 +57,14 @@ class Endpoint(ABC):
         return self.options.streaming and self.produces_tokens
 
     @abstractmethod
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         """The JSON body of this turn's request, after the messages of the turns before."""
 
     @abstractmethod
     def read(self, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:
         """Understand the body of a 200 answer, streamed or not."""
 
-    def continued(self, history: Sequence[Message], turn: Turn, text: str) -> list[Message]:
+    def continued(self, history: Sequence[ChatMessage], turn: Turn, text: str) -> list[ChatMessage]:
         """The history after this turn was answered with ``text``."""
         mine = turn.messages or ({"role": "user", "content": "\n".join(turn.texts)},)
         system = ({"role": "system", "content": turn.system},) if turn.system and not history else ()

@@ -7,19 +7,19 @@ from typing import Any
 
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Message
+from swarmtune.loadgen.endpoints.base import ChatMessage
 from swarmtune.loadgen.endpoints.chunks import plain_text
 from swarmtune.workload.session import Turn
 
 
-def messages_of(turn: Turn, history: Sequence[Message]) -> list[Message]:
+def messages_of(turn: Turn, history: Sequence[ChatMessage]) -> list[ChatMessage]:
     """The chat messages to be sent: the history, a system prompt at its start, and what this turn adds."""
     system = ({"role": "system", "content": turn.system},) if turn.system and not history else ()
     mine = turn.messages or ({"role": "user", "content": "\n".join(turn.texts)},)
     return [*history, *system, *mine]
 
 
-def prompt_of(turn: Turn, history: Sequence[Message]) -> str:
+def prompt_of(turn: Turn, history: Sequence[ChatMessage]) -> str:
     """The same as one text, for APIs without messages."""
     if not history and not turn.messages and not turn.system:
         return "\n".join(turn.texts)

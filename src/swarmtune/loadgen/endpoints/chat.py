@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import messages_of, payload_of, streamed
 from swarmtune.loadgen.endpoints.chunks import Reader
 from swarmtune.loadgen.options import LoadgenOptions
@@ -25,7 +25,7 @@ class Chat(Endpoint):
         super().__init__(model, options)
         self._extra = options.extra_body()
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
             return payload_of(turn, self.model, stream=self.streams)
         body: dict[str, Any] = {"model": self.model, **self._asked(turn, history), "temperature": 0}
@@ -39,5 +39,5 @@ class Chat(Endpoint):
         reader = Reader(keep_text)
         return reader.stream(pieces) if self.streams else reader.whole(pieces)
 
-    def _asked(self, turn: Turn, history: Sequence[Message]) -> dict[str, Any]:
+    def _asked(self, turn: Turn, history: Sequence[ChatMessage]) -> dict[str, Any]:
         return {"messages": messages_of(turn, history)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from swarmtune.loadgen.endpoints.base import Message
+from swarmtune.loadgen.endpoints.base import ChatMessage
 from swarmtune.loadgen.endpoints.bodies import prompt_of
 from swarmtune.loadgen.endpoints.chat import Chat
 from swarmtune.workload.session import Turn
@@ -16,5 +16,5 @@ class Completions(Chat):
 
     default_path = "/v1/completions"
 
-    def _asked(self, turn: Turn, history: Sequence[Message]) -> dict[str, Any]:
+    def _asked(self, turn: Turn, history: Sequence[ChatMessage]) -> dict[str, Any]:
         return {"prompt": prompt_of(turn, history)}

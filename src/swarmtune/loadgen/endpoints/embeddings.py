@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.sse import excerpt, join, whole
 from swarmtune.workload.session import Turn
 
@@ -33,7 +33,7 @@ class Embeddings(Endpoint):
     default_path = "/v1/embeddings"
     produces_tokens = False
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         del history  # embeddings have no conversations
         if turn.payload is not None:
             return orjson.dumps({**turn.payload, "model": self.model})

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.sse import excerpt, join, whole, whole_number
 from swarmtune.workload.session import Turn
 
@@ -19,8 +19,9 @@ class Rankings(Endpoint):
 
     default_path = "/v1/ranking"
     produces_tokens = False
+    texts_before = 1  # the query
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         del history  # rankings have no conversations
         if turn.payload is not None:
             return orjson.dumps({**turn.payload, "model": self.model})

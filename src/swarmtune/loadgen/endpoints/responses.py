@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import messages_of, streamed
 from swarmtune.loadgen.endpoints.chunks import plain_text
 from swarmtune.loadgen.endpoints.sse import CUT_OFF, read_events, whole, whole_number
@@ -23,7 +23,7 @@ class Responses(Endpoint):
 
     default_path = "/v1/responses"
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
             return orjson.dumps({**turn.payload, "model": self.model, "stream": self.streams})
         plain = not history and not turn.messages and not turn.system

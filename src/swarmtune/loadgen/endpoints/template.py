@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import prompt_of
 from swarmtune.loadgen.endpoints.sse import excerpt, is_stream, join, not_a_stream, read_events, whole, whole_number
 from swarmtune.loadgen.options import LoadgenOptions
@@ -36,7 +36,7 @@ class Template(Endpoint):
         self._tree = parse_template(options.payload_template)
         self._field = [part for part in options.response_field.split(".") if part]
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
             return orjson.dumps({**turn.payload, "model": self.model})
         values = {

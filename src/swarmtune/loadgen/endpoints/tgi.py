@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Message, Piece
+from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import prompt_of
 from swarmtune.loadgen.endpoints.sse import CUT_OFF, join, read_events, whole, whole_number
 from swarmtune.loadgen.options import LoadgenOptions
@@ -26,7 +26,7 @@ class Tgi(Endpoint):
         if not options.custom_endpoint and not options.streaming:
             self.path = "/generate"
 
-    def body(self, turn: Turn, history: Sequence[Message] = ()) -> bytes:
+    def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
             return orjson.dumps(dict(turn.payload))  # this API has no model and no switch to stream
         parameters: dict[str, Any] = {"details": True, "do_sample": False}

@@ -1,1 +1,1 @@
-"""The files and pictures that a run leaves: our own, and those that other people's tools read."""
+"""Exports: the files and pictures that a run leaves, in our formats and in those of other tools."""

@@ -18,7 +18,7 @@ EXTRA = "export"
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What was run, and the load generator's verdict on itself. ``command``: the command line, without secrets."""
+    """What was run, and the level and reasons of its certificate. ``command``: the command line, without secrets."""
 
     model: str
     url: str

@@ -51,7 +51,7 @@ def rows(records: Records) -> Iterator[dict[str, Any]]:
 
 
 def run_facts(records: Records) -> dict[str, Any]:
-    """All of the records that is no row."""
+    """What run.json holds: the records without their rows."""
     names = ("started_ns", "ended_ns", "started_unix_ns", "request_prefix", "interrupted", "lost")
     return {**{name: getattr(records, name) for name in names}, "workers": [asdict(w) for w in records.workers]}
 

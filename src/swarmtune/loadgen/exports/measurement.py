@@ -15,7 +15,7 @@ RESULTS_FILE = "results.json"
 
 
 def measurement(results: Results, facts: RunFacts) -> Measurement:
-    """All finite metrics, the blocks, the load and the verdict. A degraded run is valid, and its reasons are kept."""
+    """All finite metrics, the blocks, the load and the certificate. A degraded run is valid, and its reasons are kept."""
     valid = facts.verdict != "invalid"
     return Measurement(
         results.flat(), facts.load, valid, facts.reasons, blocks=results.blocks, early_stop=facts.early_stop
@@ -23,7 +23,7 @@ def measurement(results: Results, facts: RunFacts) -> Measurement:
 
 
 def write(results: Results, facts: RunFacts, directory: Path) -> None:
-    """Both files; measurement.json last: whoever finds it finds the other."""
+    """Both files; measurement.json last: where it is, the other is, too."""
     report = {
         "model": facts.model,
         "url": facts.url,

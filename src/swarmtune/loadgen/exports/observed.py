@@ -45,7 +45,7 @@ def write_jsonl(records: Records, directory: Path) -> None:
         for lines in (observed.devices, observed.servers)
         for row in summary(lines, records.started_ns, records.ended_ns)
     ]
-    if found:
+    if observed.devices.series or observed.servers.series:
         with written(directory / SUMMARY) as file:
             file.write(orjson.dumps(found, option=orjson.OPT_INDENT_2))
 

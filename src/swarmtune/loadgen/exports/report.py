@@ -12,7 +12,7 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.exports import aiperf, jsonl, measurement, observed, parquet, plots, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
-from swarmtune.loadgen.judge.certify import Verdict, certify
+from swarmtune.loadgen.judge.certify import Certificate, certify
 from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
@@ -20,6 +20,7 @@ from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import concurrency_of
 from swarmtune.objective.objectives import NO_POWER
 from swarmtune.objective.objectives import POWER as POWER_WATTS
+from swarmtune.records import EarlyStop
 
 DIGESTED = 1000  # requests whose bytes enter the digest
 VLLM_FILE = "vllm_bench.json"
@@ -32,13 +33,13 @@ class Report:
 
     records: Records
     results: Results
-    verdict: Verdict
+    certificate: Certificate
     facts: RunFacts
 
 
 def report(spec: Spec, records: Records, command: str = "") -> Report:
-    """The results and the verdict on them."""
-    verdict = certify(records, spec.options)
+    """The results and the certificate of their measurement."""
+    certificate = certify(records, spec.options)
     endpoint = make_endpoint(spec.model, spec.options)
     found = results(
         records,
@@ -49,20 +50,28 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
     )
     watts, absent = power_watts(records.observed.devices, spec, records.started_ns, records.ended_ns)
     power = {} if watts is None else {POWER_WATTS: watts}
-    found = replace(found, scalars={**found.scalars, **verdict.facts, **power})
-    reasons = verdict.reasons + ((f"{NO_POWER}{absent}",) if spec.power_needed and absent else ())
+    found = replace(found, scalars={**found.scalars, **certificate.facts, **power})
+    if spec.power_needed and absent:
+        certificate = replace(certificate, reasons=(*certificate.reasons, f"{NO_POWER}{absent}"))
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
-    facts = RunFacts(
+    facts = facts_of(spec, certificate, command, inputs, records.early_stop)
+    return Report(records, found, certificate, facts)
+
+
+def facts_of(
+    spec: Spec, certificate: Certificate, command: str, inputs_sha256: str, early_stop: EarlyStop | None = None
+) -> RunFacts:
+    """What the files say of a run besides its results; no secrets."""
+    return RunFacts(
         spec.model,
         without_secrets(",".join(spec.url)),
         _showable(spec.options),
-        verdict.level,
-        reasons,
+        certificate.level,
+        certificate.reasons,
         command,
-        inputs_sha256=inputs,
-        early_stop=records.early_stop,
+        inputs_sha256=inputs_sha256,
+        early_stop=early_stop,
     )
-    return Report(records, found, verdict, facts)
 
 
 def without_secrets(text: str) -> str:
@@ -74,7 +83,7 @@ def _showable(options: LoadgenOptions) -> LoadgenOptions:
     return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
 
 
-def leave(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
+def write_files(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:
     """Write these formats; the measurement last. ConfigPathError if the directory cannot be written."""
     for name in formats:
         FORMATS[name](made, directory)

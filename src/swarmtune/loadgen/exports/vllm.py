@@ -98,16 +98,6 @@ def _lists(data: Columns, records: Records) -> dict[str, list[Any]]:
     }
 
 
-def file_name(records: Records, facts: RunFacts) -> str:
-    """As the tool names it: ``{label}-{rate}qps[-concurrency{n}]-{model}-{date}.json``."""
-    options = facts.options
-    rate = "inf" if options.request_rate is None else f"{options.request_rate:g}"
-    users = f"-concurrency{options.concurrency}" if options.concurrency else ""
-    label = facts.label or BACKENDS.get(options.endpoint_type, options.endpoint_type)
-    started = datetime.datetime.fromtimestamp(records.started_unix_ns / NS_PER_S, datetime.UTC)
-    return f"{label}-{rate}qps{users}-{facts.model.split('/')[-1]}-{started.strftime('%Y%m%d-%H%M%S')}.json"
-
-
 def write(records: Records, results: Results, facts: RunFacts, path: Path, *, detailed: bool = True) -> None:
     """Write the file. ConfigPathError if it cannot be."""
     with written(path) as file:

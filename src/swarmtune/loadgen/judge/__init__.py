@@ -1,1 +1,1 @@
-"""Results of a run: Records in; samples, statistics, series and one Results object out. Pure numpy, no files."""
+"""Judge: records become samples, statistics, series and results, and the measurement gets its certificate. No files."""

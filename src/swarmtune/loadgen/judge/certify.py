@@ -1,4 +1,4 @@
-"""Can this measurement be believed? The load generator's verdict on itself, from what it recorded about its own lateness.
+"""Can this measurement be trusted? The load generator certifies it, from what it recorded about its own lateness.
 
 A client that is starved of CPU sends late and reads late. With the kernel's receive stamps late reading does not falsify an
 arrival, as long as each chunk was read by itself; when later bytes had come by then, the kernel kept only the last stamp. So
@@ -27,16 +27,16 @@ MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """``reasons``: why it is not valid. ``facts``: the figures behind it, by metric name."""
+class Certificate:
+    """How far a measurement can be trusted. ``reasons``: why it is not valid. ``facts``: its figures, by metric name."""
 
     level: Level
     reasons: tuple[str, ...]
     facts: dict[str, float]
 
 
-def certify(records: Records, options: LoadgenOptions) -> Verdict:
-    """The verdict on a run. Degraded: usable, and less accurate than it should be. Invalid: not to be used."""
+def certify(records: Records, options: LoadgenOptions) -> Certificate:
+    """The certificate of a run. Degraded: usable, and less accurate than it should be. Invalid: not to be used."""
     facts = lateness(records)
     invalid = _broken(records)
     degraded: list[str] = []
@@ -65,8 +65,8 @@ def certify(records: Records, options: LoadgenOptions) -> Verdict:
     if invalid:
         if not records.lost and not records.interrupted:
             degraded.append("give the load generator a free core or more workers, or lower the load")
-        return Verdict("invalid", (*invalid, *degraded), facts)
-    return Verdict("degraded" if degraded else "valid", tuple(degraded), facts)
+        return Certificate("invalid", (*invalid, *degraded), facts)
+    return Certificate("degraded" if degraded else "valid", tuple(degraded), facts)
 
 
 def _judge(
@@ -92,7 +92,7 @@ def _broken(records: Records) -> list[str]:
 
 
 def lateness(records: Records) -> dict[str, float]:
-    """The figures that the verdict rests on.
+    """The figures that the certificate rests on.
 
     client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share:
     those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read

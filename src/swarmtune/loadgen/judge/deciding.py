@@ -1,5 +1,5 @@
 """End a run as soon as the rest of it cannot matter: a process of its own reads the spool as it grows, with low priority,
-and tells the worker when it has seen enough. Asked for by ``stop_when_decided`` or the spec's ``early_stop``.
+and tells the sender when it has seen enough. Asked for by ``stop_when_decided`` or the spec's ``early_stop``.
 
 ``python -m swarmtune.loadgen.judge.deciding SPEC SPOOL`` prints one line when the question is decided.
 """
@@ -7,7 +7,6 @@ and tells the worker when it has seen enough. Asked for by ``stop_when_decided``
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import select
@@ -15,20 +14,21 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.judge.decision import Verdict, decided
+from swarmtune.loadgen.judge.decision import LimitDecision, decided
 from swarmtune.loadgen.judge.early import early_stop
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.read.spool import SpoolReader
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.loadgen.send.plan import mode_of
-from swarmtune.loadgen.send.worker import Worker
+from swarmtune.loadgen.send.sender import Sender
 from swarmtune.records import EarlyStop
 
 SPEC_FILE = "deciding.json"
@@ -45,17 +45,19 @@ os.nice(int(sys.argv.pop(1)))
 runpy.run_module("swarmtune.loadgen.judge.deciding", run_name="__main__")
 """
 
+ANSWER = msgspec.json.Decoder(EarlyStop | None)
+
 
 @dataclass
 class Told:
-    """What the process said."""
+    """The answer of the process; ``early_stop`` None: none yet, or a limit of goodput was decided."""
 
     early_stop: EarlyStop | None = None
 
 
 @contextlib.contextmanager
-def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
-    """While this lasts, the worker finishes when the question is decided; nothing if the spec does not ask for it."""
+def deciding(spec: Spec, spool: Path, sender: Sender) -> Iterator[Told]:
+    """While this lasts, the sender finishes when the question is decided; nothing if the spec does not ask for it."""
     told = Told()
     asked = spec.options.stop_when_decided and spec.request_slos
     if not asked and spec.early_stop is None:
@@ -72,13 +74,12 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
 
     def heard() -> None:
         if line := os.read(told_by, LONGEST_LINE):
-            found = json.loads(line)
-            told.early_stop = EarlyStop(**found) if found else None
+            told.early_stop = ANSWER.decode(line)
             if told.early_stop is None or told.early_stop.done:
-                worker.finish()
-        worker.unfollow(told_by)  # it says one thing only
+                sender.finish()
+        sender.unfollow(told_by)  # it says one thing only
 
-    worker.follow(told_by, heard)
+    sender.follow(told_by, heard)
     later = threading.Timer(LOOK_S if asked else FIRST_LOOK_S, start)  # a short run must not share its cores
     later.start()
     try:
@@ -88,7 +89,7 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
         later.join()
         for process in started:
             if process.stdin is not None:
-                process.stdin.close()  # it ends when nobody is interested any more
+                process.stdin.close()  # it ends when its input ends
             process.wait()
         os.close(told_by)
         os.close(tells)
@@ -96,7 +97,7 @@ def deciding(spec: Spec, spool: Path, worker: Worker) -> Iterator[Told]:
 
 
 class Looker:
-    """Looks at a spool again and again."""
+    """Evaluates a growing spool again and again."""
 
     def __init__(self, spec: Spec, reader: SpoolReader) -> None:
         self._spec = spec
@@ -104,8 +105,8 @@ class Looker:
         self._in_flight: list[int] = []
         self._trend_at = 0
 
-    def look(self) -> EarlyStop | Verdict | None:
-        """What is sure by now; None: nothing."""
+    def look(self) -> EarlyStop | LimitDecision | None:
+        """The decision so far; None: it is still open."""
         self._reader.advance()
         requests, chunks, errors = self._reader.columns()
         ended = requests[requests["phase"] == Phase.MEASURED]
@@ -114,8 +115,8 @@ class Looker:
         spec, options = self._spec, self._spec.options
         if options.stop_when_decided and spec.request_slos:
             share, confidence = options.slo_attainment_fraction, options.confidence_level
-            found = decided(self._with_running(records), spec.request_slos, share=share, confidence=confidence).verdict
-            if found is not Verdict.OPEN:
+            found = decided(self._with_running(records), spec.request_slos, share=share, confidence=confidence).answer
+            if found is not LimitDecision.OPEN:
                 return found
         if spec.early_stop is None or not len(ended):
             return None
@@ -148,7 +149,7 @@ def main(arguments: list[str]) -> int:
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         found = looker.look()
         if found is not None:
-            print(json.dumps(asdict(found) if isinstance(found, EarlyStop) else None), flush=True)  # noqa: T201 - whoever started us reads it
+            print(msgspec.json.encode(found if isinstance(found, EarlyStop) else None).decode(), flush=True)  # noqa: T201 - its parent reads it
             return 0
     return 0
 

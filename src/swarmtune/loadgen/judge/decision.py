@@ -29,8 +29,8 @@ from swarmtune.loadgen.judge.metrics import SCHEDULED_TWIN, keeps
 from swarmtune.loadgen.records import Outcome, Records
 
 
-class Verdict(StrEnum):
-    """What is sure by now."""
+class LimitDecision(StrEnum):
+    """Whether enough requests keep the limits: surely, surely not, or still open."""
 
     KEPT = "kept"
     BROKEN = "broken"
@@ -41,7 +41,7 @@ class Verdict(StrEnum):
 class Decision:
     """``share``: of the judged requests that are good; ``running``: not yet judged; ``n_eff``: see intervals.py."""
 
-    verdict: Verdict
+    answer: LimitDecision
     share: float
     judged: int
     running: int
@@ -66,15 +66,15 @@ def decide(good: Bools, running: int, share: float, confidence: float = 0.95) ->
     rate = kept / judged if judged else 0.0
     inefficiency = tau(good, None, rate, rate * (1 - rate), judged) if judged else 1.0
     needed = -math.log(1 - confidence)
-    verdict = Verdict.OPEN
-    for answer, s, f in (
-        (Verdict.KEPT, kept, judged - kept + running),
-        (Verdict.BROKEN, kept + running, judged - kept),
+    answer = LimitDecision.OPEN
+    for candidate, s, f in (
+        (LimitDecision.KEPT, kept, judged - kept + running),
+        (LimitDecision.BROKEN, kept + running, judged - kept),
     ):
-        side = s > share * (s + f) if answer is Verdict.KEPT else s < share * (s + f)
+        side = s > share * (s + f) if candidate is LimitDecision.KEPT else s < share * (s + f)
         if side and log_evidence(s / inefficiency, f / inefficiency, share) >= needed:
-            verdict = answer
-    return Decision(verdict, rate, judged, running, judged / inefficiency)
+            answer = candidate
+    return Decision(answer, rate, judged, running, judged / inefficiency)
 
 
 def decided(

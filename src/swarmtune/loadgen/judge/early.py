@@ -2,14 +2,14 @@
 
 Three ways to be sure that it cannot, each wrong with probability at most ``1 - confidence``, split over what it looks at:
 
-- ``promise_broken``: the share of requests within a limit is surely below what a percentile promises, or too many fail
+- ``promise_broken``: the share of requests within a limit is surely below the percentile of an SLO, or too many fail
   (decision.py). Requests of the first wave, sent before the first answer ended, meet an idle or an overrun service and
   are left out; those still running count as kept, so that long prompts, whose first token comes late, decide nothing.
 - ``cannot_win``: the objective's rate surely stays below the value to beat. Ended requests are cut into blocks as long as
   the first wave; of amount - to_beat * duration per block the upper bound of an asymptotic confidence sequence
   (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas 2024, Ann. Stat. 52:2613, one-sided) is below 0.
 - ``over_saturated``: under a request rate, both the requests in flight and the time to the first token rise by the test of
-  Mann (1945) and Kendall on block medians, and the line through them breaks the promise for twice the allowed share.
+  Mann (1945) and Kendall on block medians, and the line through them breaks the SLO for twice the allowed share.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.judge.decision import Verdict, decide
+from swarmtune.loadgen.judge.decision import LimitDecision, decide
 from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, Floats, columns, request_samples
 from swarmtune.loadgen.judge.metrics import keeps
 from swarmtune.loadgen.records import Outcome, Records
 from swarmtune.records import EarlyStop
 from swarmtune.workload import StopRules
 
-PROMISE = re.compile(r"^(p\d+|max)_((?:ttft|tpot|e2el)_ms)$")  # of one sample per request
+SLO_METRIC = re.compile(r"^(p\d+|max)_((?:ttft|tpot|e2el)_ms)$")  # of one sample per request
 LEAST_BLOCKS = 12
 LEAST_OF_WAVE = 8  # requests of a block
 RHO = 0.75  # the confidence sequence is tightest at about 20 blocks
@@ -36,14 +36,14 @@ TREND_Z = 3.1  # one-sided p = 0.001
 LEAST_FOR_TREND = 60  # requests
 
 
-def promise_broken(data: Columns, rules: StopRules, running: int) -> str:
-    """The first promise that is surely broken, as a metric's name; "" if there is none yet."""
+def slo_broken(data: Columns, rules: StopRules, running: int) -> str:
+    """The first SLO that is surely broken, as a metric's name; "" if there is none yet."""
     samples = request_samples(data)
     completed, ended = data.outcome(Outcome.COMPLETED), data.outcome(Outcome.COMPLETED, Outcome.FAILED)
     steady = ~_first_wave(data)
     confidence = 1 - (1 - rules.confidence) / (len(rules.limits) + 1)
     for name, limit in rules.limits.items():
-        match = PROMISE.match(name)
+        match = SLO_METRIC.match(name)
         if match is None or match[2] not in samples:
             continue
         values = samples[match[2]]
@@ -52,12 +52,12 @@ def promise_broken(data: Columns, rules: StopRules, running: int) -> str:
             broken = bool((values[known] > limit).any())
         else:
             good = values[known & steady] <= limit
-            broken = decide(good, running, int(match[1][1:]) / 100, confidence).verdict is Verdict.BROKEN
+            broken = decide(good, running, int(match[1][1:]) / 100, confidence).answer is LimitDecision.BROKEN
         if broken:
             return name
     if rules.min_success_rate < 1:
-        found = decide(completed[ended], running, rules.min_success_rate, confidence).verdict
-        return "success_rate" if found is Verdict.BROKEN else ""
+        found = decide(completed[ended], running, rules.min_success_rate, confidence).answer
+        return "success_rate" if found is LimitDecision.BROKEN else ""
     return "" if completed[ended].all() else "success_rate"
 
 
@@ -110,7 +110,7 @@ def rising(values: Floats) -> bool:
 
 
 def over_saturated(data: Columns, rules: StopRules, in_flight: Sequence[int], run_s: float) -> str:
-    """The promise on TTFT that a growing queue will break; "" if there is none. ``run_s``: length of the whole run.
+    """The SLO on TTFT that a growing queue will break; "" if there is none. ``run_s``: length of the whole run.
 
     ``in_flight``: the number of running requests at even intervals since the beginning.
     """
@@ -125,7 +125,7 @@ def over_saturated(data: Columns, rules: StopRules, in_flight: Sequence[int], ru
         return ""
     slope, start = np.polyfit(at_s, ttft_ms, 1)
     for name, limit in rules.limits.items():
-        match = PROMISE.match(name)
+        match = SLO_METRIC.match(name)
         if match and match[2] == "ttft_ms" and match[1] != "max" and slope > 0:
             share = (run_s - (limit - start) / slope) / run_s
             if share > 2 * (1 - int(match[1][1:]) / 100):
@@ -142,7 +142,7 @@ def early_stop(
     if not len(sent):
         return None
     after_s = float((data.rows["end_ns"].max() - sent.min()) / NS_PER_S)
-    if name := promise_broken(data, rules, in_flight[-1] if in_flight else 0):
+    if name := slo_broken(data, rules, in_flight[-1] if in_flight else 0):
         return EarlyStop("promise_broken", name, after_s, rules.act)
     if run_s is not None and (name := over_saturated(data, rules, in_flight, run_s)):
         return EarlyStop("over_saturated", name, after_s, rules.act)

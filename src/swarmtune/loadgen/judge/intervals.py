@@ -1,4 +1,4 @@
-"""Confidence intervals, without scipy: binomial order statistics, Student's t, and samples that depend on each other.
+"""Confidence intervals: binomial order statistics, Student's t, and samples that depend on each other.
 
 Effective sample size. Latencies of neighbouring requests, and of the tokens of one request, depend on each other. With the
 samples in order of time, cut into B = 20 batches of equal length (Schmeiser 1982, Operations Research 30:556: 10 to 30),
@@ -21,34 +21,18 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import bdtr, bdtrik, stdtrit
 
 from swarmtune.loadgen.judge.latencies import Bools, Floats
 
 BATCHES = 20
 LEAST_FOR_BATCHES = 60
-EXACT_VARIANCE = 1000  # n p (1 - p) above which the binomial is taken as normal
 
 
 @lru_cache(maxsize=4096)
 def student_t(confidence: float, degrees: int) -> float:
-    """t with P(|T| <= t) = confidence. The distribution is summed exactly (Abramowitz & Stegun 26.7.3, 26.7.4)."""
-    if degrees > 200:  # Fisher's expansion (A&S 26.7.5), exact to 1e-5 there
-        z = NormalDist().inv_cdf((1 + confidence) / 2)
-        return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
-    low, high = 0.0, math.pi / 2  # theta = atan(t / sqrt(degrees))
-    for _ in range(60):
-        theta = (low + high) / 2
-        low, high = (theta, high) if _t_probability(theta, degrees) < confidence else (low, theta)
-    return math.tan((low + high) / 2) * math.sqrt(degrees)
-
-
-def _t_probability(theta: float, degrees: int) -> float:
-    cos, odd = math.cos(theta), degrees % 2
-    term, total = (cos, 0.0) if odd else (1.0, 0.0)
-    for k in range(1 + odd, degrees, 2):
-        total += term
-        term *= cos * cos * k / (k + 1)
-    return 2 / math.pi * (theta + math.sin(theta) * total) if odd else math.sin(theta) * total
+    """t with P(|T| <= t) = confidence."""
+    return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
 @lru_cache(maxsize=4096)
@@ -58,28 +42,15 @@ def order_statistics(n: int, per_mille: int, confidence: float) -> tuple[int, in
     With K ~ Binomial(n, p): the greatest l with P(K <= l - 1) <= alpha / 2 and the least u with P(K >= u) <= alpha / 2
     (David & Nagaraja, Order Statistics, 7.1). Their probability of enclosing it is at least ``confidence``.
     """
-    p, tail = per_mille / 1000, (1 - confidence) / 2
-    mean, variance = n * p, n * p * (1 - p)
-    if variance > EXACT_VARIANCE:
-        reach = NormalDist().inv_cdf(1 - tail) * math.sqrt(variance)
-        low, high = math.floor(mean - reach), math.ceil(mean + reach) + 1
-    else:
-        reach = 9 * math.sqrt(variance) + 20
-        first, last = max(0, math.floor(mean - reach)), min(n, math.ceil(mean + reach))
-        below, low, high = 0.0, 0, n + 1
-        for k in range(first, last + 1):
-            if 1 - below <= tail:  # P(K >= k)
-                high = k
-                break
-            below += _binomial(n, k, p)
-            if below <= tail:  # P(K <= k)
-                low = k + 1
+    tail = (1 - confidence) / 2
+    low, high = _binomial_quantile(tail, n, per_mille / 1000), _binomial_quantile(1 - tail, n, per_mille / 1000) + 1
     return (low, high) if low >= 1 and high <= n else None
 
 
-def _binomial(n: int, k: int, p: float) -> float:
-    chosen = math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-    return math.exp(chosen + k * math.log(p) + (n - k) * math.log1p(-p))
+def _binomial_quantile(q: float, n: int, p: float) -> int:
+    """The least k with P(K <= k) >= q; scipy.stats would do the same, and takes longer to import than many a run."""
+    k = max(0, math.ceil(float(np.nan_to_num(bdtrik(q, n, p)))))
+    return k - 1 if k > 0 and float(bdtr(k - 1, n, p)) >= q else k
 
 
 def tau(values: Floats | Bools, weights: Floats | None, mean: float, variance: float, total: float) -> float:

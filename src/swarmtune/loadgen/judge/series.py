@@ -68,14 +68,6 @@ def concurrency(records: Records) -> Steps:
     return steps(rows["sent_ns"][sent], np.maximum(end, rows["sent_ns"][sent]))
 
 
-def output_rate(records: Records) -> Steps:
-    """Output tokens per second over time, of all phases: those of each answer evenly from its first chunk to its last."""
-    data = columns(records)
-    done = data.outcome(Outcome.COMPLETED) & (data.last_ns > data.first_ns) & (data.rows["output_tokens"] >= 2)
-    first, last = data.first_ns[done], data.last_ns[done]
-    return steps(first, last, (data.rows["output_tokens"][done] - 1) * NS_PER_S / (last - first))
-
-
 @dataclass(frozen=True)
 class Series:
     """One value per ``width_s``, from the start of the measurement on. ``output_tokens``: that arrived in it."""

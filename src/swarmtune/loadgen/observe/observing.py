@@ -1,42 +1,49 @@
-"""Run with the reader of devices beside it; what it read becomes part of the records."""
+"""Run with the reader of devices beside it, and get what it read."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from swarmtune.devices.reader import Wanted, reading
 from swarmtune.devices.spool import read_spool
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.records import Observed, Records
+from swarmtune.loadgen.records import Observed
 
 SPOOL_FILE = "devices.spool"
 
 
-def observed(spec: Spec, directory: Path, run: Callable[[], Records]) -> Records:
-    """The records of ``run``, with what was read in the meantime.
+@contextlib.contextmanager
+def observing(spec: Spec, directory: Path) -> Iterator[None]:
+    """While the body runs, devices and server metrics are read, into a spool in ``directory``; see ``observed``.
 
     Devices are read where the service runs, if that is this machine, and only those of ``spec.nodes``; Prometheus
-    addresses as ``spec`` says. Trouble with either is a note. A run that fails or is cancelled leaves no reader.
+    addresses as ``spec`` says. Trouble with either is a note. A body that fails or is cancelled leaves no reader, and no
+    spool.
     """
-    servers = server_urls(spec)
     here = [node for node in spec.service_nodes if node.is_here]
     devices = tuple(sorted({index for node in here for index in node.devices}))
-    urls = tuple(dict.fromkeys((*spec.options.gpu_telemetry, *servers)))
+    urls = tuple(dict.fromkeys((*spec.options.gpu_telemetry, *server_urls(spec))))
     directory.mkdir(parents=True, exist_ok=True)
-    spool = directory / SPOOL_FILE
     try:
-        with reading(Wanted(bool(here), devices or None, urls), spool):
-            records = run()
-        lines = read_spool(spool)
-    finally:
-        with contextlib.suppress(OSError):
-            spool.unlink(missing_ok=True)
-    records.observed = Observed(
-        devices=lines.without(set(servers) - set(spec.options.gpu_telemetry)), servers=lines.only(servers)
-    )
-    return records
+        with reading(Wanted(bool(here), devices or None, urls), directory / SPOOL_FILE):
+            yield
+    except BaseException:
+        discard(directory)
+        raise
+
+
+def observed(spec: Spec, directory: Path) -> Observed:
+    """What the reader left in this folder; nothing, if there was none."""
+    lines, servers = read_spool(directory / SPOOL_FILE), server_urls(spec)
+    return Observed(devices=lines.without(set(servers) - set(spec.options.gpu_telemetry)), servers=lines.only(servers))
+
+
+def discard(directory: Path) -> None:
+    """Remove the spool, if there is one."""
+    with contextlib.suppress(OSError):
+        (directory / SPOOL_FILE).unlink(missing_ok=True)
 
 
 def server_urls(spec: Spec) -> tuple[str, ...]:

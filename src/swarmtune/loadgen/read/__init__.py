@@ -1,1 +1,1 @@
-"""What came back, understood after the run."""
+"""Read: the spool of a run becomes columns, after the run or while it still grows."""

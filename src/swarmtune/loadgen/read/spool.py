@@ -1,4 +1,4 @@
-"""From a worker's spool to columns: put the pieces of each answer together, understand it, let go of it.
+"""From a spool to columns: join the pieces of each answer, parse it, drop its bytes.
 
 One pass; memory holds the answers that overlap, and the finished rows.
 """
@@ -34,7 +34,7 @@ ROW = struct.Struct(
 )  # a row of REQUEST
 THREE = struct.Struct("=3q")
 
-HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), looked
+HEAD = struct.Struct("<IIq")  # of a record: length, kind, exchange; then the stamps: read, kernel (0: none), last_empty
 STAMPS_FROM = HEAD.size
 
 
@@ -61,7 +61,7 @@ class SpoolReader:
         self.in_flight = 0  # requests, when the worker last said so
 
     def advance(self, progress: Callable[[float], None] = lambda _: None) -> None:
-        """Understand what has come since the last time."""
+        """Parse what was added to the spool since the last call."""
         for kind, exchange, stamps, data in self._records(progress):
             if kind == PIECE:
                 parts, times = self._pieces[exchange]
@@ -73,7 +73,7 @@ class SpoolReader:
                 self._rows.add(Note.unpack(data), *self._pieces.pop(exchange, ([], [])))
 
     def columns(self) -> tuple[NDArray[np.void], NDArray[np.void], list[str]]:
-        """Requests, chunks and error texts so far. Views: let go of them before more is read."""
+        """Requests, chunks and error texts so far. They are views: drop them before ``advance`` is called again."""
         return self._rows.columns()
 
     def _records(self, progress: Callable[[float], None]) -> Iterator[tuple[int, int, bytes, bytes]]:
@@ -104,14 +104,14 @@ class _Rows:
         self._rows = bytearray()
         self._chunks = bytearray()
         self._chunk_count = 0
-        self._stamps = bytearray()  # of the reads that the pending chunks came with: read, kernel, looked
+        self._stamps = bytearray()  # of the reads that the pending chunks came with: read, kernel, last_empty
         self._reads = array("q")  # per pending chunk: which of these reads
         self._tokens = array("h")
         self._errors: dict[str, int] = {}
         self._status = 0
 
     def add(self, note: Note, parts: list[bytes], stamps: list[bytes]) -> None:
-        """One request, with what was read of its answer, and when (24 bytes each: read, kernel, looked)."""
+        """One request, with what was read of its answer, and when (24 bytes each: read, kernel, last_empty)."""
         answer = self._understood(note, parts)
         outcome, error = note.outcome, note.error
         if outcome == Outcome.COMPLETED and answer.error:
@@ -170,13 +170,13 @@ class _Rows:
         if not self._reads:
             return
         reads = np.array(self._reads)
-        read_ns, kernel_ns, looked_ns = np.array(np.frombuffer(self._stamps, np.int64)).reshape(-1, 3)[reads].T
+        read_ns, kernel_ns, last_empty_ns = np.array(np.frombuffer(self._stamps, np.int64)).reshape(-1, 3)[reads].T
         stamped = kernel_ns > 0
         found = np.zeros(len(reads), CHUNK)
         found["ns"] = ns = np.where(stamped, kernel_ns, read_ns)
         found["lag_ns"] = np.where(stamped, np.clip(read_ns - kernel_ns, 0, LAG_LIMIT), -1)
         alone = stamped & np.append(reads[1:] != reads[:-1], True)
-        doubt = np.where(looked_ns > ns, read_ns - ns, ns - looked_ns)
+        doubt = np.where(last_empty_ns > ns, read_ns - ns, ns - last_empty_ns)
         found["doubt_ns"] = np.where(alone, 0, np.clip(doubt, 0, LAG_LIMIT))
         found["tokens"] = self._tokens
         self._chunks += found.tobytes()
@@ -198,7 +198,7 @@ def _or(value: int | None, otherwise: int) -> int:
 
 
 def _refusal(status: int, body: bytes) -> str:
-    """What an answer that is no 200 says, in a line."""
+    """The message of an answer whose status is not 200, in one line."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,1 +1,1 @@
-"""What can this machine measure? A built-in server of known timing, a ladder of loads, the truth beside what was told."""
+"""Self-test: load a built-in server of known timing, and compare the measured with the true values."""

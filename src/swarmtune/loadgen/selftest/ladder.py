@@ -1,4 +1,4 @@
-"""Load the built-in server harder and harder, and compare what the load generator tells with what was true."""
+"""Load the built-in server harder and harder, and compare the measured with the true values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from swarmtune.loadgen.exports.report import report
 from swarmtune.loadgen.judge.certify import Level
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Records
-from swarmtune.loadgen.run import Part, WorkerRun
+from swarmtune.loadgen.run import LoadRun, RunPart
 from swarmtune.loadgen.selftest.server import read_log
 
 TTFT_MS, ITL_MS, TOKENS = 50.0, 10.0, 64
@@ -33,7 +33,7 @@ SERVER_LATE_MS = 5.0  # p99 of the built-in server's own lateness above which it
 
 @dataclass(frozen=True)
 class Step:
-    """One load: what was told, and what was true (ms). ``events_per_s``: chunks received."""
+    """One load: measured and true values (ms). ``events_per_s``: chunks received."""
 
     streams: int | None
     request_rate: float | None
@@ -56,12 +56,12 @@ class Step:
 
     @property
     def good(self) -> bool:
-        """Does it show that this load can be measured here?"""
+        """Whether this load can be measured on this machine."""
         return self.verdict == "valid"
 
 
 def steps() -> Iterator[Step]:
-    """Streams until the verdict is no longer valid or the server no longer exact, then rates in the same way."""
+    """Streams until the certificate is no longer valid or the server no longer exact, then rates in the same way."""
     for streams in STREAMS:
         step = measure(LoadgenOptions(concurrency=streams, osl=TOKENS, isl=16, request_count=ROUNDS * streams))
         yield step
@@ -81,7 +81,7 @@ def measure(options: LoadgenOptions) -> Step:
         directory = Path(folder)
         with served(directory / "truth.bin") as url:
             spec = Spec(url=(url,), model="self-test", options=options)
-            run = WorkerRun(Part(spec, directory))
+            run = LoadRun(RunPart(spec, directory))
             try:
                 run.prepare()
                 before = _cpu_s()
@@ -113,7 +113,7 @@ def _cpu_s() -> float:
 
 
 def compare(spec: Spec, records: Records, log: Path, cpu_s: float) -> Step:
-    """What was told beside what was true."""
+    """Measured beside true values."""
     made = report(spec, records)
     rows = records.requests[records.requests["outcome"] == Outcome.COMPLETED]
     truth = {name: (received, stamps) for name, received, stamps in read_log(log)}
@@ -133,8 +133,8 @@ def compare(spec: Spec, records: Records, log: Path, cpu_s: float) -> Step:
         itl_p99_ms=(itl.value("p99") if itl else None) or 0.0,
         true_itl_p99_ms=_p99(gaps),
         send_lag_p99_ms=scalars.get("client_send_lag_p99_ms", 0.0),
-        verdict=made.verdict.level,
-        reasons=made.verdict.reasons,
+        verdict=made.certificate.level,
+        reasons=made.certificate.reasons,
         server_late_p99_ms=_p99(late),
     )
 

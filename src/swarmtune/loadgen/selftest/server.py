@@ -189,7 +189,7 @@ def main(arguments: list[str]) -> int:
     with contextlib.suppress(OSError, ValueError):  # without it there are fewer connections
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(hard, DESCRIPTORS),) * 2)
     server = Server(round(float(ttft_ms) * 1e6), round(float(itl_ms) * 1e6))
-    print(server.port, flush=True)  # noqa: T201 - whoever started us reads it
+    print(server.port, flush=True)  # noqa: T201 - its parent reads it
     server.serve(sys.stdin.fileno())
     Path(log).write_bytes(server.log)
     return 0

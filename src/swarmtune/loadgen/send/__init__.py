@@ -1,1 +1,1 @@
-"""Requests sent when they are due."""
+"""Send: requests go out when they are due. The hot path, together with ``wire``."""

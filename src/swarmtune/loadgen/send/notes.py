@@ -1,4 +1,4 @@
-"""What a worker notes about a request at its end: a fixed record in the spool, after the request's pieces."""
+"""The record that a sender adds to the spool when a request ends, after the pieces of its answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TEXT_LIMIT = 500  # characters of a transport error that are kept
 
 @dataclass(slots=True)
 class Note:
-    """Columns of records.REQUEST that only the worker knows. ``error``: of the transport, empty if there was none."""
+    """Columns of records.REQUEST that only the sender knows. ``error``: of the transport, empty if there was none."""
 
     session: int
     turn: int

@@ -1,4 +1,4 @@
-"""What a worker costs itself: its share of a core, and whether the wall clock, which the kernel stamps with, was set."""
+"""CPU share of a worker, and steps of the wall clock (which the kernel stamps with) during the run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STEP_NS = 2_000_000  # a jump of the wall clock against the monotonic one; slewi
 
 
 class OwnLoad:
-    """Look a few times per second."""
+    """Call ``look`` a few times per second."""
 
     def __init__(self) -> None:
         self._first: tuple[int, int] | None = None  # wall and CPU time, ns
@@ -19,7 +19,7 @@ class OwnLoad:
         self._offset_ns = 0
 
     def look(self, facts: WorkerFacts) -> None:
-        """Bring the facts up to date."""
+        """Update the facts of the worker."""
         now, cpu = time.monotonic_ns(), time.process_time_ns()
         offset = _offset_ns()
         if self._first is None:

@@ -1,5 +1,5 @@
-"""From a spec to what a worker does: who has which sessions, at which times, in which phases. Every worker makes its own
-part from the same spec, so that nothing has to be sent to it.
+"""From a spec to the work of one worker: its sessions, their times, its phases. Every worker derives its part from the
+same spec, so that nothing has to be sent to it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Literal
 
 from swarmtune.loadgen.ask.source import Block, Source
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Phase as PhaseName
+from swarmtune.loadgen.records import Phase
+from swarmtune.loadgen.send.sender import TimedPhase
 from swarmtune.loadgen.send.timing import FOREVER, Shape, Timing
-from swarmtune.loadgen.send.worker import Phase
 from swarmtune.workload.arrivals import ArrivalProcess
 from swarmtune.workload.session import Dataset
 
@@ -26,7 +26,7 @@ Mode = Literal["closed", "rate", "scheduled"]
 
 @dataclass(frozen=True)
 class Share:
-    """Which of how many workers this is."""
+    """The number of this worker, and how many there are."""
 
     worker: int = 0
     workers: int = 1
@@ -117,25 +117,25 @@ def measured(
     share: Share,
     started_ns: int,
     before: Timing | None = None,
-) -> Phase:
+) -> TimedPhase:
     """The measurement. ``before``: the warm-up."""
-    shape = _shape(options, seed, share, PhaseName.MEASURED, concurrency_of(options))
+    shape = _shape(options, seed, share, Phase.MEASURED, concurrency_of(options))
     times = None
     if not shape.closed:
         times = itertools.islice(arrivals(options, dataset, seed), share.worker, None, share.workers)
     until = FOREVER if options.benchmark_duration is None else started_ns + round(options.benchmark_duration * NS)
     grace = None if options.benchmark_duration is None else round(options.benchmark_grace_period * NS)
-    return Phase(Timing(shape, source, started_ns, times, before), until, grace)
+    return TimedPhase(Timing(shape, source, started_ns, times, before), until, grace)
 
 
-def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, started_ns: int) -> Phase | None:
-    """The phase before it, if there is one."""
+def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, started_ns: int) -> TimedPhase | None:
+    """The warm-up; None if the options ask for none."""
     count, duration = options.warmup_request_count, options.warmup_duration
     if not count and duration is None:
         return None
     rate = options.warmup_request_rate
     concurrency = options.warmup_concurrency or concurrency_of(options) or DEFAULT_CONCURRENCY
-    shape = _shape(options, seed, share, PhaseName.WARMUP, concurrency)
+    shape = _shape(options, seed, share, Phase.WARMUP, concurrency)
     times = None
     if rate is not None:
         process = ArrivalProcess("poisson", rate, seed)
@@ -144,12 +144,12 @@ def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, st
     source.grant(share_of(Block(WARMUP_SESSIONS, count or None), share))
     until = FOREVER if duration is None else started_ns + round(duration * NS)
     grace = None if options.warmup_grace_period is None else round(options.warmup_grace_period * NS)
-    return Phase(Timing(shape, source, started_ns, times), until, grace)
+    return TimedPhase(Timing(shape, source, started_ns, times), until, grace)
 
 
-def _shape(options: LoadgenOptions, seed: int, share: Share, phase: PhaseName, concurrency: int | None) -> Shape:
+def _shape(options: LoadgenOptions, seed: int, share: Share, phase: Phase, concurrency: int | None) -> Shape:
     """This worker's part of the load. A ceiling below the number of workers leaves some of them without a slot."""
-    warming = phase is PhaseName.WARMUP
+    warming = phase is Phase.WARMUP
     prefill = options.prefill_concurrency
     return Shape(
         phase=phase,

@@ -1,5 +1,5 @@
 """When which request is sent: closed loops, rates, schedules, users with think time, ramps and ceilings. Pure: no clock,
-no socket; the worker says what time it is and what has happened.
+no socket; the sender says what time it is and what has happened.
 
 All times are CLOCK_MONOTONIC nanoseconds.
 """
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from swarmtune.loadgen.ask.source import Prepared, Source
-from swarmtune.loadgen.endpoints.base import Message
+from swarmtune.loadgen.endpoints.base import ChatMessage
 from swarmtune.loadgen.records import Phase
 from swarmtune.workload.session import Session, Turn
 
@@ -52,7 +52,7 @@ class Ticket:
     phase: Phase
     payload: bytes | None  # made ahead, for a first turn
     cancel_after_ns: int | None = None
-    history: list[Message] = field(default_factory=list)
+    history: list[ChatMessage] = field(default_factory=list)
     prefilling: bool = True
 
     @property
@@ -94,7 +94,7 @@ class Timing:
         self._blocked = False  # something due has waited for a ceiling
         self._order = itertools.count()
 
-    # --- asked by the worker ---------------------------------------------------------------------------------------
+    # --- called by the sender ---------------------------------------------------------------------------------------
 
     def take(self, now_ns: int) -> Ticket | None:
         """The request to send now, if there is one."""
@@ -144,7 +144,7 @@ class Timing:
         ticket.prefilling = False
 
     def ended(
-        self, ticket: Ticket, ns: int, *, well: bool, history: list[Message] | None = None, pause_ns: int = 0
+        self, ticket: Ticket, ns: int, *, succeeded: bool, history: list[ChatMessage] | None = None, pause_ns: int = 0
     ) -> None:
         """Its answer ended, or it failed, at ``ns``. A session whose turn failed goes no further.
 
@@ -153,7 +153,7 @@ class Timing:
         self.answering(ticket, ns)
         self.in_flight -= 1
         self._free_since = ns
-        if ticket.more and well:
+        if ticket.more and succeeded:
             following = ticket.session.turns[ticket.turn + 1]
             due = ns + following.delay_ns
             if following.interval_ns is not None:
@@ -189,7 +189,7 @@ class Timing:
         self._waiting.clear()
         return left
 
-    # --- decided here ----------------------------------------------------------------------------------------------
+    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _ramps(self) -> tuple[tuple[int | None, int], ...]:
         return (

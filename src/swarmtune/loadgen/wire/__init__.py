@@ -1,4 +1,4 @@
-"""Many HTTP connections at once, every read stamped and spooled: the hot path, in C where it can be, else in Python."""
+"""Wire: many HTTP connections at once, every read stamped and spooled; in C where it was compiled, else in Python."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def make_wire(spool: Path, *, tls: bool = False, kind: str = "auto", batch_s: fl
     from swarmtune.loadgen.wire.python import PythonWire
 
     return PythonWire(spool, batch_s)
+
+
+def notice(kind: str = "auto") -> str | None:
+    """What to say to a user whose load would have gone through the part in C, had it been built."""
+    from swarmtune.loadgen.wire import native
+
+    if kind == "python" or native.available():
+        return None
+    return (
+        "the load generator's hot path in C was not built, for want of a C compiler when SwarmTune was installed; the one "
+        "in Python takes about twice the CPU for each event. Install gcc, then reinstall: "
+        "pip install --force-reinstall --no-deps --no-binary swarmtune swarmtune"
+    )

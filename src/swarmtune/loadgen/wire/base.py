@@ -1,8 +1,8 @@
 """The contract of a wire, and the format of its spool. Times are CLOCK_MONOTONIC nanoseconds.
 
-A wire owns sockets that somebody else has made. It sends prepared bytes, reads what comes, writes every read with its
+A wire owns sockets that its user has made. It sends prepared bytes, reads what comes, writes every read with its
 stamps to the spool, follows the framing of HTTP/1.1 just far enough to know where an answer ends, and reports only
-happenings that a worker must act on. One request at a time on a connection; nothing is understood beyond the framing.
+happenings that a sender must act on. One request at a time on a connection; nothing is understood beyond the framing.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from enum import IntEnum
 from typing import NamedTuple
 
 SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
-# A record of the spool: length of the data after it, kind, exchange, read, kernel (0: no stamp), looked.
-# looked: at that time nothing had come yet on this connection, so that bytes came between then and the stamp. Later than
+# A record of the spool: length of the data after it, kind, exchange, read, kernel (0: no stamp), last_empty.
+# last_empty: last time a read found the socket empty, so that the bytes came between then and the stamp. Later than
 # the stamp when the machine took long to wake a halted CPU, which no counter tells: then it says nothing.
 RECORD = struct.Struct("<IIqqqq")
 PIECE, NOTE = 0, 1

@@ -25,7 +25,7 @@ enum { PIECE = 0, NOTE = 1 };                                                   
 enum { MALFORMED = 10001, PEER_CLOSED = 10002, SPOOL_FAILED = 10003, UNASKED = 10004 }; /* errors beside errno */
 enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_DATA, CHUNK_END, TRAILER, UNTIL_CLOSE, DONE };
 
-struct record { uint32_t length, kind; int64_t exchange, read_ns, kernel_ns, looked_ns; };
+struct record { uint32_t length, kind; int64_t exchange, read_ns, kernel_ns, last_empty_ns; };
 
 struct happening {
     int32_t connection, kind;
@@ -46,7 +46,7 @@ struct wire {
     pthread_t thread;
     int64_t to_monotonic;                           /* to be added to a stamp of the wall clock */
     int64_t delay_ns;                               /* time that this thread has waited for a CPU so far */
-    int64_t looked_ns, returned_ns, batch_ns;   /* looked_ns: then, every socket without a later read was empty */
+    int64_t last_empty_ns, returned_ns, batch_ns;   /* last_empty_ns: then, every socket without a later read was empty */
     int read_before;
     struct connection **connections; int count, room;
     char *buffer; size_t filled;
@@ -67,7 +67,7 @@ struct wire *wire_new(int spool_fd, int64_t batch_ns) {
     w->schedstat = -1;
     w->batch_ns = batch_ns;
     w->buffer = malloc(SPOOL_BYTES);
-    w->looked_ns = w->returned_ns = clock_ns(CLOCK_MONOTONIC);
+    w->last_empty_ns = w->returned_ns = clock_ns(CLOCK_MONOTONIC);
     if (w->epoll < 0 || !w->buffer) { if (w->epoll >= 0) close(w->epoll); free(w->buffer); free(w); return NULL; }
     return w;
 }
@@ -332,8 +332,8 @@ static int take(struct wire *w, int number, int closing, int64_t to_monotonic, i
                 kernel = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + to_monotonic;
             }
         if (now < kernel) now = kernel;             /* it came after this look had begun */
-        int64_t looked = c->emptied_ns > w->looked_ns ? c->emptied_ns : w->looked_ns;
-        struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, looked};
+        int64_t last_empty = c->emptied_ns > w->last_empty_ns ? c->emptied_ns : w->last_empty_ns;
+        struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, last_empty};
         if ((size_t)n < READ_BYTES) c->emptied_ns = now;
         memcpy(at, &r, sizeof r);
         const char *data = at + sizeof r;
@@ -411,7 +411,7 @@ static void slept(struct wire *w, int64_t from, int64_t until) {
     }
     if (until - from < SLEPT_NS) return;
     int64_t delay = delayed(w), woken = until - delay - WAKE_NS;
-    if (delay >= 0 && woken > from && woken > w->looked_ns) w->looked_ns = woken;
+    if (delay >= 0 && woken > from && woken > w->last_empty_ns) w->last_empty_ns = woken;
 }
 
 static int look(struct wire *w, struct epoll_event *events, int most, int64_t timeout_ns) {
@@ -458,7 +458,7 @@ int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct hap
         }
     }
     w->crowded = ready == limit;
-    if (!w->crowded) w->looked_ns = w->returned_ns;
+    if (!w->crowded) w->last_empty_ns = w->returned_ns;
     return w->failed && !found ? -w->failed : found;
 }
 

@@ -72,7 +72,7 @@ class PythonWire(Wire):
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._spooled = 0
-        self._returned_ns = self._looked_ns = time.monotonic_ns()
+        self._returned_ns = self._last_empty_ns = time.monotonic_ns()
         self._read_before = 0
         self._to_monotonic = 0
         self._schedstat, self._delay_ns = -1, 0  # time that this thread has waited for a CPU so far
@@ -170,7 +170,7 @@ class PythonWire(Wire):
                 if events & selectors.EVENT_READ:
                     self._read_before += 1
                     self._take(made, tell_answering, found)
-        self._looked_ns = self._returned_ns
+        self._last_empty_ns = self._returned_ns
         return found
 
     def _relate(self, before_ns: int) -> None:
@@ -207,7 +207,7 @@ class PythonWire(Wire):
             return
         woken = until_ns - self._delayed() - WAKE_NS
         if woken > from_ns:
-            self._looked_ns = max(self._looked_ns, woken)
+            self._last_empty_ns = max(self._last_empty_ns, woken)
 
     def _connected(self, made: _Connection, now: int, found: list[Happening]) -> None:
         made.connecting = False
@@ -309,8 +309,8 @@ class PythonWire(Wire):
         if framing is None:
             found.append(_tell(made, Kind.CLOSED, UNASKED, stamp, now))
             return True
-        looked_ns = max(self._looked_ns, made.emptied_ns)
-        self._spool(RECORD.pack(len(data), PIECE, made.exchange, now, kernel, looked_ns), data)
+        last_empty_ns = max(self._last_empty_ns, made.emptied_ns)
+        self._spool(RECORD.pack(len(data), PIECE, made.exchange, now, kernel, last_empty_ns), data)
         made.bytes += len(data)
         try:
             framing.feed(data)

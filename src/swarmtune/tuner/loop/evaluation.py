@@ -95,18 +95,15 @@ class Evaluation(Job[Measured]):
         self.plan, self.attempt, self.loads, self.keep = plan, attempt, loads, keep
         self._bench, self._report = bench, report
         self.folder = bench.directory / f"{attempt.trial_number:04d}-{attempt.id}"
-        self._in_place = f"{bench.directory.name}/{self.folder.name}/service"
+        self.place = (
+            f"{bench.directory.name}/{self.folder.name}/service"  # below the study's folder, on the nodes and here
+        )
         self._fetches = True
         self.token = attempt.token
         self.ready_s = plan.start_timeout_s
         self.facts = {"trial": attempt.trial_number}
 
     # --- the service ---------------------------------------------------------------------------------------------
-
-    @property
-    def place(self) -> str:  # type: ignore[override]
-        """The folder of the service, below that of the study."""
-        return self._in_place
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The engine's, for this setting."""
@@ -137,7 +134,7 @@ class Evaluation(Job[Measured]):
         """Bring the folder of the service here; a lost node keeps its log."""
         if self._fetches:
             with contextlib.suppress(CommunicationError):
-                await nodes.get(self._in_place, self._bench.directory.parent / self._in_place)
+                await nodes.get(self.place, self._bench.directory.parent / self.place)
 
     # --- the load ------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""A worker: takes what timing.py says is due, sends it over the wire, and notes how it ended. Nothing else happens here
-during a run: no message per request leaves the process, and no answer is understood before the run is over (but for
-conversations, whose next turn needs the words of the last).
+"""Sends what timing.py says is due over the wire, and notes how each request ended. Nothing else happens here during a
+run: no message per request leaves the process, and no answer is parsed before the run is over (but for conversations,
+whose next turn needs the answer to the last).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarmtune.loadgen.ask.target import Target
-from swarmtune.loadgen.endpoints.base import Endpoint, Message
-from swarmtune.loadgen.records import Outcome, WorkerFacts
+from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint
+from swarmtune.loadgen.records import Outcome, Progress, WorkerFacts
 from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
 from swarmtune.loadgen.send.ownload import OwnLoad
 from swarmtune.loadgen.send.timing import FOREVER, Ticket, Timing
@@ -25,7 +25,7 @@ from swarmtune.workload.session import Session
 
 NS = 1_000_000_000
 OK = 200
-BURST = 8  # requests sent before the sockets are looked at again: late sending is told, late reading loses stamps
+BURST = 8  # requests sent before the sockets are looked at again: late sending is recorded, late reading loses stamps
 OPENED = 64  # connections opened before that
 AHEAD = 256  # payloads that are made ahead when there is time
 IDLE_NS = 2_000_000  # so long must nothing be due for that
@@ -33,11 +33,11 @@ REFUSED_PAUSE_NS = 100_000_000
 REFUSED_LIMIT = 20  # connections refused in a row after which the service counts as lost
 MAX_PAUSE_NS = 60 * NS  # the longest Retry-After that is obeyed
 ENDED_KEPT = 10_000  # ended requests that may wait in line for their time limit
-TICK_NS = 200_000_000  # how often somebody who watches is told
+TICK_NS = 200_000_000  # how often the observer is called
 
 
 @dataclass(frozen=True)
-class Phase:
+class TimedPhase:
     """One phase of the run: its timing, when it stops sending, and how long answers are waited for after that.
 
     ``grace_ns`` None: until they have all come.
@@ -46,17 +46,6 @@ class Phase:
     timing: Timing
     until_ns: int = FOREVER
     grace_ns: int | None = None
-
-
-@dataclass(slots=True)
-class Progress:
-    """How far a worker is; counts of the measured phase."""
-
-    sent: int = 0
-    ended: int = 0
-    failed: int = 0
-    in_flight: int = 0
-    warming_up: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -84,24 +73,24 @@ class _Line:
 
 
 @dataclass
-class Watch:
-    """How somebody else follows and steers a worker: all optional."""
+class Observer:
+    """Callbacks through which others follow and steer a sender. All are optional."""
 
     tick: Callable[[Progress], None] = lambda _: None
     readable: Callable[[], None] = lambda: None  # the watched descriptor can be read
     descriptor: int | None = None
-    low: Callable[[], None] = lambda: None  # credits run low
+    low: Callable[[], None] = lambda: None  # called while few credits are left
 
 
-class Worker:
+class Sender:
     """One use: ``run`` once; ``stop`` from a signal handler or a watch."""
 
     def __init__(
-        self, wire: Wire, targets: Sequence[Target], endpoint: Endpoint, prefix: str, watch: Watch | None = None
+        self, wire: Wire, targets: Sequence[Target], endpoint: Endpoint, prefix: str, observer: Observer | None = None
     ) -> None:
         """``targets`` take the sessions by turns. ``prefix``: of the ids of its requests."""
         self.progress = Progress()
-        self.stopped = False  # somebody asked for the end
+        self.stopped = False  # the end was asked for
         self.lost = False
         self.facts = WorkerFacts(str(os.getpid()), wire.name, kernel_stamps=True)
         self._wire = wire
@@ -109,7 +98,7 @@ class Worker:
         self._endpoint = endpoint
         self._options = endpoint.options
         self._prefix = prefix
-        self._watch = watch or Watch()
+        self._observer = observer or Observer()
         self._lines: dict[int, _Line] = {}
         # A number may be used again for another connection: what lies idle is known by number and line.
         self._idle: list[list[tuple[int, _Line]]] = [[] for _ in targets]  # per target, last used last
@@ -140,12 +129,12 @@ class Worker:
         self._finished_ns = self._finished_ns or time.monotonic_ns()
 
     def follow(self, descriptor: int, readable: Callable[[], None]) -> None:
-        """Call ``readable`` whenever this descriptor can be read; somebody reads the spool while it grows."""
+        """Call ``readable`` whenever this descriptor can be read. The spool is flushed at each tick, for its reader."""
         self._followed[descriptor] = readable
         self._spool_is_read = True
 
     def unfollow(self, descriptor: int) -> None:
-        """Look at it no more."""
+        """Stop following this descriptor."""
         number = self._numbers_followed.pop(descriptor, None)
         if number is not None and self._watched.pop(number, None) is not None:
             self._wire.drop(number)
@@ -166,10 +155,10 @@ class Worker:
         ):
             self._handle(self._wire.wait(TICK_NS))
 
-    def run(self, phases: Iterable[Phase]) -> None:
+    def run(self, phases: Iterable[TimedPhase]) -> None:
         """All phases, one after the other. OSError if the spool cannot be written any more."""
-        if self._watch.descriptor is not None:
-            self._followed[self._watch.descriptor] = self._watch.readable
+        if self._observer.descriptor is not None:
+            self._followed[self._observer.descriptor] = self._observer.readable
         for descriptor, call in self._followed.items():
             number = self._numbers_followed[descriptor] = self._wire.watch(descriptor)
             self._watched[number] = call
@@ -181,11 +170,11 @@ class Worker:
             for watched in self._watched:
                 self._wire.drop(watched)
             self._give_up(time.monotonic_ns(), lambda _: True)
-            self._watch.tick(self.progress)
+            self._observer.tick(self.progress)
             self._wire.flush()
             self._cycle_facts()
 
-    def _run(self, phase: Phase) -> None:
+    def _run(self, phase: TimedPhase) -> None:
         timing, tick_ns = phase.timing, 0
         while not self.stopped:
             now, until_ns = time.monotonic_ns(), self._until(phase)
@@ -202,7 +191,7 @@ class Worker:
             if sending and not more:
                 wake = min(wake, max(timing.due_ns(now), self._hold_ns))
                 if timing.source.left < AHEAD and not timing.source.complete:
-                    self._watch.low()
+                    self._observer.low()
             if not sending and phase.grace_ns is not None:
                 wake = min(wake, until_ns + phase.grace_ns)
             if wake - now > IDLE_NS and sending and timing.source.prepared < AHEAD:
@@ -222,17 +211,17 @@ class Worker:
                 given_up, lambda flight: flight.timing is timing and (self.stopped or not _handed_over(phase))
             )
 
-    def _tick(self, phase: Phase) -> None:
+    def _tick(self, phase: TimedPhase) -> None:
         self.progress.in_flight = len(self._flights)
-        self.progress.warming_up = phase.timing.shape.phase == 0
-        if not self.progress.warming_up:
+        self.progress.stage = "measuring" if phase.timing.shape.phase else "warming up"
+        if phase.timing.shape.phase:
             self._load.look(self.facts)
-        self._watch.tick(self.progress)
+        self._observer.tick(self.progress)
         if self._spool_is_read:
             self._wire.note(IN_FLIGHT, len(self._flights).to_bytes(8, "little"))
             self._wire.flush()
 
-    def _over(self, phase: Phase, now: int) -> bool:
+    def _over(self, phase: TimedPhase, now: int) -> bool:
         if phase.timing.all_sent and _handed_over(phase):
             return True
         if now < self._until(phase):
@@ -240,7 +229,7 @@ class Worker:
         grace = FOREVER if phase.grace_ns is None else phase.grace_ns
         return not self._flights or now >= self._until(phase) + grace
 
-    def _until(self, phase: Phase) -> int:
+    def _until(self, phase: TimedPhase) -> int:
         """When it stops sending."""
         return min(phase.until_ns, self._finished_ns or FOREVER)
 
@@ -250,7 +239,7 @@ class Worker:
     # --- sending ---------------------------------------------------------------------------------------------------
 
     def _send_due(self, timing: Timing, now: int) -> tuple[int, bool]:
-        """Send what is due; the time after that, and whether there may be more."""
+        """Send what is due. Returns the time after that, ns, and whether more may be due."""
         for _ in range(BURST):
             if now < self._hold_ns or (ticket := timing.take(now)) is None:
                 return now, False
@@ -274,7 +263,7 @@ class Worker:
         else:
             self._open(self._target_of(ticket.session), flight)
 
-    def payload(self, session: Session, turn: int = 0, history: Sequence[Message] = ()) -> bytes:
+    def payload(self, session: Session, turn: int = 0, history: Sequence[ChatMessage] = ()) -> bytes:
         """The bytes of a request."""
         body = self._endpoint.body(session.turns[turn], history)
         return self._targets[self._target_of(session)].payload(f"{self._prefix}{session.index}-{turn}", body)
@@ -305,7 +294,7 @@ class Worker:
             heapq.heappush(self._cancels, (flight.sent_ns + flight.ticket.cancel_after_ns, flight.number, flight))
 
     def _open(self, target: int, flight: _Flight | None = None) -> None:
-        """A new connection, for this flight or to lie ready."""
+        """Open a connection, for this flight or as a spare."""
         if flight:
             flight.began_ns = time.monotonic_ns()
         try:
@@ -357,21 +346,21 @@ class Worker:
         history, pause_ns = None, 0
         if h.status != OK or flight.ticket.more:
             history, pause_ns = self._understood(h, flight)
-        well = h.status == OK and (history is not None or not flight.ticket.more)
+        succeeded = h.status == OK and (history is not None or not flight.ticket.more)
         self._note(flight, Outcome.COMPLETED, h.ns, h.read_ns, h.bytes, h.status, "")
         if not h.keep_alive or self._options.connection_reuse_strategy == "never":
             self._drop(h.connection)
         elif self._options.connection_reuse_strategy == "sticky-user-sessions":
-            if well and flight.ticket.more:
+            if succeeded and flight.ticket.more:
                 self._sticky[flight.ticket.session.index] = (h.connection, line)
             else:
                 self._drop(h.connection)
         else:
             self._idle[line.target].append((h.connection, line))
-        flight.timing.ended(flight.ticket, h.ns, well=well, history=history, pause_ns=pause_ns)
+        flight.timing.ended(flight.ticket, h.ns, succeeded=succeeded, history=history, pause_ns=pause_ns)
 
-    def _understood(self, h: Happening, flight: _Flight) -> tuple[list[Message] | None, int]:
-        """The history for the next turn (None: it cannot go on), and how long the server wants to be left alone."""
+    def _understood(self, h: Happening, flight: _Flight) -> tuple[list[ChatMessage] | None, int]:
+        """The history for the next turn (None: it cannot go on), and the pause that the server asks for, ns."""
         status, headers, body = body_of(self._wire.kept(h.connection))
         if status != OK:
             return None, _retry_after_ns(headers.get(b"retry-after", b""))
@@ -403,17 +392,17 @@ class Worker:
             self._open(self._target_of(flight.ticket.session), flight)
             return
         self._note(flight, Outcome.FAILED, now, now, 0, 0, ERRORS.get(error) or os.strerror(error))
-        flight.timing.ended(flight.ticket, now, well=False)
+        flight.timing.ended(flight.ticket, now, succeeded=False)
 
     def _end_broken(self, flight: _Flight, h: Happening) -> None:
         text = ERRORS.get(h.error) or f"the connection was closed during the answer: {os.strerror(h.error)}"
         self._note(flight, Outcome.FAILED, h.ns, h.read_ns, h.bytes, h.status, text)
-        flight.timing.ended(flight.ticket, h.ns, well=False)
+        flight.timing.ended(flight.ticket, h.ns, succeeded=False)
 
     def _refused(self, flight: _Flight, reason: str, now: int) -> None:
         """No connection could be made."""
         self._note(flight, Outcome.FAILED, now, now, 0, 0, f"cannot connect: {reason}")
-        flight.timing.ended(flight.ticket, now, well=False)
+        flight.timing.ended(flight.ticket, now, succeeded=False)
         self._refused_in_a_row += 1
         self._hold_ns = now + REFUSED_PAUSE_NS
         if self._refused_in_a_row >= REFUSED_LIMIT:
@@ -422,7 +411,7 @@ class Worker:
     # --- giving up -------------------------------------------------------------------------------------------------
 
     def _time_out(self, now: int) -> int:
-        """End what has waited too long or is to be cancelled; when to look again."""
+        """End requests that have waited too long or are to be cancelled; the time of the next such check, ns."""
         while self._deadlines and (self._deadlines[0][1].over or self._deadlines[0][0] <= now):
             _, flight = self._deadlines.popleft()
             if not flight.over:
@@ -440,7 +429,7 @@ class Worker:
     def _abandon(self, flight: _Flight, outcome: Outcome, now: int, text: str) -> None:
         self._drop(flight.connection)
         self._note(flight, outcome, now, now, 0, 0, text)
-        flight.timing.ended(flight.ticket, now, well=False)
+        flight.timing.ended(flight.ticket, now, succeeded=False)
 
     def _give_up(self, now: int, which: Callable[[_Flight], bool]) -> None:
         for flight in sorted((f for f in self._flights if which(f)), key=lambda f: f.number):
@@ -476,7 +465,7 @@ class Worker:
         self.facts.cycle_max_ms = 2 ** max(self._cycles, default=0) / 1e6
 
 
-def _handed_over(phase: Phase) -> bool:
+def _handed_over(phase: TimedPhase) -> bool:
     """May the next phase begin while answers of this one are still to come?"""
     return phase.grace_ns == 0 and phase.timing.shape.phase == 0
 
