@@ -29,12 +29,13 @@ PROCESSES = (
         "test_a_missing_extra",
     )),
     "apps/test_malformed.py::test_in_a_process_of_its_own",
+    *("devices/test_device_reader", "devices/test_npu_smi"),
     *("execution/test_" + name for name in (
         "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",
     )),
     *("loadgen/" + name for name in (
         "ask/test_dataset.py::test_another_process", "ask/test_target.py::test_https_goes_through_a_tunnel",
-        "distributed/test_hosts", "distributed/test_services_run", "exports/test_telemetry.py::test_the_simulated_engine",
+        "distributed/test_hosts", "distributed/test_services_run", "observe/test_observing",
         "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness",
         "test_loadgen_command", "test_selftest",
         "test_swarmtune_benchmark.py::test_registered_without",

@@ -233,6 +233,11 @@ def test_server_metrics_are_read_beside_the_run(tmp_path: Path) -> None:
     assert tokens["delta"] > 0
 
 
+def test_devices_are_indices(tmp_path: Path) -> None:
+    done = bench("-m", "m", "--devices", "0,x", cwd=tmp_path)
+    assert (done.returncode, "--devices: x: not an index" in done.stderr) == (2, True)
+
+
 def test_a_trace_is_replayed_at_its_times(url: str, tmp_path: Path) -> None:
     trace = [{"timestamp": 100 * i, "input_length": 20, "output_length": 2, "hash_ids": [1]} for i in range(8)]
     (tmp_path / "trace.jsonl").write_text("".join(json.dumps(row) + "\n" for row in trace))

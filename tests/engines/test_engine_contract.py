@@ -9,6 +9,7 @@ from typing import Any
 from swarmtune import registry
 from swarmtune.engines import register
 from swarmtune.engines.base import Engine
+from swarmtune.records import Group, Node
 from swarmtune.testing.engine import EngineContract
 
 MINDIE_FILE: dict[str, Any] = {
@@ -84,3 +85,17 @@ class TestCommand(EngineContract):
                 {"name": "delay", "config_position": "PUT /settings", "min": 0, "max": 9, "value": 4},
             ],
         )
+
+
+def test_where_a_service_tells_its_metrics(tmp_path: Path) -> None:
+    group = Group("g", (Node("n1"),), 8000)
+    assert make("vllm", command={"model": "m"}).metrics_url(group) == "http://n1:8000/metrics"
+    assert make("command", argv=["x"], model="m").metrics_url(group) == ""
+    for server, url in (
+        ({}, ""),
+        ({"metricsPort": 1027}, "http://n1:1027/metrics"),
+        ({"metricsPort": 1027, "managementIpAddress": "127.0.0.2"}, "http://127.0.0.2:1027/metrics"),
+    ):
+        changed = {**MINDIE_FILE, "ServerConfig": {**MINDIE_FILE["ServerConfig"], **server}}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        assert make("mindie", config_path=str(tmp_path / "config.json"), command="d").metrics_url(group) == url

@@ -13,8 +13,10 @@ from pydantic import ValidationError
 from swarmtune import registry
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.base import LoadedService
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.exports.report import report, write_files
+from swarmtune.records import Node
 from swarmtune.testing.benchmark import BenchmarkContract
 from swarmtune.testing.fake_records import fake_records
 from swarmtune.workload import Load
@@ -48,6 +50,17 @@ def test_the_command_holds_the_whole_spec() -> None:
     closed = benchmark.command(workload.at(Load(concurrency=7)), "http://127.0.0.1:9")
     options = Spec.model_validate_json(closed.files[0].content).options
     assert (options.concurrency, options.request_rate) == (7, None)
+
+
+def test_the_spec_knows_the_nodes_of_the_service() -> None:
+    benchmark = make()
+    service = LoadedService("http://n1:8000", (Node("n1", (0, 1)), Node("n2", (3,))), "http://n1:8000/m", True)
+    command = benchmark.command_for(benchmark.workload("m", 3, {}), service)
+    spec = Spec.model_validate_json(command.files[0].content)
+    assert [(node.host, node.devices) for node in spec.service_nodes] == [("n1", (0, 1)), ("n2", (3,))]
+    assert (spec.url, spec.metrics_url, spec.power_needed) == (("http://n1:8000",), "http://n1:8000/m", True)
+    assert "n1, n2: not this machine" in benchmark.no_power(service.nodes)
+    assert make(gpu_telemetry="http://n1:9400/metrics").no_power(service.nodes) == ""
 
 
 def test_headers_travel_in_the_environment_as_secrets() -> None:

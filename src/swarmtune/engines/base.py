@@ -58,6 +58,9 @@ class Engine(ABC):
     spans_nodes = False
     """Can one service run on several nodes? Then ``command`` depends on ``group.rank``."""
 
+    metrics_path = ""
+    """Where a service tells Prometheus metrics, below its address; empty: nowhere."""
+
     def __init__(self, config: Any) -> None:
         self.config = config
 
@@ -85,6 +88,10 @@ class Engine(ABC):
     def accelerators(self, setting: Setting, group: Group) -> int:
         """How many of the group's devices the service uses with this setting, as its command says; at least 1."""
         return parallel(self.command(setting, group).argv) or group.accelerators
+
+    def metrics_url(self, group: Group) -> str:
+        """The address of the metrics of a service on this group; empty: it has none."""
+        return f"{group.url}{self.metrics_path}" if self.metrics_path else ""
 
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:

@@ -111,6 +111,14 @@ def read(document: Any, dotted: str) -> Any:
     return here
 
 
+def read_or(document: Any, dotted: str, otherwise: Any) -> Any:
+    """The value at a dotted path, or ``otherwise`` where there is none."""
+    try:
+        return read(document, dotted)
+    except DocumentError:
+        return otherwise
+
+
 def put(document: Any, dotted: str, value: Value) -> None:
     """Write a value in place. Its object must be there; the last name may be new, a list index may not."""
     *parents, last = dotted.split(".")

@@ -77,6 +77,7 @@ class LlamacppEngine(Engine):
     """Runs ``swarmtune.engines.llamacpp_server`` on this machine's own Python, in a process of its own."""
 
     name = "llamacpp"
+    metrics_path = "/metrics"
     config: LlamacppConfig
     Config = LlamacppConfig
 

@@ -30,6 +30,7 @@ from swarmtune.space import Field
 SCHEDULE = "BackendConfig.ScheduleConfig"
 MODEL_NAME = "BackendConfig.ModelDeployConfig.ModelConfig.0.modelName"
 PORT = "ServerConfig.port"
+METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 PATTERNS: Patterns = {
@@ -85,6 +86,11 @@ class MindieEngine(Engine):
         if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
             raise DocumentError(f"{PORT}: {reprlib.repr(port)} is not a port; give a number from 1 to 65535")
         return port
+
+    def metrics_url(self, group: Group) -> str:
+        """GET /metrics on a port of its own, at the address for management where the file names one."""
+        port, host = (document.read_or(self.original, path, "") for path in (METRICS_PORT, MANAGEMENT_IP))
+        return f"http://{host or group.master}:{port}/metrics" if str(port).isdecimal() else ""
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or the scheduler's; the baseline of a field without a value is what the file holds."""

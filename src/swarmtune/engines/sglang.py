@@ -73,6 +73,7 @@ class SglangEngine(Engine):
     """Booleans are flags without a value; False leaves the flag out."""
 
     name = "sglang"
+    metrics_path = "/metrics"
     config: SglangConfig
     Config = SglangConfig
     spans_nodes = True

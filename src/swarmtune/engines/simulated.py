@@ -48,6 +48,7 @@ class SimulatedEngine(Engine):
     """Runs on this Python."""
 
     name = "simulated"
+    metrics_path = "/metrics"
     config: SimulatedConfig
     Config = SimulatedConfig
     spans_nodes = True

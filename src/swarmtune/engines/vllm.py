@@ -46,6 +46,7 @@ class VllmEngine(Engine):
     """Flags come from fields with a flag as position, and from "env" fields whose name is a flag (MAX_NUM_SEQS)."""
 
     name = "vllm"
+    metrics_path = "/metrics"
     config: VllmConfig
     Config = VllmConfig
     spans_nodes = True

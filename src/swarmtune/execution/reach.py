@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-import psutil
-
 from swarmtune.clock import Clock
+from swarmtune.devices.host import is_here
 from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
 from swarmtune.execution.executors import executor_class, executors_for
 from swarmtune.execution.executors.base import Executor, Site
@@ -91,13 +88,3 @@ class Reach:
             await executor.close()
         except Exception as error:  # noqa: BLE001 - the others go on
             self._told(str(error))
-
-
-def is_here(host: str) -> bool:
-    """Is this name or address one of this machine? Nothing is looked up in the network."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host.lower() in {"localhost", socket.gethostname().lower()}
-    own = {found.address.partition("%")[0] for several in psutil.net_if_addrs().values() for found in several}
-    return address.is_loopback or str(address) in own

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from swarmtune.records import Command, Measurement
+from swarmtune.records import Command, Measurement, Node
 from swarmtune.workload import Workload
+
+
+@dataclass(frozen=True)
+class LoadedService:
+    """The service that a load is put on: where it answers, its nodes with its devices, and where it tells its metrics.
+
+    ``power_needed``: the objective counts per watt.
+    """
+
+    url: str
+    nodes: tuple[Node, ...] = ()
+    metrics_url: str = ""
+    power_needed: bool = False
 
 
 class Benchmark(ABC):
@@ -19,7 +33,7 @@ class Benchmark(ABC):
 
     name: str
     Config: type
-    measures_power = False  # has every measurement power_watts, the mean power of the service's accelerators?
+    measures_power = False  # can a measurement have power_watts, the mean power of the service's accelerators?
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -46,6 +60,14 @@ class Benchmark(ABC):
     @abstractmethod
     def command(self, workload: Workload, url: str) -> Command:
         """How to put this load on the service at ``url``. Result files go to the command's working directory."""
+
+    def command_for(self, workload: Workload, service: LoadedService) -> Command:
+        """``command``, for a benchmark that also wants to know what the service runs on."""
+        return self.command(workload, service.url)
+
+    def no_power(self, nodes: Sequence[Node]) -> str:  # noqa: ARG002 - for those that look
+        """Why measurements of a service on these nodes will have no power_watts; empty: they may have it."""
+        return "" if self.measures_power else f"the benchmark {self.name} does not measure power"
 
     @abstractmethod
     def read(self, directory: Path) -> Measurement:

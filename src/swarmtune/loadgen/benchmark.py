@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from swarmtune.devices.host import is_here
+from swarmtune.devices.sources import no_power as devices_without_power
 from swarmtune.errors import BenchmarkParseError, SwarmTuneError
-from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.base import Benchmark
+from swarmtune.loadgen.ask.spec import ServiceNode, Spec
+from swarmtune.loadgen.base import Benchmark, LoadedService
 from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.send.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
-from swarmtune.records import Command, File, Measurement, from_plain
+from swarmtune.records import Command, File, Measurement, Node, from_plain
 from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
@@ -26,6 +28,7 @@ class SwarmtuneBenchmark(Benchmark):
 
     name = "swarmtune"
     section = "loadgen"
+    measures_power = True
     config: LoadgenOptions
     Config = LoadgenOptions
 
@@ -38,10 +41,7 @@ class SwarmtuneBenchmark(Benchmark):
         """A file of requests that is not there."""
         files = {"input_file": self.config.input_file, "ca_file": self.config.ca_file}
         missing = [name for name, path in files.items() if path and not Path(path).expanduser().is_file()]
-        found = [f"loadgen.{name}: {files[name]} is not a file" for name in missing]
-        if self.config.server_metrics or self.config.gpu_telemetry:
-            found.append("loadgen.server_metrics, loadgen.gpu_telemetry: only swarmtune bench reads them")
-        return found
+        return [f"loadgen.{name}: {files[name]} is not a file" for name in missing]
 
     def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
         """What the section asks for, on this model."""
@@ -71,8 +71,24 @@ class SwarmtuneBenchmark(Benchmark):
             request_slos=dict(request_slos),
         )
 
+    def no_power(self, nodes: Sequence[Node]) -> str:
+        """Nodes elsewhere need an exporter; this machine must have accelerators or processors that tell it."""
+        if self.config.gpu_telemetry:
+            return ""
+        elsewhere = [node.host for node in nodes if not is_here(node.host)]
+        if elsewhere:
+            return f"{', '.join(elsewhere)}: not this machine, and gpu_telemetry names no exporter there"
+        reasons = [devices_without_power(node.devices or None) for node in nodes]
+        return "; ".join(
+            f"this machine does not tell its power ({reason})" for reason in dict.fromkeys(reasons) if reason
+        )
+
     def command(self, workload: Workload, url: str) -> Command:
         """``python -P -m swarmtune.loadgen spec.json``; the spec travels with the command."""
+        return self.command_for(workload, LoadedService(url))
+
+    def command_for(self, workload: Workload, service: LoadedService) -> Command:
+        """The same, with the devices of the service and its metrics read beside the run."""
         options = self.config.model_copy(
             update={
                 "concurrency": workload.load.concurrency,
@@ -86,8 +102,10 @@ class SwarmtuneBenchmark(Benchmark):
             }
         )
         spec = Spec(
-            url=(url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos, options=options,
-            early_stop=None if self.early_stop_obstacle else workload.early_stop,
+            url=(service.url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos,
+            options=options, early_stop=None if self.early_stop_obstacle else workload.early_stop,
+            nodes=tuple(ServiceNode(host=node.host, devices=node.devices) for node in service.nodes),
+            metrics_url=service.metrics_url, power_needed=service.power_needed,
         )  # fmt: skip
         secret = spec.secret_environment()
         return Command(

@@ -185,8 +185,16 @@ class LoadgenOptions(BaseModel):
         gt=0,
         le=1,
     )
-    server_metrics: Texts = option("measurement", (), "Prometheus address to read during the run; 'auto': URL/metrics")
-    gpu_telemetry: Texts = option("measurement", (), "Prometheus address of a device exporter (DCGM, NPU) to read")
+    server_metrics: Texts = option(
+        "measurement",
+        (),
+        "Prometheus address to read during the run; 'auto': URL/metrics; the tuner reads its engine's unless 'off'",
+    )
+    gpu_telemetry: Texts = option(
+        "measurement",
+        (),
+        "Prometheus address of a device exporter (DCGM, NPU) to read, for a service on another machine",
+    )
 
     # --- machine ---------------------------------------------------------------------------------------------------
     workers_max: int = option("workers", 1, "processes that send", ge=1, le=256)
@@ -216,6 +224,9 @@ class LoadgenOptions(BaseModel):
             (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
             (not self.proxy or urlsplit(self.proxy if "//" in self.proxy else f"http://{self.proxy}").scheme == "http",
              "the proxy must be of the form http://host:port"),
+            (all(is_http(text) for text in (*self.server_metrics, *self.gpu_telemetry) if text not in ("auto", "off")),
+             "server_metrics and gpu_telemetry are addresses such as http://host:9400/metrics, without a password"),
+            (not {"auto", "off"} & set(self.gpu_telemetry), "gpu_telemetry knows neither 'auto' nor 'off'"),
             (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
             (all(_is_extra(text) for text in self.extra_inputs),
              "extra_inputs have the form 'name:value' or are a JSON object"),
@@ -235,6 +246,15 @@ class LoadgenOptions(BaseModel):
                 name, _, value = text.partition(":")
                 body[name.strip()] = _plain(value.strip())
         return body
+
+
+def is_http(text: str) -> bool:
+    """An address that can be read, and shown: without name and password."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _plain(text: str) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.devices.spool import Lines
 from swarmtune.records import EarlyStop
 
 
@@ -116,6 +117,19 @@ class WorkerFacts:
 
 
 @dataclass
+class Observed:
+    """What was read beside a run, on its time axis: of devices (and their exporters), and of the service's metrics."""
+
+    devices: Lines = field(default_factory=Lines)
+    servers: Lines = field(default_factory=Lines)
+
+    @property
+    def notes(self) -> list[str]:
+        """One sentence for each trouble."""
+        return list(dict.fromkeys((*self.devices.notes, *self.servers.notes)))
+
+
+@dataclass
 class Records:
     """A whole run. ``started_ns`` to ``ended_ns``: the measurement (CLOCK_MONOTONIC); ``started_unix_ns``: wall clock."""
 
@@ -130,3 +144,4 @@ class Records:
     interrupted: bool = False
     lost: bool = False  # the endpoint could no longer be reached
     early_stop: EarlyStop | None = None
+    observed: Observed = field(default_factory=Observed)

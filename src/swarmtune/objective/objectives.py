@@ -8,11 +8,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from swarmtune.errors import FitnessCalculationError
 from swarmtune.objective.slo import metric, violations
 from swarmtune.records import Measurement, Score
 
 ACCELERATORS = "accelerators"  # the metric that says how many devices the service took
 POWER = "power_watts"  # the metric that says what they drew on average
+POWER_ADVICE = (
+    "Give the address of an exporter of the devices on each node, for example [loadgen] gpu_telemetry = "
+    "[\"http://NODE:9400/metrics\"], or use per = 'accelerator' or 'dollar'."
+)
+NO_POWER = "power_watts is absent: "  # a load generator's reason begins with this
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,8 @@ class Per:
     def amount(self, measurement: Measurement) -> float:
         """Accelerators, watts, or dollars per second. FitnessCalculationError if the measurement cannot tell."""
         if self.what == "watt":
+            if POWER not in measurement.metrics:
+                raise _no_power(measurement)
             return metric(measurement, POWER, above=0)
         accelerators = 1.0 if self.of_group else metric(measurement, ACCELERATORS, above=0)
         return accelerators if self.what == "accelerator" else accelerators * self.dollars_per_hour / 3600
@@ -41,6 +49,17 @@ class Per:
         """The unit of a rate in things per second: a thing per second and watt is one per joule."""
         thing = rate.removesuffix("/s")
         return {"accelerator": f"{rate}/accelerator", "watt": f"{thing}/J", "dollar": f"{thing}/$"}[self.what]
+
+
+def _no_power(measurement: Measurement) -> FitnessCalculationError:
+    """The load generator's own reason, and the way out."""
+    reason = next(
+        (r.removeprefix(NO_POWER) for r in measurement.reasons if r.startswith(NO_POWER)),
+        "the measurement has no power_watts",
+    )
+    return FitnessCalculationError(
+        f"Nothing can be counted per watt: {reason}. {POWER_ADVICE}", details={"missing": POWER, "reason": reason}
+    )
 
 
 @dataclass(frozen=True)
@@ -67,6 +86,11 @@ class Objective(ABC):
     def loss(self, measurement: Measurement) -> float:
         """The value, turned so that less is better."""
         return self.as_loss(self.value(measurement))
+
+    @property
+    def needs_power(self) -> bool:
+        """Is something counted per watt?"""
+        return any(objective.needs_power for objective in self.several.values())
 
     def as_loss(self, value: float) -> float:
         """A value as a loss, and a loss as a value."""
@@ -98,6 +122,10 @@ class Rate(Objective):
     def __post_init__(self) -> None:
         if self.per:
             object.__setattr__(self, "unit", self.per.unit(type(self).unit))  # replace() calls this again
+
+    @property
+    def needs_power(self) -> bool:
+        return (self.per is not None and self.per.what == "watt") or super().needs_power
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), **({"per": self.per.identity()} if self.per else {})}

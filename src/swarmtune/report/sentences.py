@@ -16,7 +16,7 @@ from swarmtune.report.pareto import pareto_set
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
 
-TELLS = "The line that tells: "  # before it, in the diagnosis of an engine
+TELLS = "The line with the cause: "  # before it, in the diagnosis of an engine
 MOST_TELLING = 200  # characters
 
 # --- while it runs -----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from swarmtune.clock import VirtualClock
 from swarmtune.errors import BenchmarkExecutionError, ConfigValidationError
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.ask.source import Block
-from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.ask.spec import ServiceNode, Spec
 from swarmtune.loadgen.distributed import Patience
 from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.controller import RunSettings, SystemController
@@ -150,7 +150,9 @@ class SilentWorkers(Service):
 
 
 def test_a_silent_worker_is_told_then_ended_in_virtual_time(tmp_path: Path) -> None:
-    spec = Spec(url=("http://127.0.0.1:9",), model="m", options=LoadgenOptions(request_count=9, concurrency=2))
+    elsewhere = (ServiceNode(host="192.0.2.1"),)  # so that no reader of this machine is started
+    options = LoadgenOptions(request_count=9, concurrency=2)
+    spec = Spec(url=("http://127.0.0.1:9",), model="m", options=options, nodes=elsewhere)
     clock, told = VirtualClock(), list[Progress]()
     settings = RunSettings(
         spec, 2, tmp_path, told.append, patience=Patience(100.0, 300.0), clock=clock,

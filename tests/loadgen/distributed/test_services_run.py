@@ -143,7 +143,7 @@ async def test_every_service_is_a_process_named_after_it(raw_server: Start, tmp_
     assert len((output.directory / "requests.jsonl").read_text().splitlines()) == 60
     _, alive = psutil.wait_procs(ours(tmp_path), timeout=GONE_S)
     assert alive == []
-    files = {"measurement.json", "requests.jsonl", "results.json", "run.json"}
+    files = {"devices.jsonl", "telemetry.json", "measurement.json", "requests.jsonl", "results.json", "run.json"}
     assert {path.name for path in output.directory.iterdir()} == files
 
 

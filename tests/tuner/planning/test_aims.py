@@ -10,6 +10,7 @@ from tests.tuner.loop.test_coordinator import plan as made_up
 from tests.tuner.planning.test_plan import plan, refused
 
 from swarmtune.apps.cli.check import objective_text
+from swarmtune.loadgen import benchmark
 from swarmtune.objective import Latency, Per, Throughput
 from swarmtune.records import Measurement, Trial, TrialState
 from swarmtune.report.pareto import pareto_set
@@ -39,7 +40,6 @@ def test_per(table: dict[str, Any], per: Per, unit: str) -> None:
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ({"per": "watt"}, ("does not measure power", "per = 'accelerator' or 'dollar'")),
         ({"per": "dollar"}, ("needs one price", "dollars_per_hour")),
         ({"per": "dollar", "dollars_per_hour": 1, "group_dollars_per_hour": 1}, ("needs one price",)),
         ({"dollars_per_hour": 1}, ("a price has no effect",)),
@@ -57,11 +57,44 @@ def test_what_makes_no_sense_is_refused(table: dict[str, Any], words: tuple[str,
     assert all(word in said for word in words), said
 
 
+EXPORTER = "http://127.0.0.1:9400/metrics"
+
+
+def test_an_objective_per_watt_needs_a_source_of_power(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "devices_without_power", lambda devices: "no driver")
+    said = refused(objective={"per": "watt"})
+    assert all(word in said for word in ("objective.per", "no driver", "gpu_telemetry", "per = 'accelerator'")), said
+    made = plan(objective={"per": "watt"}, loadgen={"gpu_telemetry": EXPORTER})
+    assert (made.objective.needs_power, made.objective.unit) == (True, "req/J")
+
+
+def test_a_machine_that_tells_its_power_needs_no_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark, "devices_without_power", lambda devices: "")
+    assert plan(objective={"per": "watt"}).objective.needs_power
+
+
+def test_other_machines_need_an_exporter_and_groups_on_one_machine_devices_of_their_own() -> None:
+    parallel = {"enabled": True, "port": 8000, "service_groups": [{"group_id": "g", "nodes": [{"host": "192.0.2.7"}]}]}
+    assert "192.0.2.7: not this machine" in refused(objective={"per": "watt"}, parallel=parallel)
+    said = refused(objective={"per": "watt"}, optimizer={"groups": 2}, loadgen={"gpu_telemetry": EXPORTER})
+    assert "several groups share 127.0.0.1 without devices of their own" in said
+
+
+def test_an_objective_among_several_counts_too() -> None:
+    assert not plan(objective=TRADE).objective.needs_power
+    made = plan(objective={**TRADE, "per": "watt"}, loadgen={"gpu_telemetry": EXPORTER})
+    assert made.objective.needs_power
+
+
 def test_all_mistakes_are_told_at_once() -> None:
     said = refused(
-        objective={"per": "watt", "dollars_per_hour": 1, "pareto": ["nothing"]}, optimizer={"earlier": ["no"]}
+        objective={"per": "watt", "dollars_per_hour": 1, "pareto": ["nothing"]},
+        optimizer={"earlier": ["no"], "benchmark": "aiperf"},
     )
-    assert all(word in said for word in ("power", "no effect", "'nothing'", "two or three", "optimizer.earlier.1"))
+    assert all(
+        word in said
+        for word in ("does not measure power", "no effect", "'nothing'", "two or three", "optimizer.earlier.1")
+    )
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,10 @@ def add_machine(group: argparse._ArgumentGroup) -> None:
         help="measure what this machine can measure, with a built-in server of known timing",
     )  # fmt: skip
     group.add_argument(
+        "--devices", metavar="LIST", default="",
+        help="indices of the service's accelerators, e.g. 0,1, if not all of its machine (power_watts, devices.jsonl)",
+    )  # fmt: skip
+    group.add_argument(
         "--run-type", choices=("auto", "single", "process", "distributed"), default="auto", metavar="TYPE",
         help="single: all in one process; process: every service in its own; distributed: workers on other hosts, too; "
         "auto (default): workers in their own",
@@ -233,6 +237,7 @@ def _spec(arguments: argparse.Namespace, given: dict[str, Any]) -> Spec:
 
     urls = [url.strip() for url in arguments.url.split(",") if url.strip()]
     limits, mistakes = slos(arguments.goodput)
+    devices = _indices(arguments.devices, mistakes)
     try:
         spec = Spec(
             url=tuple(url if "://" in url else f"http://{url}" for url in urls), model=arguments.model,
@@ -242,7 +247,15 @@ def _spec(arguments: argparse.Namespace, given: dict[str, Any]) -> Spec:
         mistakes += [_told(one) for one in error.errors()]
     if mistakes:
         raise ConfigValidationError(mistakes)
-    return spec
+    nodes = tuple(node.model_copy(update={"devices": devices}) for node in spec.service_nodes)
+    return spec.model_copy(update={"nodes": nodes})
+
+
+def _indices(text: str, mistakes: list[str]) -> tuple[int, ...]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if wrong := [word for word in words if not (word.isascii() and word.isdecimal())]:
+        mistakes.append(f"--devices: {', '.join(wrong)}: not an index; write for example 0,1")
+    return () if wrong else tuple(sorted(map(int, words)))
 
 
 def _told(mistake: Any) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -25,14 +23,12 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from swarmtune.clock import RealClock
 from swarmtune.errors import ConfigPathError
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.distributed import Output, Remote, measure
 from swarmtune.loadgen.exports import table
 from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.exports.report import Report
-from swarmtune.loadgen.exports.telemetry import Telemetry, scrape, summary, write_jsonl
 from swarmtune.loadgen.records import Progress
 from swarmtune.loadgen.send.plan import limit_of
 
@@ -40,7 +36,6 @@ if TYPE_CHECKING:
     from swarmtune.loadgen.ask.spec import Spec
     from swarmtune.loadgen.selftest.ladder import Step
 
-TELEMETRY_FILE, TELEMETRY_SUMMARY = "telemetry.jsonl", "telemetry.json"
 SELF_TEST_FILE = "self-test.json"
 
 
@@ -51,7 +46,7 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
     _make(directory)
     run_type = None if arguments.run_type == "auto" else arguments.run_type
     notes: list[str] = []
-    with _telemetry(spec) as telemetry, _progress(spec, limits, arguments.quiet) as advance:
+    with _progress(spec, limits, arguments.quiet) as advance:
 
         def watch(seen: Progress) -> None:
             notes[:] = seen.notes
@@ -60,9 +55,8 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
         output = Output(directory, formats, command)
         workers, remote = spec.options.workers_max, _remote(arguments, console)
         made = measure(spec, workers, output, watch, remote=remote, run_type=run_type)
-    _leave_telemetry(telemetry, made, directory)
     table.show(made.results, made.facts, console)
-    for note in (*notes, *telemetry.notes):
+    for note in (*notes, *made.records.observed.notes):
         console.print(f"note: {note}", style="dim")
     console.print(f"files: {directory}", style="dim")
     return made
@@ -116,48 +110,6 @@ def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) ->
 
     with bar:
         yield advance
-
-
-@contextlib.contextmanager
-def _telemetry(spec: Spec) -> Iterator[Telemetry]:
-    """Read the Prometheus addresses of the options beside the run, in a thread with a loop of its own."""
-    found = Telemetry()
-    sources = sources_of(spec)
-    if not sources:
-        yield found
-        return
-    loop = asyncio.new_event_loop()
-    task = loop.create_task(scrape(sources, RealClock(), found))
-    thread = threading.Thread(target=_until_cancelled, args=(loop, task), name="telemetry", daemon=True)
-    thread.start()
-    try:
-        yield found
-    finally:
-        loop.call_soon_threadsafe(task.cancel)
-        thread.join()
-        loop.close()
-
-
-def _until_cancelled(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        loop.run_until_complete(task)
-
-
-def sources_of(spec: Spec) -> list[str]:
-    """Addresses to read: ``auto`` is /metrics of each service."""
-    services = [f"{url.rstrip('/').removesuffix('/v1')}/metrics" for url in spec.url]
-    wanted = [*spec.options.server_metrics, *spec.options.gpu_telemetry]
-    return [source for given in wanted for source in (services if given == "auto" else [given])]
-
-
-def _leave_telemetry(telemetry: Telemetry, made: Report, directory: Path) -> None:
-    if not telemetry.series:
-        return
-    write_jsonl(telemetry, directory / TELEMETRY_FILE)
-    with written(directory / TELEMETRY_SUMMARY) as file:
-        file.write(
-            orjson.dumps(summary(telemetry, made.records.started_ns, made.records.ended_ns), option=orjson.OPT_INDENT_2)
-        )
 
 
 # --- what this machine can measure -------------------------------------------------------------------------------------

@@ -7,10 +7,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from swarmtune.devices.host import is_here
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.ask.target import parse
 from swarmtune.loadgen.options import LoadgenOptions
@@ -23,8 +25,26 @@ PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
 KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
 
 
+class ServiceNode(BaseModel):
+    """A machine on which the service runs, and the indices of its devices there; none: it may use all of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    devices: tuple[int, ...] = ()
+
+    @property
+    def is_here(self) -> bool:
+        """Is it this machine?"""
+        return is_here(self.host)
+
+
 class Spec(BaseModel):
-    """A whole run. ``url``: of the service, with or without /v1; several share the requests by turns."""
+    """A whole run. ``url``: of the service, with or without /v1; several share the requests by turns.
+
+    ``nodes``: where the service runs, if not only at ``url``. ``metrics_url``: where its engine tells its own metrics.
+    ``power_needed``: a measurement without power_watts is useless, so its reasons say why there is none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,6 +54,15 @@ class Spec(BaseModel):
     request_slos: Mapping[str, float] = {}
     options: LoadgenOptions = LoadgenOptions()
     early_stop: StopRules | None = None
+    nodes: tuple[ServiceNode, ...] = ()
+    metrics_url: str = ""
+    power_needed: bool = False
+
+    @property
+    def service_nodes(self) -> tuple[ServiceNode, ...]:
+        """``nodes``, or the hosts of the addresses."""
+        hosts = dict.fromkeys(urlsplit(url).hostname or "" for url in self.url)
+        return self.nodes or tuple(ServiceNode(host=host) for host in hosts)
 
     @model_validator(mode="before")
     @classmethod

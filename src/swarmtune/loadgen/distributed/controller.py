@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -59,6 +59,7 @@ from swarmtune.loadgen.distributed.services import MANAGERS
 from swarmtune.loadgen.distributed.signals import interruptible
 from swarmtune.loadgen.distributed.timing_manager import granted_in_blocks, useful_workers
 from swarmtune.loadgen.exports.report import Report, facts_of
+from swarmtune.loadgen.observe.observing import discard, observed, observing
 from swarmtune.loadgen.records import Progress, Records, Stage
 
 LOOK_S = 0.2
@@ -109,7 +110,7 @@ class SystemController(Service):
 
     def execute(self) -> Records:
         """The run. See distributed.run."""
-        return self._run_and(lambda collected, interrupted: records_of(collected, interrupted=interrupted))
+        return self._run_and(self._records)
 
     def report(self, output: Output) -> Report:
         """The run, its results and its files. See distributed.measure."""
@@ -119,10 +120,16 @@ class SystemController(Service):
         """``conclude`` gets what was collected, and whether the run was interrupted, while the services are there."""
         try:
             with interruptible(self.interrupt):
-                collected = self._measure()
+                with observing(self.settings.spec, self.settings.directory):
+                    collected = self._measure()
                 return conclude(collected, self._interrupted and not collected.lost)
         finally:
+            discard(self.settings.directory)
             self._end()
+
+    def _records(self, collected: Collected, interrupted: bool) -> Records:
+        records = records_of(collected, interrupted=interrupted)
+        return replace(records, observed=observed(self.settings.spec, self.settings.directory))
 
     def _measure(self) -> Collected:
         self.initialize()
@@ -242,7 +249,7 @@ class SystemController(Service):
         directory = str(output.directory.absolute())
         made: Processed = self._one(Process(collected, interrupted, directory, output.formats, output.command), POST)
         facts = facts_of(self.settings.spec, made.certificate, output.command, made.inputs_sha256)
-        return Report(records_of(collected, interrupted=interrupted), made.results, made.certificate, facts)
+        return Report(self._records(collected, interrupted), made.results, made.certificate, facts)
 
     @on_cleanup
     def end_processes(self) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed import OnProgress
 from swarmtune.loadgen.distributed.signals import interruptible
+from swarmtune.loadgen.observe.observing import discard, observed, observing
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.run import LoadRun, RunPart
 from swarmtune.loadgen.send.sender import Observer
@@ -23,10 +24,12 @@ def run_single(spec: Spec, directory: Path, on_progress: OnProgress) -> Records:
         run = LoadRun(RunPart(spec, place, observer=Observer(lambda p: on_progress(replace(p)))))
         try:
             with interruptible(run.sender.stop):
-                run.prepare()
-                run.execute()
-                return run.collected()
+                with observing(spec, directory):
+                    run.prepare()
+                    run.execute()
+                return replace(run.collected(), observed=observed(spec, directory))
         finally:
             run.close()
+            discard(directory)
     finally:
         shutil.rmtree(place, ignore_errors=True)

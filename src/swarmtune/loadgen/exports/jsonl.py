@@ -1,6 +1,7 @@
 """requests.jsonl, one line per request with all its stamps, and run.json with what is true of the whole run.
 
-Lossless: ``read`` gives the Records that were written (errors in order of their first appearance).
+Lossless: ``read`` gives the Records that were written (errors in order of their first appearance), without what was
+observed beside the run: that is in files of its own (observe/files.py).
 """
 
 from __future__ import annotations

@@ -10,13 +10,16 @@ from pathlib import Path
 from swarmtune.loadgen.ask.dataset import digest, make_dataset
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, vllm
+from swarmtune.loadgen.exports import aiperf, jsonl, measurement, observed, parquet, plots, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge.certify import Certificate, certify
 from swarmtune.loadgen.judge.summary import Results, results
+from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import concurrency_of
+from swarmtune.objective.objectives import NO_POWER
+from swarmtune.objective.objectives import POWER as POWER_WATTS
 from swarmtune.records import EarlyStop
 
 DIGESTED = 1000  # requests whose bytes enter the digest
@@ -45,7 +48,11 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         target_concurrency=concurrency_of(spec.options),
         streamed=endpoint.streams,
     )
-    found = replace(found, scalars={**found.scalars, **certificate.facts})
+    watts, absent = power_watts(records.observed.devices, spec, records.started_ns, records.ended_ns)
+    power = {} if watts is None else {POWER_WATTS: watts}
+    found = replace(found, scalars={**found.scalars, **certificate.facts, **power})
+    if spec.power_needed and absent:
+        certificate = replace(certificate, reasons=(*certificate.reasons, f"{NO_POWER}{absent}"))
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))
     facts = facts_of(spec, certificate, command, inputs, records.early_stop)
     return Report(records, found, certificate, facts)
@@ -82,9 +89,19 @@ def write_files(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS
         FORMATS[name](made, directory)
 
 
+def _jsonl(made: Report, directory: Path) -> None:
+    jsonl.write(made.records, directory)
+    observed.write_jsonl(made.records, directory)
+
+
+def _parquet(made: Report, directory: Path) -> None:
+    parquet.write(made.records, directory)
+    observed.write_parquet(made.records, directory)
+
+
 FORMATS: Mapping[str, Callable[[Report, Path], object]] = {
-    "jsonl": lambda made, directory: jsonl.write(made.records, directory),
-    "parquet": lambda made, directory: parquet.write(made.records, directory),
+    "jsonl": _jsonl,
+    "parquet": _parquet,
     "vllm": lambda made, directory: vllm.write(made.records, made.results, made.facts, directory / VLLM_FILE),
     "aiperf": lambda made, directory: aiperf.write(made.records, made.results, made.facts, directory),
     "plots": lambda made, directory: plots.write(made.records, made.results, directory),

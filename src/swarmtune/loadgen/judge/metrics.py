@@ -24,6 +24,7 @@ good_request_share          those / (completed + failed)
 scheduled_request_goodput   as request_goodput with the latencies from the scheduled time
 scheduled_good_..._share    those / (completed + failed + dropped)
 mean_concurrency            requests in flight, mean over the measurement by time (peak_concurrency: the most)
+power_watts                 mean power of all devices of the service during the measurement (observe/power.py)
 little_concurrency          request_throughput * mean e2el: Little's law; below mean_concurrency by the share of the slots'
                             time that went to requests without a whole answer
 ==========================  =========================================================================================

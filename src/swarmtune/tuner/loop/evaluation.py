@@ -23,6 +23,7 @@ from swarmtune.errors import (
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
+from swarmtune.loadgen.base import LoadedService
 from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
@@ -190,7 +191,7 @@ class Evaluation(Job[Measured]):
 
     async def _measure(self, service: Service, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
         clock, benchmark = self._bench.clock, self.plan.benchmark
-        command = benchmark.command(workload, service.url)
+        command = benchmark.command_for(workload, self._loaded(service))
         deadline = clock.monotonic() + max(1.0, timeout_s)
         environment = {**command.env, "SWARMTUNE_TOKEN": f"{self.attempt.token}-load"}
         handle = await self._bench.executor.start(replace(command, directory=str(directory), env=environment))
@@ -215,6 +216,12 @@ class Evaluation(Job[Measured]):
             return benchmark.read(directory)
         except OSError as error:
             raise BenchmarkParseError(f"{directory}: the result cannot be read: {error}") from error
+
+    def _loaded(self, service: Service) -> LoadedService:
+        """What the load generator may know of the service."""
+        group, engine = service.group, self.plan.engine
+        needs_power = self.plan.objective.needs_power
+        return LoadedService(service.url, group.nodes, engine.metrics_url(group), needs_power)
 
     async def _check_answers(self, service: Service) -> None:
         """A service that was ready and answers no more is the setting's fault, not the load generator's."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from swarmtune.loadgen.base import Benchmark
@@ -18,6 +19,8 @@ from swarmtune.objective import (
     per_request_limits,
     promise_mistakes,
 )
+from swarmtune.objective.objectives import POWER_ADVICE
+from swarmtune.records import Group
 from swarmtune.settings import BaseSections
 
 DEFAULT_SLOS = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
@@ -112,7 +115,7 @@ def _price_mistakes(settings: BaseSections, benchmark: Benchmark | None) -> list
     if table.per == "watt" and benchmark is not None and not benchmark.measures_power:
         found.append(
             f"objective.per: the benchmark {benchmark.name} does not measure power, so nothing can be counted per watt; "
-            "take a benchmark that does (its measurements have power_watts), or per = 'accelerator' or 'dollar'"
+            "take a benchmark that does, such as swarmtune, or per = 'accelerator' or 'dollar'"
         )
     if table.per == "dollar" and len(prices) != 1:
         found.append(
@@ -121,6 +124,19 @@ def _price_mistakes(settings: BaseSections, benchmark: Benchmark | None) -> list
     if table.per != "dollar" and prices:
         found.append("objective: a price has no effect without per = 'dollar'; add that, or leave the price out")
     return found
+
+
+def power_mistakes(objective: Objective, benchmark: Benchmark, groups: Sequence[Group]) -> list[str]:
+    """Why nothing can be counted per watt on these groups, as sentences."""
+    if not objective.needs_power:
+        return []
+    nodes = [node for group in groups for node in group.nodes]
+    several = Counter(node.host for node in nodes)
+    shared = sorted({node.host for node in nodes if several[node.host] > 1 and not node.devices})
+    reason = f"several groups share {', '.join(shared)} without devices of their own" if shared else ""
+    for group in groups:
+        reason = reason or benchmark.no_power(group.nodes)
+    return [f"objective.per: nothing can be counted per watt: {reason}. {POWER_ADVICE}"] if reason else []
 
 
 def _pareto_mistakes(settings: BaseSections) -> list[str]:

@@ -54,6 +54,9 @@ def make_plan(settings: BaseSections) -> Plan:
     parallel = given.resolved() if given.enabled else None
     groups = parallel.groups() if parallel else _groups(o.groups, engine)
     check_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    goal = aims.objective(settings, limits)
+    if mistakes := aims.power_mistakes(goal, benchmark, groups):
+        raise ConfigValidationError(mistakes)
     notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
@@ -67,7 +70,7 @@ def make_plan(settings: BaseSections) -> Plan:
         engine=engine,
         benchmark=benchmark,
         space=space,
-        objective=aims.objective(settings, limits),
+        objective=goal,
         workload=workload,
         load_search=load_search,
         load_variable=settings.load_search.variable,

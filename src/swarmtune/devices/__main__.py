@@ -1,0 +1,119 @@
+"""``python -P -m swarmtune.devices``: read devices until standard input ends.
+
+The first line on standard input is a JSON object: ``spool`` (file to write), ``devices`` (indices, null: all),
+``here`` (read this machine?), ``urls`` (Prometheus addresses). When each source has been tried once, ``ready`` is
+printed; when standard input ends, or the process that started this one does, each is read a last time. No error of a
+source ends it: it is noted in the spool, once. Exit code: 0, or 2 if the first line or the spool is no good.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from swarmtune.devices.exporter import ExporterSource
+from swarmtune.devices.readings import ReadError, Source
+from swarmtune.devices.sources import open_sources
+from swarmtune.devices.spool import SpoolWriter
+
+FIRST_S = 3.0  # for the first reading of all sources
+LAST_S = 2.0  # for the last one
+PARENT_S = 1.0  # between two looks whether whoever started us still runs
+HERE = "this machine"
+
+
+class Loop(threading.Thread):
+    """Reads one source at its interval, in a thread of its own: one that hangs delays no other."""
+
+    def __init__(self, source: Source, spool: SpoolWriter, stop: threading.Event) -> None:
+        super().__init__(name=source.name, daemon=True)
+        self._source, self._spool, self._stop_all = source, spool, stop
+        self.tried = threading.Event()
+
+    def run(self) -> None:
+        """Until told to stop; the last reading comes after that."""
+        stopping = False
+        while not stopping:
+            stopping = self._stop_all.is_set()
+            began_ns = time.monotonic_ns()
+            try:
+                readings = self._source.read()
+                self._spool.add((began_ns + time.monotonic_ns()) // 2, self._source.name, readings)
+            except Exception as error:  # noqa: BLE001 - a driver may raise anything; it is noted, the reader goes on
+                self._trouble(f"not read: {str(error) or type(error).__name__}")
+            self.tried.set()
+            if not stopping:
+                self._stop_all.wait(max(0.0, self._source.interval_s - (time.monotonic_ns() - began_ns) / 1e9))
+        if bad := getattr(self._source, "bad_lines", 0):
+            self._trouble(f"{bad} lines were not understood")
+
+    def _trouble(self, text: str) -> None:
+        try:
+            self._spool.note(self._source.name, text)
+        except (OSError, ValueError):  # the disk is full, or the spool is closed: nothing more can be told
+            self._stop_all.set()
+
+
+def sources_of(urls: Sequence[str], devices: Sequence[int] | None, here: bool, spool: SpoolWriter) -> list[Source]:
+    """Everything to read; what cannot be is noted in the spool."""
+    sources: list[Source] = []
+    if here:
+        sources, notes = open_sources(devices)
+        for note in notes:
+            spool.note(HERE, note)
+    for url in urls:
+        try:
+            sources.append(ExporterSource(url))
+        except (ReadError, ValueError) as error:
+            spool.note("an exporter", str(error))
+    return sources
+
+
+def main() -> int:
+    """The whole process; see above."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal; whoever started us ends us
+    parent = os.getppid()
+    try:
+        asked = json.loads(sys.stdin.readline())
+        spool = SpoolWriter(Path(asked["spool"]))
+        devices, here, urls = asked.get("devices"), bool(asked.get("here")), list(asked.get("urls", ()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        sys.stderr.write(f"swarmtune.devices: {error}\n")
+        return 2
+    stop = threading.Event()
+    loops = [Loop(source, spool, stop) for source in sources_of(urls, devices, here, spool)]
+    for loop in loops:
+        loop.start()
+    _wait([loop.tried for loop in loops], FIRST_S)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    while not stop.is_set() and os.getppid() == parent:
+        if select.select([sys.stdin], [], [], PARENT_S)[0] and not os.read(sys.stdin.fileno(), 4096):
+            break
+    stop.set()
+    deadline = time.monotonic() + LAST_S
+    for loop in loops:
+        loop.join(max(0.0, deadline - time.monotonic()))
+    if not any(loop.is_alive() for loop in loops):
+        spool.close()
+    return 0
+
+
+def _wait(events: Sequence[threading.Event], within_s: float) -> None:
+    deadline = time.monotonic() + within_s
+    for event in events:
+        event.wait(max(0.0, deadline - time.monotonic()))
+
+
+if __name__ == "__main__":
+    code = main()
+    if threading.active_count() > 1:
+        os._exit(code)  # a driver call that hangs must not keep the process
+    raise SystemExit(code)

@@ -1,0 +1,61 @@
+"""A Prometheus address as a source: an exporter of devices, or the service's own metrics."""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.request
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+
+from swarmtune.devices.prometheus import parse
+from swarmtune.devices.readings import ReadError, Reading
+
+INTERVAL_S = 1.0
+TIMEOUT_S = 5.0
+LIMIT_BYTES = 32 * 2**20
+BLOCK = 2**16
+
+
+class ExporterSource:
+    """GET on the address, without a proxy. ``bad_lines``: so many lines of all answers were not understood."""
+
+    interval_s = INTERVAL_S
+
+    def __init__(self, url: str) -> None:
+        """ReadError if it is not an http or https address."""
+        self.name = url
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ReadError(f"{url} is not an http:// or https:// address")
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self.bad_lines = 0
+
+    def read(self) -> list[Reading]:
+        """All samples of the answer, which is bounded in bytes and time."""
+        try:
+            found, bad = parse(self._body().decode(errors="replace"))
+        except HTTPError as error:
+            error.close()
+            raise ReadError(f"HTTP {error.code} {error.reason}") from error
+        except URLError as error:
+            raise ReadError(str(error.reason)) from error
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise ReadError(str(error) or type(error).__name__) from error
+        self.bad_lines += bad
+        return found
+
+    def _body(self) -> bytes:
+        deadline = time.monotonic() + TIMEOUT_S
+        body = bytearray()
+        with self._opener.open(self.name, timeout=TIMEOUT_S) as response:
+            while block := response.read1(BLOCK):
+                body += block
+                if len(body) > LIMIT_BYTES:
+                    raise ValueError(f"the answer is longer than {LIMIT_BYTES:,} bytes")
+                if time.monotonic() > deadline:
+                    raise ValueError(f"the answer took longer than {TIMEOUT_S:g} s")
+        return bytes(body)
+
+    def close(self) -> None:
+        """Nothing is kept open."""

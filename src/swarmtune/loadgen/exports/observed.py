@@ -1,0 +1,69 @@
+"""devices.jsonl, telemetry.jsonl and telemetry.json, and the first two as Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from swarmtune.devices.spool import Lines
+from swarmtune.loadgen.exports.facts import optional, written
+from swarmtune.loadgen.observe.summary import summary
+from swarmtune.loadgen.records import Records
+
+DEVICES, SERVERS, SUMMARY = "devices", "telemetry", "telemetry.json"
+
+
+def rows(lines: Lines, started_ns: int, *, changes: bool = False) -> Iterator[dict[str, Any]]:
+    """Long format, by time: ns (the axis of requests.jsonl), s (since ``started_ns``), source, name, labels, value.
+
+    ``changes``: without readings that are the same as the one before and the one after.
+    """
+    found = [
+        (ns, key, one.values[i])
+        for key, one in lines.series.items()
+        for i, ns in enumerate(one.ns)
+        if not changes or i in (0, len(one.ns) - 1) or len({*one.values[i - 1 : i + 2]}) > 1
+    ]
+    for ns, (source, name, labels), value in sorted(found, key=lambda row: row[0]):
+        seconds = round((ns - started_ns) / 1e9, 3)
+        yield {"ns": ns, "s": seconds, "source": source, "name": name, "labels": dict(labels), "value": value}
+
+
+def write_jsonl(records: Records, directory: Path) -> None:
+    """One line per reading, and what each series did during the measurement. Nothing was read: no file."""
+    observed = records.observed
+    for lines, name in ((observed.devices, DEVICES), (observed.servers, SERVERS)):
+        if lines.series:
+            with written(directory / f"{name}.jsonl") as file:
+                for row in rows(lines, records.started_ns, changes=name == SERVERS):
+                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+    found = [
+        row
+        for lines in (observed.devices, observed.servers)
+        for row in summary(lines, records.started_ns, records.ended_ns)
+    ]
+    if observed.devices.series or observed.servers.series:
+        with written(directory / SUMMARY) as file:
+            file.write(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+
+def write_parquet(records: Records, directory: Path) -> None:
+    """The same rows as columns, labels as JSON text. MissingExtraError without pyarrow."""
+    arrow, parquet = optional("pyarrow", "Parquet"), optional("pyarrow.parquet", "Parquet")
+    text, kinds = arrow.string(), {"ns": arrow.int64(), "s": arrow.float64()}
+    schema = arrow.schema(
+        [*kinds.items(), ("source", text), ("name", text), ("labels", text), ("value", arrow.float64())]
+    )
+    observed = records.observed
+    for lines, name in ((observed.devices, DEVICES), (observed.servers, SERVERS)):
+        if not lines.series:
+            continue
+        table = [
+            {**row, "labels": orjson.dumps(row["labels"]).decode()}
+            for row in rows(lines, records.started_ns, changes=name == SERVERS)
+        ]
+        with written(directory / f"{name}.parquet") as file:
+            parquet.write_table(arrow.Table.from_pylist(table, schema=schema), file, compression="zstd")

@@ -1,0 +1,1 @@
+"""What is read beside a run: devices and server metrics, on its time axis."""

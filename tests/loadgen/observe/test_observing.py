@@ -1,0 +1,77 @@
+"""Which addresses are read beside a run, and that nothing of the reader is left."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from loadgen_servers import Simulated
+from pydantic import ValidationError
+
+from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.observe.observing import discard, observed, observing, server_urls
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.records import Observed
+
+OWN = "http://127.0.0.1:8000/own"
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "urls"),
+    [
+        ((), "", ()),
+        ((), OWN, (OWN,)),
+        (("off",), OWN, ()),
+        (("auto",), OWN, (OWN,)),
+        (("auto", "http://h/m"), "", ("http://127.0.0.1:8000/metrics", "http://h/m")),
+    ],
+)
+def test_addresses_of_server_metrics(given: tuple[str, ...], own: str, urls: tuple[str, ...]) -> None:
+    options = LoadgenOptions(server_metrics=given)
+    spec = Spec(url=("http://127.0.0.1:8000/v1",), model="m", options=options, metrics_url=own)
+    assert server_urls(spec) == urls
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"server_metrics": "h:9400"},
+        {"gpu_telemetry": "auto"},
+        {"gpu_telemetry": "http://u:p@h/"},
+        {"server_metrics": "http://"},
+    ],
+)
+def test_addresses_that_are_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="gpu_telemetry"):
+        LoadgenOptions.model_validate(given)
+
+
+async def test_the_simulated_engine_and_a_source_that_fails(
+    simulated: Callable[..., Awaitable[Simulated]], tmp_path: Path
+) -> None:
+    server = await simulated()
+    good, missing = f"{server.url}/metrics", f"{server.url}/nothing"
+    options = LoadgenOptions(server_metrics=(good, missing), gpu_telemetry=(missing,))
+    spec = Spec(url=(server.url,), model="m", options=options)
+    with observing(spec, tmp_path):
+        pass
+    made = observed(spec, tmp_path)
+    assert {key[0] for key in made.servers.series} == {good}
+    assert "host" in {key[0] for key in made.devices.series}
+    assert made.notes == [f"{missing}: not read: HTTP 404 Not Found"]
+    discard(tmp_path)
+    assert observed(spec, tmp_path) == Observed()
+
+
+def test_a_run_that_fails_leaves_no_reader(tmp_path: Path) -> None:
+    def run() -> None:
+        with observing(Spec(url=("http://127.0.0.1:1",), model="m"), tmp_path):
+            assert psutil.Process().children()
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        run()
+    assert not psutil.Process().children()
+    assert list(tmp_path.iterdir()) == []
