@@ -160,7 +160,7 @@ def _port(text: str | None, piece: str) -> int:
     if text is None:
         return SSH_PORT
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
-        raise ValueError(f"{piece[:60]!r}: {text[:20]!r} is no port; ports are numbers from 1 to 65535")
+        raise ValueError(f"{piece[:60]!r}: {text[:20]!r} is not a port; ports are numbers from 1 to 65535")
     if int(text) < SSH_PORT:
         host = piece.rpartition(":")[0]
         raise ValueError(
