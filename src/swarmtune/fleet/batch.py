@@ -24,7 +24,7 @@ from swarmtune.space import Space
 
 
 class Owner(Protocol):
-    """What a batch needs of its dispatcher."""
+    """What a batch needs from its dispatcher."""
 
     space: Space
     durations: Durations
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def costs(self) -> bool:
-        """Has any particle a cost?"""
+        """Has at least one particle a cost?"""
         return any(math.isfinite(result.cost) for result in self.results)
 
     @property
@@ -68,7 +68,7 @@ class Batch:
         return bool(self._todo)
 
     def take(self, group: str) -> Work[Particle] | None:
-        del group  # any will do
+        del group  # every group may measure every particle
         works: list[Work[Particle]] = [Work(particle) for particle in self._todo]
         if not works:
             return None
@@ -108,7 +108,7 @@ class Batch:
         return True
 
     def end_all(self, error: SwarmTuneError) -> None:
-        """Nothing can be measured any more: particles without a result get the reason, or that of their last attempt."""
+        """The run has ended early: each particle without a result fails, for the reason of its last attempt or this one."""
         for number, (ended, result) in enumerate(zip(self._ended, self.results, strict=True)):
             if not ended:
                 self.results[number] = replace(result, failure=result.failure or error.message)
