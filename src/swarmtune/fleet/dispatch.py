@@ -76,8 +76,8 @@ class Source(Protocol[W, R]):
         """Begin an attempt at this work on this group; returns its job."""
         ...
 
-    async def end(self, work: Work[W], group: Group, run: RunResult[R], verdict: Blame | None) -> bool:
-        """Record the end of an attempt; ``verdict`` is None if there is a result. Returns whether to try again."""
+    async def end(self, work: Work[W], group: Group, run: RunResult[R], fault: Blame | None) -> bool:
+        """Record the end of an attempt; ``fault`` is None if there is a result. Returns whether to try again."""
         ...
 
 
@@ -222,19 +222,19 @@ class Dispatcher(Generic[W, R]):
         ok: bool | None = None
         try:
             run = await group.run(job, self._reporter(group, job))
-            verdict = self._judge(work, group, run)
-            ok = _group_ok(run, verdict)
+            fault = self._judge(work, group, run)
+            ok = _group_ok(run, fault)
         finally:
             self.pool.release(group, ok)
-        if verdict is not None and verdict.culprit is Culprit.BUG and run.error is not None:
+        if fault is not None and fault.culprit is Culprit.BUG and run.error is not None:
             raise run.error
-        again = await source.end(work, group.group, run, verdict)
+        again = await source.end(work, group.group, run, fault)
         if not again:
             self._doubted.discard(work)
         self._emit_counts()
-        if verdict is not None and verdict.culprit is Culprit.USER and run.error is not None:
+        if fault is not None and fault.culprit is Culprit.USER and run.error is not None:
             self._dismiss(group.name, run.error)
-        return verdict if again else None
+        return fault if again else None
 
     def _judge(self, work: Work[W], group: Member[R], run: RunResult[R]) -> Blame | None:
         """The blame for a run without a result, None for one with a result. Updates the work's counters."""
@@ -251,7 +251,7 @@ class Dispatcher(Generic[W, R]):
         served = self._history.has_served(group.name)
         cause = run.error.details.get("cause", UNKNOWN_CAUSE)
         crashed = run.died and len(group.group.nodes) > 1 and cause == UNKNOWN_CAUSE
-        verdict = blame(
+        fault = blame(
             Evidence(
                 stage=run.stage,
                 diagnosis=run.error.culprit,
@@ -268,13 +268,13 @@ class Dispatcher(Generic[W, R]):
         )
         work.crashes += crashed
         work.refused += served and run.stage is Stage.READY
-        work.tries += verdict.counts
+        work.tries += fault.counts
         work.failed_on.add(group.name)
-        work.held_back = verdict.holds_back
-        if verdict.asks_another:
+        work.held_back = fault.holds_back
+        if fault.asks_another:
             work.suspects.add(group.name)
             self._doubted.add(work)
-        return verdict
+        return fault
 
     def _dismiss(self, name: str, error: SwarmTuneError) -> None:
         """Let a group leave that only the user can repair (unknown host key, missing model); raise if it is the last."""
@@ -329,11 +329,11 @@ def hopeless(last: Sequence[tuple[str, Failure]]) -> SwarmTuneError:
     return SimulatorStartError(text + "\n".join(lines), details=details, culprit=Culprit.USER)
 
 
-def _group_ok(run: RunResult[Any], verdict: Blame | None) -> bool | None:
+def _group_ok(run: RunResult[Any], fault: Blame | None) -> bool | None:
     """The report to the group's breaker, about starts and losses, not scores. None: nothing to report."""
     if run.trouble is not None:
         return False
-    return True if verdict is None or (run.served and verdict.culprit is Culprit.SETTING) else verdict.group_ok
+    return True if fault is None or (run.served and fault.culprit is Culprit.SETTING) else fault.group_ok
 
 
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
