@@ -216,7 +216,7 @@ def test_mutations(clean: Path, cli: Cli) -> None:
         if ended.code == 2:
             refused(ended, clean)
         else:
-            assert "The configuration is right" in ended.out
+            assert "Configuration OK" in ended.out
             assert ended.err == ""
             assert names_in(clean) == ["config.toml"]
 
