@@ -110,7 +110,7 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("no such promise", HEAD + "[objective.slo]\np42_ttft_ms = 5", "objective.slo.p42_ttft_ms"),
     ("promise of 0", HEAD + "[objective.slo]\np95_ttft_ms = 0", "objective.slo.p95_ttft_ms"),
     ("promise inf", HEAD + "[objective.slo]\np95_ttft_ms = inf", "objective.slo.p95_ttft_ms"),
-    ("goodput without promise", HEAD + "[objective]\nslo = {}", "objective.slo: goodput needs a promise"),
+    ("goodput without promise", HEAD + "[objective]\nslo = {}", "objective.slo: goodput needs an SLO"),
     ("load start outside", HEAD + "[load_search]\nlow = 8", "load_search: start 4 must lie between"),
     ("fractional users", HEAD + "[load_search]\nlow = 1.5", "load_search: concurrency is a whole number"),
     # --- files and addresses

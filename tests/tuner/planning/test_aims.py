@@ -49,7 +49,7 @@ def test_per(table: dict[str, Any], per: Per, unit: str) -> None:
         ({"pareto": ["p95_ttft_ms", "throughput"]}, ("the first one ranks",)),
         ({"pareto": ["throughput", "speed"]}, ("'speed' is neither", "p95_ttft_ms")),
         ({"name": "goodput", "pareto": ["throughput", "p95_ttft_ms"]}, ("objective.name", "leave name out")),
-        ({"pareto": ["throughput", "goodput"], "slo": {"p95_itl_ms": 5.0}}, ("goodput needs a promise",)),
+        ({"pareto": ["throughput", "goodput"], "slo": {"p95_itl_ms": 5.0}}, ("goodput needs an SLO",)),
     ],
 )
 def test_what_makes_no_sense_is_refused(table: dict[str, Any], words: tuple[str, ...]) -> None:

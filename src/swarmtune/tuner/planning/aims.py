@@ -39,7 +39,7 @@ def promises(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
             given["p95_tpot_ms"] = settings.tpot_slo * 1000
     mistakes += promise_mistakes(given)
     if "goodput" in (leading(settings), *settings.objective.pareto) and not per_request_limits(given):
-        mistakes.append("objective.slo: goodput needs a promise on ttft, tpot or e2el, for example p95_ttft_ms = 500")
+        mistakes.append("objective.slo: goodput needs an SLO on ttft, tpot or e2el, for example p95_ttft_ms = 500")
     return given
 
 
