@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import os
 import re
 import runpy
 import subprocess
 import sys
+import tokenize
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -176,9 +179,10 @@ def test_errors_are_shown_as_they_are() -> None:
         assert len(path) == 1 or cls.__base__.__name__ == path[-2], name
 
 
-def test_the_map_names_what_is_there() -> None:
-    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of("docs/map.md"))
-    assert len(named) > 30
+@pytest.mark.parametrize(("page", "least"), [("docs/map.md", 30), ("docs/glossary.md", 60)])
+def test_the_names_in_a_page_exist(page: str, least: int) -> None:
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", text_of(page))
+    assert len(named) > least
     for file, name in named:
         tree: ast.AST = ast.parse((ROOT / "src" / "swarmtune" / file).read_text(encoding="utf-8"))
         for part in name.split("."):
@@ -192,7 +196,45 @@ def _defined(node: ast.AST) -> list[str]:
         return [node.name]
     if isinstance(node, ast.Assign):
         return [t.id for t in node.targets if isinstance(t, ast.Name)]
+    if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+        return [node.target.id]
     return []
+
+
+def test_the_glossary_has_each_word_once() -> None:
+    words = re.findall(r"^\| ([A-Z][\w -]+) \|", text_of("docs/glossary.md"), re.MULTILINE)
+    assert len(words) > 60
+    assert not [word for word, count in Counter(map(str.lower, words)).items() if count > 1]
+
+
+FORBIDDEN = re.compile(r"\b(promises?|ledgers?|simulators?)\b", re.IGNORECASE)
+ALLOWED = {  # places where a word that the glossary forbids stays, and why
+    "docs/glossary.md": "it forbids them",
+    "CONTRIBUTING.md": "the package",
+    "docs/errors.md": "explains the names of errors that the older tuner's plugins use",
+    "docs/map.md": "the package",
+    "src/swarmtune/errors.py": "explains the names of errors that the older tuner's plugins use",
+    "src/swarmtune/registry.py": "explains the alias register_simulator",
+}
+
+
+def test_one_word_for_one_thing() -> None:
+    """In the words that people read: pages, docstrings, comments and texts; not in names."""
+    pages = [p for p in PAGES if p.parent.name != "decisions"]  # decisions are dated, and stay as they were
+    for path in [*pages, *sorted((ROOT / "src").rglob("*.py"))]:
+        name = name_of(path)
+        if name in ALLOWED or "/simulator/" in name:
+            continue
+        text = path.read_text(encoding="utf-8")
+        for prose in _prose(text) if path.suffix == ".py" else [text]:
+            found = FORBIDDEN.search(prose.replace("swarmtune.simulator", ""))
+            assert not found, f"{name}: {prose.strip()[:100]!r}; see docs/glossary.md"
+
+
+def _prose(code: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(code).readline)
+    texts = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+    return [token.string for token in tokens if token.type in texts and " " in token.string.strip()]
 
 
 @pytest.mark.parametrize("page", sorted((DOCS / "decisions").glob("0*.md")), ids=lambda p: p.stem)

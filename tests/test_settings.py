@@ -152,12 +152,12 @@ def test_a_variable_that_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_infinite_number_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMTUNE_LOADGEN__REQUEST_RATE", "inf")
     name = "SWARMTUNE_LOADGEN__REQUEST_RATE"
-    assert mistakes_of(None) == [f"environment variable {name}: loadgen.request_rate: inf is no finite number"]
+    assert mistakes_of(None) == [f"environment variable {name}: loadgen.request_rate: inf is not a finite number"]
 
 
 def test_an_infinite_number_written_as_text(folder: Path) -> None:
     path = written(folder, "[loadgen]\nrequest_rate = 'inf'\n")
-    assert mistakes_of(path) == [f"{path}: loadgen.request_rate: inf is no finite number"]
+    assert mistakes_of(path) == [f"{path}: loadgen.request_rate: inf is not a finite number"]
 
 
 def test_secrets_are_not_quoted(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""SwarmTune finds the settings at which an LLM inference service gives the most useful work within its promises.
+"""SwarmTune finds the settings at which an LLM inference service gives the most useful work within its SLOs.
 
 The public names are loaded on first use, so that ``import swarmtune`` stays light.
 """

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Clock(Protocol):
-    """What the product knows of time."""
+    """A source of time: stamps and waiting."""
 
     def monotonic(self) -> float:
         """Seconds since an arbitrary start; never goes back."""
@@ -42,13 +42,13 @@ class RealClock:
 
 
 class VirtualClock:
-    """A clock that jumps to the next sleeper as soon as nobody has anything else to do.
+    """A clock that jumps to the next sleeper as soon as no task has anything else to do.
 
-    Hours of waiting pass at once, in the right order. Only for tasks whose waiting is all on this clock: real I/O is
-    not seen, and time would jump over it.
+    Hours of waiting pass at once, in the right order. Only for tasks that wait on this clock alone: it does not see real
+    I/O, and would jump over it.
     """
 
-    QUIET_ROUNDS = 20  # turns of the event loop without a new sleeper that count as "nobody has anything to do"
+    QUIET_ROUNDS = 20  # turns of the event loop without a new sleeper after which all tasks count as waiting
 
     def __init__(self, start: float = 1_000_000.0) -> None:
         self._now = start
@@ -74,11 +74,11 @@ class VirtualClock:
 
     async def _jump(self) -> None:
         while self._sleepers:
-            known = -1
+            sleepers = -1
             quiet = 0
             while quiet < self.QUIET_ROUNDS:
-                quiet = quiet + 1 if len(self._sleepers) == known else 0
-                known = len(self._sleepers)
+                quiet = quiet + 1 if len(self._sleepers) == sleepers else 0
+                sleepers = len(self._sleepers)
                 await asyncio.sleep(0)
             deadline, _, woken = heapq.heappop(self._sleepers)
             self._now = max(self._now, deadline)
@@ -87,7 +87,7 @@ class VirtualClock:
 
 
 async def within(clock: Clock, seconds: float, work: Awaitable[T]) -> T:
-    """The result of ``work``; TimeoutError after that many seconds on this clock, and the work is cancelled."""
+    """The result of ``work``; after that many seconds on this clock the work is cancelled and TimeoutError raised."""
     task = asyncio.ensure_future(work)
     alarm = asyncio.ensure_future(clock.sleep(seconds))
     try:

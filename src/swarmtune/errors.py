@@ -1,4 +1,4 @@
-"""Every error SwarmTune raises on purpose, and who must act on it.
+"""Every error that SwarmTune raises on purpose, and its culprit.
 
 Foreign errors (subprocess, HTTP, SQL, TOML) are translated into one of these at the border, once, with ``raise ... from``.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Culprit(StrEnum):
-    """Who must act so that the error does not come back."""
+    """The party that must act so that the error does not come back."""
 
     USER = "user"  # fix the configuration, the command line or the machine
     SETTING = "setting"  # this candidate cannot work: the search learns from it, the run goes on

@@ -1,4 +1,4 @@
-"""Frozen facts that cross borders. No behaviour beyond what follows from the facts themselves."""
+"""Frozen records that packages exchange. No behaviour beyond what follows from the values themselves."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def looks_secret(name: str) -> bool:
 class Setting:
     """One candidate: the value of every field of the space, searched and derived.
 
-    Two settings with the same values are the same setting, whoever proposed them; ``origin`` remembers who did
-    ("baseline", "user:2", "particle:3", "tpe").
+    Two settings with the same values are equal, whatever their ``origin``: the part that proposed them ("baseline",
+    "user:2", "particle:3", "tpe").
     """
 
     values: Mapping[str, Value]
@@ -87,20 +87,20 @@ class Command:
 
     @property
     def secret_values(self) -> tuple[str, ...]:
-        """What must never be seen: of the environment, and behind flags such as ``--api-key``."""
-        found = [self.env[name] for name in self.secrets if name in self.env]
+        """The values to redact: of the environment, and behind flags such as ``--api-key``."""
+        values = [self.env[name] for name in self.secrets if name in self.env]
         for i, argument in enumerate(self.argv):
             name, equals, value = argument.partition("=")
             if equals and name.startswith("-") and looks_secret(name):
-                found.append(value)
+                values.append(value)
             elif (
                 i and self.argv[i - 1].startswith("-") and "=" not in self.argv[i - 1] and not argument.startswith("--")
             ):
-                found += [argument] if looks_secret(self.argv[i - 1]) else []
-        return tuple(v for v in found if v)
+                values += [argument] if looks_secret(self.argv[i - 1]) else []
+        return tuple(v for v in values if v)
 
     def same_process(self, other: Command | None) -> bool:
-        """Would this command start the very process that ``other`` started? Then no restart is needed (C7)."""
+        """Would this command start the same process as ``other``? Then no restart is needed (C7)."""
         return other is not None and (self.argv, dict(self.env), self.files, self.memory_limit_bytes) == (
             other.argv,
             dict(other.env),
@@ -110,7 +110,7 @@ class Command:
 
 
 def command_line(command: Command) -> str:
-    """A command as a shell would take it, secrets of environment and flags hidden."""
+    """A command as a shell line, secrets of environment and flags redacted."""
     hidden = set(command.secret_values)
     variables = [f"{k}={'***' if k in command.secrets else shlex.quote(v)}" for k, v in sorted(command.env.items())]
     return " ".join([*variables, *(_shown(argument, hidden) for argument in command.argv)])
@@ -162,10 +162,10 @@ class Group:
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A measurement could have ended after ``after_s`` seconds, because the rest could not matter; ``done``: it did.
+    """An early decision on a measurement: after ``after_s`` seconds the rest could not matter; ``done``: it was ended.
 
-    ``rule``: "promise_broken" or "over_saturated" (``of``: the promise), or "cannot_win" (``of``: the objective's metric,
-    which is at ``most`` this, below ``to_beat``).
+    ``rule``: "promise_broken" or "over_saturated" (``of``: the SLO), or "cannot_win" (``of``: the objective's metric, with
+    its upper bound ``most``, below ``to_beat``).
     """
 
     rule: Literal["promise_broken", "over_saturated", "cannot_win"]
@@ -178,14 +178,14 @@ class EarlyStop:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one load on one running service gave.
+    """The result of one load on one running service.
 
     ``metrics`` has one meaning per name (loadgen/metrics.py): latencies in milliseconds (``p95_ttft_ms``), throughput in
     tokens or requests per second, rates between 0 and 1. An absent name was not measured; there are no NaNs.
-    ``valid`` is the load generator's own verdict on itself, with ``reasons`` when it is not.
-    ``load`` is what was asked for, e.g. {"concurrency": 8} or {"request_rate": 2.5}.
-    ``blocks`` are metrics in equal stretches of the measured time, in order; a tool that does not tell gives none.
-    With an ``early_stop`` that was done the metrics are those of a part: a bound, never a value.
+    ``valid``: the load generator's own certificate, with ``reasons`` if it is False.
+    ``load`` is the requested load, e.g. {"concurrency": 8} or {"request_rate": 2.5}.
+    ``blocks`` are metrics in equal spans of the measured time, in order; empty if the load generator gives none.
+    After an ``early_stop`` that was done, the metrics are those of a part: a bound, never a value.
     """
 
     metrics: Mapping[str, float]
@@ -203,7 +203,7 @@ class Measurement:
 
     @property
     def stopped_early(self) -> bool:
-        """Was it ended before its time?"""
+        """Was it ended early?"""
         return self.early_stop is not None and self.early_stop.done
 
 
@@ -211,9 +211,9 @@ class Measurement:
 class Score:
     """How good a setting is. ``loss`` is minimised by every search; ``value`` is the objective in its own unit.
 
-    ``violations`` maps each hard promise to how far it is broken, relative to its limit: <= 0 is kept, 0.2 is 20 % over.
+    ``violations`` maps each hard SLO to how far it is broken, relative to its limit: <= 0 is kept, 0.2 is 20 % over.
     A setting that could not even start has ``value`` None and the single violation ``start_failure``.
-    ``values`` are the losses of several objectives by name, all minimised, where a Pareto set is looked for.
+    ``values`` are the losses of several objectives by name, all minimised, for a Pareto set.
     """
 
     value: float | None
@@ -227,12 +227,12 @@ class Score:
 
     @property
     def feasible(self) -> bool:
-        """Does it keep every promise?"""
+        """Does it keep every SLO?"""
         return all(v <= 0 for v in self.violations.values())
 
     @property
     def total_violation(self) -> float:
-        """Sum of the broken parts; 0 when feasible."""
+        """Sum of the positive violations; 0 when feasible."""
         return sum(max(0.0, v) for v in self.violations.values())
 
     @property
@@ -247,7 +247,7 @@ class Score:
 
 
 class TrialState(StrEnum):
-    """Where a trial stands. A failed setting is COMPLETE with a violated promise; FAILED means infrastructure."""
+    """Where a trial stands. A failed setting is COMPLETE with a violated SLO; FAILED means infrastructure."""
 
     RUNNING = "running"
     COMPLETE = "complete"
@@ -256,7 +256,7 @@ class TrialState(StrEnum):
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of the study: a setting, and what came of it."""
+    """One row of the study: a setting and its result."""
 
     number: int
     setting: Setting
@@ -282,26 +282,26 @@ class Attempt:
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """How an attempt ended. Without a score it was the infrastructure: the trial is tried again."""
+    """The end of an attempt. Without a score the infrastructure or the user is to blame, and the trial is tried again."""
 
     score: Score | None = None
     measurement: Measurement | None = None
     failure: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
-    gave_up: bool = False  # the last attempt that is made: the trial has failed
+    gave_up: bool = False  # no further attempt follows: the trial has failed
 
 
 def to_plain(fact: Any) -> Any:
-    """A record as data that JSON knows: tables, lists, texts, numbers. Infinite numbers stay what they are."""
+    """A record as JSON types: tables, lists, texts, numbers. Infinite numbers stay infinite."""
     import msgspec  # takes a while to import, and `swarmtune --help` does without
 
     return msgspec.to_builtins(fact, enc_hook=lambda value: dict(value) if isinstance(value, Mapping) else float(value))
 
 
 def from_plain(data: Any, kind: type[T]) -> T:
-    """The record of this kind that became this data. What is not there has its default; what is unknown is ignored.
+    """Inverse of ``to_plain``. Missing keys get their defaults; unknown keys are ignored.
 
-    ValueError names what does not fit.
+    ValueError names the value that does not fit.
     """
     import msgspec
 
@@ -317,7 +317,7 @@ class Event:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-# What the events of a run hold, by the kind that is emitted. ``trial`` is a trial's number, ``group`` a group's name.
+# The facts of a run's events, by kind. ``trial`` is a trial's number, ``group`` a group's name.
 
 
 class MessageFacts(TypedDict):
@@ -389,7 +389,7 @@ class TrialRetriedFacts(TypedDict):
     trial: int
     attempt: int
     failure: str | None
-    group: NotRequired[str]  # studies of earlier versions do not say
+    group: NotRequired[str]  # absent in studies of earlier versions
 
 
 class TrialFailedFacts(TypedDict):

@@ -45,7 +45,7 @@ class Registry:
         return self._entries[name][1]
 
     def check(self, name: str) -> None:
-        """ConfigurationError if no part has this name; it tells the near name and all names."""
+        """Raise ConfigurationError if no part has this name; it lists the nearest name and all names."""
         if name not in self._entries:
             near = difflib.get_close_matches(name, list(self), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -77,31 +77,31 @@ _loaded = False
 
 
 def register_engine(name: str, target: type | str, summary: str = "") -> None:
-    """Make an engine known under ``-e NAME``."""
+    """Register an engine for ``-e NAME``."""
     engines.register(name, target, summary)
 
 
 register_simulator = register_engine
-"""The name that plugins of the older tuner use, which called engines simulators."""
+"""Alias for plugins of the older tuner, which called engines simulators."""
 
 
 def register_benchmarks(name: str, target: type | str, summary: str = "") -> None:
-    """Make a load generator known under ``-b NAME``."""
+    """Register a load generator for ``-b NAME``."""
     benchmarks.register(name, target, summary)
 
 
 def register_endpoints(name: str, target: type | str, summary: str = "") -> None:
-    """Make an API that our load generator can call known under ``--endpoint-type NAME``."""
+    """Register an API for our load generator for ``--endpoint-type NAME``."""
     endpoints.register(name, target, summary)
 
 
 def register_search(name: str, target: type | str, summary: str = "") -> None:
-    """Make a search algorithm known under ``--algorithm NAME``."""
+    """Register a search algorithm for ``--algorithm NAME``."""
     searches.register(name, target, summary)
 
 
 def register_executor(name: str, target: type | str, summary: str = "") -> None:
-    """Make a way to reach nodes known under ``--executor NAME``."""
+    """Register an executor for ``--executor NAME``."""
     executors.register(name, target, summary)
 
 
@@ -111,9 +111,9 @@ def register_settings(section: str, model: type) -> None:
 
 
 def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[str]:
-    """Run every entry point once. A broken plugin is skipped; returned is one line for each, never an exception.
+    """Run every entry point once. A broken plugin is skipped; returns one line for each, and raises nothing.
 
-    ``found`` names other entry points than the installed ones.
+    ``found`` returns entry points in place of the installed ones.
     """
     global _loaded  # noqa: PLW0603 - the registry is the one thing that is per process by design
     if not _loaded or found is not None:
@@ -127,7 +127,7 @@ def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[st
 
 
 def skip(what: str, error: BaseException) -> None:
-    """Remember something of a plugin that is broken and left out, for ``load_plugins`` to report."""
+    """Record a broken part of a plugin that is left out, for ``load_plugins`` to report."""
     line = f"{what} is broken and was skipped: {error!r}"
     if line not in _broken:
         _broken.append(line)

@@ -26,7 +26,7 @@ from swarmtune.search.swarm import Strategy
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32  # tables and lists inside each other
-MAX_INTEGER = 2**63  # TOML promises whole numbers below this, and so do the files and databases behind us
+MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 ENVIRONMENT_PREFIX = "SWARMTUNE_"
 CONFIG_PATH_VARIABLES = ("SWARMTUNE_CONFIG_PATH", "MODEL_EVAL_STATE_CONFIG_PATH")
 OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVALSTATE_LEVEL"}
@@ -55,7 +55,7 @@ class PsoOptions(Section):
     c1: float = Field(1.496, ge=0, le=4, description="pull towards a particle's own best")
     c2: float = Field(1.496, ge=0, le=4, description="pull towards the best of its neighbours")
     w: float = Field(0.73, ge=0, le=2, description="inertia")
-    topology: Literal["gbest", "ring"] = Field("gbest", description="who is a neighbour")
+    topology: Literal["gbest", "ring"] = Field("gbest", description="neighbours: the whole swarm, or one on each side")
 
 
 class PsoStrategy(Section):
@@ -67,7 +67,7 @@ class PsoStrategy(Section):
 
 
 class Optimizer(Section):
-    """[optimizer]: what is run, and for how long."""
+    """[optimizer]: the parts of a run, and its budgets."""
 
     engine: str = Field("llamacpp", description="service under tune (-e)")
     benchmark: str = Field("swarmtune", description="load generator (-b)")
@@ -89,7 +89,7 @@ class Optimizer(Section):
     earlier: list[str] | None = Field(
         None, max_length=1000, description="folders or databases of earlier studies; default those in output"
     )
-    seed: int = Field(0, ge=0, le=2**31, description="same seed, same questions")
+    seed: int = Field(0, ge=0, le=2**31, description="same seed, same sequence of settings")
     study: str | None = Field(
         None,
         description="database of the study: a path, sqlite:///PATH or postgresql://...; default a new folder in output",
@@ -106,8 +106,8 @@ class Optimizer(Section):
     )
 
 
-class Promises(Section):
-    """[objective]: what better means, and what must be kept."""
+class ObjectiveSection(Section):
+    """[objective]: the objective, and the SLOs."""
 
     name: Literal["goodput", "throughput", "weighted"] = Field(
         "goodput", description="what is maximised (weighted: minimised)"
@@ -125,7 +125,7 @@ class Promises(Section):
         [], max_length=3, description="2 or 3 objectives or latencies to trade off, e.g. ['throughput', 'p95_ttft_ms']"
     )
     slo: dict[str, float] | None = Field(
-        None, description="hard promises in milliseconds, e.g. p95_ttft_ms = 500, p95_tpot_ms = 50"
+        None, description="hard SLOs in milliseconds, e.g. p95_ttft_ms = 500, p95_tpot_ms = 50"
     )
     min_success_rate: float = Field(0.99, gt=0, le=1, description="share of requests that must succeed")
     weights: dict[
@@ -141,7 +141,7 @@ class Promises(Section):
 
 
 class LoadSearchSection(Section):
-    """[load_search]: the highest load that keeps the promises, found on one service start."""
+    """[load_search]: the highest load that keeps the SLOs, found on one service start."""
 
     enabled: bool = Field(
         True, description="search the load for each setting; off = the load of the benchmark's own table"
@@ -158,11 +158,11 @@ class EarlyStopSection(Section):
     """[early_stop]: end a measurement as soon as the rest of it cannot matter."""
 
     mode: Literal["off", "report", "on"] = Field(
-        "report", description="on: end it; report: let it go on, and say at the end what ending it would have saved"
+        "report", description="on: end it; report: finish it, and report what ending it would have saved"
     )
     confidence: float = Field(0.99, ge=0.8, lt=1, description="how sure it must be")
     margin: float = Field(
-        0.05, ge=0, lt=1, description="so far below the best value so far it must surely stay, relative"
+        0.05, ge=0, lt=1, description="relative distance below the best value so far that ends a measurement"
     )
 
 
@@ -181,7 +181,7 @@ class BaseSections(BaseSettings):
     )
 
     optimizer: Optimizer = Optimizer()
-    objective: Promises = Promises()
+    objective: ObjectiveSection = ObjectiveSection()
     load_search: LoadSearchSection = LoadSearchSection()
     early_stop: EarlyStopSection = EarlyStopSection()
     pso_options: PsoOptions = PsoOptions()
@@ -193,10 +193,10 @@ class BaseSections(BaseSettings):
     n_particles: int | None = Field(None, gt=0, lt=1000, description="swarm size")
     iters: int | None = Field(None, gt=0, lt=1000, description="with n_particles: the number of evaluations")
     ttft_slo: float | None = Field(
-        None, gt=0, le=1e6, description="seconds; the promise on p95 TTFT, and the target of the weighted cost (0.5)"
+        None, gt=0, le=1e6, description="seconds; the SLO on p95 TTFT, and the target of the weighted cost (0.5)"
     )
     tpot_slo: float | None = Field(
-        None, gt=0, le=1e6, description="seconds; the promise on p95 TPOT, and the target of the weighted cost (0.05)"
+        None, gt=0, le=1e6, description="seconds; the SLO on p95 TPOT, and the target of the weighted cost (0.05)"
     )
     success_rate_slo: float = Field(1.0, gt=0, le=1, description="target of the weighted cost")
     ttft_penalty: float = Field(3.0, ge=0, le=100, description="exponent slope of the weighted cost")
@@ -247,14 +247,14 @@ def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
 
     registry.load_plugins()
     tables: dict[str, Any] = {}
-    for known in (registry.engines, registry.benchmarks):
-        for name in known:
+    for parts in (registry.engines, registry.benchmarks):
+        for name in parts:
             try:
-                part = known.load(name)
+                part = parts.load(name)
                 section = section_name(part)
                 tables[section] = _table(section, part.Config)
             except Exception as error:  # noqa: BLE001 - a broken part of a plugin must not stop a run that does without it
-                registry.skip(f"{known.kind} {name!r}", error)
+                registry.skip(f"{parts.kind} {name!r}", error)
     for name, model in registry.settings_sections.items():
         try:
             tables[name] = _table(name, model)
@@ -329,7 +329,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigPathError(f"{path}: cannot be read: {reason}", details={"path": str(path)}) from error
     if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigPathError(f"{path}: larger than {MAX_CONFIG_BYTES // 2**20} MiB; that is no configuration")
+        raise ConfigPathError(f"{path}: larger than {MAX_CONFIG_BYTES // 2**20} MiB, the limit of a configuration")
     try:
         content = tomllib.loads(raw.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -362,35 +362,35 @@ def _too_deep(content: Any) -> str:
 
 
 def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
-    """Values that are valid TOML and no use anywhere: infinite or enormous numbers, text with NUL characters.
+    """Mistakes for values that are valid TOML but never usable: infinite or enormous numbers, text with NUL characters.
 
-    The older tuner's keys without effect may have them: it wrote ftol = -inf.
+    The older tuner's keys without effect may have them, because it wrote ftol = -inf.
     """
-    found = []
+    mistakes = []
     waiting: list[tuple[tuple[Any, ...], Any]] = [
         ((key,), value) for key, value in content.items() if key not in (*OLD_KEYS, *OLD_TABLES)
     ]
     while waiting:
         place, value = waiting.pop()
         if isinstance(value, str) and "\0" in value:
-            found.append((place, "holds a NUL character, which no command or file name can carry"))
+            mistakes.append((place, "holds a NUL character, which no command or file name can carry"))
         elif isinstance(value, float) and not math.isfinite(value):
-            found.append((place, f"{value} is no finite number"))
+            mistakes.append((place, f"{value} is not a finite number"))
         elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            found.append((place, "the number has more than 64 bits"))
+            mistakes.append((place, "the number has more than 64 bits"))
         waiting += [((*place, key), inner) for key, inner in _items(value)]
         waiting += [((*place, "name"), key) for key, _ in _items(value) if isinstance(key, str) and "\0" in key]
-    return found
+    return mistakes
 
 
 def _dotted(place: tuple[Any, ...]) -> str:
-    """A place as people write it; strange keys are quoted, so that no message holds control characters."""
+    """A place in dotted form; unusual keys are quoted, so that no message holds control characters."""
     parts = (str(part) if str(part).isprintable() else repr(part) for part in place)
     return ".".join(part if len(part) <= 80 else f"{part[:80]}..." for part in parts)
 
 
 def without_effect(settings: BaseSections) -> list[str]:
-    """Keys of the older tuner that were given and do nothing here."""
+    """Keys of the older tuner that were given and have no effect."""
     return [name for name in (*OLD_TABLES, *OLD_KEYS) if getattr(settings, name, None) not in (None, {}, [])]
 
 
@@ -408,14 +408,14 @@ def _sentences(
         if mistake["type"] in ("missing", "extra_forbidden"):
             place = mistake["loc"]
         what = _what(mistake, model)
-        said = by_place.setdefault((where, _dotted(place)), [])
-        if what not in said:
-            said.append(what)
-    return [f"{where}: {place}: {'; or '.join(said)}" for (where, place), said in by_place.items()]
+        texts = by_place.setdefault((where, _dotted(place)), [])
+        if what not in texts:
+            texts.append(what)
+    return [f"{where}: {place}: {'; or '.join(texts)}" for (where, place), texts in by_place.items()]
 
 
 def _what(error: Any, model: type[BaseModel]) -> str:
-    """What is wrong, and what would be right."""
+    """The mistake, and a correct form."""
     location = error["loc"]
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
@@ -430,7 +430,7 @@ def _what(error: Any, model: type[BaseModel]) -> str:
 def _origin(
     location: tuple[Any, ...], source: str, content: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> tuple[str, tuple[Any, ...]]:
-    """Who gave the value at this place, and the place as it is in the data (pydantic adds the names of types)."""
+    """The source of the value at this place, and the place without the names of types that pydantic adds."""
     if place := _followed(overrides, location):
         return "command line", place
     variables = {name.upper(): value for name, value in os.environ.items()}
@@ -454,7 +454,7 @@ def _json(text: str) -> Any:
 
 
 def _followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
-    """As much of the location as leads through this data, () if not even the first step does."""
+    """The longest beginning of the location that exists in this data; () if there is none."""
     for i, part in enumerate(location):
         inside = isinstance(data, Mapping) and part in data
         if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
@@ -465,7 +465,7 @@ def _followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
-    """The keys that would be right where an unknown one was found."""
+    """The valid keys at the place of an unknown one."""
     current: Any = model
     for part in location[:-1]:
         if not (isinstance(current, type) and issubclass(current, BaseModel)):

@@ -216,7 +216,7 @@ def test_mutations(clean: Path, cli: Cli) -> None:
         if ended.code == 2:
             refused(ended, clean)
         else:
-            assert "The configuration is right" in ended.out
+            assert "Configuration OK" in ended.out
             assert ended.err == ""
             assert names_in(clean) == ["config.toml"]
 
@@ -242,7 +242,7 @@ def test_bytes(clean: Path, cli: Cli, content: bytes) -> None:
         (["--evaluations", "-5"], "command line: optimizer.evaluations: "),
         (["--seed", "-1"], "command line: optimizer.seed: "),
         (["--seed", "9" * 30], "command line: optimizer.seed: "),
-        (["--timeout", "soon"], "write 300, 90s, 20m or 4h"),
+        (["--timeout", "soon"], "use 300, 90s, 20m or 4h"),
         (["--timeout", "0"], "above 0"),
         (["--timeout", "inf"], "above 0"),
         (["--timeout", "1e12"], "command line: optimizer.timeout: "),

@@ -156,7 +156,7 @@ def test_the_quick_start_of_the_docs_works_literally(tuner: Workplace, lab: Lab)
         stdin=subprocess.DEVNULL, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "The configuration is right" in done.stdout
+    assert "Configuration OK" in done.stdout
     assert rows(tuner.study, "SELECT DISTINCT service_group FROM swarmtune_attempts") == [("group0",)]
 
 

@@ -68,10 +68,10 @@ def test_all_mistakes_are_named_with_their_lines() -> None:
         "line 6: 'node[7-0]': the range 7-0 goes backwards",
         "line 7: 'node[1-': '[' without ']'",
         "did you mean slots=N?",
-        "line 12: 'nóde' is no host name",
+        "line 12: 'nóde' is not a host name",
         "line 15: a host is missing",
         "line 15: 'slots=-1': give a whole number",
-        "[12:zz] is no IPv6 address",
+        "[12:zz] is not an IPv6 address",
     ):
         assert part in text
 
@@ -126,7 +126,7 @@ def test_all_mistakes_of_a_node_string() -> None:
     assert mistakes == [
         "node string, group 1: n0 is given twice, first in group 1; name each host once",
         "node string, group 2: a host is missing; write names with one comma or colon between them",
-        "node string, group 4: 'b%d' is no host name; letters, digits, '.', '-' and '_' make one",
+        "node string, group 4: 'b%d' is not a host name; use letters, digits, '.', '-' and '_'",
         "node string, group 4: n1 is given twice, first in group 3; name each host once",
     ]
 

@@ -194,7 +194,7 @@ async def test_a_wrong_key_of_the_user_is_refused(lab: Lab, reach: Open, tmp_pat
         ({"host": "no-such-host.invalid"}, Culprit.USER, "there is no host 'no-such-host.invalid'"),
         ({"port": 1}, Culprit.INFRASTRUCTURE, "no connection to h1: .*refused|no connection to h1: .*111"),
         ({"python": "no-such-python"}, Culprit.USER, "no-such-python on h1 cannot run our supervisor.*3.8"),
-        ({"work_dir": "~nobody/x"}, Culprit.USER, "only our own home"),
+        ({"work_dir": "~nobody/x"}, Culprit.USER, "only your own home"),
         ({"work_dir": "/proc/swarmtune"}, Culprit.USER, "cannot use work_dir = '/proc/swarmtune' on h1"),
         ({"known_hosts": Path("/nowhere/known")}, Culprit.USER, "cannot log in to h1: .*/nowhere/known"),
         ({"config": Path("/nowhere/config")}, Culprit.USER, "cannot log in to h1: .*/nowhere/config"),

@@ -35,7 +35,7 @@ CASES: list[tuple[str, dict[str, Any], Culprit, dict[str, Any]]] = [
         {"counts": True, "group_ok": False},
     ),
     (
-        "start failed on a group that never served, another has",
+        "start failed on a group that never served, while another has",
         {"others_served": True},
         INFRASTRUCTURE,
         {"counts": False, "group_ok": False, "holds_back": False},
@@ -48,7 +48,7 @@ CASES: list[tuple[str, dict[str, Any], Culprit, dict[str, Any]]] = [
     ),
     ("start failed again", {"group_served": True, "failed_before": True, "failures_in_a_row": 9}, SETTING, {}),
     (
-        "start failed on a group that fails lately",
+        "start failed on a group that keeps failing",
         {"group_served": True, "failures_in_a_row": 3},
         INFRASTRUCTURE,
         {"counts": False, "group_ok": None, "asks_another": True},

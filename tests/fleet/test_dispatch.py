@@ -119,11 +119,11 @@ class Numbers:
         self.attempts[work.item] += 1
         return Numbered(work.item)
 
-    async def end(self, work: Work[int], group: Group, run: RunResult[int], verdict: Blame | None) -> bool:
+    async def end(self, work: Work[int], group: Group, run: RunResult[int], fault: Blame | None) -> bool:
         assert work.item not in {**self.results, **self.failed, **self.given_up}, "nothing ends twice"
-        if verdict is None:
+        if fault is None:
             self.results[work.item] = group.name
-        elif verdict.culprit is Culprit.SETTING:
+        elif fault.culprit is Culprit.SETTING:
             self.failed[work.item] = group.name
         elif work.tries >= self.most_tries:
             self.given_up[work.item] = group.name

@@ -153,7 +153,7 @@ def test_every_particle_gets_its_result_in_order_from_two_node_groups(here: Path
     assert [dict(r.values) for r in results] == [{"x": x, "y": 3 * x} for x in (3, 7, 1, 5)]
     assert {r.group for r in results} == {"a", "b"}
     assert results[1].failure is not None
-    assert "ended with 3 before it was healthy; the last it printed: out of memory" in results[1].failure
+    assert "ended with code 3 before it was healthy; its last line: out of memory" in results[1].failure
     assert [r.failure for r in results[:1] + results[2:] + again] == [None] * 4
     last = heard.of("particle_finished")[3]
     assert (last["evaluated"], last["failed"], last["total"], last["healthy_groups"], last["eta_s"]) == (4, 1, 4, 2, 0)
@@ -256,7 +256,9 @@ def test_what_is_lost_with_a_rank_goes_to_another_group(here: Path) -> None:
     assert [(r.cost, r.group) for r in results] == [(2, "solid"), (8, "solid"), (18, "solid")]
     retried = heard.of("particle_retried")
     assert {facts["group"] for facts in retried} == {"fragile"}
-    assert all("a process of the service ended with 9 while it was measured" in facts["failure"] for facts in retried)
+    assert all(
+        "a process of the service ended with code 9 while it was measured" in facts["failure"] for facts in retried
+    )
     assert sum(r.attempts for r in results) == 3 + len(retried)
 
 
@@ -316,7 +318,7 @@ def test_what_a_fitness_function_may_do_wrong(here: Path) -> None:
         results = dispatcher.evaluate_particles([[x] for x in range(4)])
     assert [r.failure for r in results] == [
         "fitness_func raised ValueError: bad answer",
-        "fitness_func gave 'None', which is no number",
+        "fitness_func returned 'None', which is not a number",
         "fitness_func raised RuntimeError: SystemExit: 4",
         None,
     ]
@@ -344,7 +346,7 @@ def test_groups_join_and_leave_while_particles_are_measured(here: Path) -> None:
     with ParticleDispatcher(config(here, group(here, "first")), FIELDS, fitness, listen=heard) as dispatcher:
         results = dispatcher.evaluate_particles([[x] for x in range(5)])
         assert [g.group_id for g in dispatcher.config.service_groups] == ["late"]
-        with pytest.raises(ConfigurationError, match="no group 'first'; there are late"):
+        with pytest.raises(ConfigurationError, match="no group 'first'; the groups are: late"):
             dispatcher.leave("first")
         with pytest.raises(ConfigValidationError, match="group late: given more than once"):
             dispatcher.join(late)
@@ -387,7 +389,7 @@ def test_the_health_of_somebody_else_is_not_taken_for_ours(here: Path) -> None:
         thread.join()
         stranger.server_close()
     assert [(r.cost, r.group) for r in results] == [(1, "good"), (4, "good")]
-    assert {"something else answers" in facts["failure"] for facts in heard.of("particle_retried")} == {True}
+    assert {"another service already answers" in facts["failure"] for facts in heard.of("particle_retried")} == {True}
 
 
 async def test_coroutines_all_the_way(here: Path) -> None:

@@ -92,11 +92,11 @@ async def test_groups_come_and_go(clock: VirtualClock) -> None:
     pool.leave("a")
     assert pool.names == ("b",)
     assert pool.counts == PoolCounts(healthy=1, busy=2, open=0, gone=0)  # a is still at work
-    with pytest.raises(ConfigurationError, match="there is a group 'a' already"):
+    with pytest.raises(ConfigurationError, match="group 'a' already exists"):
         pool.join("a")
     pool.release("a", ok=True)
     assert pool.counts == PoolCounts(healthy=1, busy=1, open=0, gone=1)
-    with pytest.raises(ConfigurationError, match="no group 'a'; there are b"):
+    with pytest.raises(ConfigurationError, match="no group 'a'; the groups are: b"):
         pool.leave("a")
     pool.release("b", ok=True)
     pool.leave("b")

@@ -182,7 +182,7 @@ async def test_a_port_that_somebody_else_answers_on_is_not_used() -> None:
     done = await bench.run(Asked(bench.clock))
     assert (done.stage, bench.started) == (Stage.LOOK, [])
     assert isinstance(done.error, CommunicationError)
-    assert "something else answers at http://n0:8000" in done.error.message
+    assert "another service already answers at http://n0:8000" in done.error.message
 
 
 async def test_nodes_that_do_not_start_a_command_in_time() -> None:

@@ -12,7 +12,7 @@ from swarmtune.records import Command, Measurement, Score, Setting, Trial, Trial
 from swarmtune.report.document import document
 from swarmtune.report.sentences import tied_lines, verdict_text
 from swarmtune.study.place import Place
-from swarmtune.tuner.proof.confirm import ABOVE_ZERO, Proof, Standing, Verdict, unproven
+from swarmtune.tuner.proof.confirm import ABOVE_ZERO, Proof, Significance, Standing, unproven
 from swarmtune.tuner.proof.paired import Difference
 from swarmtune.tuner.result import Result
 from swarmtune.tuner.run import Session, _prove
@@ -44,7 +44,7 @@ def result() -> Result:
         Standing(2, True, gain, same, tied=True),
         Standing(3, True, same, Difference(3, -30.0, (-35.0, -25.0), 0.001), tied=False),
     )
-    verdict = Verdict(True, 40.0, (20.0, 60.0), 3, ABOVE_ZERO)
+    verdict = Significance(True, 40.0, (20.0, 60.0), 3, ABOVE_ZERO)
     trials = (trial(0, "f16", 8), trial(1, "f16", 64), trial(2, "q8", 128), trial(3, "q4", 32))
     return Result("s", plan(), trials, trials[0], Proof(1, verdict, standings, groups=2), {}, 1.0)
 
@@ -73,7 +73,7 @@ def test_the_terminal_says_how_sure_it_is_and_what_is_tied() -> None:
         "(3 interleaved rounds on 2 groups)."
     )
     assert tied_lines(result()) == [
-        "Tied with it: trial 2 (95 % CI -5.0 to +3.0 %) cache q8, batch 128",
+        "Statistically tied with the winner: trial 2 (95 % CI -5.0 to +3.0 %) cache q8, batch 128",
         "No measurable difference: cache (f16 or q8), batch (64 or 128)",
     ]
     kept = replace(result(), proof=unproven(0, "the best finalist (trial 1) came out 3.0 % worse than the baseline"))

@@ -1,4 +1,4 @@
-"""Connections to a database: one that writes, and one that only looks and leaves every byte as it is."""
+"""Connections to a database: one that writes, and one that only reads and changes no byte."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_only(place: str) -> Iterator[Engine]:
     """An engine that only reads a database (a path or an address), also while another process writes to it.
 
     Nothing is created and no byte of the database changes; a folder that cannot be written to is no hindrance.
-    StoreError says in a few words why the database is of no use.
+    StoreError says in a few words why the database cannot be used.
     """
     with _reason_only():
         url = database_url(place)
@@ -65,7 +65,7 @@ def snapshot(database: Engine) -> Iterator[Connection]:
 
 @contextmanager
 def translated(what: str, advice: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Errors of the database (and those of ``also``) become a StoreError: ``what``, the reason, the ``advice``."""
+    """Translate errors of the database (and of ``also``) into a StoreError: ``what``, the reason, the ``advice``."""
     try:
         yield
     except Exception as error:
@@ -96,7 +96,7 @@ def _connected(address: str) -> sqlite3.Connection:
 
 @contextmanager
 def _sqlite_address(path: Path) -> Iterator[str]:
-    """Where to look: the file itself, as something that does not change if it has no log, else beside its writers.
+    """The SQLite URI for reading: the file as immutable if it has no log, else shared with its writers.
 
     A log without its index (a copied folder, or one that cannot be written to) is read from a copy of both.
     """

@@ -54,12 +54,12 @@ def is_held(owner: str | None, expires_at: float | None, now: float) -> bool:
 
 
 def process_identity() -> str:
-    """host:pid:start time, so that a pid that was given to another process later is not taken for us."""
+    """host:pid:start time, so that a reused pid is not taken for this process."""
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
 def _alive(owner: str) -> bool:
-    """Is that process still there? Unknown on other machines: then only the lease tells."""
+    """Does that process still run? Of another machine it is unknown; then only the lease counts."""
     host, _, rest = owner.partition(":")
     pid, _, started = rest.partition(":")
     if host != socket.gethostname() or not pid.isdigit():

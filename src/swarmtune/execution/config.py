@@ -1,4 +1,4 @@
-"""Which nodes serve together: the table [parallel], hostfiles and node strings. Nothing is connected here."""
+"""The groups of nodes: the table [parallel], hostfiles and node strings. Nothing is connected here."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SLURM_OURS = {
     "array_parallelism", "output", "error", "open_mode", "stderr_to_stdout", "additional_parameters", "setup", "teardown",
     "srun_args", "use_srun",
 }  # fmt: skip
-"""Options of a Slurm job that users cannot give: the ones that we say ourselves, and those that are lines for a shell."""
+"""Options of a Slurm job that users cannot give: those that SwarmTune sets, and those that are lines for a shell."""
 _FROZEN = ConfigDict(frozen=True, extra="forbid")
 _Device = Annotated[int, Option(ge=0, lt=4096)]
 _SlurmName = Annotated[str, Option(pattern=r"^[a-z][a-z0-9_-]*$")]
@@ -33,7 +33,7 @@ _Seconds = Annotated[float, Option(gt=0, le=1e7, allow_inf_nan=False)]
 
 
 class NodeConfig(BaseModel):
-    """A machine of a group and how it is reached."""
+    """A machine of a group, and how to reach it."""
 
     model_config = _FROZEN
 
@@ -56,7 +56,7 @@ class NodeConfig(BaseModel):
 
 
 class ServiceOptions(BaseModel):
-    """How a service is started, known to be ready, and stopped."""
+    """How a service is started, checked for readiness, and stopped."""
 
     model_config = _FROZEN
 
@@ -93,12 +93,12 @@ class ServiceGroupConfig(ServiceOptions):
 
     @property
     def group(self) -> Group:
-        """The group as services and executors see it."""
+        """The group as a record, for services and executors."""
         return Group(self.group_id, tuple(Node(n.host, n.npu_ids) for n in self.ranks), self.port or FIRST_PORT)
 
     @property
     def health_url(self) -> str:
-        """What is asked whether the service is ready."""
+        """The URL that answers 200 when the service is ready."""
         group = self.group
         if self.health_check_url.startswith("/"):
             return group.url + self.health_check_url
@@ -107,7 +107,7 @@ class ServiceGroupConfig(ServiceOptions):
 
 
 class ParallelConfig(ServiceOptions):
-    """[parallel]: the groups, and what is done when one fails. Its service keys hold for all groups that say nothing else.
+    """[parallel]: the groups, and what happens when one fails. Its service keys are defaults for all groups.
 
     The groups are those of ``hostfile``, else of ``node_string``, else ``service_groups``.
     """
@@ -164,17 +164,17 @@ class ParallelConfig(ServiceOptions):
 
     @property
     def start_s(self) -> float:
-        """Seconds that all nodes of a group may take to start a command, their reservation included."""
+        """Seconds for all nodes of a group to start a command, their reservation included."""
         return START_S + self.reservation_s
 
     @property
     def reservation_s(self) -> float:
-        """Seconds that it may take until the nodes of a group are ours, before anything starts there."""
+        """Seconds for the reservation of a group's nodes, before anything starts there."""
         return self.slurm_pending_timeout if self.executor == "slurm" else 0.0
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user should know, such as hosts that are in no group; known once the groups are resolved."""
+        """Notes for the user, such as hosts that are in no group; filled when the groups are resolved."""
         return self._notices
 
     @classmethod
@@ -230,20 +230,20 @@ class ParallelConfig(ServiceOptions):
             given = "the hostfile" if self.hostfile is not None else "the node string"
             notices.append(f"service_groups are not used, because {given} is given")
         if len(named) == 1:
-            named, left = self._cut(named[0])
-            notices += left
+            named, notes = self._cut(named[0])
+            notices += notes
         groups = [self._group(number, hosts) for number, hosts in enumerate(named)]
         return [part for group in groups for part in self._parts(group)], notices
 
     def _cut(self, hosts: list[Host]) -> tuple[list[list[Host]], list[str]]:
         size = 1 if self.mode == "single_node" else self.nodes_per_group
         whole = len(hosts) - len(hosts) % size
-        left = [str(host) for host in hosts[whole:]]
+        unused = [str(host) for host in hosts[whole:]]
         if not whole:
             raise ConfigValidationError(
-                [f"{len(hosts)} host(s) are too few for a group of {size}: {', '.join(left)}; change nodes_per_group"]
+                [f"{len(hosts)} host(s) are too few for a group of {size}: {', '.join(unused)}; change nodes_per_group"]
             )
-        notices = [f"not used, because groups have {size} nodes: {', '.join(left)}"] if left else []
+        notices = [f"not used, because groups have {size} nodes: {', '.join(unused)}"] if unused else []
         return [hosts[i : i + size] for i in range(0, whole, size)], notices
 
     def _group(self, number: int, hosts: list[Host]) -> ServiceGroupConfig:
@@ -274,7 +274,7 @@ class ParallelConfig(ServiceOptions):
         ]
 
     def _completed(self, group: ServiceGroupConfig) -> ServiceGroupConfig:
-        """What a group does not say about its service, these options say."""
+        """The group with these service options where it has none of its own."""
         keys = ServiceOptions.model_fields.keys() - group.model_fields_set
         return group.model_copy(update={key: getattr(self, key) for key in sorted(keys) if key != "port"})
 
@@ -288,43 +288,45 @@ def _share(node: NodeConfig, part: int, count: int) -> NodeConfig:
 def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
     if not groups:
         return ["parallel: no group of nodes is given; give hostfile, node_string or service_groups"]
-    found = [f"group {name}: given more than once" for name, n in Counter(g.group_id for g in groups).items() if n > 1]
+    mistakes = [
+        f"group {name}: given more than once" for name, n in Counter(g.group_id for g in groups).items() if n > 1
+    ]
     devices: dict[tuple[str, int, int], str] = {}
     ports: dict[tuple[str, int, int | None], str] = {}
     files: dict[tuple[str, int, str], str] = {}
     for group in groups:
         where = f"group {group.group_id}"
         if single and len(group.nodes) > 1:
-            found.append(f"{where}: has {len(group.nodes)} nodes, but mode is single_node")
+            mistakes.append(f"{where}: has {len(group.nodes)} nodes, but mode is single_node")
         if not group.health_check_url.startswith(("/", "http://", "https://")):
-            found.append(f"{where}: health_check_url {group.health_check_url!r} begins with neither / nor http://")
+            mistakes.append(f"{where}: health_check_url {group.health_check_url!r} begins with neither / nor http://")
         for key in [(node.host, node.ssh_port, device) for node in group.nodes for device in node.npu_ids]:
             if key in devices:
-                found.append(f"{where}: device {key[2]} of {key[0]} is used already, by {devices[key]}")
+                mistakes.append(f"{where}: device {key[2]} of {key[0]} is used already, by {devices[key]}")
             devices.setdefault(key, where)
         for node in group.nodes if Path(group.config_path).is_absolute() else ():
             user = files.setdefault((node.host, node.ssh_port, group.config_path), where)
             if user != where:
-                found.append(
+                mistakes.append(
                     f"{where}: config_path {group.config_path} on {node.host} is that of {user}; give each its own"
                 )
         if group.master_node_index >= len(group.nodes):
-            found.append(
+            mistakes.append(
                 f"{where}: master_node_index {group.master_node_index}, but its nodes are 0 to {len(group.nodes) - 1}"
             )
             continue
         user = ports.setdefault((*_place(group), group.port), where)
         if group.port is not None and user != where:
-            found.append(f"{where}: port {group.port} on {group.ranks[0].host} is taken by {user}")
-    return list(dict.fromkeys(found))
+            mistakes.append(f"{where}: port {group.port} on {group.ranks[0].host} is taken by {user}")
+    return list(dict.fromkeys(mistakes))
 
 
 def _slurm_mistakes(options: Mapping[str, Any], groups: Sequence[ServiceGroupConfig]) -> list[str]:
-    """What Slurm could not do: it reserves whole nodes, unless told otherwise, and gives each the same of everything."""
+    """Mistakes for Slurm, which by default reserves whole nodes, and gives each node of a job the same resources."""
     given = {name.replace("-", "_") for name in options}
-    found = [f"parallel.slurm: {name} is what SwarmTune itself says" for name in sorted(SLURM_OURS & given)]
+    mistakes = [f"parallel.slurm: {name} is what SwarmTune itself says" for name in sorted(SLURM_OURS & given)]
     if "clusters" in given:
-        found.append(
+        mistakes.append(
             "parallel.slurm: clusters: squeue would look for the job here; run this in the cluster that is meant"
         )
     whole = options.get("exclusive", True) is not False
@@ -332,15 +334,15 @@ def _slurm_mistakes(options: Mapping[str, Any], groups: Sequence[ServiceGroupCon
     for group in groups:
         where, hosts = f"group {group.group_id}", [node.host for node in group.nodes]
         if len(set(hosts)) < len(hosts):
-            found.append(f"{where}: names a node twice, which Slurm can give only once")
+            mistakes.append(f"{where}: names a node twice, which Slurm can give only once")
         elif whole and (shared := [host for host in hosts if uses[host] > 1]):
-            found.append(
+            mistakes.append(
                 f"{where}: {', '.join(shared)} is in several groups, but each has whole nodes; use it in one, or say "
                 "exclusive = false in parallel.slurm"
             )
         if len({len(node.npu_ids) for node in group.nodes}) > 1 and not counts_devices(options):
-            found.append(f"{where}: its nodes differ in devices; say gres in parallel.slurm, or group others")
-    return found
+            mistakes.append(f"{where}: its nodes differ in devices; say gres in parallel.slurm, or group others")
+    return mistakes
 
 
 def counts_devices(options: Mapping[str, Any]) -> bool:
@@ -349,7 +351,9 @@ def counts_devices(options: Mapping[str, Any]) -> bool:
 
 
 def _with_ports(groups: Sequence[ServiceGroupConfig], first: int) -> list[ServiceGroupConfig]:
-    """Groups that name no port get the first one that is free on their master, and so is the next one, where ranks meet."""
+    """The groups with a port each: one that names none gets the first such that it and the next one, on which the ranks
+    meet, are free on its master.
+    """
     taken = {(_place(g), g.port + more) for g in groups if g.port is not None for more in (0, 1)}
     complete = []
     for group in groups:

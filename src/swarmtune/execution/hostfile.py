@@ -24,7 +24,7 @@ _OPTIONS = ("slots", "max_slots", "max-slots")  # Open MPI's; max_slots bounds p
 
 @dataclass(frozen=True)
 class Host:
-    """A machine; ``slots`` is how many devices a service may use there. None: not said."""
+    """A machine; ``slots``: the number of devices that a service may use there, None if not given."""
 
     name: str
     port: int = SSH_PORT
@@ -49,10 +49,10 @@ def parse_hostfile(text: str, source: str = "hostfile") -> tuple[list[Host], lis
         if not words:
             continue
         slots, wrong = _slots(words[1:])
-        found, bad = parse_hosts(words[0])
-        bad += _repeated(found, f"line {number}", seen)
+        named, bad = parse_hosts(words[0])
+        bad += _repeated(named, f"line {number}", seen)
         mistakes += [f"{source}, line {number}: {mistake}" for mistake in [*bad, *wrong]]
-        hosts += [replace(host, slots=slots) for host in found]
+        hosts += [replace(host, slots=slots) for host in named]
     if not hosts and not mistakes:
         mistakes.append(f"{source}: no host in it; write one a line, like: node1 slots=8")
     if len(hosts) > MAX_HOSTS:
@@ -94,7 +94,7 @@ def _hosts(piece: str) -> list[Host]:
         raise ValueError("a host is missing; write names with one comma or colon between them")
     username, at, place = piece.rpartition("@")
     if at and not _USER.fullmatch(username):
-        raise ValueError(f"{username[:40]!r} is no user name; write USER@HOST")
+        raise ValueError(f"{username[:40]!r} is not a user name; write USER@HOST")
     if address := _IPV6.fullmatch(place):
         names, port = [_ipv6(address[1])], address[2]
     else:
@@ -125,15 +125,15 @@ def expand(pattern: str) -> list[str]:
 
 
 def _numbers(part: str, pattern: str) -> list[str]:
-    found = _RANGE.fullmatch(part)
-    if not found:
-        raise ValueError(f"{pattern[:60]!r}: {part[:40]!r} is no range; write it like node[0-7,12]")
-    low, high, step = int(found[1]), int(found[2] or found[1]), int(found[3] or 1)
+    match = _RANGE.fullmatch(part)
+    if not match:
+        raise ValueError(f"{pattern[:60]!r}: {part[:40]!r} is not a range; write it like node[0-7,12]")
+    low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
     if high < low or step < 1:
         raise ValueError(f"{pattern[:60]!r}: the range {part} goes backwards; write the smaller number first")
     if (high - low) // step >= MAX_HOSTS:
         raise ValueError(f"{pattern[:60]!r}: the range {part} is too long; at most {MAX_HOSTS} hosts")
-    width = len(found[1]) if found[1].startswith("0") else 0
+    width = len(match[1]) if match[1].startswith("0") else 0
     return [f"{number:0{width}d}" for number in range(low, high + 1, step)]
 
 
@@ -141,7 +141,7 @@ def _ipv6(text: str) -> str:
     if re.fullmatch(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9_.-]+)?", text):
         with contextlib.suppress(ValueError):
             return str(ipaddress.IPv6Address(text))
-    raise ValueError(f"[{text[:60]}] is no IPv6 address")
+    raise ValueError(f"[{text[:60]}] is not an IPv6 address")
 
 
 def _check_name(name: str) -> None:
@@ -153,7 +153,7 @@ def _check_name(name: str) -> None:
         except ValueError:
             raise ValueError(f"{name[:60]!r} is neither a host name nor an IPv4 address") from None
     elif not _NAME.fullmatch(name):
-        raise ValueError(f"{name[:60]!r} is no host name; letters, digits, '.', '-' and '_' make one")
+        raise ValueError(f"{name[:60]!r} is not a host name; use letters, digits, '.', '-' and '_'")
 
 
 def _port(text: str | None, piece: str) -> int:
@@ -185,7 +185,7 @@ def _slots(words: Iterable[str]) -> tuple[int | None, list[str]]:
 
 
 def _repeated(hosts: list[Host], here: str, seen: dict[tuple[str, int], str]) -> list[str]:
-    """The hosts that were named before; ``seen`` remembers where."""
+    """A mistake for each host that was named before; ``seen`` maps each host to its first place."""
     mistakes = []
     for host in hosts:
         key = (host.name.lower(), host.port)

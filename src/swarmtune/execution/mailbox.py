@@ -1,4 +1,4 @@
-"""Commands and answers as files in a folder that two machines see, and nothing else in common: no port, no clock.
+"""Mailbox: commands and answers as files in a folder that two machines share. No port and no common clock is needed.
 
     FOLDER/tuner.json            who asks, and a number that grows while it lives
     FOLDER/node.json             who answers, likewise
@@ -23,13 +23,13 @@ from swarmtune.errors import CommunicationError
 
 POLL_S = 0.05
 BEAT_S = 1.0
-LOST_S = 15.0  # without a new number the other side is gone
+LOST_S = 15.0  # without a new number for so long, the other side counts as gone
 
 Message = dict[str, Any]
 
 
 def write_message(path: Path, message: Message) -> None:
-    """Write a file that appears whole, readable by its owner alone. CommunicationError if the disk does not take it."""
+    """Write a file in one step, readable by its owner alone. CommunicationError if it cannot be written."""
     fresh = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -46,23 +46,23 @@ def write_message(path: Path, message: Message) -> None:
 
 
 def read_message(path: Path) -> Message | None:
-    """What the file says; None if it is not there, or is no message."""
+    """The message in a file; None if there is no such file, or it holds no message."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def waiting(folder: Path) -> list[Path]:
-    """The messages in a folder, the oldest name first; files that are still being written are not among them."""
+    """The message files of a folder, sorted by name; files that are still being written are left out."""
     with contextlib.suppress(OSError):
         return sorted(p for p in folder.iterdir() if p.suffix == ".json" and not p.name.startswith("."))
     return []
 
 
 class Pulse:
-    """One's own number in a file of the folder, for the other side to see."""
+    """Heartbeat: a growing number in a file of the folder, for the other side to read."""
 
     def __init__(self, path: Path, name: str, clock: Clock) -> None:
         self.path, self.name = path, name
@@ -75,7 +75,7 @@ class Pulse:
         write_message(self.path, {"name": self.name, "number": self._number})
 
     async def go_on(self) -> None:
-        """Beat for ever; a disk that takes nothing for a while is tried again."""
+        """Write the heartbeat until cancelled; failed writes are retried."""
         while True:
             with contextlib.suppress(CommunicationError):
                 self.beat()
@@ -83,7 +83,7 @@ class Pulse:
 
 
 class Watch:
-    """Does the other side live? Asked now and then."""
+    """Reads the other side's heartbeat; ``name`` is called from time to time."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.path = path
@@ -92,10 +92,10 @@ class Watch:
         self._since = clock.monotonic()
 
     def name(self) -> str | None:
-        """Who is there; None if nobody is, or has been silent for LOST_S."""
-        now, found = self._clock.monotonic(), read_message(self.path)
-        if found != self._seen:
-            self._seen, self._since = found, now
-        if found is None or now - self._since > LOST_S:
+        """The name of the other side; None if there is none, or its heartbeat has not changed for LOST_S."""
+        now, message = self._clock.monotonic(), read_message(self.path)
+        if message != self._seen:
+            self._seen, self._since = message, now
+        if message is None or now - self._since > LOST_S:
             return None
-        return str(found.get("name"))
+        return str(message.get("name"))

@@ -1,4 +1,4 @@
-"""The executors of all groups of a run: made when a group comes, closed when nobody uses them any more."""
+"""The executors of all groups of a run: made when a group joins, closed when no group uses them any more."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Make = Callable[[NodeConfig], Executor]
 
 
 class Reach:
-    """A node is reached once, however many groups it is in; what a scheduler reserves belongs to one group."""
+    """Makes and shares executors: one for each node, however many groups it is in; one for each node of a reservation."""
 
     def __init__(
         self,
         config: ParallelConfig,
         clock: Clock,
-        told: Callable[[str], None],
+        report: Callable[[str], None],
         make: Make | None = None,
         leftovers: Iterable[str] = (),
         folder: str = "",
     ) -> None:
-        """``told``: trouble with a close, for people. ``make`` reaches a node in another way than ``config.executor``.
+        """``report`` gets the message of a failed close. ``make`` replaces ``config.executor``.
 
         ``leftovers`` and ``folder``: see ``Site``.
         """
         self._config = config
-        self._told = told
+        self._report = report
         self._make = make
         self._site = Site(clock, tuple(leftovers), folder)
         self._users: Counter[Executor] = Counter()
@@ -41,7 +41,7 @@ class Reach:
         self._closing: set[asyncio.Task[None]] = set()
 
     def of(self, group: ServiceGroupConfig) -> list[Executor]:
-        """One for each node, the master's first; to be let go."""
+        """One executor for each node, the master's first; give them back with ``let_go``."""
         if self._make is None and executor_class(self._config.executor).reserves:
             executors = [*executors_for(self._config, group.ranks, self._site)]
         else:
@@ -50,7 +50,7 @@ class Reach:
         return executors
 
     def let_go(self, executors: Sequence[Executor]) -> None:
-        """A group needs them no more; those that no other needs are closed."""
+        """Give back the executors of a group; those that no other group uses are closed, in the background."""
         self._users.subtract(executors)
         unused = [executor for executor in dict.fromkeys(executors) if not self._users[executor]]
         for executor in unused:
@@ -59,12 +59,12 @@ class Reach:
             self._closing.add(asyncio.create_task(self._close(executor)))
 
     async def settled(self) -> None:
-        """Wait until all that were let go are closed."""
+        """Wait until all unused executors are closed."""
         closing, self._closing = self._closing, set()
         await asyncio.gather(*closing)
 
     async def close(self) -> None:
-        """Close all that are left; the first trouble is raised when all have been."""
+        """Close all executors; the first error is raised after all have been closed."""
         await self.settled()
         executors, self._users, self._shared = list(self._users), Counter(), {}
         for result in await asyncio.gather(*(executor.close() for executor in executors), return_exceptions=True):
@@ -78,7 +78,7 @@ class Reach:
         return self._shared[key]
 
     def _usual(self, node: NodeConfig) -> Executor:
-        """As the configuration says; a node that is this machine is local, unless an executor was chosen."""
+        """The configured executor; for this machine the local one, unless an executor was chosen."""
         chosen = "executor" in self._config.model_fields_set
         name = "" if chosen or node.ssh_port != SSH_PORT or not is_here(node.host) else "local"
         return executors_for(self._config, [node], self._site, name)[0]
@@ -87,4 +87,4 @@ class Reach:
         try:
             await executor.close()
         except Exception as error:  # noqa: BLE001 - the others go on
-            self._told(str(error))
+            self._report(str(error))

@@ -62,7 +62,7 @@ class Refused(Exception):  # noqa: N818 - a verdict, reported as the event "fail
 
 
 class Process(NamedTuple):
-    """A process that no later one can be mistaken for: its number comes with its start (clock ticks since boot)."""
+    """A process, identified by pid and start time (clock ticks since boot), so that a reused pid is another process."""
 
     pid: int
     parent: int
@@ -90,17 +90,17 @@ def descendants(roots: set[int]) -> list[Process]:
     by_parent: dict[int, list[Process]] = {}
     for process in all_processes():
         by_parent.setdefault(process.parent, []).append(process)
-    found: list[Process] = []
+    below: list[Process] = []
     waiting = list(roots)
     while waiting:
         children = [p for p in by_parent.pop(waiting.pop(), []) if p.pid not in roots]
-        found += children
+        below += children
         waiting += [p.pid for p in children]
-    return found
+    return below
 
 
 def signal_process(process: Process, number: int) -> bool:
-    """Send a signal to this very process; False if it is gone, or if its number now belongs to another one."""
+    """Send a signal to this process; False if it is gone, or if its pid now belongs to another one."""
     try:
         descriptor = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else None
     except ProcessLookupError:
@@ -128,8 +128,10 @@ def end_processes(
     wait: Callable[[float], None],
     kill_at: Callable[[], float],
 ) -> list[int]:
-    """SIGTERM once to each, SIGKILL from ``kill_at()`` (monotonic seconds) on, until ``find`` finds none. The pids left."""
-    asked: set[tuple[int, int]] = set()
+    """SIGTERM once to each, SIGKILL from ``kill_at()`` (monotonic seconds) on, until ``find`` finds none. Returns the pids
+    that could not be ended.
+    """
+    terminated: set[tuple[int, int]] = set()
     delay = 0.01
     while True:
         living = find()
@@ -141,8 +143,8 @@ def end_processes(
         for process in living:
             if now >= kill_at():
                 signal_process(process, signal.SIGKILL)
-            elif (process.pid, process.started) not in asked:
-                asked.add((process.pid, process.started))
+            elif (process.pid, process.started) not in terminated:
+                terminated.add((process.pid, process.started))
                 signal_process(process, signal.SIGTERM)
                 signal_process(process, signal.SIGCONT)
         wait(min(delay, kill_at() - now) if now < kill_at() else delay)
@@ -221,7 +223,7 @@ class TunedFile:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Keep other supervisors off this file. The lock ends with our process, however that ends."""
+        """Lock this file against other supervisors. The lock ends with our process, however that ends."""
         deadline = time.monotonic() + LOCK_WAIT_S
         while True:
             descriptor = os.open(self.lock_path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -236,7 +238,7 @@ class TunedFile:
             pause(0.02)
 
     def unlock(self) -> None:
-        """Let go of it; the lock's file disappears."""
+        """Release the lock and remove its file."""
         if self._lock is not None:
             self.lock_path.unlink()
             os.close(self._lock)
@@ -278,7 +280,7 @@ class TunedFile:
 
 
 def check_token(token: str) -> None:
-    """Refuse what is no token of ours: it becomes a file name, and an empty one would match too much."""
+    """Refuse an invalid token: it becomes a file name, and an empty one would match too many processes."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{8,64}", token):
         raise Refused(f"a token has 8 to 64 letters, digits, '_' or '-', not {token!r}")
 
@@ -406,7 +408,7 @@ class Log:
 
 
 def emit(event: str, **facts: Any) -> None:
-    """Tell the tuner; if it is gone, there is nobody to tell."""
+    """Report an event to the tuner; ignored if the tuner is gone."""
     with contextlib.suppress(OSError):
         os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
 
@@ -524,7 +526,7 @@ class Supervisor:
         emit("started", pid=self.main.pid)
 
     def watch(self) -> None:
-        """Until the command exits by itself or must end."""
+        """Return when the command has exited or must end."""
         self._obey(b"")  # what came together with the command
         while self.status is None and self._kill_at is None:
             self._turn(0.5)
@@ -539,10 +541,10 @@ class Supervisor:
         """End all that is left of it; the pids that cannot be ended."""
         self._end_once()
         own = {os.getpid()}
-        left = end_processes(lambda: descendants(own), self._wait, lambda: self._kill_at or 0.0)
+        remaining = end_processes(lambda: descendants(own), self._wait, lambda: self._kill_at or 0.0)
         self._drain()
         self.log.write(b"", last=True)
-        return left
+        return remaining
 
     def put_back(self) -> bool:
         """Put the files back as they were and forget the journals; False if one could not be."""
@@ -609,7 +611,7 @@ class Supervisor:
         return bool(data)
 
     def _drain(self) -> None:
-        for _ in range(64):  # more than a pipe holds; whoever still writes must not keep us here
+        for _ in range(64):  # more than a pipe holds; a process that still writes must not keep us here
             if not self._pump():
                 return
 
@@ -662,11 +664,11 @@ def supervise() -> int:
     try:
         supervisor.watch()
     finally:
-        left = supervisor.end()
+        remaining = supervisor.end()
         restored = supervisor.put_back()
-    if left:
-        emit("left", pids=left)
-    if left or not restored:
+    if remaining:
+        emit("left", pids=remaining)
+    if remaining or not restored:
         return 2
     emit("done")
     return 0
@@ -684,7 +686,7 @@ def carriers(token: str) -> list[Process]:
             if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip():
                 pipes.add(f"pipe:[{journal['pipe']}]")
     mark = f"{TOKEN}={token}".encode()
-    found = {}
+    holders = {}
     for process in all_processes():
         folder = Path(f"/proc/{process.pid}")
         with contextlib.suppress(OSError):
@@ -696,9 +698,9 @@ def carriers(token: str) -> list[Process]:
                 for n in ("1", "2")
                 if (folder / "fd" / n).is_symlink()
             ):
-                found[process.pid] = process
-    below = descendants(set(found)) if found else []
-    return [p for p in (*found.values(), *below) if p.pid != os.getpid()]
+                holders[process.pid] = process
+    below = descendants(set(holders)) if holders else []
+    return [p for p in (*holders.values(), *below) if p.pid != os.getpid()]
 
 
 def sweep(tokens: Iterable[str], grace_s: float = 2.0) -> int:
@@ -710,11 +712,11 @@ def sweep(tokens: Iterable[str], grace_s: float = 2.0) -> int:
     for token in tokens:
         check_token(token)
         kill_at = time.monotonic() + grace_s
-        left = end_processes(functools.partial(carriers, token), pause, lambda limit=kill_at: limit)  # type: ignore[misc]
+        remaining = end_processes(functools.partial(carriers, token), pause, lambda limit=kill_at: limit)  # type: ignore[misc]
         trouble = [t for path in family(token) for t in restore_journal(path)]
-        if left or trouble:
+        if remaining or trouble:
             status = 2
-        emit("swept", token=token, left=left, unrestored=trouble)
+        emit("swept", token=token, left=remaining, unrestored=trouble)
     return status
 
 

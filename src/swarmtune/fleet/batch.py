@@ -24,7 +24,7 @@ from swarmtune.space import Space
 
 
 class Owner(Protocol):
-    """What a batch needs of its dispatcher."""
+    """What a batch needs from its dispatcher."""
 
     space: Space
     durations: Durations
@@ -60,7 +60,7 @@ class Batch:
 
     @property
     def costs(self) -> bool:
-        """Has any particle a cost?"""
+        """Has at least one particle a cost?"""
         return any(math.isfinite(result.cost) for result in self.results)
 
     @property
@@ -68,7 +68,7 @@ class Batch:
         return bool(self._todo)
 
     def take(self, group: str) -> Work[Particle] | None:
-        del group  # any will do
+        del group  # every group may measure every particle
         works: list[Work[Particle]] = [Work(particle) for particle in self._todo]
         if not works:
             return None
@@ -85,7 +85,7 @@ class Batch:
         owner.emit("particle_started", {"particle": particle.name, "group": group.name, "attempt": attempt})
         return particle.job
 
-    async def end(self, work: Work[Particle], group: Group, run: RunResult[float], verdict: Blame | None) -> bool:
+    async def end(self, work: Work[Particle], group: Group, run: RunResult[float], fault: Blame | None) -> bool:
         particle, owner = work.item, self._owner
         cost = math.inf if run.result is None else run.result
         failure = None if run.error is None else run.error.message
@@ -95,20 +95,20 @@ class Batch:
         if run.error is None:
             owner.durations.add(particle.setting, run.seconds)
         assert particle.job is not None  # noqa: S101 - it has begun
-        clean = run.trouble is None and (verdict is None or verdict.culprit is Culprit.SETTING)
+        clean = run.trouble is None and (fault is None or fault.culprit is Culprit.SETTING)
         kept = await particle.job.keep({**_facts(result), "values": dict(values)}, remote=clean)
         for trouble in (run.trouble.message if run.trouble else None, kept):
             if trouble is not None:
                 owner.emit("group_trouble", {"particle": particle.name, "group": group.name, "message": trouble})
-        given_up = verdict is not None and work.tries > owner.config.retry_count
-        if verdict is None or verdict.culprit is Culprit.SETTING or given_up:
+        given_up = fault is not None and work.tries > owner.config.retry_count
+        if fault is None or fault.culprit is Culprit.SETTING or given_up:
             self._finish(particle, result)
             return False
         owner.emit("particle_retried", {"particle": particle.name, **_facts(result)})
         return True
 
     def end_all(self, error: SwarmTuneError) -> None:
-        """Nothing can be measured any more: particles without a result get the reason, or that of their last attempt."""
+        """The run has ended early: each particle without a result fails, for the reason of its last attempt or this one."""
         for number, (ended, result) in enumerate(zip(self._ended, self.results, strict=True)):
             if not ended:
                 self.results[number] = replace(result, failure=result.failure or error.message)

@@ -1,4 +1,4 @@
-"""Whose fault is it that a run gave no result? One pure function over one table."""
+"""Blame: which party must act when a run gave no result. One pure function over one table."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ DOUBTFUL_FAILURES = 3  # failed starts in a row that make a group that has serve
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known when a run has failed."""
+    """The facts about a failed run."""
 
     stage: Stage
     diagnosis: Culprit
-    """The guess of the error itself: of the engine from exit code and log, of the executor, or of the load generator."""
+    """The error's own culprit, guessed by the engine (from exit code and log), the executor or the load generator."""
     of_service: bool = True
-    """Is the error about the service (it did not become ready, or it died), not about what used it?"""
+    """Is the error about the service (it did not become ready, or it died), and not about the load generator?"""
     nodes_answer: bool | None = None
-    """Do all nodes of the group start commands? None: it was not asked."""
+    """Do all nodes of the group start commands? None: not checked."""
     group_served: bool = False
     """Has any service ever become ready on this group?"""
     others_served: bool = False
     """Has any service ever become ready on another group of the run?"""
     failures_in_a_row: int = 1
-    """Starts that failed on this group since one succeeded there, this one included."""
+    """Failed starts on this group since its last successful one, this one included."""
     failed_before: bool = False
-    """Has this very work failed to start before, on a group that has served?"""
+    """Has this work failed to start before, on a group that had served?"""
     several_crashed: bool = False
-    """Did a service that spans nodes crash while it was used, without a cause that names the setting?"""
+    """Did a service on several nodes crash during use, without a cause that names the setting?"""
     crashed_before: bool = False
-    """Has that happened to this very work before?"""
+    """Has this work crashed in that way before?"""
     alone: bool = False
     """Is there no other group?"""
     hopeless: bool = False
-    """Has every group failed, the same way, from the first work on?"""
+    """Has every group failed in the same way since the run began?"""
 
 
 @dataclass(frozen=True)
 class Blame:
-    """Who must act. ``counts``: the failure is one of the work's tries. ``group_ok``: for the group's breaker; None: it
-    tells nothing about the group. ``holds_back``: the work is not tried on this group again before a service has become
-    ready somewhere. ``asks_another``: if another group serves this work, this group was to blame.
+    """The party that must act. ``counts``: the failure uses up one of the work's tries. ``group_ok``: reported to the
+    group's breaker; None: the failure says nothing about the group. ``holds_back``: the work is not tried on this group
+    again before a service has become ready somewhere. ``asks_another``: if another group serves this work, this group
+    is to blame.
     """
 
     culprit: Culprit
@@ -57,7 +58,7 @@ class Blame:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table: when it holds, it decides."""
+    """A row of the table: the blame for evidence on which ``holds`` is true."""
 
     name: str
     holds: Callable[[Evidence], bool]
@@ -86,7 +87,7 @@ TABLE = (
     Row(
         "user, but the group serves others",
         lambda e: e.diagnosis is _USER and e.of_service and e.group_served,
-        Blame(_SETTING, "the group has served other settings, so the user's part is in order"),
+        Blame(_SETTING, "the group has served other settings, so the machine is set up correctly"),
     ),
     Row("user", lambda e: e.diagnosis is _USER, Blame(_USER, "the error says so", counts=False)),
     Row(
@@ -100,7 +101,7 @@ TABLE = (
         Blame(_INFRASTRUCTURE, "the error says so", group_ok=False),
     ),
     Row(
-        "start failed on a group that never served, another has",
+        "start failed on a group that never served, while another has",
         lambda e: _start_failed(e) and not e.group_served and e.others_served,
         Blame(_INFRASTRUCTURE, "the group has never served, and another one has", counts=False, group_ok=False),
     ),
@@ -115,11 +116,11 @@ TABLE = (
         Blame(_SETTING, "it failed to start twice where other settings are served"),
     ),
     Row(
-        "start failed on a group that fails lately",
+        "start failed on a group that keeps failing",
         lambda e: _start_failed(e) and not e.alone and e.failures_in_a_row >= DOUBTFUL_FAILURES,
         Blame(
             _INFRASTRUCTURE,
-            "the group fails lately, so another one is asked",
+            "the group keeps failing, so the work is tried on another one",
             counts=False,
             asks_another=True,
         ),
@@ -127,13 +128,13 @@ TABLE = (
     Row(
         "a service that spans nodes crashed for the first time",
         lambda e: e.diagnosis is _SETTING and e.several_crashed and not e.crashed_before,
-        Blame(_INFRASTRUCTURE, "one lost rank ends the others, so the crash is only believed if it comes again"),
+        Blame(_INFRASTRUCTURE, "a lost rank ends the others, so only a second crash is charged to the setting"),
     ),
     Row("setting", lambda e: e.diagnosis is _SETTING, Blame(_SETTING, "the group serves other settings")),
 )
-"""The first row that holds decides; each culprit has a row without further conditions, so that one does."""
+"""The first row that holds decides. Each culprit has a row without further conditions, so one always holds."""
 
 
 def blame(evidence: Evidence) -> Blame:
-    """Setting, infrastructure or user (or a bug of our own), from what is known. Pure."""
+    """Setting, infrastructure or user (or a bug of SwarmTune), from the evidence. Pure."""
     return next(row.blame for row in TABLE if row.holds(evidence))

@@ -1,4 +1,4 @@
-"""How long pieces of work took, and from that how long others may take: the longest first leaves no long one for the end."""
+"""Expected durations of work, from those of finished work near it: needed to start the longest first."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from swarmtune.records import Setting
 from swarmtune.space import Space
 
 Array = NDArray[np.float64]
-MEMORY = 256  # durations that an expectation rests on
+MEMORY = 256  # durations that an expectation is computed from
 
 
 class Durations:
-    """Durations of the latest settings, and what they make others expect.
+    """Durations of the latest settings, and predictions for others.
 
-    The longest first keeps the time until all are done at no more than 4/3 of the shortest possible (Graham 1969).
+    Longest first keeps the time until all work is done within 4/3 of the shortest possible (Graham 1969).
     """
 
     def __init__(self, space: Space) -> None:
@@ -24,13 +24,13 @@ class Durations:
         self._seconds: list[float] = []
 
     def add(self, setting: Setting, seconds: float) -> None:
-        """This setting took that long."""
+        """Record the duration of a setting."""
         self._points = [*self._points[-MEMORY + 1 :], self.space.encode(setting)]
         self._seconds = [*self._seconds[-MEMORY + 1 :], seconds]
 
     def expected_s(self, points: Array) -> Array:
-        """Seconds, shape (m,), for points of shape (m, d) in the unit cube: the mean of those known, weighted by
-        1 / distance² (Shepard 1968). 0 if none is.
+        """Seconds, shape (m,), for points of shape (m, d) in the unit cube: the mean of known durations, weighted by
+        1 / distance² (Shepard 1968). 0 if none is known.
         """
         if not self._points:
             return np.zeros(len(points))

@@ -1,4 +1,4 @@
-"""Who may be given work: breakers that open on trouble, pauses between tries, and looks at idle groups."""
+"""Circuit breakers, retry back-off, and health checks of idle groups."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from swarmtune.execution.executors.base import NotHeldError
 
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
-TICK_S = 1e-3  # a clock that wakes us that much too early has woken us in time
+TICK_S = 1e-3  # tolerance for a clock that wakes a task slightly too early
 
 
 class Breaker(StrEnum):
-    """CLOSED lets all through, OPEN nothing, HALF_OPEN one probe."""
+    """State of a circuit breaker. CLOSED lets all work through, OPEN none, HALF_OPEN one probe."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -26,7 +26,7 @@ class Breaker(StrEnum):
 
 
 class CircuitBreaker:
-    """Keeps work away from what fails: opens after ``failures`` in a row, lets one probe through ``open_s`` seconds later.
+    """Circuit breaker: opens after ``failures`` in a row, and lets one probe through ``open_s`` seconds later.
 
     The pattern and its names are those of Nygard, Release It! (2007).
     """
@@ -41,27 +41,27 @@ class CircuitBreaker:
 
     @property
     def state(self) -> Breaker:
-        """What it lets through now."""
+        """The current state."""
         if self._probe_at is None:
             return Breaker.CLOSED
         return Breaker.HALF_OPEN if self.wait_s <= TICK_S else Breaker.OPEN
 
     @property
     def wait_s(self) -> float:
-        """Seconds until a probe is let through; 0 when one would be now."""
+        """Seconds until a probe is let through; 0 if one may start now."""
         return 0.0 if self._probe_at is None else max(0.0, self._probe_at - self._clock.monotonic())
 
     @property
     def allows(self) -> bool:
-        """Would ``begin`` be right now?"""
+        """May ``begin`` be called now?"""
         return self.state is Breaker.CLOSED or (self.state is Breaker.HALF_OPEN and not self._probing)
 
     def begin(self) -> None:
-        """Work goes through; half open, it is the probe."""
+        """Let work through; when half open, that work is the probe."""
         self._probing = self.state is Breaker.HALF_OPEN
 
     def end(self, ok: bool | None) -> None:
-        """The work has ended well, badly, or (None) without telling anything about the group."""
+        """Record the end of work: success, failure, or (None) nothing that says anything about the group."""
         self._probing = False
         if ok:
             self._in_a_row, self._probe_at = 0, None
@@ -69,26 +69,26 @@ class CircuitBreaker:
             self.failed()
 
     def failed(self) -> None:
-        """A failure. Unless it is closed and has seen too few in a row, the time until a probe begins anew."""
+        """Record a failure. If that opens the breaker, or it was not closed, the time until a probe starts again."""
         self._in_a_row += 1
         if self._probe_at is not None or self._in_a_row >= self._limit:
             self._probe_at = self._clock.monotonic() + self._open_s
 
     def answered(self) -> None:
-        """It answers again: if it is open, the probe may come now. Failures of real work are not forgotten."""
+        """Record a passed health check: an open breaker allows its probe now. Failures of work still count."""
         if self._probe_at is not None:
             self._probe_at = min(self._probe_at, self._clock.monotonic())
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How often something is tried, and how long each pause is: exponential, bounded, with jitter against crowds."""
+    """Retry limit and back-off: exponential and bounded, with jitter so that retries do not coincide."""
 
     attempts: int = 3
     first_delay_s: float = 1.0
     factor: float = 2.0
     most_s: float = 60.0
-    jitter: float = 0.1  # a share of the pause, up or down
+    jitter: float = 0.1  # relative, up or down
 
     def delay_s(self, attempt: int, rng: random.Random) -> float:
         """Seconds to wait after this attempt (1 = the first) has failed."""
@@ -97,22 +97,22 @@ class RetryPolicy:
 
 
 class Watched(Protocol[M_co]):
-    """What a monitor needs of a pool."""
+    """What a monitor needs from a pool."""
 
     def idle(self) -> Sequence[M_co]:
-        """The members that nobody uses right now, those out of use included."""
+        """The members without work, those with an open breaker included."""
         ...
 
     def checked(self, member: Any, ok: bool) -> None:
-        """A look at an idle member has ended."""
+        """Record the result of a health check of an idle member."""
         ...
 
 
 class HealthMonitor(Generic[M]):
-    """Looks at the idle members of a pool every ``every_s`` seconds, while its ``async with`` lasts.
+    """Checks the idle members of a pool every ``every_s`` seconds, while its ``async with`` lasts.
 
-    ``check`` says whether a member answers; an error, or no answer within ``every_s``, is a no. A member out of use that
-    answers gets its probe at once; one that does not stays out of use. After a NotHeldError all is as it was.
+    ``check`` says whether a member answers; an error, or no answer within ``every_s``, counts as no. A member with an
+    open breaker that answers gets its probe at once; one that does not stays held back. A NotHeldError changes nothing.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class HealthMonitor(Generic[M]):
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def look(self) -> None:
-        """Look at all idle members once, at the same time."""
+        """Check all idle members once, concurrently."""
         await asyncio.gather(*(self._look_at(member) for member in self._pool.idle()))
 
     async def _run(self) -> None:

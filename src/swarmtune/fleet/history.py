@@ -1,4 +1,4 @@
-"""Which groups have served, which have failed to, and when that leaves no hope."""
+"""Which groups have served, which have failed to start a service, and when the run should give up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from swarmtune.clock import Clock
 from swarmtune.errors import Culprit, SwarmTuneError
 from swarmtune.fleet.job import Stage
 
-SAME_FAILURES = 3  # pieces of work that fail to start the same way before the run gives up
-MEMORY_FAILURES = 8  # the same, where the cause depends on the setting more than others do
-UNREACHABLE_FAILURES = 3  # of every group, before the run gives up,
-UNREACHABLE_S = 45.0  # but not sooner than so many seconds after the first: machines may be booting
+SAME_FAILURES = 3  # pieces of work that fail to start in the same way before the run gives up
+MEMORY_FAILURES = 8  # the same limit for lack of memory, which depends more on the setting
+UNREACHABLE_FAILURES = 3  # failures to reach each group before the run gives up,
+UNREACHABLE_S = 45.0  # but no sooner than this after the first failure: machines may be booting
 OUT_OF_MEMORY = "out_of_memory"
 
 
@@ -28,48 +28,48 @@ class Failure:
 
     @property
     def cause(self) -> str:
-        """What failures have in common: the diagnosed cause, else how far the start came and the kind of error."""
+        """The diagnosed cause, else the stage and the kind of error: failures with equal causes are alike."""
         return str(self.error.details.get("cause") or f"{self.stage}: {type(self.error).__name__}")
 
     @property
     def of_infrastructure(self) -> bool:
-        """Was it no fault of the work?"""
+        """Is the infrastructure to blame?"""
         return self.error.culprit is Culprit.INFRASTRUCTURE
 
 
 @dataclass
 class History:
-    """What the starts on all groups of a run came to. Groups are known by name."""
+    """Results of all service starts in a run, by the name of the group."""
 
     clock: Clock
     _served: set[str] = field(default_factory=set)
     _failures: defaultdict[str, list[Failure]] = field(default_factory=lambda: defaultdict(list))
 
     def serves(self, group: str) -> None:
-        """A service has become ready on this group."""
+        """Record that a service has become ready on this group."""
         self._served.add(group)
         self._failures.pop(group, None)
 
     def failed(self, group: str, work: Hashable, stage: Stage, error: SwarmTuneError) -> None:
-        """A service has not become ready on this group."""
+        """Record that a service has not become ready on this group."""
         self._failures[group].append(Failure(work, stage, error, self.clock.monotonic()))
 
     def has_served(self, group: str) -> bool:
-        """Has any service ever become ready on it?"""
+        """Has any service ever become ready on this group?"""
         return group in self._served
 
     def any_served(self, groups: Collection[str]) -> bool:
-        """Has any service ever become ready on one of these?"""
+        """Has any service ever become ready on one of these groups?"""
         return not self._served.isdisjoint(groups)
 
     def in_a_row(self, group: str) -> int:
-        """Starts that failed since the last one that succeeded."""
+        """Failed starts since the last successful one."""
         return len(self._failures.get(group, ()))
 
     def hopeless(self, groups: Collection[str]) -> list[tuple[str, Failure]]:
-        """The latest failure of each of these groups, if none has ever served and more tries would not help; else empty.
+        """The latest failure of each of these groups if none has ever served and retries would not help; else empty.
 
-        That is so when several pieces of work failed the same way, or when no group could be reached for a while.
+        Retries would not help when several pieces of work failed in the same way, or no group was reachable for a while.
         """
         if not groups or self._served or not all(self._failures.get(name) for name in groups):
             return []
@@ -82,7 +82,7 @@ class History:
         return [(name, self._failures[name][-1]) for name in groups]
 
     def hopeless_in(self, groups: Collection[str]) -> float | None:
-        """Seconds until groups that could not be reached are given up; None: that is not in sight."""
+        """Seconds until unreachable groups are given up; None if they are not all unreachable."""
         failures = [[f for f in self._failures.get(name, []) if f.of_infrastructure] for name in groups]
         if self._served or not failures or min(map(len, failures)) < UNREACHABLE_FAILURES:
             return None

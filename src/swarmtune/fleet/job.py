@@ -1,4 +1,4 @@
-"""The contract of a piece of work for a service group, and how one run of it ended."""
+"""The contract of a job for a service group, and the result of one run of it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ R = TypeVar("R")
 LOG_LINES = 400  # vLLM names the cause of its death far above its last line
 
 Report = Callable[[str, Mapping[str, Any]], None]
-"""Takes the phase that a run enters ("starting", "ready", "waiting") and its facts."""
+"""Callback for the phase that a run enters ("starting", "ready", "waiting") and its facts."""
 
 
 class Stage(StrEnum):
-    """How far a run came."""
+    """The stage that a run has reached."""
 
-    LOOK = "look"  # does something else answer on the port?
+    LOOK = "look"  # the port is checked for another service
     START = "start"  # the nodes start the commands
     READY = "ready"  # the service loads and becomes ready
     USE = "use"  # the service is used
@@ -31,24 +31,27 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A service that runs: its group, with the port on which it answers, and the handle of its processes."""
+    """A running service: its group, with the port on which it answers, and the handle of its processes."""
 
     group: Group
     handle: Handle
 
     @property
     def url(self) -> str:
-        """Where it answers."""
+        """The base URL of the service."""
         return self.group.url
 
 
 class Job(ABC, Generic[R]):
-    """One piece of work: which service it needs, and what is done with it."""
+    """One job: which service it needs, and what is done with it.
+
+    After an error or a cancellation the caller (``ServiceRun``) stops the service; the job cleans up its own use of it.
+    """
 
     place: str = ""
-    """The folder on the nodes in which the commands run that name none; other ranks have ``-rank-N`` behind it."""
+    """The working folder on the nodes for commands that name none; ranks above 0 append ``-rank-N``."""
     token: str = ""
-    """Marks the processes (SWARMTUNE_TOKEN), so that leftovers of a killed run are found; empty: no mark."""
+    """Marks the processes (SWARMTUNE_TOKEN), so that leftovers of a killed run can be found; empty: no mark."""
     ready_s: float = 300.0
     """Seconds that the service may take to become ready."""
     facts: Mapping[str, Any] = {}
@@ -56,7 +59,7 @@ class Job(ABC, Generic[R]):
     started_at: float = 0.0
     """When the run at hand began, the wait for a turn left out (monotonic seconds); set by the run."""
     keeps_service: bool = False
-    """Does the service go on running after a result, for a next job that needs the same one?"""
+    """Does the service keep running after a result, for a next job that needs the same one?"""
 
     @abstractmethod
     def commands(self, group: Group) -> tuple[Command, ...]:
@@ -64,34 +67,34 @@ class Job(ABC, Generic[R]):
 
     @abstractmethod
     async def ready(self, service: Service) -> bool:
-        """Is the service up? Asked again and again until it is."""
+        """Is the service ready? Polled until it is; a service that is not ready in time is stopped."""
 
     @abstractmethod
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
-        """Why it did not become ready; ``exit_code`` None: it still runs. The error's culprit is this job's guess."""
+        """Why the service did not become ready; ``exit_code`` None: it still runs. The error's culprit is a guess."""
 
     @abstractmethod
     async def use(self, service: Service) -> R:
-        """Use the service, which is watched meanwhile: when it ends, this call is cancelled."""
+        """Use the service. This call is cancelled when the service ends, and must then leave nothing running."""
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
-        """Why it ended while it was used; by default what ``diagnose`` says."""
+        """Why the service ended during ``use``; by default the answer of ``diagnose``."""
         return self.diagnose(exit_code, log)
 
     async def before_stop(self, service: Service) -> None:
-        """Called before the service is stopped."""
+        """Called before the service is stopped. It is stopped also when this call fails or takes too long."""
 
     async def after_stop(self, nodes: ServiceGroup) -> None:
-        """Called when the service has been stopped: bring its logs home. Trouble must not be raised for a lost node."""
+        """Called after the service has been stopped: fetch its logs. A lost node must not raise an error here."""
 
 
 @dataclass(frozen=True)
 class RunResult(Generic[R]):
-    """How one run ended: with a ``result``, or with the ``error`` that kept it from one.
+    """The end of one run: a ``result``, or the ``error`` that prevented one.
 
-    ``died``: the service ended while it was used. ``trouble``: it could not be ended; a result counts, the group is
-    suspect. ``nodes_answer``: do the nodes start commands after the error; None: not looked at, or not known. Times in
-    seconds: ``start_s`` is 0 where the service was there already, ``waited_s`` went by until the group's turn came.
+    ``died``: the service ended during use. ``trouble``: the service could not be stopped; a result still counts, but the
+    group is suspect. ``nodes_answer``: do the nodes start commands after the error; None: not checked, or unknown. Times
+    in seconds: ``start_s`` is 0 if the service was already running, ``waited_s`` passed until the group's turn.
     """
 
     result: R | None = None
@@ -111,5 +114,5 @@ class RunResult(Generic[R]):
 
 
 def same_service(wanted: Sequence[Command], running: Sequence[Command]) -> bool:
-    """Would these commands start the very processes that those have started?"""
+    """Would the wanted commands start the same processes as the running ones?"""
     return len(wanted) == len(running) and all(map(Command.same_process, wanted, running))

@@ -1,4 +1,4 @@
-"""An event loop in a thread, for callers that have none."""
+"""An event loop in a thread, for callers without one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class LoopThread:
 
     @property
     def is_here(self) -> bool:
-        """Is this the thread itself?"""
+        """Is the caller in this thread?"""
         return threading.current_thread() is self._thread
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Its result; if the caller is interrupted, the work is cancelled."""
+        """Run a coroutine and return its result; if the caller is interrupted, the coroutine is cancelled."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -1,4 +1,4 @@
-"""Particles as the older tool's callers have them, rows of numbers or values by name, and what becomes of them."""
+"""Particles in the form of the older tool, rows of numbers or values by name, and their results."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class FieldLike(Protocol):
     """An entry of an engine's ``target_field``."""
 
     def to_field(self) -> Field:
-        """It as a field of the space."""
+        """Convert it to a field of the space."""
         ...
 
 
 @dataclass(frozen=True)
 class ParticleResult:
-    """What one particle gave. ``cost`` is inf if it could not be measured; ``failure`` then says why.
+    """The result of one particle. ``cost`` is inf if it could not be measured; ``failure`` then says why.
 
-    ``values`` are those of all fields, derived ones too. ``group`` served the last of ``attempts``, which took ``seconds``.
+    ``values`` has all fields, derived ones too. ``group`` served the last of ``attempts``, which took ``seconds``.
     """
 
     cost: float
@@ -103,7 +103,7 @@ def _unit(dimension: Dimension, field: Field, number: float) -> float:
     low, high = 0.0 if field.min is None else field.min, 1.0 if field.max is None else field.max
     if not low <= number <= high:
         raise ValueError(
-            f"{field.name} = {number:g} is no place between {low:g} and {high:g}; "
+            f"{field.name} = {number:g} is not between {low:g} and {high:g}; "
             f"give values by name: {{{field.name!r}: ...}}"
         )
     return (number - low) / (high - low) if high > low else 0.5

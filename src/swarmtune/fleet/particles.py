@@ -1,4 +1,4 @@
-"""``ParticleDispatcher``: particles measured on groups of nodes, each with a start script and a function for the cost."""
+"""``ParticleDispatcher``: measures particles on groups of nodes, with a start script and a cost function."""
 
 from __future__ import annotations
 
@@ -52,10 +52,11 @@ class ParticleDispatcher:
         clock: Clock | None = None,
         listen: Callable[[Event], None] | None = None,
     ) -> None:
-        """``fitness_func(values, url)`` measures the service at ``url``: its cost. A coroutine, or run in a thread.
+        """``fitness_func(values, url)`` measures the service at ``url`` and returns its cost. It is a coroutine function,
+        or is run in a thread.
 
-        ``executors`` reaches a node in another way than ``config.executor``. ``listen`` gets every event, in the thread of
-        the dispatcher. Raises ConfigValidationError with what is wrong with the groups, scripts or fields.
+        ``executors`` replaces ``config.executor``: it makes the executor of a node. ``listen`` gets every event, in the
+        thread of the dispatcher. Raises ConfigValidationError with all mistakes in groups, scripts and fields.
         """
         self.config = config.resolved()
         self.space = space_of(target_field)
@@ -108,7 +109,7 @@ class ParticleDispatcher:
             )
             retry = RetryPolicy(config.retry_count + 1, config.retry_delay)
             self._dispatcher: Dispatcher[Particle, float] = Dispatcher(
-                self._pool, self._clock, retry, self._forward, self._let_go
+                self._pool, self._clock, retry, self._forward, self._release_nodes
             )
             every_s = config.health_check_interval
             await stack.enter_async_context(
@@ -129,7 +130,9 @@ class ParticleDispatcher:
     def evaluate_particles(self, particles: Any) -> list[ParticleResult]:
         """One result for each particle, in their order. ``particles``: see ``particle_values.decode``.
 
-        ConfigValidationError if one is no particle of these fields; what the user must act on, if no group can work at all.
+        ConfigValidationError if a particle does not fit the fields, before anything starts. If no group can work at all,
+        an error with the culprit ``user``. An interrupted call has stopped its services; its results are lost, but the
+        dispatcher can be used again.
         """
         if self._thread is None:
             raise ConfigurationError(
@@ -138,16 +141,16 @@ class ParticleDispatcher:
         return self._thread.run(self.evaluate(particles))
 
     async def evaluate(self, particles: Any) -> list[ParticleResult]:
-        """``evaluate_particles`` for coroutines, after ``async with``. A cancelled call leaves no service."""
+        """``evaluate_particles`` for coroutines, inside ``async with``. A cancelled call has stopped its services."""
         if self._stack is None:
             raise ConfigurationError("write `async with ParticleDispatcher(...) as d:` around it")
         batch = Batch(next(self._batches), decode(self.space, particles), self)
         try:
             await self._dispatcher.run(batch)
         except SwarmTuneError as error:
-            everything = error.culprit is Culprit.USER and not batch.costs
-            few = self._pool.names and len(batch.results) < SAME_FAILURES  # too few to say that nothing can work
-            if error.culprit is Culprit.BUG or (everything and not few):
+            no_costs = error.culprit is Culprit.USER and not batch.costs
+            few = self._pool.names and len(batch.results) < SAME_FAILURES  # too few to conclude that nothing works
+            if error.culprit is Culprit.BUG or (no_costs and not few):
                 raise
             batch.end_all(error)
         return batch.results
@@ -155,13 +158,13 @@ class ParticleDispatcher:
     # --- what a batch needs -------------------------------------------------------------------------------------------
 
     def job(self, tried: str, setting: Setting, group: str) -> ScriptJob:
-        """The work of one attempt on this group; ``tried`` names the attempt, on the nodes and in ``results_dir``."""
+        """The job of one attempt on this group; ``tried`` names the attempt, on the nodes and in ``results_dir``."""
         service, run = self._services[group]
         place = f"particles/{self._run}/{tried}"
         return ScriptJob(service, run.nodes, setting.values, place, self.results_dir / tried)
 
     def emit(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """An event for the listener."""
+        """Pass an event to the listener."""
         self._listen(Event(kind, self._clock.wall(), facts))
 
     @property
@@ -173,11 +176,13 @@ class ParticleDispatcher:
 
     @property
     def results_dir(self) -> Path:
-        """Where this run leaves a folder for each attempt."""
+        """The folder of this run, with one folder for each attempt."""
         return Path(self.config.results_dir) / self._run
 
     def join(self, group: ServiceGroupConfig) -> None:
-        """One more group, also while particles are measured. ConfigValidationError if it does not fit to the others."""
+        """Add a group, also while particles are measured. ConfigValidationError if it does not fit the others; then
+        the groups stay as they were.
+        """
         config = self.config.model_copy(update={"service_groups": (*self.config.service_groups, group)}).resolved()
         new = config.service_groups[-1]
         check_scripts([new])
@@ -190,11 +195,13 @@ class ParticleDispatcher:
         self._call(join)
 
     def leave(self, name: str) -> None:
-        """A group gets no more particles; one that it measures right now is still finished."""
+        """Give a group no more particles; one that it is measuring still finishes. ConfigurationError if there is no
+        such group.
+        """
         self._call(lambda: self._dispatcher.leave(name, "asked to"))
 
     def _forward(self, event: Event) -> None:
-        """What the dispatcher says of groups, in the words of this class."""
+        """Translate the dispatcher's event of a group that leaves."""
         name = event.facts.get("left")
         if name is not None:
             left = tuple(group for group in self.config.service_groups if group.group_id != name)
@@ -209,13 +216,13 @@ class ParticleDispatcher:
         self._services[group.group_id] = service, member
         return member
 
-    def _let_go(self, member: Member[float]) -> None:
-        """Of the nodes of a group that has left."""
+    def _release_nodes(self, member: Member[float]) -> None:
+        """Release the nodes of a group that has left."""
         _, run = self._services.pop(member.name)
         self._reach.let_go(run.nodes.executors)
 
     def _call(self, action: Callable[[], T]) -> T:
-        """Do it where the pool lives."""
+        """Run an action in the thread of the pool."""
         if self._thread is None or self._thread.is_here:
             return action()
 
@@ -226,7 +233,7 @@ class ParticleDispatcher:
 
 
 def check_scripts(groups: Sequence[ServiceGroupConfig]) -> None:
-    """ConfigValidationError with every script that cannot be read."""
+    """Raise ConfigValidationError with every script that cannot be read."""
     mistakes: list[str] = []
     for text in dict.fromkeys(t for group in groups for t in (group.start_script, group.stop_script) if t):
         try:

@@ -1,4 +1,6 @@
-"""Who is free: members are handed out one piece of work at a time, come and go, and are left alone while they fail."""
+"""Pool of service groups. A group runs one job at a time; groups may join and leave; a failing group is held back by its
+circuit breaker.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ M = TypeVar("M")
 
 @dataclass(frozen=True)
 class PoolCounts:
-    """``healthy``: get work (busy or not); ``busy``: have some; ``open``: out of use until a probe ends well; ``gone``."""
+    """Groups by state. ``healthy``: breaker closed, busy or not; ``open``: held back until a probe succeeds; ``busy``: have
+    work; ``gone``: have left the pool.
+    """
 
     healthy: int
     busy: int
@@ -33,9 +37,9 @@ class _Slot(Generic[M]):
 
 
 class ServiceGroupPool(Generic[M]):
-    """Named members, each with a breaker. For one event loop; only ``acquire`` and ``changed`` wait.
+    """Named members, each with a breaker. Used from one event loop; only ``acquire`` and ``changed`` wait.
 
-    The member that has been idle longest is handed out first.
+    The member that has been idle longest is handed out first. A cancelled wait takes no member.
     """
 
     def __init__(
@@ -46,7 +50,7 @@ class ServiceGroupPool(Generic[M]):
         failures: int = 5,
         open_s: float = 60.0,
     ) -> None:
-        """``failures`` and ``open_s`` (seconds) are those of each member's ``CircuitBreaker``."""
+        """``failures`` and ``open_s`` (seconds) configure each member's ``CircuitBreaker``."""
         self._clock = clock
         self._name_of = name_of
         self._breaker_options = (failures, open_s)
@@ -54,17 +58,17 @@ class ServiceGroupPool(Generic[M]):
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._gone = 0
         self.version = 0
-        """Counts what has happened; see ``changed``."""
+        """Counts the changes of the pool; see ``changed``."""
         for member in members:
             self.join(member)
 
     # --- work ------------------------------------------------------------------------------------------------------
 
     def try_acquire(self, avoid: Collection[str] = (), *, strictly: bool = False) -> M | None:
-        """A free member, which must be released; None if there is none now.
+        """A free member, which the caller must release; None if there is none now.
 
-        One named in ``avoid`` is taken only if no other is in use, so that nothing waits for what may never come;
-        ``strictly``: not even then.
+        A member named in ``avoid`` is taken only if every other one is held back by its breaker, because waiting for
+        those might never end; ``strictly``: not even then.
         """
         staying = {name: slot for name, slot in self._slots.items() if not slot.leaving}
         ready = [name for name, slot in staying.items() if not slot.busy and slot.breaker.allows]
@@ -80,7 +84,7 @@ class ServiceGroupPool(Generic[M]):
         return slot.member
 
     def take(self, name: str) -> M | None:
-        """This very member, whatever its breaker says; it must be released. None if it is busy, leaving or gone."""
+        """This member, even if its breaker is open; the caller must release it. None if it is busy, leaving or gone."""
         slot = self._slots.get(name)
         if slot is None or slot.busy or slot.leaving:
             return None
@@ -88,12 +92,12 @@ class ServiceGroupPool(Generic[M]):
         return slot.member
 
     def holds(self, member: M) -> bool:
-        """Is it there, be it only until its work is done?"""
+        """Is it still in the pool? A busy member that leaves is, until its work is done."""
         slot = self._slots.get(self._name_of(member))
         return slot is not None and slot.member is member
 
     async def acquire(self, avoid: Collection[str] = ()) -> M:
-        """``try_acquire`` as soon as it gives one; CommunicationError when no member is left to wait for."""
+        """Wait until ``try_acquire`` returns a member; CommunicationError when no member is left to wait for."""
         while (member := self.try_acquire(avoid)) is None:
             if not self.names:
                 raise CommunicationError("no service group is left; let one join")
@@ -101,7 +105,7 @@ class ServiceGroupPool(Generic[M]):
         return member
 
     def release(self, member: M, ok: bool | None) -> None:
-        """The work has ended: did the member do its part? None: nothing was learned about it (it was cancelled)."""
+        """Give a member back. ``ok``: is its breaker to count a success or a failure? None: neither (cancelled work)."""
         name = self._name_of(member)
         slot = self._slots.pop(name)
         slot.busy = False
@@ -109,7 +113,7 @@ class ServiceGroupPool(Generic[M]):
         if slot.leaving:
             self._gone += 1
         else:
-            self._slots[name] = slot  # to the end of the row
+            self._slots[name] = slot  # to the end of the queue
         self._notify()
 
     async def changed(self, since: int) -> None:
@@ -128,27 +132,25 @@ class ServiceGroupPool(Generic[M]):
                 alarm.cancel()
 
     def suspect(self, name: str) -> None:
-        """The member failed at work that another one did: its breaker hears of it."""
+        """Count a failure of a member at work that another member has done."""
         if name in self._slots:
             self._slots[name].breaker.failed()
             self._notify()
 
-    # --- who is there ----------------------------------------------------------------------------------------------
+    # --- members ---------------------------------------------------------------------------------------------------
 
     def join(self, member: M) -> None:
-        """A new member; ConfigurationError if the name is taken."""
+        """Add a member; ConfigurationError if the name is taken."""
         name = self._name_of(member)
         if name in self._slots:
-            raise ConfigurationError(
-                f"there is a group {name!r} already; let it leave first, or name this one otherwise"
-            )
+            raise ConfigurationError(f"group {name!r} already exists; let it leave first, or use another name")
         self._slots[name] = _Slot(member, CircuitBreaker(self._clock, *self._breaker_options))
         self._notify()
 
     def leave(self, name: str) -> M:
-        """It gets no more work; a busy one is gone when it is released. ConfigurationError if there is none."""
+        """Give a member no more work; a busy one is gone when it is released. ConfigurationError if it is unknown."""
         if name not in self.names:
-            raise ConfigurationError(f"there is no group {name!r}; there are {', '.join(self.names) or 'none'}")
+            raise ConfigurationError(f"there is no group {name!r}; the groups are: {', '.join(self.names) or 'none'}")
         member = self._slots[name].member
         if self._slots[name].busy:
             self._slots[name].leaving = True
@@ -160,24 +162,24 @@ class ServiceGroupPool(Generic[M]):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The members that stay."""
+        """The names of the members that are not leaving."""
         return tuple(name for name, slot in self._slots.items() if not slot.leaving)
 
     @property
     def counts(self) -> PoolCounts:
-        """For progress."""
+        """Members by state."""
         closed = [slot.breaker.state is Breaker.CLOSED for slot in self._slots.values() if not slot.leaving]
         busy = sum(slot.busy for slot in self._slots.values())
         return PoolCounts(sum(closed), busy, len(closed) - sum(closed), self._gone)
 
-    # --- what a monitor sees ---------------------------------------------------------------------------------------
+    # --- health checks ---------------------------------------------------------------------------------------------
 
     def idle(self) -> list[M]:
-        """The members without work, those out of use included."""
+        """The members without work, those with an open breaker included."""
         return [slot.member for slot in self._slots.values() if not slot.busy]
 
     def checked(self, member: M, ok: bool) -> None:
-        """A monitor has looked at it; what has meanwhile got work or gone is judged by that."""
+        """Record a health check; ignored for a member that has meanwhile got work or left."""
         slot = self._slots.get(self._name_of(member))
         if slot is None or slot.busy or slot.member is not member:
             return

@@ -1,4 +1,4 @@
-"""A start script as a service, and a function of values and URL as what is done with it."""
+"""The job of one particle: a start script is the service, and a function of values and URL gives the cost."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ from swarmtune.execution.supervisor import make_private
 from swarmtune.fleet.job import Job, Service
 from swarmtune.records import Command, File, Group, Value
 
-ASK_S = 10.0  # for one answer of the health URL
+ASK_S = 10.0  # time-out for one answer of the health URL
 POLL_S = 0.25
 OK = 200
 KILLED = {sign * number + base for number in (signal.SIGKILL, signal.SIGTERM) for sign, base in ((-1, 0), (1, 128))}
-"""Exit codes of a process that the kernel or a person has ended; a shell adds 128."""
+"""Exit codes of a process that was killed by the kernel or a person; a shell adds 128."""
 
 Fitness = Callable[[Mapping[str, Value], str], float | Awaitable[float]]
-"""Measures the service at a URL, which runs with these values: the cost, which is minimised."""
+"""Measures the service at a URL, which runs with these values; returns the cost, which is minimised."""
 
 
 @dataclass(frozen=True)
 class Script:
-    """A start or stop script as a command: argv, and the file that is sent along."""
+    """A start or stop script as a command: argv, and the file that is sent to the node."""
 
     argv: tuple[str, ...]
     files: tuple[File, ...] = ()
@@ -113,7 +113,7 @@ class ScriptJob(Job[float]):
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The start script on each node, with the values in ``config_path``."""
         path, script = self._service.config.config_path, self._service.start
-        # What is at an absolute path belongs to somebody and comes back; a relative one is in a folder of our own.
+        # A file at an absolute path is the user's and is restored; a relative path is in a folder of our own.
         content = json.dumps(dict(self.values), indent=2) + "\n"
         files = (*script.files, File(path, content, restore=Path(path).is_absolute()))
         return tuple(
@@ -131,21 +131,23 @@ class ScriptJob(Job[float]):
             return False
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
-        """Killed: for lack of memory, or by somebody; another try tells which. Else the setting is suspected."""
+        """A service that was killed (for lack of memory, or by a person) is retried. Else the setting is blamed."""
         if exit_code is None:
             text = f"the service did not answer at {self._service.config.health_url} within {self.ready_s:g} s"
         else:
-            text = f"the service ended with {exit_code} before it was healthy"
+            text = f"the service ended with code {exit_code} before it was healthy"
         culprit = Culprit.INFRASTRUCTURE if exit_code in KILLED else Culprit.SETTING
         return SimulatorStartError(with_last_line(text, log), culprit=culprit)
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
-        """A loss: it is tried again."""
-        text = f"a process of the service ended with {exit_code} while it was measured"
+        """A lost service is blamed on the infrastructure, so the particle is tried again."""
+        text = f"a process of the service ended with code {exit_code} while it was measured"
         return SimulatorHealthCheckError(with_last_line(text, log), culprit=Culprit.INFRASTRUCTURE)
 
     async def use(self, service: Service) -> float:
-        """The cost. Errors of the fitness function are the particle's fault."""
+        """The cost. Errors of the fitness function are blamed on the particle. A fitness function that runs in a thread
+        cannot be cancelled: its result is then ignored.
+        """
         limit_s = self._service.timeout_s
         try:
             return _cost(await within(self._service.clock, limit_s, self._call(service.url)))
@@ -154,7 +156,7 @@ class ScriptJob(Job[float]):
             raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
 
     async def before_stop(self, service: Service) -> None:
-        """The stop script on every node, where there is one."""
+        """Run the stop script on every node, if there is one."""
         script = self._service.stop
         if script is None:
             return
@@ -172,9 +174,9 @@ class ScriptJob(Job[float]):
         await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._nodes.executors)))
 
     async def keep(self, result: Mapping[str, Any], remote: bool) -> str | None:
-        """Leave ``result.json`` here and, with ``remote``, on the master, and bring the output of every rank here.
+        """Write ``result.json`` here and, with ``remote``, on the master, and fetch the output of every rank.
 
-        Returned is why something could not be kept.
+        Returns the reason if a file could not be written or fetched.
         """
         file = self.folder / "result.json"
         try:
@@ -205,9 +207,9 @@ class ScriptJob(Job[float]):
 
 
 def with_last_line(text: str, log: str) -> str:
-    """The text, with the last line that the service printed."""
+    """The text, followed by the last line that the service printed."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return f"{text}; the last it printed: {lines[-1][:500]}" if lines else text
+    return f"{text}; its last line: {lines[-1][:500]}" if lines else text
 
 
 def _cost(result: Any) -> float:
@@ -216,13 +218,13 @@ def _cost(result: Any) -> float:
     except (TypeError, ValueError):
         cost = math.nan
     if math.isnan(cost):
-        text = f"fitness_func gave {str(result)[:100]!r}, which is no number"
+        text = f"fitness_func returned {str(result)[:100]!r}, which is not a number"
         raise BenchmarkExecutionError(text, culprit=Culprit.SETTING)
     return cost
 
 
 async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Its result. A thread of its own that no exit waits for: a hung function can hold up nothing but itself."""
+    """The result of a function in a daemon thread of its own, so that a hung function delays neither others nor the exit."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Any] = loop.create_future()
 
@@ -241,7 +243,7 @@ async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
             outcome = (None, RuntimeError(f"{type(error).__name__}: {error}"))
             if isinstance(error, Exception) and not isinstance(error, StopIteration):
                 outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(deliver, *outcome)
 
     threading.Thread(target=run, name="fitness_func", daemon=True).start()

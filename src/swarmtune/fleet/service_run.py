@@ -1,4 +1,4 @@
-"""One set of commands on one service group: look, start, ready, turn, use, watch, stop."""
+"""Runs one job on one service group: check the port, start, wait until ready, take turns, use, watch, stop."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from swarmtune.records import Command, Group
 
 R = TypeVar("R")
 FIRST_POLL_S, POLL_S = 0.02, 0.25
-DYING_S = 1.0  # a service whose use failed is given this long to be seen dead
-ANSWER_S = 30.0  # for the nodes to show that they are there
+DYING_S = 1.0  # after a failed use, the time in which a dying service is seen to end
+ANSWER_S = 30.0  # for the nodes to show that they answer
 BEFORE_STOP_S = 60.0
 START_S = 120.0  # for all nodes to start a command, once they are reserved
 LOOK_S = 2.0
@@ -32,7 +32,7 @@ Listening = Callable[[Group], Awaitable[bool]]
 
 @dataclass(frozen=True)
 class _Running(Generic[R]):
-    """The service that runs on the group: the job that started it, and that job's commands as they were described."""
+    """The service that runs on the group, the job that started it, and that job's commands without our marks."""
 
     job: Job[R]
     commands: tuple[Command, ...]
@@ -42,8 +42,8 @@ class _Running(Generic[R]):
 class ServiceRun(Generic[R]):
     """Runs jobs on one service group, one at a time.
 
-    A job that needs the very service that is running gets it without a restart. After an error or a cancellation no
-    service is left running; on a node that cannot be reached it ends by its lease.
+    A job that needs the running service gets it without a restart. After an error or a cancellation no service is left
+    running; on a node that cannot be reached it ends when its lease expires.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class ServiceRun(Generic[R]):
         start_s: float = START_S,
         listening: Listening | None = None,
     ) -> None:
-        """``turn`` is entered while the service is used. ``start_s``: seconds until the nodes have started a command.
+        """``turn`` is held while the service is used. ``start_s``: seconds for the nodes to start a command.
 
-        ``listening`` looks at the port before a start; by default it tries to connect.
+        ``listening`` checks the port before a start; by default by connecting to it.
         """
         self.nodes = nodes
         self.group = nodes.group
@@ -72,9 +72,10 @@ class ServiceRun(Generic[R]):
         return self.nodes.group.name
 
     async def run(self, job: Job[R], report: Report) -> RunResult[R]:
-        """Have the job's service running, use it, and say how that ended; ``seconds`` are without the wait for a turn.
+        """Start the job's service unless it is running, use it, and return the result; ``seconds`` exclude the wait for
+        a turn.
 
-        Errors of our own family are part of the result; a cancelled call leaves no service.
+        A SwarmTuneError becomes part of the result. After an error or a cancellation the service has been stopped.
         """
         began, waited_s, start_s = self._clock.monotonic(), 0.0, 0.0
         stage, job.started_at = _Progress(), began
@@ -104,7 +105,9 @@ class ServiceRun(Generic[R]):
         return RunResult(result, trouble=trouble, start_s=start_s, waited_s=waited_s, seconds=seconds)
 
     async def stop(self) -> None:
-        """End the service of this group, if one runs. SwarmTuneError says what could not be ended."""
+        """Stop the service of this group, if one runs. SwarmTuneError says what could not be stopped; the next job starts
+        a new service all the same.
+        """
         running, self._running = self._running, None
         if running is None:
             return
@@ -117,7 +120,7 @@ class ServiceRun(Generic[R]):
         await running.job.after_stop(self.nodes)
 
     async def answers(self) -> bool:
-        """Does every node start a command? NotHeldError if nodes would have to be reserved for that."""
+        """Does every node start a command? NotHeldError if the nodes would have to be reserved first."""
         return await self.nodes.answers()
 
     # --- steps ---------------------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ class ServiceRun(Generic[R]):
         return self._running.service
 
     async def _is_running(self, job: Job[R]) -> bool:
-        """Does the very service run that this job needs?"""
+        """Is the service that this job needs running?"""
         running = self._running
         if running is None or not same(job.commands(self._with_port()), running.commands):
             return False
@@ -137,11 +140,11 @@ class ServiceRun(Generic[R]):
     async def _start(self, job: Job[R], report: Report, stage: _Progress) -> None:
         stage.reached = Stage.LOOK
         await self.stop()
-        self.group = self.nodes.group  # a group without a port of its own gets another one for each start
+        self.group = self.nodes.group  # a group without a configured port gets a new one for each start
         group = self._with_port()
         commands = job.commands(group)
         if await self._listening(group):
-            raise CommunicationError(f"something else answers at {group.url} already, on the port of this service")
+            raise CommunicationError(f"another service already answers at {group.url}, on the port of this one")
         report("starting", {})
         stage.reached = Stage.START
         marked = [_marked(command, job, rank) for rank, command in enumerate(commands)]
@@ -169,7 +172,7 @@ class ServiceRun(Generic[R]):
             pause = min(POLL_S, 1.5 * pause)
 
     async def _use(self, job: Job[R], service: Service, stage: _Progress) -> R:
-        """The job's result; when the service ends first, the job is cancelled and the reason raised."""
+        """The job's result; if the service ends first, the job is cancelled and the reason raised."""
         work = asyncio.ensure_future(job.use(service))
         watch = asyncio.ensure_future(self._until_end(service.handle))
         try:
@@ -202,7 +205,7 @@ class ServiceRun(Generic[R]):
         return None
 
     async def _nodes_answer(self, error: SwarmTuneError) -> bool | None:
-        """Asked only where it decides: a service also fails when one of its machines has gone."""
+        """Do the nodes answer? Checked only if the setting is suspected: a lost machine also makes a service fail."""
         if error.culprit is not Culprit.SETTING:
             return None
         try:
@@ -220,14 +223,14 @@ class ServiceRun(Generic[R]):
 
 @dataclass
 class _Progress:
-    """How far the run at hand has come."""
+    """Progress of the current run."""
 
     reached: Stage = Stage.LOOK
     died: bool = False
 
 
 def not_ready(error: SwarmTuneError, waited_s: float, option: str) -> SimulatorStartError:
-    """The diagnosis of a service that still runs, with how long it was waited for and which option says so."""
+    """The diagnosis of a service that still runs, with the seconds it was given and the option that sets them."""
     text = f"not ready after {waited_s:g} s ({option}). {error.message}"
     return SimulatorStartError(text, details=error.details, culprit=error.culprit)
 
@@ -245,13 +248,13 @@ async def accepts_connections(group: Group) -> bool:
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on right now."""
+    """A free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def _marked(command: Command, job: Job[Any], rank: int) -> Command:
-    """The command in its rank's folder, with the job's mark."""
+    """The command with its rank's folder and the job's mark."""
     mark = {"SWARMTUNE_TOKEN": of_rank(job.token, rank)} if job.token else {}
     return replace(command, directory=command.directory or of_rank(job.place, rank), env={**command.env, **mark})

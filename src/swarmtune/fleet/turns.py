@@ -1,4 +1,4 @@
-"""Services that share a node are measured one at a time; while one is, the others may start (``parallel.in_turn``)."""
+"""Turns: services that share a node are measured one at a time, while the others may start (``parallel.in_turn``)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from swarmtune.execution.config import NodeConfig
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
-"""Who has entered it is measured alone on its nodes."""
+"""Makes a context manager: while it is held, no other service on these nodes is measured."""
 
 
 class Turns:
@@ -20,7 +20,7 @@ class Turns:
         self._places: dict[tuple[str, int], asyncio.Lock] = {}
 
     def of(self, nodes: Iterable[NodeConfig]) -> Turn:
-        """The turn of a service on these nodes. Nodes are entered in one order, so that no two wait for each other."""
+        """The turn of a service on these nodes. Locks are taken in one order, so that there is no deadlock."""
         places = sorted({(node.host, node.ssh_port) for node in nodes})
         locks = [self._places.setdefault(place, asyncio.Lock()) for place in places]
 
@@ -36,5 +36,5 @@ class Turns:
 
 @contextlib.asynccontextmanager
 async def any_time() -> AsyncIterator[None]:
-    """The turn of who shares nothing."""
+    """No-op turn, for groups that share no node."""
     yield

@@ -1,4 +1,4 @@
-"""WHAT better means: promises and objectives. Pure."""
+"""WHAT better means: SLOs (latency limits) and objectives. Pure."""
 
 from swarmtune.objective.objectives import Goodput, Latency, Objective, Per, Rate, Throughput, Weighted, Weights
 from swarmtune.objective.slo import PROMISED, per_request_limits, promise_mistakes, violations

@@ -23,7 +23,7 @@ NO_POWER = "power_watts is absent: "  # a load generator's reason begins with th
 
 @dataclass(frozen=True)
 class Per:
-    """What a rate is counted per: accelerator used, watt drawn, or dollar spent.
+    """The denominator of a rate: accelerators used, watts drawn, or dollars spent.
 
     ``dollars_per_hour`` is the price of one accelerator, with ``of_group`` that of all, used or not.
     """
@@ -64,7 +64,7 @@ def _no_power(measurement: Measurement) -> FitnessCalculationError:
 
 @dataclass(frozen=True)
 class Objective(ABC):
-    """Turns a measurement into a score. ``limits`` are hard promises (metric -> limit in ms).
+    """Turns a measurement into a score. ``limits`` are hard SLOs (metric -> limit in ms).
 
     ``several``: the objectives of a Pareto set by name, of which this is the first. Their values go into the score, too.
     """
@@ -103,7 +103,7 @@ class Objective(ABC):
         return {"kind": kind, "slos": dict(self.limits), "min_success_rate": self.min_success_rate, **pareto}
 
     def score(self, measurement: Measurement) -> Score:
-        """Value and promises of one measurement."""
+        """Value and SLOs of one measurement."""
         value = self.value(measurement)
         return Score(
             value=value,
@@ -156,7 +156,7 @@ class Throughput(Rate):
 
 @dataclass(frozen=True)
 class Latency(Objective):
-    """A latency that a promise could bound (``p95_ttft_ms``), minimised: the second of a Pareto set.
+    """A latency that an SLO could bound (``p95_ttft_ms``), minimised: the second of a Pareto set.
 
     When not a single request completed there is none, and it is infinite.
     """
@@ -198,8 +198,8 @@ class Weighted(Objective):
 
     w1 target/speed + w2 exp(k2 (TTFT/slo - 1)) + w3 exp(k3 (TPOT/slo - 1)) + w4 exp(k4 (slo/success - 1)).
 
-    Speed is output tokens per second. A missing metric is an error there and here no bonus; a cost that overflows, and a
-    speed or success rate of zero, cost infinity.
+    Speed is output tokens per second. A missing metric is an error, as there; a cost that overflows, and a speed or success
+    rate of zero, cost infinity.
     """
 
     unit: str = "cost"

@@ -1,6 +1,6 @@
-"""Several objectives at once: what is not beaten in all of them, how much that is worth, and one number of many. Pure.
+"""Several objectives at once: the non-dominated set, its hypervolume, and scalarisation. Pure.
 
-Everywhere a point is a row of losses, all minimised; an infinite loss is one that could not be worse.
+A point is a row of losses, all minimised; an infinite loss is the worst.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ AUGMENTATION = 0.05  # of the sum, so that no point that is beaten looks as good
 
 
 def non_dominated(points: Array) -> NDArray[np.bool_]:
-    """Which of the points, shape (n, m), no other beats: none is at least as good everywhere and better somewhere.
+    """Which of the points, shape (n, m), no other dominates: none is at least as good everywhere and better somewhere.
 
     Shape (n,). Of equal points all are kept.
     """
@@ -46,19 +46,19 @@ def scaled(points: Array) -> Array:
     with np.errstate(all="ignore"):
         low = np.nanmin(np.where(np.isnan(finite).all(axis=0), 0.0, finite), axis=0)
         width = np.nanmax(np.where(np.isnan(finite).all(axis=0), 0.0, finite), axis=0) - low
-        found: Array = np.nan_to_num((finite - low) / np.where(width > 0, width, 1.0), nan=1.0)
-    return found
+        result: Array = np.nan_to_num((finite - low) / np.where(width > 0, width, 1.0), nan=1.0)
+    return result
 
 
 def chebyshev(points: Array, weights: Array) -> Array:
     """One loss for each point, shape (n,): the augmented Chebyshev norm of its scaled losses under these weights, (m,).
 
-    Source: ParEGO (Knowles 2006, IEEE Transactions on Evolutionary Computation 10:50): max(w f) + 0.05 sum(w f). For every
-    point of a Pareto set, dented or not, there are weights under which it is the best; a linear sum knows no dents.
+    Source: ParEGO (Knowles 2006, IEEE Transactions on Evolutionary Computation 10:50): max(w f) + 0.05 sum(w f). Every
+    point of a Pareto set, convex or not, is the best under some weights; a linear sum finds only convex parts.
     """
     weighted = scaled(points) * weights
-    found: Array = weighted.max(axis=1) + AUGMENTATION * weighted.sum(axis=1)
-    return found
+    norms: Array = weighted.max(axis=1) + AUGMENTATION * weighted.sum(axis=1)
+    return norms
 
 
 def random_weights(rng: np.random.Generator, count: int) -> Array:

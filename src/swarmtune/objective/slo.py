@@ -1,4 +1,4 @@
-"""Promises: limits on metrics of a measurement, hard by default."""
+"""SLOs (latency limits): limits on metrics of a measurement, hard by default."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping
 from swarmtune.errors import FitnessCalculationError
 from swarmtune.records import Measurement
 
-# Latency metrics that a promise may bound, e.g. p95_ttft_ms: the loadgen gives them for every workload.
+# Latency metrics that an SLO may bound, e.g. p95_ttft_ms: the loadgen gives them for every workload.
 LATENCIES = ("ttft", "tpot", "itl", "icl", "e2el")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
 PROMISED = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
 
 
 def promise_mistakes(limits: Mapping[str, float]) -> list[str]:
-    """What is wrong with a table of promises, as sentences."""
+    """What is wrong with a table of SLOs, as sentences."""
     form = f"{'|'.join(STATISTICS)}_{'|'.join(LATENCIES)}_ms"
     return [
-        f"objective.slo.{name}: not a promise; write {form}, for example p95_ttft_ms = 500"
+        f"objective.slo.{name}: not an SLO; write {form}, for example p95_ttft_ms = 500"
         for name in limits
         if not PROMISED.match(name)
     ] + [
@@ -30,34 +30,34 @@ def promise_mistakes(limits: Mapping[str, float]) -> list[str]:
 
 
 def per_request_limits(limits: Mapping[str, float]) -> dict[str, float]:
-    """What one request must keep so that it counts for goodput: the tightest promise per latency, {"ttft_ms": 500}."""
-    found: dict[str, float] = {}
+    """The limits that one request must keep to count for goodput: the tightest SLO per latency, {"ttft_ms": 500}."""
+    limits_of_requests: dict[str, float] = {}
     for name, limit in limits.items():
         match = PROMISED.match(name)
         if match and match[2] not in ("itl", "icl"):
             key = f"{match[2]}_ms"
-            found[key] = min(limit, found.get(key, limit))
-    return found
+            limits_of_requests[key] = min(limit, limits_of_requests.get(key, limit))
+    return limits_of_requests
 
 
 def violations(measurement: Measurement, limits: Mapping[str, float], min_success_rate: float) -> dict[str, float]:
-    """How far each promise is broken, relative to its limit (<= 0: kept).
+    """How far each SLO is broken, relative to its limit (<= 0: kept).
 
-    When not a single request completed there is no latency to judge, and each promise counts as broken by its full
-    limit; otherwise a missing metric is a FitnessCalculationError, never a kept promise.
+    When not a single request completed there is no latency to judge, and each SLO counts as broken by its full
+    limit; otherwise a missing metric is a FitnessCalculationError, never a kept SLO.
     """
-    found = {"success_rate": 1.0 - metric(measurement, "success_rate") / min_success_rate}
+    result = {"success_rate": 1.0 - metric(measurement, "success_rate") / min_success_rate}
     nothing_completed = measurement.metrics.get("completed") == 0
     for name, limit in limits.items():
         if nothing_completed:
-            found[name] = 1.0
+            result[name] = 1.0
         else:
-            found[name] = metric(measurement, name) / limit - 1.0
-    return found
+            result[name] = metric(measurement, name) / limit - 1.0
+    return result
 
 
 def metric(measurement: Measurement, name: str, above: float = -math.inf) -> float:
-    """A metric that the objective cannot do without, and that must lie above a bound. FitnessCalculationError if not."""
+    """A metric that the objective needs. FitnessCalculationError if it is missing or not above ``above``."""
     if name not in measurement.metrics:
         have = ", ".join(sorted(measurement.metrics)) or "none"
         raise FitnessCalculationError(
@@ -66,5 +66,5 @@ def metric(measurement: Measurement, name: str, above: float = -math.inf) -> flo
         )
     value = measurement.metrics[name]
     if not value > above:
-        raise FitnessCalculationError(f"The measurement says {name} = {value:g}; it must be above {above:g}.")
+        raise FitnessCalculationError(f"The measurement has {name} = {value:g}; it must be above {above:g}.")
     return value

@@ -17,7 +17,7 @@ DEFAULT_PORT = 8000
 
 @dataclass(frozen=True)
 class KeptFile:
-    """A file of the winner's: where its service reads it, and where its content is kept."""
+    """A file of the winner: the path from which its service reads it, and the path of the kept copy."""
 
     path: str
     kept: Path
@@ -41,7 +41,7 @@ def live_lines(plan: Plan, setting: Setting) -> list[str]:
 
 
 def kept_files(result: Result) -> list[KeptFile]:
-    """The files that the best setting's command reads, and where a copy of each is kept in the study."""
+    """The files that the best setting's command reads, with the path of each copy in the study."""
     if result.best is None:
         return []
     group = result.plan.groups[0]
@@ -51,7 +51,7 @@ def kept_files(result: Result) -> list[KeptFile]:
 
 
 def keep_files(result: Result) -> None:
-    """Write these copies, readable by their owner only. ConfigPathError if the disk does not take one."""
+    """Write these copies, readable by their owner only. ConfigPathError if one cannot be written."""
     for file in kept_files(result):
         file.kept.parent.mkdir(mode=0o700, exist_ok=True)
         write_private(file.kept, file.content)

@@ -20,14 +20,14 @@ REPORT_FILE = "report.json"
 
 
 def write_report(result: Result) -> dict[str, Any]:
-    """Leave ``report.json`` and the winner's files in the study's folder; returns what the report holds.
+    """Write ``report.json`` and the winner's files into the study's folder; returns the content of the report.
 
-    ConfigPathError if the disk does not take them.
+    ConfigPathError if a file cannot be written; each file is written whole or not at all.
     """
-    found = document(result)
+    report = document(result)
     keep_files(result)
-    write_private(Path(result.study) / REPORT_FILE, json.dumps(found, indent=2) + "\n")
-    return found
+    write_private(Path(result.study) / REPORT_FILE, json.dumps(report, indent=2) + "\n")
+    return report
 
 
 def document(result: Result) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def _standing(result: Result, standing: Standing) -> dict[str, Any]:
     return {
         "trial": standing.trial,
         "setting": dict(trial.setting.values),
-        "keeps_promises": standing.keeps_promises,
+        "keeps_promises": standing.keeps_slos,
         "tied": standing.tied,
         "over_baseline": _difference(standing.over_baseline),
         "against_best": _difference(standing.against_best),
@@ -106,12 +106,12 @@ def _measured(result: Result, trial: Trial | None) -> dict[str, Any] | None:
     }
 
 
-def _difference(found: Difference) -> dict[str, Any]:
+def _difference(difference: Difference) -> dict[str, Any]:
     return {
-        "gain_percent": found.gain_percent,
-        "ci95_percent": found.ci95_percent,
-        "p": found.p,
-        "rounds": found.rounds,
+        "gain_percent": difference.gain_percent,
+        "ci95_percent": difference.ci95_percent,
+        "p": difference.p,
+        "rounds": difference.rounds,
     }
 
 

@@ -1,4 +1,4 @@
-"""The numbers behind a report: means of re-measurements, the table of baseline and winner, what was spent."""
+"""The numbers of a report: means of re-measurements, the table of baseline and winner, spent budgets."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def comparison(result: Result) -> list[Compared]:
 
 
 def no_difference(result: Result) -> dict[str, list[Value]]:
-    """Parameters in which the tied settings and the best differ, so that they could not be seen to matter."""
+    """Parameters in which the tied settings and the best differ: no effect of theirs was measurable."""
     several = [t.setting.values for t in (result.best, *result.tied) if t is not None]
     names = several[0] if several else ()
     values = {n: sorted({s[n] for s in several}, key=lambda v: (isinstance(v, str), v)) for n in names}
@@ -53,7 +53,7 @@ def no_difference(result: Result) -> dict[str, list[Value]]:
 
 
 def budget(result: Result) -> dict[str, Any]:
-    """Limit (None: none) and what was spent of each budget; of the accelerators also what the proof took."""
+    """Limit (None: no limit) and spending of each budget; for the accelerators also that of the proof."""
     plan, spent = result.plan, result.spent
     return {
         "evaluations": {"limit": plan.evaluations, "spent": result.evaluations},
@@ -76,8 +76,8 @@ def shown_metric(result: Result, trial: Trial | None, metric: str) -> float | No
     """A metric for the final table: of the re-measurements where there are any, else of the search."""
     if trial is None:
         return None
-    known = [r.measurement.metrics.get(metric) for r in result.remeasured.get(trial.number, ()) if r.measurement]
-    values = [v for v in known if v is not None]
+    measured = [r.measurement.metrics.get(metric) for r in result.remeasured.get(trial.number, ()) if r.measurement]
+    values = [v for v in measured if v is not None]
     if values:
         return sum(values) / len(values)
     return None if trial.measurement is None else trial.measurement.metrics.get(metric)

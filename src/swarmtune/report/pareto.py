@@ -1,4 +1,4 @@
-"""The Pareto set of a study: what no other setting beats in all objectives. As plain data."""
+"""The Pareto set of a study, the settings that no other dominates, as plain data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swarmtune.records import Trial
 
 
 def pareto_set(objective: Objective, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """The non-dominated of the trials that keep their promises, in the order of the first objective; None with only one.
+    """The non-dominated of the trials that keep their SLOs, in the order of the first objective; None with only one.
 
     ``hypervolume`` is the share of the box between the best and the worst value of each objective, over those trials,
     that the set dominates: 0 to 1. Values are those of the search, each measured once.

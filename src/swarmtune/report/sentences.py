@@ -1,4 +1,4 @@
-"""Sentences about a study: what happens while it runs, and what came out. The same on a terminal, a page and in a file."""
+"""Sentences about a study: its progress and its result. The same on a terminal, a page and in a file."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def lost_text(facts: TrialFailedFacts) -> str:
 
 def load_text(facts: LoadFacts) -> str:
     """The load that is being measured."""
-    known = (("concurrency", facts.get("concurrency")), ("request_rate", facts.get("request_rate")))
-    return " ".join(f"{name} {value:g}" for name, value in known if value is not None)
+    parts = (("concurrency", facts.get("concurrency")), ("request_rate", facts.get("request_rate")))
+    return " ".join(f"{name} {value:g}" for name, value in parts if value is not None)
 
 
-# --- what came out -----------------------------------------------------------------------------------------------
+# --- the result --------------------------------------------------------------------------------------------------
 
 
 def nothing_lines(result: Result) -> list[str]:
-    """That no setting kept the SLOs, and the ways out; empty if one did."""
+    """The message and the ways out if no setting kept the SLOs; empty if one did."""
     if result.best is not None:
         return []
     return [
@@ -115,27 +115,30 @@ def verdict_text(result: Result) -> str:
 
 
 def tied_lines(result: Result) -> list[str]:
-    """The settings that could not be told apart from the recommended one, and what follows for their parameters."""
+    """The settings that are statistically tied with the recommended one, and the parameters without measurable effect."""
     standings = {s.trial: s.against_best for s in result.proof.finalists}
     lines = []
     for trial in result.tied:
         changes = {k: v for k, v in trial.setting.values.items() if result.best and v != result.best.setting.values[k]}
         interval = standings[trial.number].ci95_percent
         how = "too few rounds to tell" if interval is None else f"95 % CI {interval[0]:+.1f} to {interval[1]:+.1f} %"
-        lines.append(f"Tied with it: trial {trial.number} ({how}) " + ", ".join(f"{k} {v}" for k, v in changes.items()))
+        lines.append(
+            f"Statistically tied with the winner: trial {trial.number} ({how}) "
+            + ", ".join(f"{k} {v}" for k, v in changes.items())
+        )
     matters = [f"{name} ({' or '.join(map(str, values))})" for name, values in no_difference(result).items()]
     return [*lines, f"No measurable difference: {', '.join(matters)}"] if matters else lines
 
 
 def pareto_lines(result: Result) -> list[str]:
     """The Pareto set as a table: a line for each setting that nothing beats in all objectives."""
-    found = pareto_set(result.plan.objective, result.trials)
-    if found is None:
+    pareto = pareto_set(result.plan.objective, result.trials)
+    if pareto is None:
         return []
-    units = {o["name"]: o["unit"] for o in found["objectives"]}
-    head = f"\nPareto set: {len(found['set'])} of {found['of']} settings that keep the promises, "
-    lines = [f"{head}hypervolume {found['hypervolume']:.3f}"]
-    for row in found["set"]:
+    units = {o["name"]: o["unit"] for o in pareto["objectives"]}
+    head = f"\nPareto set: {len(pareto['set'])} of {pareto['of']} settings that keep the SLOs, "
+    lines = [f"{head}hypervolume {pareto['hypervolume']:.3f}"]
+    for row in pareto["set"]:
         values = "  ".join(f"{name} {value:.4g} {units[name]}" for name, value in row["values"].items())
         lines.append(
             f"  trial {row['trial']:>3}  {values}  " + ", ".join(f"{k} {v}" for k, v in row["setting"].items())
@@ -144,7 +147,7 @@ def pareto_lines(result: Result) -> list[str]:
 
 
 def budget_text(result: Result) -> str:
-    """What was spent of each budget."""
+    """The spending of each budget."""
     shown = []
     for name, row in budget(result).items():
         limit = "" if row["limit"] is None else f" of {row['limit']:g}"
@@ -162,7 +165,7 @@ def clock_text(seconds: float) -> str:
 
 
 def telling(text: str | None) -> str:
-    """A message in one line: its first one, with the line of a log that tells most, or its last one, behind it."""
+    """A message as one line: its first line, followed by the most telling line of a log, or by its last line."""
     lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
     if len(lines) < 2:
         return "".join(lines)

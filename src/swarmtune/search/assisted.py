@@ -1,4 +1,4 @@
-"""The default search: an asynchronous swarm whose moves are chosen by a model of objective, promises and failures."""
+"""The default search: an asynchronous swarm whose moves are chosen by a model of objective, SLOs and failures."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from swarmtune.space import Space
 from swarmtune.space.batch import Points
 
 AGAIN_FROM = 0.85  # share of the budget from which on known settings may be measured again
-MOST_TIMES = 3  # that a setting is measured
-WORTH_AGAIN = 0.01  # expected gain (1 % of the objective) from which on that is worth an evaluation
-MOVES = 80  # of the particle whose turn it is, with other random pulls each
+MOST_TIMES = 3  # measurements of one setting at most
+WORTH_AGAIN = 0.01  # expected gain (1 % of the objective) from which on a repetition is worth an evaluation
+MOVES = 80  # candidate moves of the particle, each with other random pulls
 
 
 class AssistedSwarm(SwarmSearch):
     """At each question the particle's own moves, neighbours of the best settings and random ones are proposed, and the
-    one that promises most is where the particle goes (research: surrogate-assisted swarms pre-screen their moves).
+    particle goes to the most promising one (research: surrogate-assisted swarms pre-screen their moves).
     """
 
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
@@ -46,27 +46,27 @@ class AssistedSwarm(SwarmSearch):
     def ask(self, pending: Sequence[Setting]) -> Setting:
         if not self._knowledge.enough(max(4, len(self.space.dimensions) // 3)):
             return super().ask(pending)
-        asked = len(self._knowledge.rows) + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = len(self._knowledge.rows) + len(pending)
+        rng = rng_for(self.seed, count)
         belief = self._knowledge.believe(pending, rng)
-        if self._knowledge.objectives == 1 and asked >= AGAIN_FROM * self.budget:
+        if self._knowledge.objectives == 1 and count >= AGAIN_FROM * self.budget:
             doubtful = self._doubtful(belief, pending)
             if doubtful is not None:
                 return replace(doubtful, origin="again")
         number = self._next_particle(pending)
         origin = f"particle:{number}"
-        found = self._knowledge.question(belief, self._moves_of(number, asked, rng), pending, origin, rng)
-        return found or replace(unseen(self.space, self._history, pending, rng), origin=origin)
+        proposal = self._knowledge.question(belief, self._moves_of(number, count, rng), pending, origin, rng)
+        return proposal or replace(unseen(self.space, self._history, pending, rng), origin=origin)
 
-    def _moves_of(self, number: int, asked: int, rng: np.random.Generator) -> Points:
-        """Where the particle may go; anywhere, if it has not been anywhere yet."""
+    def _moves_of(self, number: int, count: int, rng: np.random.Generator) -> Points:
+        """Points to which the particle may move; random ones if it has no result yet."""
         particle = self._particles[number]
         if not particle.path:
             return rng.uniform(size=(MOVES, len(self.space.dimensions)))
-        return self._steps(number, particle, asked, rng, MOVES)
+        return self._steps(number, particle, count, rng, MOVES)
 
     def _doubtful(self, belief: Belief, pending: Sequence[Setting]) -> Setting | None:
-        """A known setting that one more measurement may make the one to deploy: better than that, but not surely kept."""
+        """A known setting that may be better than the one to deploy, but may break an SLO: worth one more measurement."""
         rows = self._knowledge.rows
         expected = belief.predict(belief.points)
         gain = (cost(expected).min() - expected.mean - CAUTION * expected.deviation) * np.exp(expected.log_feasible)

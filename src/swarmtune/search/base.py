@@ -22,9 +22,9 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Running:
-    """The service that is there for the next question: a setting that differs only in ``free`` fields needs no restart.
+    """The service that runs where the next setting is measured: one that differs only in ``free`` fields needs no restart.
 
-    ``start_share``: the part of an evaluation that a start takes, 0 to 1.
+    ``start_share``: the share of an evaluation that a start takes, 0 to 1.
     """
 
     setting: Setting
@@ -33,10 +33,11 @@ class Running:
 
 
 class Search(ABC):
-    """Decides what to try next. Pure: it starts nothing, waits for nothing, and keeps no clock.
+    """Decides what to try next. Pure: it starts nothing, waits for nothing, and reads no clock.
 
     Its state is a function of the history: a new instance with the same space, seed and options that is told the same
-    results in the same order asks the same next question. Resume is replay, nothing else.
+    results in the same order proposes the same next setting. A study is resumed by replaying its history. A call of
+    ``ask`` that raises records nothing.
     """
 
     uses_particles: ClassVar[bool] = False
@@ -51,17 +52,18 @@ class Search(ABC):
 
     @abstractmethod
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        """The next setting to measure, legal in the space, given those still being measured.
+        """The next setting to measure, legal in the space, given the ``pending`` ones that are still being measured.
 
-        It is none of the told or pending ones unless the space has no other left. ``origin`` names who proposed it.
+        By default it is neither known nor pending; a search may repeat a known setting on purpose. ``origin`` names the
+        part that proposed it. PSOConvergenceError if no new legal setting is left.
         """
 
     @abstractmethod
     def tell(self, setting: Setting, score: Score) -> None:
-        """A result: of a setting that was asked, or of any other (baseline, user's own, replayed history)."""
+        """Record a result: of a setting that was proposed, or of any other (baseline, user's own, replayed history)."""
 
     def learn(self, earlier: Sequence[Earlier]) -> None:  # noqa: B027 - most have no use for it
-        """Results of earlier studies, before the first question. A search without a use for them ignores them."""
+        """Take in results of earlier studies, before the first question. A search without a use for them ignores them."""
 
     def see(self, running: Running | None) -> None:  # noqa: B027 - most have no use for it
-        """What runs where the next question will be measured; None: nothing, or nobody knows what a start costs."""
+        """Take in the service that runs where the next setting will be measured; None: no service, or unknown cost."""

@@ -18,7 +18,7 @@ ORIGIN = "gp"
 
 
 class BayesianSearch(Search):
-    """Expected improvement under promises, pending settings as the model expects them (see ``proposals``)."""
+    """Expected improvement under SLOs, pending settings as the model expects them (see ``proposals``)."""
 
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
         super().__init__(space, seed, budget, options)
@@ -36,18 +36,20 @@ class BayesianSearch(Search):
         self._knowledge.tell(setting, score)
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._knowledge.rows) + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = len(self._knowledge.rows) + len(pending)
+        rng = rng_for(self.seed, count)
         d = len(self.space.dimensions)
         if self._knowledge.enough(max(4, d // 2)):
             belief = self._knowledge.believe(pending, rng)
-            found = self._knowledge.question(belief, np.empty((0, d)), pending, ORIGIN, rng)
+            proposal = self._knowledge.question(belief, np.empty((0, d)), pending, ORIGIN, rng)
         else:
-            found = self._start(asked, pending, rng)
-        return found or replace(unseen(self.space, self._history, pending, rng), origin=f"{ORIGIN}:random")
+            proposal = self._start(count, pending, rng)
+        return proposal or replace(unseen(self.space, self._history, pending, rng), origin=f"{ORIGIN}:random")
 
-    def _start(self, asked: int, pending: Sequence[Setting], rng: np.random.Generator) -> Setting | None:
-        point = self.space.repair(evenly_spread(asked + 1, len(self.space.dimensions), self.seed)[-1], rng)
+    def _start(self, count: int, pending: Sequence[Setting], rng: np.random.Generator) -> Setting | None:
+        point = self.space.repair(evenly_spread(count + 1, len(self.space.dimensions), self.seed)[-1], rng)
         setting = None if point is None else self.space.decode(point, ORIGIN)
-        known = setting is None or self._history.score(setting) is not None or setting.key in {p.key for p in pending}
-        return None if known else setting
+        is_known = (
+            setting is None or self._history.score(setting) is not None or setting.key in {p.key for p in pending}
+        )
+        return None if is_known else setting

@@ -1,4 +1,4 @@
-"""CMA-ES of the ``cmaes`` library on the unit cube, asynchronous and under promises."""
+"""CMA-ES of the ``cmaes`` library on the unit cube, asynchronous and under SLOs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TRIES = 20  # draws that lead to known settings before a random new one is taken
 
 
 class CmaEsSearch(Search):
-    """Hansen's covariance matrix adaptation. It learns from every ``population`` results in the order they came, whoever
-    asked for them, by Deb's ranks alone, so that promises and failures need no weights. Categories are positions to it.
+    """Hansen's covariance matrix adaptation. It learns from every ``population`` results in their order, whatever their
+    origin, by Deb's ranks alone, so that SLOs and failures need no weights. Categories are treated as positions.
     """
 
     def __init__(self, space: Space, seed: int, budget: int, options: object = None) -> None:
@@ -33,8 +33,8 @@ class CmaEsSearch(Search):
         self._told.append((setting, score))
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._told) + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = len(self._told) + len(pending)
+        rng = rng_for(self.seed, count)
         taken = {p.key for p in pending}
         evolution = self._evolved(int(rng.integers(2**31)))
         for _ in range(TRIES):
@@ -45,7 +45,7 @@ class CmaEsSearch(Search):
         return replace(unseen(self.space, self._history, pending, rng), origin="cmaes:random")
 
     def _evolved(self, seed: int) -> Any:
-        """The library's state after all full populations; in one dimension with a second one that says nothing."""
+        """The library's state after all full populations; one dimension is padded with a second one without effect."""
         from cmaes import CMA
 
         d = len(self.space.dimensions)

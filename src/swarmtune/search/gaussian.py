@@ -75,8 +75,8 @@ def fit(differences: Array, values: Array, doubt: Array, start: Hyperparameters)
     start_at = np.clip(start.vector(), low, high)
     bounds = list(zip(low, high, strict=True))
     steps = {"maxiter": FIT_STEPS if len(values) <= MANY else LATER_FIT_STEPS}
-    found = minimize(negative_log_posterior, start_at, jac=True, method="L-BFGS-B", bounds=bounds, options=steps)
-    return Hyperparameters.of(np.asarray(found.x if np.all(np.isfinite(found.x)) else start_at))
+    optimum = minimize(negative_log_posterior, start_at, jac=True, method="L-BFGS-B", bounds=bounds, options=steps)
+    return Hyperparameters.of(np.asarray(optimum.x if np.all(np.isfinite(optimum.x)) else start_at))
 
 
 class GaussianProcess:

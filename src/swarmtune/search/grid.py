@@ -44,17 +44,17 @@ class GridSearch(Search):
 
     def _ordered(self, counts: Sequence[int]) -> list[Setting]:
         axes = [(np.arange(n) + 0.5) / n for n in counts]
-        found: dict[str, Setting] = {}
+        by_key: dict[str, Setting] = {}
         for point in itertools.product(*axes):
             setting = self.space.decode(point, "grid")
             if self.space.legal(setting):
-                found.setdefault(setting.key, setting)
-        settings = list(found.values())
+                by_key.setdefault(setting.key, setting)
+        settings = list(by_key.values())
         return [settings[i] for i in rng_for(self.seed, 0).permutation(len(settings))]
 
 
 def levels(dimensions: Sequence[Dimension], budget: int) -> list[int]:
-    """How many values of each dimension a grid of at most ``budget`` settings has: all, or as even as it goes."""
+    """The number of values of each dimension in a grid of at most ``budget`` settings: all, or as even as possible."""
     most = [min(d.count or MOST_LEVELS, MOST_LEVELS) for d in dimensions]
     counts = [1] * len(most)
     while True:

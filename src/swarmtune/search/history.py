@@ -1,4 +1,4 @@
-"""What a search has been told, in the order it was told."""
+"""The results known to a search, in the order of ``tell``."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ class History:
         return iter(self._told.values())
 
     def score(self, setting: Setting) -> Score | None:
-        """The known score of these values, whoever proposed them."""
-        known = self._told.get(setting.key)
-        return known[1] if known else None
+        """The known score of these values, whatever their origin."""
+        row = self._told.get(setting.key)
+        return row[1] if row else None
 
     def best(self) -> Setting | None:
         """The best setting by Deb's rules; None before the first result."""
         return min(self, key=lambda row: row[1].rank)[0] if self._told else None
 
 
-def rng_for(seed: int, asked: int) -> np.random.Generator:
-    """The random numbers of the ``asked``-th question: the same in a run and in its resumption."""
-    return np.random.default_rng([seed, asked])
+def rng_for(seed: int, count: int) -> np.random.Generator:
+    """The random generator of the question after ``count`` others: the same in a run and after a resumption."""
+    return np.random.default_rng([seed, count])
 
 
 def unseen(space: Space, history: History, pending: Sequence[Setting], rng: np.random.Generator) -> Setting:
-    """A random legal setting that is neither told nor pending; PSOConvergenceError if none can be found."""
+    """A random legal setting that is neither known nor pending; PSOConvergenceError if none can be found."""
     taken = {p.key for p in pending}
     for _ in range(UNSEEN_TRIES):
         setting = space.decode(space.sample(rng))

@@ -1,4 +1,4 @@
-"""Which of the measured settings a user should deploy."""
+"""The incumbent: the measured settings that a user should deploy."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from swarmtune.search.surrogate import CANNOT_WIN, Prediction, Surrogate
 from swarmtune.space import Space
 
 MODELLED = 5  # results from which on the model is asked
-LIKELY = 0.5  # probability of keeping every promise that a setting must have
-BREAKING_COSTS = 10.0  # what a broken promise costs, times its probability; 0.1 is 10 % of the objective
+LIKELY = 0.5  # probability of keeping every SLO that a setting must have
+BREAKING_COSTS = 10.0  # what a broken SLO costs, times its probability; 0.1 is 10 % of the objective
 CAUTION = 0.3  # standard deviations that the expected objective is lowered by
-BROKEN = 0.1  # relative: a setting that was measured to break a promise by more on average is out
+BROKEN = 0.1  # relative: a setting that was measured to break an SLO by more on average is out
 
 
 def deployable(space: Space, rows: Sequence[tuple[Setting, Score]], count: int) -> list[Setting]:
     """At most ``count`` different settings, best first, by what all results together say of each (posterior mean).
 
-    One lucky measurement does not make a winner: neighbours speak, too. A setting that may break a promise has to be so
-    much better than one that surely does not: see ``cost``.
+    One lucky measurement does not make a winner, because neighbours count, too. A setting that may break an SLO must be
+    correspondingly better than one that surely does not: see ``cost``.
     """
     rows = [(setting, replace(score, values={})) for setting, score in rows]  # the first objective ranks
     seen: dict[str, list[Score]] = {}
@@ -45,12 +45,12 @@ def deployable(space: Space, rows: Sequence[tuple[Setting, Score]], count: int) 
 
 
 def cost(expected: Prediction) -> Array:
-    """What deploying each setting is expected to cost: its transformed loss, and the chance that it breaks a promise."""
+    """What deploying each setting is expected to cost: its transformed loss, and the chance that it breaks an SLO."""
     return expected.mean + CAUTION * expected.deviation - BREAKING_COSTS * np.expm1(expected.log_feasible)
 
 
 def _mean_violation(scores: Sequence[Score]) -> float:
-    """The worst promise, of the mean over the measurements of one setting; inf if it could not start or was given up."""
+    """The worst SLO, of the mean over the measurements of one setting; inf if it could not start or was given up."""
     if any(s.value is None or CANNOT_WIN in s.violations for s in scores):
         return math.inf
     names = {name for s in scores for name in s.violations}

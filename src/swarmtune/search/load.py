@@ -1,8 +1,8 @@
-"""The load that serves a setting best: one service start, few load points, several promises at once.
+"""Load search: the best load of a setting, on one service start, with few load points and several SLOs at once.
 
-Of each promise the log ratio of metric and limit is fitted over log load: isotonic (latency does not fall with load; pool
+Of each SLO the log ratio of metric and limit is fitted over log load: isotonic (latency does not fall with load; pool
 adjacent violators, Barlow et al. 1972, by scipy), through the fitted points a monotone cubic (PCHIP, Fritsch and Butland
-1984). The load sought is the smallest root of all promises.
+1984). The load sought is the smallest root of all SLOs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 THOROUGH_POINTS = 16  # doubling and halving over any sensible range of loads
-CLIP = (
-    1.0  # a log ratio beyond it is cut off: across a cliff interpolation becomes bisection, and an outlier is bounded
-)
+CLIP = 1.0  # log ratios are clipped here: across a cliff interpolation becomes bisection, and an outlier is bounded
 SURE_KEPT = -0.5  # a neighbour that breaks what was kept by so much is a cliff, or was an accident
 NOISE = 0.05  # standard deviation of a log ratio that is expected, worth ...
 NOISE_WORTH = 4  # ... so many observations
@@ -33,10 +31,10 @@ GROWN = math.log(1.5)  # and it takes such a growth of the load to say so
 
 @dataclass(frozen=True)
 class LoadPoint:
-    """One load that was tried (users or requests per second), how far each promise was broken, and what it was worth.
+    """One measured load (users or requests per second), with the violation of each SLO and the objective.
 
     ``violations`` are relative to the limits: <= 0 kept, 0.2 = 20 % over. ``value``: the objective, more is better; None if
-    it is not known. ``decided``: it was stopped early because it was sure, and is not tried again.
+    unknown. ``decided``: it was stopped early, because the outcome was certain, and is not repeated.
     """
 
     load: float
@@ -46,15 +44,15 @@ class LoadPoint:
 
     @property
     def kept(self) -> bool:
-        """Were all promises kept?"""
+        """Were all SLOs kept?"""
         return all(v <= 0 for v in self.violations.values())
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Loads in rising order, how often each was tried, and per promise the fitted log ratios (shape: promises, loads).
+    """Loads in rising order, how often each was tried, and per SLO the fitted log ratios (shape: SLOs, loads).
 
-    ``sigma``: noise of one measured log ratio per promise, from repetitions and what the fit leaves, shrunk to ``NOISE``.
+    ``sigma``: noise of one measured log ratio per SLO, from repetitions and what the fit leaves, shrunk to ``NOISE``.
     """
 
     loads: Floats
@@ -64,16 +62,16 @@ class Fit:
 
     @property
     def worst(self) -> Floats:
-        """The log ratio of the promise that is nearest to breaking, or most broken, per load."""
+        """The log ratio of the SLO that is nearest to breaking, or most broken, per load."""
         return np.asarray(self.margins.max(axis=0))
 
     @property
     def kept(self) -> int:
-        """Index of the highest load that keeps all promises; -1 if there is none. Above it all are broken."""
+        """Index of the highest load that keeps all SLOs; -1 if there is none. Above it all are broken."""
         return int(np.count_nonzero(self.worst <= 0)) - 1
 
     def root(self) -> float:
-        """The smallest load between the highest kept and the lowest broken one at which a promise breaks."""
+        """The smallest load between the highest kept and the lowest broken one at which an SLO breaks."""
         from scipy.interpolate import PchipInterpolator  # takes a quarter of a second to import
 
         left, right = np.log(self.loads[self.kept : self.kept + 2])
@@ -96,9 +94,9 @@ def fit(tried: Sequence[LoadPoint]) -> Fit:
     raw = np.array([[_log_ratio(p.violations.get(name, -1.0)) for p in tried] for name in names])
     means = np.array([np.bincount(where, row) / counts for row in raw])
     margins = np.array([isotonic_regression(row, weights=counts).x for row in means])
-    left = raw - margins[:, where]
+    residuals = raw - margins[:, where]
     free = len(tried) - np.array([len(np.unique(row)) for row in margins])
-    squares = NOISE_WORTH * NOISE**2 + (left**2).sum(axis=1)
+    squares = NOISE_WORTH * NOISE**2 + (residuals**2).sum(axis=1)
     return Fit(loads, counts, margins, np.sqrt(squares / (NOISE_WORTH + free)))
 
 
@@ -108,7 +106,7 @@ def _log_ratio(violation: float) -> float:
 
 @dataclass(frozen=True)
 class LoadSearch:
-    """Bracket the highest load that keeps the promises, then narrow it where they are expected to break.
+    """Bracket the highest load that keeps the SLOs, then narrow it where they are expected to break.
 
     ``low`` and ``high`` bound the load, ``whole`` for concurrency, at most ``points`` measurements are taken, and it stops
     when the bracket is narrower than ``tolerance`` (relative). A load at which the decision is open within the noise is
@@ -142,7 +140,7 @@ class LoadSearch:
         }
 
     def next(self, tried: Sequence[LoadPoint]) -> float | None:
-        """The next load to try; None when enough is known."""
+        """The next load to try; None when the search has ended."""
         if len(tried) >= self.points:
             return None
         if not tried:
@@ -171,7 +169,7 @@ class LoadSearch:
         return float(min(max(known.root(), low), high))
 
     def _again(self, known: Fit, tried: Sequence[LoadPoint]) -> float | None:
-        """An end of the closed bracket whose side is open: kept within the noise, or broken out of the blue."""
+        """An end of the bracket that is worth a repetition: kept only within the noise, or broken unexpectedly."""
         decided = {p.load for p in tried if p.decided}
         kept, worst = known.kept, known.worst
 
@@ -186,7 +184,7 @@ class LoadSearch:
         return None
 
     def _between(self, load: float, above: float, below: float) -> float:
-        """Rounded, and if whole numbers allow it strictly between."""
+        """The load, rounded; strictly between the two others if whole numbers allow it."""
         return self._round(max(above + 1, min(below - 1, round(load))) if self.whole else load)
 
     def _round(self, load: float) -> float:
@@ -195,10 +193,10 @@ class LoadSearch:
 
 
 def _step_up(known: Fit, tolerance: float) -> float:
-    """By how much to raise the load when all were kept: to where the first promise should break, at most twice per point.
+    """The factor by which to raise the load when all SLOs were kept: to where the first should break, at most 2.
 
-    The log ratio is taken to go on rising as it did between the last two loads. Latency rises ever faster with load, so
-    that this goes rather too far than not far enough: a bracket is what is wanted.
+    The log ratio is extrapolated from the last two loads. Latency rises ever faster with load, so this tends to overshoot,
+    which closes the bracket.
     """
     last = known.margins[:, -1]
     most = math.log(2) * len(known.loads)
@@ -212,7 +210,7 @@ def _step_up(known: Fit, tolerance: float) -> float:
 
 
 def _flat(known: Fit, tried: Sequence[LoadPoint]) -> bool:
-    """Did the last growth of the load bring nothing?"""
+    """Did the last increase of the load bring no more value?"""
     if len(known.loads) < 2:
         return False
     before, last = (

@@ -1,4 +1,4 @@
-"""Optuna's samplers behind our ask and tell. The ledger is not touched: each question builds its study in memory."""
+"""Optuna's samplers behind our ask and tell. The study on disk is not touched: each question builds one in memory."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def distribution(dimension: Dimension) -> BaseDistribution:
 
 
 def system_attributes(score: Score) -> dict[str, Any]:
-    """A score's promises as Optuna 5 stores constraints, and as optuna-dashboard 0.21 still reads them (a list)."""
+    """A score's SLOs as Optuna 5 stores constraints, and as optuna-dashboard 0.21 still reads them (a list)."""
     named: dict[str, Any] = {f"constraints:{name}": value for name, value in score.violations.items()}
     return {**named, "constraints": list(score.violations.values())}
 
 
 class OptunaSearch(Search):
-    """A sampler of Optuna on the told history, which each question puts into a study in memory.
+    """A sampler of Optuna on the history, which each question puts into a study in memory.
 
-    A failed setting is told as complete with a violated constraint: samplers do not see failed trials.
+    A failed setting becomes a complete trial with a violated constraint, because samplers ignore failed trials.
     """
 
     name = ""
@@ -59,12 +59,12 @@ class OptunaSearch(Search):
         """A new sampler."""
 
     def system_attributes(self, number: int) -> dict[str, Any]:  # noqa: ARG002
-        """What the sampler would have written to its ``number``-th trial."""
+        """The attributes that the sampler would have written to its ``number``-th trial."""
         return {}
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._told) + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = len(self._told) + len(pending)
+        rng = rng_for(self.seed, count)
         taken = {p.key for p in pending}
         level = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -94,24 +94,24 @@ class OptunaSearch(Search):
         return study
 
     def _losses(self, score: Score) -> list[float]:
-        """Of each objective; the worst known of all for a setting that has none."""
+        """The loss of each objective; for a setting without one, the worst known."""
         if not self._objectives:
             return [score.loss]
         return [score.values.get(n, max(s.values.get(n, -1e9) for _, s in self._told)) for n in self._objectives]
 
     def _trial(self, number: int, setting: Setting, score: Score | None) -> FrozenTrial:
-        told = {} if score is None else system_attributes(score)
+        attributes = {} if score is None else system_attributes(score)
         return create_trial(
             params=self.space.coordinates(setting),
             distributions=self._distributions,
             state=TrialState.RUNNING if score is None else TrialState.COMPLETE,
             values=None if score is None else self._losses(score),
-            system_attrs={**told, **self.system_attributes(number)},
+            system_attrs={**attributes, **self.system_attributes(number)},
         )
 
 
 class TpeSearch(OptunaSearch):
-    """Tree-structured Parzen estimator (Bergstra et al. 2011) with constant liar; promises as constraints."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011) with constant liar; SLOs as constraints."""
 
     name = "tpe"
 
@@ -121,7 +121,7 @@ class TpeSearch(OptunaSearch):
 
 
 class Nsga2Search(OptunaSearch):
-    """NSGA-II (Deb et al. 2002) with Deb's rules for promises; each ``population`` results in a row are a generation."""
+    """NSGA-II (Deb et al. 2002) with Deb's rules for SLOs; each ``population`` results in a row are a generation."""
 
     name = "nsga2"
 

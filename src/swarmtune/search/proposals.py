@@ -1,4 +1,4 @@
-"""From beliefs to a question: what may be asked, how much each is worth, and the best of it."""
+"""From belief to question: candidate settings, the acquisition function that ranks them, and the best of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from swarmtune.space.space import Point
 
 ANYWHERE = 120  # uniformly random settings among the proposals
 AROUND = 240  # settings close to the most promising measured ones
-AS_IT_RUNS = 40  # that need no restart of the running service
-CENTRES = 5  # how many those are
-REFINED, NEIGHBOURS, ROUNDS = 6, 16, 3  # the best proposals, their neighbours, and how often they are looked at
-CERTAIN = 0.5  # probability of keeping all promises from which on a measured setting is one to beat
+AS_IT_RUNS = 40  # settings that need no restart of the running service
+CENTRES = 5  # most promising measured settings
+REFINED, NEIGHBOURS, ROUNDS = 6, 16, 3  # best proposals that are refined, neighbours of each, and rounds of refinement
+CERTAIN = 0.5  # probability of keeping all SLOs from which on a measured setting counts as the one to beat
 
 Worth = Callable[[Points], Array]
 
@@ -33,9 +33,9 @@ def proposals(
     rng: np.random.Generator,
     running: Running | None = None,
 ) -> Points:
-    """Points of settings worth a measurement, best first: from the moves given, the neighbourhood of the best measured
-    ones and anywhere, and then from the neighbourhood of the best of these. ``taken`` are cells not to be asked.
-    With a service running, settings that it can be measured with as it is are among them, and cost less.
+    """Points of settings worth a measurement, best first: from the given moves, the neighbourhood of the best measured
+    ones and the whole space, then refined around the best of these. ``taken``: cells to leave out. Where a service runs,
+    settings that need no restart are added, and cost less.
     """
     worth = criterion(belief)
     if running is not None:
@@ -45,22 +45,22 @@ def proposals(
     centres = belief.points[most_promising(belief)[:CENTRES]]
     around = perturbed(np.tile(centres, (AROUND // len(centres), 1)), categories, rng)
     anywhere = rng.uniform(size=(ANYWHERE, len(space.dimensions)))
-    found = _new(space, np.vstack([moves, around, anywhere]), taken)
-    values = worth(found)
+    points = _new(space, np.vstack([moves, around, anywhere]), taken)
+    values = worth(points)
     for _ in range(ROUNDS):
-        best = found[np.argsort(-values, kind="stable")[:REFINED]]
+        best = points[np.argsort(-values, kind="stable")[:REFINED]]
         near = _new(space, perturbed(np.repeat(best, NEIGHBOURS, axis=0), categories, rng, 0.5), taken)
-        found, values = np.vstack([found, near]), np.concatenate([values, worth(near)])
-    return np.asarray(found[np.argsort(-values, kind="stable")])
+        points, values = np.vstack([points, near]), np.concatenate([values, worth(near)])
+    return np.asarray(points[np.argsort(-values, kind="stable")])
 
 
 def criterion(belief: Belief) -> Worth:
-    """Expected improvement times the probability of keeping all promises (Gardner et al. 2014), as a logarithm; where no
+    """Expected improvement times the probability of keeping all SLOs (Gardner et al. 2014), as a logarithm; where no
     measured setting is likely to keep them, the probability alone.
     """
-    known = belief.predict(belief.points)
-    likely = known.log_feasible > np.log(CERTAIN)
-    best = float(known.mean[likely].min()) if likely.any() else None
+    prediction = belief.predict(belief.points)
+    likely = prediction.log_feasible > np.log(CERTAIN)
+    best = float(prediction.mean[likely].min()) if likely.any() else None
 
     def worth(points: Points) -> Array:
         if not len(points):
@@ -74,7 +74,7 @@ def criterion(belief: Belief) -> Worth:
 
 
 def per_second(worth: Worth, space: Space, running: Running) -> Worth:
-    """Worth by the time that it takes (Snoek et al. 2012, expected improvement per second): 1 with a start, less without."""
+    """Worth divided by the time (expected improvement per second, Snoek et al. 2012): 1 with a start, less without."""
     point = _middle(space, running.setting)
     bound = [i for i, d in enumerate(space.dimensions) if d.name not in running.free]
 
@@ -86,7 +86,7 @@ def per_second(worth: Worth, space: Space, running: Running) -> Worth:
 
 
 def as_it_runs(space: Space, running: Running, rng: np.random.Generator) -> Points:
-    """Points that need no restart: what runs, with the free coordinates drawn anew."""
+    """Points that need no restart: the running setting with random values of the free coordinates."""
     free = np.array([d.name in running.free for d in space.dimensions])
     points = np.tile(_middle(space, running.setting), (AS_IT_RUNS if free.any() else 0, 1))
     return np.where(free, rng.uniform(size=points.shape), points)
@@ -94,8 +94,8 @@ def as_it_runs(space: Space, running: Running, rng: np.random.Generator) -> Poin
 
 def most_promising(belief: Belief) -> NDArray[np.intp]:
     """Indices of the measured points, the most promising first."""
-    known = belief.predict(belief.points)
-    return np.argsort(known.mean - np.maximum(known.log_feasible, -20.0), kind="stable")
+    prediction = belief.predict(belief.points)
+    return np.argsort(prediction.mean - np.maximum(prediction.log_feasible, -20.0), kind="stable")
 
 
 def perturbed(points: Points, categories: NDArray[np.bool_], rng: np.random.Generator, narrow: float = 1.0) -> Points:
@@ -112,18 +112,18 @@ def perturbed(points: Points, categories: NDArray[np.bool_], rng: np.random.Gene
 
 
 def cell(point: Point) -> bytes:
-    """The same for all points of one setting, once they are in the middle of its share."""
+    """A key that is equal for all points of one setting, once they are in the middle of its share."""
     return np.round(point, 9).tobytes()
 
 
 def _middle(space: Space, setting: Setting) -> Point:
-    """The middle of its share, where the proposals lie."""
+    """The point in the middle of a setting's share, where the proposals lie."""
     return np.asarray(snapped(space, space.encode(setting)[None, :])[0][0])
 
 
 def _new(space: Space, wishes: Points, taken: set[bytes]) -> Points:
-    """The middles of the legal cells that the wishes lie in, without those taken or twice."""
+    """The middles of the legal cells of these points, without taken cells and duplicates."""
     points, legal = snapped(space, wishes)
     cells = {cell(p): p for p in points[legal]}
-    found = [p for key, p in cells.items() if key not in taken]
-    return np.array(found).reshape(-1, wishes.shape[1])
+    new = [p for key, p in cells.items() if key not in taken]
+    return np.array(new).reshape(-1, wishes.shape[1])

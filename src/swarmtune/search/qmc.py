@@ -28,12 +28,12 @@ class QmcSearch(Search):
     def ask(self, pending: Sequence[Setting]) -> Setting:
         from scipy.stats.qmc import Sobol
 
-        asked = self._told + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = self._told + len(pending)
+        rng = rng_for(self.seed, count)
         taken = {p.key for p in pending}
         points = Sobol(len(self.space.dimensions), rng=self.seed)
-        if asked:
-            points.fast_forward(asked)
+        if count:
+            points.fast_forward(count)
         for point in points.random(TRIES):
             repaired = self.space.repair(point, rng)
             setting = None if repaired is None else self.space.decode(repaired, "qmc")

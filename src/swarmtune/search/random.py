@@ -19,8 +19,8 @@ class RandomSearch(Search):
         self._history = History()
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._history) + len(pending)
-        setting = unseen(self.space, self._history, pending, rng_for(self.seed, asked))
+        count = len(self._history) + len(pending)
+        setting = unseen(self.space, self._history, pending, rng_for(self.seed, count))
         return replace(setting, origin="random")
 
     def tell(self, setting: Setting, score: Score) -> None:

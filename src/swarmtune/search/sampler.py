@@ -1,4 +1,4 @@
-"""The swarm as a sampler for anybody's Optuna study: ``study.optimize(objective, n_trials=100, n_jobs=8)``."""
+"""The swarm as a sampler for any Optuna study: ``study.optimize(objective, n_trials=100, n_jobs=8)``."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from swarmtune.search.assisted import AssistedSwarm
 from swarmtune.space import Field, Space
 from swarmtune.space.field import MAX_NUMBER
 
-ORIGIN = "swarmtune:origin"  # a trial's system attribute: which particle asked for it
+ORIGIN = "swarmtune:origin"  # a trial's system attribute: the particle that proposed it
 CONSTRAINT = "constraints:"  # prefix of the system attributes that Trial.set_constraint writes
 
 
 class SwarmSampler(BaseSampler):
     """Asynchronous particle swarm with surrogates; one objective, any number of constraints (``trial.set_constraint``).
 
-    Its state is the study's trials and nothing else: a study goes on in another process as if nothing had happened.
-    Failed trials (``TrialState.FAIL``) teach it nothing; tell a setting that cannot work as a violated constraint.
+    Its state is the study's trials alone: a study continues in another process unchanged. Failed trials
+    (``TrialState.FAIL``) are ignored; report a setting that cannot work as a violated constraint.
     Parameters that are not in every trial are drawn at random, unless ``search_space`` names all of them.
     """
 
@@ -64,8 +64,8 @@ class SwarmSampler(BaseSampler):
         trial: FrozenTrial,  # noqa: ARG002 - Optuna's signature
     ) -> dict[str, BaseDistribution]:
         """The given space, or the parameters that all finished trials have."""
-        found = self._given if self._given is not None else self._intersection.calculate(study)
-        return {name: d for name, d in found.items() if not d.single() and _supported(d)}
+        distributions = self._given if self._given is not None else self._intersection.calculate(study)
+        return {name: d for name, d in distributions.items() if not d.single() and _supported(d)}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -112,13 +112,13 @@ class SwarmSampler(BaseSampler):
     def _setting(self, trial: FrozenTrial) -> Setting:
         search = self._search
         if search is None:
-            raise RuntimeError("the swarm is made before settings are")
+            raise RuntimeError("the swarm must exist before its settings")
         values = {f"p{i}": _internal(d, trial.params[name]) for i, (name, d) in enumerate(self._names.items())}
         return search.space.from_coordinates(values, trial.system_attrs.get(ORIGIN, ""))
 
 
 def _fields(names: Mapping[str, BaseDistribution]) -> list[Field]:
-    """Under names of our own: Optuna's may be anything."""
+    """The parameters as fields with generated names, because Optuna's names may be any text."""
     return [_field(f"p{i}", distribution) for i, distribution in enumerate(names.values())]
 
 
@@ -129,7 +129,7 @@ def _supported(distribution: BaseDistribution) -> bool:
 
 
 def _steps(distribution: BaseDistribution) -> float | None:
-    """The step of a range that is no plain axis."""
+    """The step of a range that is not a continuous or integer axis."""
     step: float | None = getattr(distribution, "step", None)
     return None if step is None or (isinstance(distribution, IntDistribution) and step == 1) else step
 

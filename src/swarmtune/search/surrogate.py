@@ -1,4 +1,4 @@
-"""What is believed about settings that were not measured: objective, promises, and whether they start at all."""
+"""The surrogate model: predicts objective, SLOs and start failures of settings that were not measured."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from swarmtune.search.base import Earlier
 from swarmtune.search.gaussian import Array, GaussianProcess, Hyperparameters, fit, squared_differences
 from swarmtune.space import Space
 
-START_FAILURE = "start_failure"  # the promise that a setting breaks which cannot start
-CANNOT_WIN = "cannot_win"  # and one whose measurement was stopped because it stayed behind: its loss says so
+START_FAILURE = "start_failure"  # the violation of a setting that cannot start
+CANNOT_WIN = "cannot_win"  # the violation of a setting whose measurement was stopped because it stayed behind
 DYNAMIC_RANGE = 1e-3  # values below this share of the best are all the same
-NEAR = 0.02  # a promise that no setting ever came this close to needs no model
-BENT = 0.7  # how strongly large violations are compressed: the model's care is for the border
+NEAR = 0.02  # an SLO to which no setting came this close needs no model
+BENT = 0.7  # how strongly large violations are compressed: the model must be precise at the limit
 ALL_REFITS_UNTIL = 24  # results; beyond, length scales are fitted again at every 6 % more
 DOUBT = 0.1  # variance (of standardised values) of an earlier result of weight 0.5
 
@@ -30,8 +30,8 @@ Rows = Sequence[tuple[Setting, Score]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """Of m settings: mean and standard deviation of the transformed loss (lower is better; a difference of 0.1 is about
-    10 % of the value), and the logarithm of the probability that all promises are truly kept. Shapes (m,).
+    """Prediction for m settings: mean and standard deviation of the transformed loss (lower is better; a difference of
+    0.1 is about 10 % of the value), and the logarithm of the probability that all SLOs are truly kept. Shapes (m,).
     """
 
     mean: Array
@@ -44,15 +44,15 @@ class Prediction:
 
 @dataclass
 class _Kept:
-    """Hyperparameters of one quantity, by the number of results that they were fitted on."""
+    """Hyperparameters of one quantity, and the number of results they were fitted on."""
 
     fitted_on: int = 0
     hyperparameters: Hyperparameters | None = None
 
 
 class Surrogate:
-    """Gaussian processes over everything that was told. Its beliefs are a function of the told history: with the same
-    rows in the same order it believes the same, in every process.
+    """Gaussian processes over all known results. Its belief is a function of the history: the same rows in the same order
+    give the same belief in every process.
     """
 
     def __init__(self, space: Space) -> None:
@@ -74,20 +74,20 @@ class Surrogate:
         earlier: Sequence[Earlier] = (),
         weights: Array | None = None,
     ) -> Belief:
-        """The beliefs after these results. Pending settings count as measured with the values that are expected of them
-        (kriging believer, Ginsbourger et al. 2010), so that the search goes elsewhere. ``earlier`` results count by their
-        weight. With several objectives, ``weights`` say which way the loss looks at them.
+        """The belief after these results. Pending settings count as measured with their expected values (kriging believer,
+        Ginsbourger et al. 2010), so that the search goes elsewhere. ``earlier`` results count by their weight. ``weights``
+        combine several objectives into one loss.
         """
         table = Table.of(rows, earlier)
         points = np.array([self.point(s) for s in (*table.settings, *pending)])
         own = squared_differences(points, points, self._categories)
         belief = Belief(points[len(earlier) : len(table.settings)], points, self._categories)
         belief.loss = self._process("loss", own, table, lambda t: t.losses(None), table.losses(weights))
-        for name in table.promises():
+        for name in table.slos():
             values = table.violations(name)
             if np.nanmax(values) > -NEAR:
                 of_table = functools.partial(Table.violations, name=name)
-                belief.promises[name] = self._process(name, own, table, of_table, values)
+                belief.slos[name] = self._process(name, own, table, of_table, values)
         if not table.started.all():
             belief.failure = self._process(START_FAILURE, own, table, Table.failures, table.failures())
         return belief
@@ -95,11 +95,11 @@ class Surrogate:
     def _process(
         self, name: str, own: Array, table: Table, quantity: Callable[[Table], Array], values: Array
     ) -> Process | None:
-        """A process of ``values``. Its hyperparameters are those of a ``quantity`` at the last milestone: of the results of
-        then, so that a resumed study, which hears all results at once, comes to the same.
+        """A process of ``values``. Its hyperparameters are fitted on the ``quantity`` at the last milestone, so that a
+        resumed study, which gets all results at once, has the same ones.
         """
-        known = np.flatnonzero(np.isfinite(values))
-        if len(known) < 2:
+        measured = np.flatnonzero(np.isfinite(values))
+        if len(measured) < 2:
             return None
         kept = self._kept.setdefault(name, _Kept())
         start = kept.hyperparameters or Hyperparameters.usual(len(own))
@@ -112,7 +112,7 @@ class Surrogate:
                 start = fit(own[:, rows[:, None], rows], standardised(then[rows])[0], table.doubt[rows], start)
                 kept.fitted_on, kept.hyperparameters = step, start
         pending = np.arange(len(values), own.shape[1])
-        return Process(start, own, known, values[known], table.doubt[known], pending)
+        return Process(start, own, measured, values[measured], table.doubt[measured], pending)
 
 
 class Table:
@@ -125,43 +125,43 @@ class Table:
 
     @classmethod
     def of(cls, rows: Rows, earlier: Sequence[Earlier]) -> Table:
-        """Of what was told, and of what earlier studies found."""
+        """The table of this study's results and those of earlier studies."""
         settings = [*(e.setting for e in earlier), *(s for s, _ in rows)]
         scores = [*(e.score for e in earlier), *(score for _, score in rows)]
         doubt = [DOUBT * (1.0 - e.weight) / max(e.weight, 0.01) for e in earlier]
         return cls(settings, scores, np.array([*doubt, *(0.0 for _ in rows)]))
 
     def first(self, count: int) -> Table:
-        """The table as it was after so many results."""
+        """The table after the first ``count`` results."""
         return Table(self.settings[:count], self._scores[:count], self.doubt[:count])
 
     def failures(self) -> Array:
         """1 where a setting could not start, -1 where it did."""
         return np.where(self.started, -1.0, 1.0)
 
-    def promises(self) -> list[str]:
-        """Names of the promises that settings which started have."""
+    def slos(self) -> list[str]:
+        """Names of the SLOs of all settings that started."""
         names = {name for s, ok in zip(self._scores, self.started, strict=True) if ok for name in s.violations}
         return sorted(names - {CANNOT_WIN})
 
     def violations(self, name: str) -> Array:
-        """Of one promise, bent."""
+        """The compressed violations of one SLO."""
         pairs = zip(self._scores, self.started, strict=True)
         return np.array([bent(s.violations[name]) if ok and name in s.violations else math.nan for s, ok in pairs])
 
     def losses(self, weights: Array | None) -> Array:
-        """Transformed; of several objectives their augmented Chebyshev norm (None: all weigh the same)."""
+        """The transformed losses; of several objectives their augmented Chebyshev norm (None: equal weights)."""
         started = [s for s, ok in zip(self._scores, self.started, strict=True) if ok]
-        found = np.full(len(self._scores), math.nan)
+        losses = np.full(len(self._scores), math.nan)
         names = sorted({name for s in started for name in s.values})
         if len(names) > 1:
             several = np.array([[s.values.get(name, math.inf) for name in names] for s in started])
             even = np.full(len(names), 1.0 / len(names))
-            found[self.started] = chebyshev(several, even if weights is None else weights)
+            losses[self.started] = chebyshev(several, even if weights is None else weights)
         elif started:
             transform = LossTransform.of([s.loss for s in started])
-            found[self.started] = [transform(s.loss) for s in started]
-        return found
+            losses[self.started] = [transform(s.loss) for s in started]
+        return losses
 
 
 def milestones(count: int) -> list[int]:
@@ -206,7 +206,7 @@ def bent(violation: float) -> float:
 
 
 def standardised(values: Array) -> tuple[Array, float, float]:
-    """Values with mean 0 and standard deviation 1, and what was taken off."""
+    """Values with mean 0 and standard deviation 1, and the original mean and standard deviation."""
     centre, scale = float(values.mean()), max(float(values.std()), 1e-9)
     return (values - centre) / scale, centre, scale
 
@@ -236,25 +236,25 @@ class Process:
 
 
 class Belief:
-    """The state of knowledge at one moment."""
+    """The fitted models after the results known so far."""
 
     def __init__(self, points: Array, with_pending: Array, categories: NDArray[np.bool_]) -> None:
         """``points``: the measured ones, shape (n, d)."""
         self.points = points
         self.loss: Process | None = None
-        self.promises: dict[str, Process | None] = {}
+        self.slos: dict[str, Process | None] = {}
         self.failure: Process | None = None
         self._all, self._categories = with_pending, categories
 
     def predict(self, points: Array) -> Prediction:
-        """What is expected of these points, shape (m, d)."""
+        """The prediction at these points, shape (m, d)."""
         from scipy.special import log_ndtr
 
         m = len(points)
         differences = squared_differences(self._all, points, self._categories)
         mean, deviation = self.loss.predict(differences) if self.loss else (np.zeros(m), np.ones(m))
         log_feasible = np.zeros(m)
-        for process in (*self.promises.values(), self.failure):
+        for process in (*self.slos.values(), self.failure):
             if process is not None:
                 centre, spread = process.predict(differences)
                 log_feasible += log_ndtr(-centre / spread)

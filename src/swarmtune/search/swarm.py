@@ -54,14 +54,14 @@ def coefficient(name: str, start: float, strategy: Strategy, progress: float, rn
     nonlin_mod e + (s-e) (1-t)^1.2 (Chatterjee and Siarry 2006); random s (0.5 + u/2), u uniform (Eberhart and Shi 2001).
     """
     end = start * _END_SHARE[name]
-    left = 1.0 - min(1.0, max(0.0, progress))
+    remaining = 1.0 - min(1.0, max(0.0, progress))
     match strategy:
         case "exp_decay":
-            return end + (start - end) * math.exp(-4.0 * (1.0 - left))
+            return end + (start - end) * math.exp(-4.0 * (1.0 - remaining))
         case "lin_variation":
-            return end + (start - end) * left
+            return end + (start - end) * remaining
         case "nonlin_mod":
-            return end + (start - end) * math.pow(left, 1.2)
+            return end + (start - end) * math.pow(remaining, 1.2)
         case "random":
             return start * (0.5 + float(rng.uniform()) / 2.0)
     return start
@@ -69,7 +69,7 @@ def coefficient(name: str, start: float, strategy: Strategy, progress: float, rn
 
 @dataclass
 class _Particle:
-    """Where a particle has been (in the order of its results) and how good it was there."""
+    """The positions of a particle, in the order of its results, and their scores."""
 
     path: list[tuple[Setting, Score]]
 
@@ -79,7 +79,7 @@ class _Particle:
 
 
 class SwarmSearch(Search):
-    """Particle swarm (Kennedy and Eberhart 1995) without generations, on ordinals and categories, under promises.
+    """Particle swarm (Kennedy and Eberhart 1995) without generations, on ordinals and categories, under SLOs.
 
     Best positions follow Deb's feasibility rules. A particle's velocity is its last displacement, so that the state of
     the swarm is the told history and nothing else. Ordinals move on their (log) scale; a category is copied from the own
@@ -105,10 +105,10 @@ class SwarmSearch(Search):
             self._particles[owner].path.append((setting, score))
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
-        asked = len(self._history) + len(pending)
-        rng = rng_for(self.seed, asked)
+        count = len(self._history) + len(pending)
+        rng = rng_for(self.seed, count)
         number = self._next_particle(pending)
-        for setting in self._moves(number, asked, rng):
+        for setting in self._moves(number, count, rng):
             if self._is_new(setting, pending):
                 return setting
         origin = f"particle:{number}"
@@ -125,7 +125,7 @@ class SwarmSearch(Search):
                 busy[owner] += 1
         return min(range(self.size), key=lambda i: (busy[i], len(self._particles[i].path), i))
 
-    def _moves(self, number: int, asked: int, rng: np.random.Generator) -> list[Setting]:
+    def _moves(self, number: int, question: int, rng: np.random.Generator) -> list[Setting]:
         """Proposals of one particle, best first: its start, or a few steps along known settings."""
         particle = self._particles[number]
         origin = f"particle:{number}"
@@ -135,7 +135,7 @@ class SwarmSearch(Search):
         walker = _Particle(list(particle.path))
         proposals: list[Setting] = []
         for _ in range(KNOWN_STEPS):
-            point = self.space.repair(self._steps(number, walker, asked, rng)[0], rng)
+            point = self.space.repair(self._steps(number, walker, question, rng)[0], rng)
             if point is None:
                 break
             setting = self.space.decode(point, origin)
@@ -146,9 +146,11 @@ class SwarmSearch(Search):
             walker.path.append((setting, known))
         return proposals
 
-    def _steps(self, number: int, particle: _Particle, asked: int, rng: np.random.Generator, count: int = 1) -> Points:
-        """Where the particle may go next: so many draws of its random pulls; shape (count, d)."""
-        progress = asked / max(1, self.budget)
+    def _steps(
+        self, number: int, particle: _Particle, question: int, rng: np.random.Generator, count: int = 1
+    ) -> Points:
+        """``count`` possible next positions of the particle, each with other random pulls; shape (count, d)."""
+        progress = question / max(1, self.budget)
         o = self.swarm
         c1 = coefficient("c1", o.c1, o.c1_strategy, progress, rng)
         c2 = coefficient("c2", o.c2, o.c2_strategy, progress, rng)
@@ -169,8 +171,8 @@ class SwarmSearch(Search):
         """The best known to the particle's neighbourhood; in gbest that includes baseline and users' settings."""
         if self.swarm.topology == "ring":
             around = [self._particles[(number + d) % self.size].best for d in (-1, 0, 1)]
-            known = [row for row in around if row is not None]
-            return min(known, key=lambda row: row[1].rank)[0]
+            rows = [row for row in around if row is not None]
+            return min(rows, key=lambda row: row[1].rank)[0]
         best = self._history.best()
         return best if best is not None else self._particles[number].path[-1][0]
 

@@ -1,1 +1,1 @@
-"""A STAND-IN for a service: a continuous-batching engine whose settings have effect, without a model."""
+"""A STAND-IN for a service: a simulated continuous-batching engine whose settings have effect, without a model."""

@@ -25,7 +25,7 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class Faults:
-    """Ways to misbehave on purpose."""
+    """Faults to inject."""
 
     startup_delay_s: float = 0.0
     fail_start: str | None = None
@@ -34,7 +34,7 @@ class Faults:
 
 @dataclass(frozen=True)
 class SimulatorConfig:
-    """One simulated server. ``record`` is the file of its own truth, one JSON line per finished request."""
+    """One simulated server. ``record``: the file of its true times, one JSON line per finished request."""
 
     model: str = "simulated"
     limits: BatchLimits = field(default_factory=BatchLimits)

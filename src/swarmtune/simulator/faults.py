@@ -1,4 +1,4 @@
-"""Failing at start as real engines do, with the words that they print."""
+"""Failures at start as in real engines, with their messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLOCK_BYTES = 32 * 2**20
 
 
 def mistakes(config: SimulatorConfig) -> str | None:
-    """What vLLM would refuse in these settings, in its words; None if nothing."""
+    """vLLM's message if it would refuse these settings; None if it would not."""
     limits = config.limits
     if limits.max_num_batched_tokens < limits.max_num_seqs:
         return (

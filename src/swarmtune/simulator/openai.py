@@ -1,4 +1,4 @@
-"""The OpenAI API's words: reading requests and writing answers, without any I/O."""
+"""The OpenAI API: parses requests and writes answers, without any I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BadRequestError(ValueError):
 
 @dataclass(frozen=True)
 class Generation:
-    """One request, understood."""
+    """One parsed request."""
 
     endpoint: str
     id: str
@@ -58,8 +58,8 @@ def _message_tokens(messages: Any) -> int:
 
 
 def _output_tokens(body: Mapping[str, Any], endpoint: str, seed: int) -> tuple[int, str]:
-    asked = body.get("max_completion_tokens") or body.get("max_tokens")
-    limit = DEFAULT_MAX_TOKENS[endpoint] if asked is None else asked
+    max_tokens = body.get("max_completion_tokens") or body.get("max_tokens")
+    limit = DEFAULT_MAX_TOKENS[endpoint] if max_tokens is None else max_tokens
     if not isinstance(limit, int) or limit < 1:
         raise BadRequestError("max_tokens must be at least 1")
     if body.get("ignore_eos"):

@@ -1,7 +1,7 @@
 """One simulated engine on several nodes: the master schedules, every rank writes its share of each step's tokens.
 
-The other ranks connect to the master (port + 1), as the workers of real engines do. A rank that is lost ends the
-master with the next step, a master that is lost ends the ranks: half a model serves nobody.
+The other ranks connect to the master (port + 1), as the workers of real engines do. If a rank is lost, the master ends
+at its next step; if the master is lost, the ranks end.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ class Ranks:
 
     @property
     def complete(self) -> bool:
-        """Have all ranks come?"""
+        """Are all ranks connected?"""
         return len(self._others) == self.nodes - 1
 
     async def listen(self, host: str, port: int) -> None:
-        """Wait for the others there. OSError if the port is taken."""
+        """Listen for the other ranks. OSError if the port is taken."""
         if self.nodes > 1:
             self._server = await asyncio.start_server(self._welcome, host, port, limit=LINE_BYTES)
 
     async def words(self, places: Sequence[int]) -> list[str]:
         """The texts of the tokens at these places, each from the rank that writes it. RankLostError if one is gone."""
-        asked = {rank: [p for p in places if p % self.nodes == rank] for rank in self._others}
-        written = dict(zip(asked, await asyncio.gather(*(self._ask(r, p) for r, p in asked.items())), strict=True))
+        by_rank = {rank: [p for p in places if p % self.nodes == rank] for rank in self._others}
+        written = dict(zip(by_rank, await asyncio.gather(*(self._ask(r, p) for r, p in by_rank.items())), strict=True))
         texts = {rank: iter(found) for rank, found in written.items()}
         return [next(texts[p % self.nodes]) if p % self.nodes in texts else word(p) for p in places]
 
     async def close(self) -> None:
-        """Let the others go."""
+        """Close the connections to the other ranks."""
         if self._server is not None:
             self._server.close()
         for _, writer in self._others.values():
@@ -80,7 +80,7 @@ class Ranks:
 
 
 async def serve_rank(rank: int, host: str, port: int, clock: Clock, stopped: asyncio.Event) -> int:
-    """Be a rank until the master or ``stopped`` says stop. Exit code: 0 asked to stop, 1 no master, or it was lost."""
+    """Run a rank until the master or ``stopped`` ends it. Exit code: 0 stopped, 1 no master, or the master was lost."""
     found = await _connected(host, port, clock, stopped)
     if found is None:
         return 0 if stopped.is_set() else 1
@@ -89,12 +89,12 @@ async def serve_rank(rank: int, host: str, port: int, clock: Clock, stopped: asy
     stop = asyncio.create_task(stopped.wait())
     try:
         while not stopped.is_set():
-            asked = asyncio.create_task(reader.readline())
-            await asyncio.wait({asked, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                asked.cancel()
+            request = asyncio.create_task(reader.readline())
+            await asyncio.wait({request, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not request.done():
+                request.cancel()
                 return 0
-            line = asked.result()
+            line = request.result()
             if not line:
                 sys.stderr.write(f"RuntimeError: rank {rank} has lost its master (EngineDeadError)\n")
                 return 1

@@ -1,4 +1,4 @@
-"""The server's own truth about every finished request, for checking the clients that measured it."""
+"""The server's own record of every finished request, for checking the clients that measured it."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class Record:
         self._file.flush()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()

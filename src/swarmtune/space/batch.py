@@ -1,4 +1,4 @@
-"""Many points at once: what ``Space.decode`` and ``Space.legal`` say, in arrays. For searches that look at thousands."""
+"""``Space.decode`` and ``Space.legal`` for many points at once, in arrays, for searches with thousands of candidates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Points = NDArray[np.float64]
 
 
 def vectorisable(space: Space) -> bool:
-    """Fields that move two others to divide exactly need one look at each point."""
+    """Can the space be decoded in arrays? Fields that move two others to divide exactly need each point on its own."""
     return not any(f.derived and f.dtype == "ternary_factories" for f in space.fields)
 
 
@@ -146,7 +146,7 @@ def _evaluate(node: ast.expr, columns: Mapping[str, Column]) -> Any:
 
 
 def _compared(parts: list[ast.expr], ops: list[ast.cmpop], columns: Mapping[str, Column]) -> Any:
-    found: Any = True
+    result: Any = True
     for op, left, right in zip(ops, parts, parts[1:], strict=False):
         a = _evaluate(left, columns)
         if isinstance(op, (ast.In, ast.NotIn)):
@@ -155,7 +155,7 @@ def _compared(parts: list[ast.expr], ops: list[ast.cmpop], columns: Mapping[str,
             inside = functools.reduce(
                 np.logical_or, [np.equal(a, _evaluate(e, columns)) for e in right.elts], np.array(False)
             )
-            found = found & (inside if isinstance(op, ast.In) else ~inside)
+            result = result & (inside if isinstance(op, ast.In) else ~inside)
         else:
-            found = found & _COMPARE[type(op)](a, _evaluate(right, columns))
-    return found
+            result = result & _COMPARE[type(op)](a, _evaluate(right, columns))
+    return result

@@ -29,7 +29,7 @@ MAX_DERIVED = 2.0**63  # a derived value beyond that fits into no service
 class Space:
     """Fields, the rules between them, and the mapping between settings and points of the unit cube.
 
-    Every setting that leaves here is complete: it has the value of every field, searched, derived and constant.
+    Every setting that it returns is complete: it has the value of every field, searched, derived and constant.
     """
 
     def __init__(self, fields: Iterable[Field], constraints: Iterable[str] = ()) -> None:
@@ -59,11 +59,11 @@ class Space:
         if empty:
             raise ConfigValidationError(empty)
 
-    # --- what there is -------------------------------------------------------------------------------------------
+    # --- contents ------------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> float:
-        """How many points the grid has, legal or not; inf with a continuous dimension."""
+        """The number of points of the grid, legal or not; inf with a continuous dimension."""
         return math.prod(float(d.count) if d.count is not None else math.inf for d in self.dimensions)
 
     @property
@@ -103,7 +103,7 @@ class Space:
         return point
 
     def coordinates(self, setting: Setting) -> dict[str, Value]:
-        """The searched part in natural units (a ratio as the ratio), for ledgers and other samplers."""
+        """The searched part in natural units (a ratio as the ratio), for studies and other samplers."""
         point = self.encode(setting)
         return {d.name: d.decode(u) for d, u in zip(self.dimensions, point, strict=True)}
 
@@ -310,7 +310,7 @@ class Space:
         return [values[name]]
 
 
-def _parse(texts: Iterable[str], known: set[str]) -> tuple[list[Constraint], list[str]]:
+def _parse(texts: Iterable[str], names: set[str]) -> tuple[list[Constraint], list[str]]:
     parsed, mistakes = [], []
     for text in texts:
         try:
@@ -318,8 +318,8 @@ def _parse(texts: Iterable[str], known: set[str]) -> tuple[list[Constraint], lis
         except ConstraintError as error:
             mistakes.append(f"constraint {text[:100]!r}: {error}")
             continue
-        for name in sorted(constraint.names - known):
-            near = difflib.get_close_matches(name, known, n=1)
+        for name in sorted(constraint.names - names):
+            near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             mistakes.append(f"constraint {text[:100]!r}: {name!r} is no field{hint}")
         parsed.append(constraint)

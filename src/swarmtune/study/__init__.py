@@ -1,1 +1,1 @@
-"""WHAT happened: the tables of a study, who writes them, who owns it, and where it lies."""
+"""WHAT happened: the tables of a study, its writer and reader, its owner, and its place."""

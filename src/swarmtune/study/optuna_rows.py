@@ -1,4 +1,4 @@
-"""Which of Optuna's trials are ours. Optuna's own tables are read directly: opening its storage would write to them.
+"""Finds our trials among Optuna's. Optuna's own tables are read directly: opening its storage would write to them.
 
 Anybody may add to a study with Optuna (``ask``, ``enqueue_trial``, ``add_trial``). A trial is ours if it carries a
 setting, and either we tried to measure it or it waits for that. All else is foreign: it is left out and never changed.
@@ -25,7 +25,7 @@ _attributes = table("trial_user_attributes", column("trial_id"), column("key"), 
 
 @dataclass(frozen=True)
 class OwnTrial:
-    """A trial of ours as Optuna has it; ``id`` is Optuna's key for it."""
+    """A trial of ours as Optuna stores it; ``id`` is Optuna's key."""
 
     id: int
     number: int
@@ -52,12 +52,12 @@ def optuna_trials(db: Connection, study: str, attempted: Collection[int]) -> Opt
     ).all()
     attributes: dict[int, dict[str, Any]] = {}
     text = bounded(_attributes.c.value_json)
-    found = db.execute(
+    trials = db.execute(
         select(_attributes.c.trial_id, _attributes.c.key, text.label("text"))
         .join(_trials, _trials.c.trial_id == _attributes.c.trial_id)
         .where(of_study, _attributes.c.key.in_(("setting", "origin")))
     )
-    for row in found:
+    for row in trials:
         attributes.setdefault(row.trial_id, {})[row.key] = _parsed(row.text)
     own: dict[int, OwnTrial] = {}
     foreign = []
@@ -77,7 +77,7 @@ def optuna_trials(db: Connection, study: str, attempted: Collection[int]) -> Opt
 
 
 def bounded(text: Any) -> Any:
-    """A column of text, NULL where it is longer than anything that we write."""
+    """A text column, NULL where it is longer than any text that we write."""
     return case((func.length(text) <= literal(MOST_TEXT), text))
 
 

@@ -61,7 +61,7 @@ class Ownership:
             return float(db.execute(select(studies.c.active_seconds).where(studies.c.name == self._study)).scalar_one())
 
     def release(self) -> None:
-        """Let go of the study."""
+        """Release the study."""
         with contextlib.suppress(StudyBusyError):
             self.renew()
         with translated("be released"):

@@ -1,4 +1,4 @@
-"""Where a study lives: a folder of its own, with the database in it unless a server is named."""
+"""The place of a study: a folder of its own, with the database in it unless a server is named."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATABASE = "study.db"
 
 @dataclass(frozen=True)
 class Place:
-    """The folder and the database of a study; ``head`` is what it was started with, None for a new one."""
+    """The folder and the database of a study; ``head``: None for a new one."""
 
     name: str
     folder: Path
@@ -48,28 +48,28 @@ def new_place(output: Path, engine: str, study: str | None, now: float) -> Place
 
 
 def last_place(output: Path, study: str | None) -> Place:
-    """The place of the newest study, to go on with it. ConfigurationError if there is none."""
+    """The place of the newest study, to resume it. ConfigurationError if there is none."""
     if study is None:
-        found = sorted(output.glob(f"*/{DATABASE}"), key=lambda p: p.stat().st_mtime)
-        if not found:
-            raise ConfigurationError(f"There is no study to go on with in {output}. Start one without -lb.")
-        folder, url = found[-1].parent, str(found[-1].resolve())
+        databases = sorted(output.glob(f"*/{DATABASE}"), key=lambda p: p.stat().st_mtime)
+        if not databases:
+            raise ConfigurationError(f"No study to resume in {output}. Start one without -lb.")
+        folder, url = databases[-1].parent, str(databases[-1].resolve())
         head = latest_study(url)
     else:
         head = latest_study(study)
         url, folder = study, output / (head.name if head else "")
     if head is None:
-        raise ConfigurationError(f"There is no study to go on with in {shown_url(url)}. Start one without -lb.")
+        raise ConfigurationError(f"No study to resume in {shown_url(url)}. Start one without -lb.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return Place(head.name, folder, url, head)
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables in one; where both have a value the second wins."""
+    """Two nested tables merged; where both have a value the second takes precedence."""
     out = dict(first)
     for key, value in second.items():
-        known = out.get(key)
-        out[key] = merged(known, value) if isinstance(known, Mapping) and isinstance(value, Mapping) else value
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return out
 
 

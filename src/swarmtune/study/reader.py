@@ -1,6 +1,6 @@
-"""A study, read: by whoever writes it, and by everybody else without taking it over or changing a byte.
+"""Reads studies, without taking them over or changing a byte.
 
-A row that is damaged is left out and named in ``StudyReader.notes``; a database that cannot be read is a StoreError.
+A damaged row is left out and named in ``StudyReader.notes``; a database that cannot be read is a StoreError.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MOST_ROWS = 1_000_000  # of one table and study
 
 @dataclass(frozen=True)
 class StudyHead:
-    """What a study was started with. ``request`` is the command line, ``fingerprint`` what must not change."""
+    """The head of a study. ``request``: the command line that started it; ``fingerprint``: what must not change."""
 
     name: str
     request: dict[str, Any]
@@ -43,7 +43,7 @@ class StudyHead:
     active_seconds: float = 0.0
 
     def busy(self, now: float) -> bool:
-        """Does a live tuner work on it? ``now``: wall clock."""
+        """Does a live tuner own it? ``now``: wall clock."""
         return is_held(self.owner, self.owner_expires_at, now)
 
 
@@ -74,7 +74,7 @@ class LoadPointRow:
 
 @dataclass
 class StudyReader:
-    """Questions to a database of studies. Each is answered as of one moment."""
+    """Queries to a database of studies. Each sees one moment of it, and writes nothing, also when it fails."""
 
     database: Engine
     notes: list[str] = field(default_factory=list)  # what was left out, as sentences
@@ -89,13 +89,13 @@ class StudyReader:
 
     def head(self, name: str) -> StudyHead:
         """The study of this name; StoreError if there is none that can be read."""
-        found = next((head for head in self.heads() if head.name == name), None)
-        if found is None:
+        head = next((head for head in self.heads() if head.name == name), None)
+        if head is None:
             raise StoreError(f"it holds no study {name!r} that can be read")
-        return found
+        return head
 
     def trials(self, study: str) -> list[Trial]:
-        """Our trials by number, as they stand. Those that others added to the study are left out, with a note."""
+        """Our trials by number. Trials that other programs added to the study are left out, with a note."""
         outcomes: dict[int, list[AttemptResult | None]] = defaultdict(list)
         times: dict[int, tuple[float, float]] = {}
         for attempt in self.attempts(study):
@@ -107,12 +107,12 @@ class StudyReader:
         return [as_trial(n, own[n].setting, outcomes[n], times.get(n)) for n in sorted(own)]
 
     def optuna_trials(self, study: str) -> OptunaTrials:
-        """Our trials as Optuna has them, and every number that is taken."""
+        """Our trials as Optuna stores them, and every number that is taken."""
         of_trials = select(attempts.c.trial_number).where(attempts.c.study == study, attempts.c.kind == "trial")
         with snapshot(self.database) as db:
-            found = optuna_trials(db, study, set(db.execute(of_trials.distinct()).scalars()))
-        self._note(*found.notes)
-        return found
+            trials = optuna_trials(db, study, set(db.execute(of_trials.distinct()).scalars()))
+        self._note(*trials.notes)
+        return trials
 
     def attempts(self, study: str) -> list[AttemptRow]:
         """All attempts of trials and of the proof, in the order they began."""
@@ -147,7 +147,7 @@ class StudyReader:
         return [(row.id, Event(row.kind, row.at, facts)) for row, facts in read if facts is not None]
 
     def artifacts(self, study: str) -> list[tuple[int, str, str]]:
-        """(attempt, name, path) of what attempts left in files."""
+        """(attempt, name, path) of the files of attempts."""
         query = select(artifacts.c.attempt_id, artifacts.c.name, artifacts.c.path)
         query = query.join(attempts, attempts.c.id == artifacts.c.attempt_id).where(attempts.c.study == study)
         with snapshot(self.database) as db:
@@ -173,10 +173,10 @@ class StudyReader:
     def _attempt(self, row: Any) -> AttemptRow | None:
         what = f"attempt {row.id}"
         values = {**row._asdict(), "group": row.service_group}
-        found = self._converted(values, AttemptRow, what)
-        if found is None or row.open:
-            return found
-        return replace(found, result=self._record(row.text, AttemptResult, f"the result of {what}"))
+        attempt = self._converted(values, AttemptRow, what)
+        if attempt is None or row.open:
+            return attempt
+        return replace(attempt, result=self._record(row.text, AttemptResult, f"the result of {what}"))
 
     def _record(self, text: str | None, kind: type[T], what: str) -> T | None:
         table = self._table(text, what)
@@ -191,13 +191,13 @@ class StudyReader:
 
     def _table(self, text: str | None, what: str) -> dict[str, Any] | None:
         try:
-            found = json.loads(text or "")
+            table = json.loads(text or "")
         except (ValueError, TypeError, RecursionError):
-            found = None
-        if not isinstance(found, dict):
+            table = None
+        if not isinstance(table, dict):
             self._note(f"{what} is damaged and left out")
             return None
-        return found
+        return table
 
     def _note(self, *notes: str) -> None:
         self.notes += [note for note in notes if note not in self.notes]
@@ -205,7 +205,7 @@ class StudyReader:
 
 @contextmanager
 def reading(place: str) -> Iterator[StudyReader]:
-    """Look into a database (a path or an address). StoreError says in a few words why it is of no use."""
+    """A reader of a database (a path or an address). StoreError says in a few words why it cannot be used."""
     with read_only(place) as database:
         yield StudyReader(database)
 

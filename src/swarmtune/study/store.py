@@ -1,4 +1,4 @@
-"""What the loop needs of a study: attempts begin and end, facts are added, trials are read. Nodes never touch it."""
+"""The contract of a study for the loop: attempts begin and end, facts are added, trials are read. Nodes never touch it."""
 
 from __future__ import annotations
 
@@ -32,17 +32,24 @@ def fair_load_of(winner: int) -> str:
 
 
 class Store(ABC):
-    """What the coordinator needs of a study."""
+    """A study that the loop writes. Calls do not wait, so none can be cancelled half-way.
+
+    A call that fails raises StoreError; it has written all of its record or nothing, but for what ``close`` says.
+    """
 
     @abstractmethod
     def open(
         self, setting: Setting, group: str, token: str, *, number: int | None = None, kind: str = "trial"
     ) -> Attempt:
-        """Begin an attempt, leased to this tuner: of a new trial, or (``number``) of one that is already there."""
+        """Begin an attempt, leased to this tuner, of a new trial or of trial ``number``. If it fails, a new trial may remain
+        without an attempt.
+        """
 
     @abstractmethod
     def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
-        """End an attempt. With a score and kind "trial" the trial is finished; from then on it cannot be lost."""
+        """End an attempt. With a score and kind "trial" the trial is finished, and cannot be lost any more: if this fails
+        after the attempt was written, opening the study again completes it.
+        """
 
     @abstractmethod
     def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
@@ -54,7 +61,7 @@ class Store(ABC):
 
 
 class MemoryStore(Store):
-    """A study that is forgotten: for tests, simulations and ``--dry-run``."""
+    """A study in memory, for tests, simulations and ``--dry-run``."""
 
     def __init__(self) -> None:
         self.attempts: list[tuple[Attempt, AttemptResult | None]] = []
@@ -98,7 +105,7 @@ class MemoryStore(Store):
 def as_trial(
     number: int, setting: Setting, outcomes: Sequence[AttemptResult | None], times: tuple[float, float] | None = None
 ) -> Trial:
-    """The state of a trial from what its attempts came to (None: still running or lost); times: last start and end."""
+    """A trial from the results of its attempts (None: still running or lost); times: last start and end."""
     scored = next((o for o in outcomes if o is not None and o.score is not None), None)
     if scored is None:
         failed = next((o for o in reversed(outcomes) if o is not None), None)

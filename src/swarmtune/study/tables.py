@@ -73,11 +73,11 @@ events = Table(
 
 @contextmanager
 def translated(what: str) -> Iterator[None]:
-    """Errors of the database and of Optuna become a StoreError that says what to do."""
+    """Translate errors of the database and of Optuna into a StoreError that says what to do."""
     from optuna.exceptions import OptunaError
 
     advice = (
-        "What was finished before is safe; put the database right (disk space, permissions, server) and go on with "
+        "What was finished before is safe; repair the database (disk space, permissions, server) and resume with "
         "`swarmtune optimizer -lb`."
     )
     with connection.translated(f"The study database could not {what}", advice, also=(OptunaError,)):

@@ -35,8 +35,8 @@ from swarmtune.study.tables import (
     translated,
 )
 
-SEVERAL = "several"  # stands for a circumstance that changed while the study was measured
-# What a setting that cannot work is worth in the study's plots; searches see its violated constraint.
+SEVERAL = "several"  # value of a circumstance that changed between runs of the study
+# The value of a setting that cannot work in the study's plots; searches see its violated constraint.
 WORST_VALUE = {"maximize": 0.0, "minimize": 1e9}
 
 
@@ -48,7 +48,9 @@ class StudyWriter(Store):
     """
 
     def __init__(self, url: str, head: StudyHead, space: Space, direction: str, clock: Clock) -> None:
-        """Open or create the study and take it over. StudyBusyError, StoreError, ConfigurationError."""
+        """Open or create the study and take it over. StudyBusyError if another live tuner owns it, StoreError,
+        ConfigurationError; then the database is closed. After a StoreError the lease may last until it expires.
+        """
         self.url = database_url(url)
         self.head = head
         self.space = space
@@ -117,11 +119,11 @@ class StudyWriter(Store):
         with translated("be read"):
             return self.reader.trials(self.head.name)
 
-    # --- what only a database can tell ---------------------------------------------------------------------------
+    # --- beyond the contract -------------------------------------------------------------------------------------
 
     @property
     def notices(self) -> list[str]:
-        """What of the study was left out when it was opened, as sentences for the user."""
+        """The parts of the study that were left out when it was opened, as sentences for the user."""
         return [f"study {self.head.name}: {note}" for note in self.reader.notes]
 
     def confirmations(self) -> list[Remeasured]:
@@ -140,7 +142,7 @@ class StudyWriter(Store):
             return [dict(event.facts) for _, event in self.reader.events(self.head.name, kind)]
 
     def accelerator_seconds(self, accelerators: Mapping[str, int], of_trials: bool = True) -> float:
-        """What all ended attempts of trials (else: of the proof) took: seconds times the accelerators of their group.
+        """Cost of all ended attempts of trials (else: of the proof): seconds times the accelerators of their group.
 
         Lost attempts count up to the last renewal of their lease. A group that is not listed counts once.
         """
@@ -148,7 +150,7 @@ class StudyWriter(Store):
         return sum(accelerators.get(attempt.group, 1) * _seconds(attempt) for attempt in ended)
 
     def search_seconds(self) -> float:
-        """What all runs of the study took, without the time in which their proofs measured."""
+        """Seconds of all runs of the study, without the time in which their proofs measured."""
         proof_s = until = 0.0
         for attempt in sorted(self._ended(of_trials=False), key=lambda a: a.started_at):  # several groups overlap
             ended = attempt.started_at + _seconds(attempt)
@@ -162,7 +164,7 @@ class StudyWriter(Store):
         return [a for a in rows if (a.kind == "trial") is of_trials and a.ended_at is not None]
 
     def dispose(self) -> None:
-        """Let go of the study and the database."""
+        """Release the study and close the database."""
         with translated("be released"):
             try:
                 self.ownership.release()
@@ -225,7 +227,7 @@ class StudyWriter(Store):
             return self._optuna.get_study_id_from_name(self.head.name)
 
     def _close_lost_attempts(self) -> list[str]:
-        """Attempts of a tuner that died are lost; the marks of the study's processes tell what may be left."""
+        """Mark the attempts of a dead tuner as lost; returns the tokens of processes that may still run."""
         of_study = attempts.c.study == self.head.name
         mine = (of_study, attempts.c.state == "running")
         with self._database.begin() as db:
@@ -234,10 +236,10 @@ class StudyWriter(Store):
         return tokens
 
     def _roll_forward(self) -> None:
-        """Finish Optuna's trials whose results are in our table already."""
-        found = self.reader.optuna_trials(self.head.name)
-        self._ids = {number: trial.id for number, trial in found.own.items()}
-        self._numbers = set(found.numbers)
+        """Finish those of Optuna's trials whose results are already in our table."""
+        trials = self.reader.optuna_trials(self.head.name)
+        self._ids = {number: trial.id for number, trial in trials.own.items()}
+        self._numbers = set(trials.numbers)
         for attempt in self.reader.attempts(self.head.name):
             if attempt.kind == "trial" and attempt.result is not None:
                 self._finish(attempt.trial_number, attempt.result)

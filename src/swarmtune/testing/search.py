@@ -24,7 +24,7 @@ RULES = ("tokens >= seqs",)
 
 
 def service(setting: Setting) -> Score:
-    """A small made-up service: more sequences give throughput until a latency promise breaks; some cannot start."""
+    """A small made-up service: more sequences give throughput until an SLO breaks; some cannot start."""
     v = setting.values
     seqs, tokens, fraction, tp = float(v["seqs"]), float(v["tokens"]), float(v["fraction"]), float(v["tp"])
     if fraction > 0.85 and tokens > 4096:

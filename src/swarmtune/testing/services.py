@@ -3,7 +3,7 @@
 Nothing here is measured. The shapes are those of continuous batching: decode steps that cost a fixed part (weights) and a
 part per sequence (cache), prefill that shares steps with decode or stalls it, a cache that bounds the batch, collectives
 that eat into tensor parallelism, speculation that pays at small batches. Every constant is drawn, so is the tightness of
-the promises.
+the SLOs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from swarmtune.space import Field, Space
 from swarmtune.space.batch import snapped
 
 DEVICES = 8
-CALIBRATION = 1500  # random settings that set the promises and the memory
+CALIBRATION = 1500  # random settings that set the SLOs and the memory
 OPTIMUM_SAMPLES = 4000
 OPTIMUM_STARTS = 8
 
@@ -64,19 +64,19 @@ class SyntheticService:
         return _performance(self._c, setting.values, self._memory)
 
     def violation(self, setting: Setting) -> float:
-        """By how much the worst promise is truly broken, relative to its limit; <= 0 is kept."""
+        """By how much the worst SLO is truly broken, relative to its limit; <= 0 is kept."""
         truth = self.truth(setting)
         if truth is None:
             return math.inf
         return max(truth.ttft_ms / self.limits[0], truth.tpot_ms / self.limits[1]) - 1.0
 
     def feasible(self, setting: Setting) -> bool:
-        """Does it truly keep its promises?"""
+        """Does it truly keep its SLOs?"""
         return self.violation(setting) <= 0
 
     @cached_property
     def best(self) -> Setting:
-        """The setting of the highest throughput that keeps its promises, by random sampling and coordinate ascent."""
+        """The setting of the highest throughput that keeps its SLOs, by random sampling and coordinate ascent."""
         rng = np.random.default_rng([self.seed, 1])
         ranked = sorted(legal_points(self.space, OPTIMUM_SAMPLES, rng), key=self._cost)
         climbed = [self._climb(p, rng) for p in ranked[:OPTIMUM_STARTS]]
@@ -88,7 +88,7 @@ class SyntheticService:
         return self._speed(self.best)
 
     def gap(self, setting: Setting) -> float:
-        """How much slower than the optimum, as a difference of logarithms (0.10 = 10 %); inf if a promise is broken."""
+        """How much slower than the optimum, as a difference of logarithms (0.10 = 10 %); inf if an SLO is broken."""
         truth = self.truth(setting)
         if truth is None or not self.feasible(setting):
             return math.inf
@@ -97,7 +97,7 @@ class SyntheticService:
     # --- what a tuner sees -----------------------------------------------------------------------------------------
 
     def measure(self, setting: Setting, rng: np.random.Generator) -> Score:
-        """One noisy measurement: throughput and the violations of both promises, or a start failure."""
+        """One noisy measurement: throughput and the violations of both SLOs, or a start failure."""
         truth = self.truth(setting)
         if truth is None:
             return Score.failed()

@@ -1,4 +1,4 @@
-"""What came out of a study. What is said of it, on a terminal and in files, is in ``report``."""
+"""The result of a run. Its sentences and files are in ``report``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from swarmtune.records import AttemptResult, Trial, TrialState
 from swarmtune.tuner.loop.loads import Savings
 from swarmtune.tuner.planning.plan import Plan
-from swarmtune.tuner.proof.confirm import Proof, Verdict
+from swarmtune.tuner.proof.confirm import Proof, Significance
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What all runs of a study took: wall seconds of the search, accelerator-seconds of search and proof."""
+    """Cost of all runs of a study: wall seconds of the search, accelerator-seconds of search and proof."""
 
     wall_s: float = 0.0
     accelerator_s: float = 0.0
@@ -23,7 +23,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. With a ``proof_failure`` the best is the search's own, and nothing is proven."""
+    """A finished run. With a ``proof_failure`` the best is the search's favourite, and nothing is proven."""
 
     study: str
     plan: Plan
@@ -39,12 +39,12 @@ class Result:
 
     @property
     def best(self) -> Trial | None:
-        """The trial whose setting is recommended; None when no setting kept the promises."""
+        """The trial whose setting is recommended; None when no setting kept the SLOs."""
         return next((t for t in self.trials if t.number == self.proof.best), None)
 
     @property
-    def verdict(self) -> Verdict:
-        """How sure the gain is."""
+    def verdict(self) -> Significance:
+        """The significance of the gain."""
         return self.proof.verdict
 
     @property
@@ -54,12 +54,12 @@ class Result:
 
     @property
     def evaluations(self) -> int:
-        """Settings that have a result."""
+        """Number of settings that have a result."""
         return sum(1 for t in self.trials if t.state is TrialState.COMPLETE)
 
     @property
     def failures(self) -> int:
-        """Settings that could not be started or measured."""
+        """Number of settings that could not be started or measured."""
         return sum(
             1 for t in self.trials if t.state is TrialState.FAILED or (t.score is not None and t.score.value is None)
         )

@@ -31,11 +31,11 @@ from swarmtune.tuner.warm_start.similar import circumstances, gather
 
 @dataclass(frozen=True)
 class Session:
-    """A study that is ours, with what works on it."""
+    """A study that this process owns, with the loop and the proof on it."""
 
     coordinator: Coordinator
     again: Again
-    ledger: StudyWriter
+    writer: StudyWriter
     warm: WarmStart
 
 
@@ -43,71 +43,71 @@ class Session:
 async def session(
     plan: Plan, place: Place, request: dict[str, Any], clock: Clock, listen: Callable[[Event], None]
 ) -> AsyncIterator[Session]:
-    """Take a study over, clean up after a tuner that died on it, and let go of everything in the end."""
+    """Take over a study, clean up after a tuner that died, and release study, groups and database at the end."""
     head = place.head or StudyHead(place.name, request, {})
     head = StudyHead(head.name, head.request, {**plan.fingerprint(), **circumstances(plan)})
-    ledger = StudyWriter(place.url, head, plan.space, plan.objective.direction, clock)
+    writer = StudyWriter(place.url, head, plan.space, plan.objective.direction, clock)
     try:
-        await sweep_leftovers(ledger.swept_tokens)
-        groups = Groups(plan, place.folder, clock, ledger.swept_tokens)
-        for notice in ledger.notices:
+        await sweep_leftovers(writer.swept_tokens)
+        groups = Groups(plan, place.folder, clock, writer.swept_tokens)
+        for notice in writer.notices:
             listen(Event("notice", clock.wall(), {"message": notice}))
-        warm = _warm_start(plan, ledger, clock, listen)
-        async with _renewing(ledger, clock):
+        warm = _warm_start(plan, writer, clock, listen)
+        async with _renewing(writer, clock):
             try:
                 dispatcher = groups.dispatcher(listen)
-                attempts = Attempts(plan, ledger, groups.bench, listen)
+                attempts = Attempts(plan, writer, groups.bench, listen)
                 coordinator = Coordinator(plan, attempts, dispatcher, warm)
                 async with looked_after(plan, groups, dispatcher, clock, listen):
-                    yield Session(coordinator, Again(plan, attempts, dispatcher), ledger, warm)
+                    yield Session(coordinator, Again(plan, attempts, dispatcher), writer, warm)
             finally:
                 await groups.close()
     finally:
-        ledger.dispose()
+        writer.dispose()
 
 
 async def tune(
     plan: Plan, place: Place, request: dict[str, Any], clock: Clock, listen: Callable[[Event], None]
 ) -> Result:
-    """Run or go on with a study until its budget is spent, and say what came out; a proof that failed is told in the result.
+    """Run or resume a study until its budget is spent, and return the result; ``proof_failure`` says why a proof failed.
 
-    Raises what the user must act on. Cancelled or failed it has stopped all services and let go of the study, and
-    another call goes on with it.
+    Raises errors that the user must act on. A cancelled or failed call has stopped all services and released the study;
+    another call resumes it.
     """
     started = clock.monotonic()
     async with session(plan, place, request, clock, listen) as study:
-        ledger, accelerators = study.ledger, {group.name: group.accelerators for group in plan.groups}
-        spent = ledger.accelerator_seconds(accelerators)
-        trials = await study.coordinator.search(ledger.search_seconds(), spent)
+        writer, accelerators = study.writer, {group.name: group.accelerators for group in plan.groups}
+        spent = writer.accelerator_seconds(accelerators)
+        trials = await study.coordinator.search(writer.search_seconds(), spent)
         wall_s = study.coordinator.budget.wall_s
         result = await _prove(plan, place, study, trials, started, clock)
-        search_s, proof_s = (ledger.accelerator_seconds(accelerators, of_trials=of) for of in (True, False))
+        search_s, proof_s = (writer.accelerator_seconds(accelerators, of_trials=of) for of in (True, False))
         return replace(result, spent=Spent(wall_s, search_s, proof_s), warm_start=study.warm)
 
 
-def _warm_start(plan: Plan, ledger: StudyWriter, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:
-    """What the study was started with: as its ledger says; a new study looks for it and writes it down first."""
-    recorded = ledger.recorded(WARM_START)
+def _warm_start(plan: Plan, writer: StudyWriter, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:
+    """What the study learned from earlier ones: read from the study, or, for a new study, gathered and recorded in it."""
+    recorded = writer.recorded(WARM_START)
     if recorded:
-        found = WarmStart.from_json(recorded[0])
-    elif plan.warm_start and not ledger.trials():
-        found = gather(plan, ledger.head.fingerprint, ledger.head.name, clock.wall())
-        ledger.append(Event(WARM_START, clock.wall(), found.to_json()))
+        warm = WarmStart.from_json(recorded[0])
+    elif plan.warm_start and not writer.trials():
+        warm = gather(plan, writer.head.fingerprint, writer.head.name, clock.wall())
+        writer.append(Event(WARM_START, clock.wall(), warm.to_json()))
     else:
         return NOTHING
-    listen(Event(WARM_START, clock.wall(), {"message": found.sentence, "notices": list(found.notices)}))
-    return found
+    listen(Event(WARM_START, clock.wall(), {"message": warm.sentence, "notices": list(warm.notices)}))
+    return warm
 
 
 @contextlib.asynccontextmanager
-async def _renewing(ledger: StudyWriter, clock: Clock) -> AsyncIterator[None]:
-    """Keep the study ours while the body runs; when that fails, the body is cancelled and the reason raised."""
+async def _renewing(writer: StudyWriter, clock: Clock) -> AsyncIterator[None]:
+    """Renew the study's lease while the body runs; if that fails, the body is cancelled and the reason raised."""
     body = asyncio.current_task()
 
     async def renew() -> None:
         while True:
             await clock.sleep(RENEW_EVERY_S)
-            ledger.ownership.renew()
+            writer.ownership.renew()
 
     def stop_body(task: asyncio.Task[None]) -> None:
         if not task.cancelled() and body is not None:
@@ -134,7 +134,7 @@ async def _prove(
     failure: str | None = None
     rounds: Rounds = []
     try:
-        proof, rounds = await prove(plan, study.again, study.ledger, complete)
+        proof, rounds = await prove(plan, study.again, study.writer, complete)
     except SwarmTuneError as error:
         if isinstance(error, OptimizationError) or error.culprit is Culprit.BUG:
             raise
@@ -151,7 +151,7 @@ async def _prove(
         baseline=next((t for t in complete if t.setting.origin == "baseline"), None),
         proof=proof,
         remeasured=remeasured,
-        savings=savings(plan.objective, study.ledger.measurements()) if plan.early_stop else None,
+        savings=savings(plan.objective, study.writer.measurements()) if plan.early_stop else None,
         wall_seconds=clock.monotonic() - started,
         proof_failure=failure,
     )

@@ -20,17 +20,17 @@ class Load:
 
     def to_json(self) -> dict[str, float]:
         """The part that a Measurement records."""
-        known = {"concurrency": self.concurrency, "request_rate": self.request_rate}
-        return {name: value for name, value in known.items() if value is not None}
+        values = {"concurrency": self.concurrency, "request_rate": self.request_rate}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class StopRules:
-    """When a measurement need not go on: loadgen/results/early.py. ``act``: end it then; else only say so.
+    """Rules for ending a measurement early: loadgen/judge/early.py. ``act``: end it; else only report the decision.
 
-    ``limits`` are the promises ({"p95_ttft_ms": 500}), ``metric`` what is maximised ("request_goodput",
+    ``limits`` are the SLOs ({"p95_ttft_ms": 500}), ``metric`` what is maximised ("request_goodput",
     "output_throughput"). A measurement cannot win when it surely stays below ``to_beat`` by more than ``margin``
-    (relative), since two runs differ by more than their intervals say; None: nothing has to be beaten.
+    (relative), since two runs differ by more than their intervals show; None: there is no value to beat.
     """
 
     act: bool
@@ -48,8 +48,8 @@ class Workload:
 
     It ends after ``requests`` requests or ``duration_s`` seconds of measurement, whichever comes first (at least one is
     given). ``warmup_requests`` are sent before and not counted. Lengths are in tokens, drawn from a normal distribution
-    cut off at 1. ``request_slos`` are the promises that a single request must keep to count for goodput:
-    {"ttft_ms": 500, "tpot_ms": 50, "e2el_ms": ...}. ``early_stop`` says when it need not go on. The same seed gives the
+    cut off at 1. ``request_slos`` are the SLOs that a single request must keep to count for goodput:
+    {"ttft_ms": 500, "tpot_ms": 50, "e2el_ms": ...}. ``early_stop``: the rules for ending it early. The same seed gives the
     same requests and the same arrivals.
     """
 

@@ -1,6 +1,6 @@
-"""Files of requests and conversations, read into entries; every mistake of a file is told with its line, at once.
+"""Files of requests and conversations, read into entries; all mistakes of a file are reported together, with lines.
 
-The formats of traces are in traces.py; what becomes of the entries is in replay.py.
+The formats of traces are in traces.py; entries are replayed by replay.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Parse = Callable[[Mapping[str, Any]], Entry]
 
 
 class Mistakes:
-    """What is wrong with a file."""
+    """The mistakes of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,8 +143,8 @@ def sharegpt(path: Path, max_turns: int = 1) -> list[Entry]:
     """ShareGPT: a JSON list (or lines) of {"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"},
     ...]}.
 
-    What people said are the prompts, the lengths of the answers in the file are asked for; conversations without a
-    whole first exchange are left out, as everybody does.
+    The human messages are the prompts; the lengths of the answers in the file are requested. Conversations without a
+    whole first exchange are left out, as usual.
     """
     data = open_bytes(path).lstrip(b"\xef\xbb\xbf \r\n\t")
     mistakes, entries = Mistakes(path), list[Entry]()
@@ -165,11 +165,11 @@ def sharegpt(path: Path, max_turns: int = 1) -> list[Entry]:
     return entries
 
 
-def _exchanges(said: Sequence[_Said], max_turns: int) -> Entry:
-    if said and said[0].speaker == "system":
-        said = said[1:]
+def _exchanges(messages: Sequence[_Said], max_turns: int) -> Entry:
+    if messages and messages[0].speaker == "system":
+        messages = messages[1:]
     parts: list[Part] = []
-    for asked, answered in zip(said[::2], said[1::2], strict=False):
+    for asked, answered in zip(messages[::2], messages[1::2], strict=False):
         if asked.speaker not in ("", "human", "user") or not asked.value or len(parts) == max_turns:
             break
         parts.append(Part(count(asked.value), max(1, count(answered.value)), (asked.value,)))

@@ -1,6 +1,4 @@
-"""Entries of a file as a dataset: in which order, from when to when, how fast, and the texts that only their lengths
-tell.
-"""
+"""Entries of a file as a dataset: order, time range, speed-up, and made-up texts for entries that have only lengths."""
 
 from __future__ import annotations
 
@@ -25,7 +23,7 @@ Sampling = Literal["sequential", "shuffle", "random"]
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """What becomes of a file's entries.
+    """How a file's entries are replayed.
 
     ``fixed_schedule``: sessions start at the file's timestamps (in their order; ``sampling`` has no say), of which
     those from ``start_ms`` to ``end_ms`` (both included, in the file's time) are taken; time 0 is the first of them

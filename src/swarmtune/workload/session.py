@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One request. What a user adds to the conversation, not the whole conversation.
+    """One request: the part that a user adds to the conversation, not the whole conversation.
 
     ``texts``: the prompt as one text; several for a batch (embeddings) or, for rankings, the query and then its passages.
     ``messages``: chat messages to be sent instead, as the API has them. ``payload``: a whole body to be sent instead.

@@ -78,9 +78,9 @@ def sniff(path: Path) -> str:
             return kind
     if head.startswith("{") and any(f'"{key}"' in head for key in (*PROMPTS, "texts", "messages", "payload", "input")):
         return "single_turn"
-    known = ", ".join(KINDS)
+    kinds = ", ".join(KINDS)
     mistake = (
-        f"{path}: a format that is not known (it begins with {head[:60]!r}); custom_dataset_type can name it: {known}"
+        f"{path}: a format that is not known (it begins with {head[:60]!r}); custom_dataset_type can name it: {kinds}"
     )
     raise ConfigValidationError([mistake])
 
@@ -110,7 +110,7 @@ def _mooncake(path: Path) -> list[Entry]:
 def _bailian(line: Mapping[str, Any]) -> Entry:
     """{"chat_id", "parent_chat_id", "timestamp" (s), "input_length", "output_length", "hash_ids" of 16 tokens}.
 
-    An input has its whole history inside, so each line is a request of its own, at its own time; prefixes are shared.
+    An input contains its whole history, so each line is a request of its own, at its own time; prefixes are shared.
     """
     return (_lengths(line, "timestamp", NS),)
 
@@ -152,10 +152,10 @@ def _csv(path: Path, first: str, parse: Callable[[Mapping[str, str]], Part | Non
 
 def _azure(row: Mapping[str, str]) -> Part:
     """TIMESTAMP (date and time, 100 ns), ContextTokens, GeneratedTokens; times count from the file's first."""
-    found = STAMP.fullmatch((row["TIMESTAMP"] or "").strip())
-    if found is None:
+    match = STAMP.fullmatch((row["TIMESTAMP"] or "").strip())
+    if match is None:
         raise ValueError(f"TIMESTAMP must be like 2023-11-16 18:15:46.6805900, not {row['TIMESTAMP']!r}")
-    date, time, fraction, zone = found.groups()
+    date, time, fraction, zone = match.groups()
     seconds = int(datetime.fromisoformat(f"{date}T{time}{zone or 'Z'}").timestamp())
     stamp = seconds * NS + int((fraction or "0").ljust(9, "0"))
     return Part(_number(row, "ContextTokens"), _number(row, "GeneratedTokens"), timestamp_ns=stamp)

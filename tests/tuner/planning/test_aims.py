@@ -147,7 +147,7 @@ def test_the_report_has_the_pareto_set_of_what_keeps_the_promises() -> None:
     assert data["hypervolume"] == pytest.approx(area)
     assert json.loads(json.dumps(data)) == data
     lines = pareto_lines(Result("s", made_up(objective=objective), tuple(trials), None, unproven(None, ""), {}, 1.0))
-    assert lines[0].startswith("\nPareto set: 3 of 4 settings that keep the promises, hypervolume 0.443")
+    assert lines[0].startswith("\nPareto set: 3 of 4 settings that keep the SLOs, hypervolume 0.443")
     assert lines[1].startswith("  trial   3  throughput 300 tok/s  p95_ttft_ms 400 ms")
     assert pareto_set(Throughput(), trials) is None
     assert pareto_set(objective, [trials[-1]]) == {**data, "hypervolume": 0.0, "of": 0, "set": []}

@@ -14,10 +14,10 @@ from swarmtune.tuner.proof.confirm import (
     Direction,
     Observed,
     Proof,
-    Verdict,
+    Significance,
     clearly_breaks,
     judge,
-    keeps_promises,
+    keeps_slos,
     still_open,
 )
 
@@ -41,7 +41,7 @@ def proof(baseline: Sequence[Score], *finalists: Sequence[Score], direction: Dir
     return judge(rounds(baseline, *finalists), BASE, range(1, len(finalists) + 1), direction)
 
 
-def verdict(winner: Sequence[Score], baseline: Sequence[Score], direction: Direction = "maximize") -> Verdict:
+def verdict(winner: Sequence[Score], baseline: Sequence[Score], direction: Direction = "maximize") -> Significance:
     return proof(baseline, winner, direction=direction).verdict
 
 
@@ -74,7 +74,7 @@ def test_a_winner_that_breaks_its_promises_makes_way() -> None:
     assert found.best == 2
     alone = proof(scores(10, 10), scores(20, 20, violation=0.2))
     assert alone.best == BASE
-    assert "broke their promises" in alone.verdict.reason
+    assert "broke their SLOs" in alone.verdict.reason
     assert proof(scores(10, 10, violation=0.1), scores(20, 20, violation=0.2)).best is None
 
 
@@ -87,9 +87,9 @@ def test_a_baseline_that_breaks_its_promises_is_beaten_by_one_that_keeps_them() 
 
 
 def test_promises_are_judged_on_average() -> None:
-    assert keeps_promises([*scores(1, violation=0.05), *scores(1, violation=-0.2)])
-    assert not keeps_promises([*scores(1, violation=0.3), *scores(1, violation=-0.2)])
-    assert not keeps_promises([])
+    assert keeps_slos([*scores(1, violation=0.05), *scores(1, violation=-0.2)])
+    assert not keeps_slos([*scores(1, violation=0.3), *scores(1, violation=-0.2)])
+    assert not keeps_slos([])
     assert not clearly_breaks(scores(1, violation=0.3)), "one measurement alone never tells"
 
 
@@ -131,7 +131,7 @@ def test_tied_settings_are_those_that_cannot_be_told_apart_and_may_keep_their_pr
     assert low < 0 < high
     assert standing[3].against_best.worse
     assert standing[3].over_baseline.gain_percent == pytest.approx(40, abs=5)
-    assert not standing[4].keeps_promises
+    assert not standing[4].keeps_slos
 
 
 def test_a_setting_that_failed_to_start_is_not_tied_even_after_one_round() -> None:

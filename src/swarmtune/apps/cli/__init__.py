@@ -18,23 +18,23 @@ EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOTHING_FEASIBLE, EXIT_INTERRUP
 # name -> (module in this package, one line for --help); adding a command is one file and one line here.
 COMMANDS = {
     "optimizer": ("optimizer", "find the best settings of an LLM service and prove them against the baseline"),
-    "bench": ("bench", "put a load on an LLM service, measure it, and certify the measurement"),
-    "bench-worker": ("bench_worker", "lend this machine to a swarmtune bench --listen on another one"),
+    "bench": ("bench", "load-test an LLM service and say how far the measurement can be trusted"),
+    "bench-worker": ("bench_worker", "send load from this machine for `swarmtune bench --listen` elsewhere"),
     "node": ("node", "run commands on this machine for a tuner that shares only a file system with it"),
-    "check": ("check", "validate a configuration and show what would be run, without running anything"),
+    "check": ("check", "validate a configuration and show the plan, without running anything"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
 
 DESCRIPTION = """\
-SwarmTune finds the settings at which an LLM inference service gives the most useful work within its latency promises.
+SwarmTune finds the settings at which an LLM inference service gives the most useful work within its latency limits (SLOs).
 
 Start here:
   swarmtune optimizer                      tune the embedded llama.cpp with SmolLM2-135M on this machine (about 5 min)
   swarmtune init -e vllm                   write a config.toml to adapt
-  swarmtune check -c config.toml           see what would be run
+  swarmtune check -c config.toml           validate it and show the plan
   swarmtune optimizer -e vllm -c config.toml
   swarmtune bench -m MODEL --url URL       only measure a service
-  swarmtune optimizer -lb                  go on after an interruption
+  swarmtune optimizer -lb                  resume after an interruption
 """
 
 EPILOG = "exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 3 nothing feasible found, 130 interrupted"
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _one_thread_for_matrices() -> None:
-    """The models of the search are many small matrices; threads for them would only take the load generator's cores.
+    """Limit numpy to one thread: the matrices of the search are small, and the load generator needs the cores.
 
     OpenBLAS reads its variable when numpy and scipy load it, and the services that are started must not inherit it.
     """

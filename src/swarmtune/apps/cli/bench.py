@@ -1,4 +1,4 @@
-"""``swarmtune bench``: put a load on a service and measure it; the load generator as a tool of its own."""
+"""``swarmtune bench``: load-test a service; the load generator as a tool of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DEFAULT_FORMATS = "jsonl,vllm,aiperf"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Everything of loadgen/options.py, and what only a run by hand needs."""
+    """All options of loadgen/options.py, and those of a run by hand."""
     parser.epilog = EPILOG
     parser.usage = "%(prog)s -m MODEL [--url URL] [LOAD] [DATA] [options]"
     parser.add_argument("-m", "--model", "--model-names", metavar="MODEL", help="the model's name at the service")
@@ -73,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_output(group: argparse._ArgumentGroup) -> None:
-    """What is left behind, and when the exit code complains."""
+    """Options for the result files, and for the exit code."""
     group.add_argument(
         "--artifact-dir", "--output-artifact-dir", metavar="DIR", default="swarmtune-bench",
         help="folder of the results (default %(default)s)",
@@ -93,7 +93,7 @@ def add_output(group: argparse._ArgumentGroup) -> None:
 
 
 def add_machine(group: argparse._ArgumentGroup) -> None:
-    """Where the load comes from."""
+    """Options for the machines that send the load."""
     group.add_argument(
         "--self-test", action="store_true",
         help="measure what this machine can measure, with a built-in server of known timing",
@@ -176,8 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
     formats = tuple(part for part in arguments.export.split(",") if part)
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigValidationError([f"--export: {', '.join(unknown)} is not among {', '.join(FORMATS)}"])
-    if (said := notice(arguments.wire or "auto")) and not arguments.quiet:
-        print(f"note: {said}", file=sys.stderr)
+    if (note := notice(arguments.wire or "auto")) and not arguments.quiet:
+        print(f"note: {note}", file=sys.stderr)
     if arguments.self_test:
         return self_test(arguments)
     specs = list(runs(arguments))
@@ -244,7 +244,7 @@ def _spec(arguments: argparse.Namespace, given: dict[str, Any]) -> Spec:
             seed=arguments.random_seed, request_slos=limits, options=given,
         )  # fmt: skip
     except ValidationError as error:
-        mistakes += [_told(one) for one in error.errors()]
+        mistakes += [_mistake_text(one) for one in error.errors()]
     if mistakes:
         raise ConfigValidationError(mistakes)
     nodes = tuple(node.model_copy(update={"devices": devices}) for node in spec.service_nodes)
@@ -258,30 +258,30 @@ def _indices(text: str, mistakes: list[str]) -> tuple[int, ...]:
     return () if wrong else tuple(sorted(map(int, words)))
 
 
-def _told(mistake: Any) -> str:
+def _mistake_text(mistake: Any) -> str:
     place = [str(part) for part in mistake["loc"] if part != "options"]
     message = mistake["msg"].removeprefix("Value error, ")
     return f"--{place[0].replace('_', '-')}: {message}" if place else message
 
 
 def slos(text: str) -> tuple[dict[str, float], list[str]]:
-    """Limits by our names from AIPerf's spelling, and what is wrong with the text."""
+    """Limits under our names from AIPerf's spelling, and the mistakes in the text."""
     limits: dict[str, float] = {}
     mistakes = []
     for part in text.replace(",", " ").split():
         name, _, value = part.partition(":")
-        known = SLO_NAMES.get(name, name if name in SLO_NAMES.values() else None)
+        metric = SLO_NAMES.get(name, name if name in SLO_NAMES.values() else None)
         try:
-            limits[known or name] = float(value)
+            limits[metric or name] = float(value)
         except ValueError:
             mistakes.append(f"--goodput: {part!r} is not of the form NAME:MILLISECONDS")
-        if known is None:
+        if metric is None:
             mistakes.append(f"--goodput: {name!r} is not among {', '.join(SLO_NAMES)}")
     return limits, mistakes
 
 
 def exit_code(made: Report, arguments: argparse.Namespace) -> int:
-    """What the shell is told about a finished run."""
+    """The exit code of a finished run."""
     scalars = made.results.scalars
     if made.records.interrupted:
         return EXIT_INTERRUPTED
@@ -294,7 +294,7 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
 
 
 def command_line() -> str:
-    """How we were called, without secrets: for the results."""
+    """The command line without secrets, for the results."""
     from swarmtune.loadgen.exports.report import without_secrets
 
     words, secret = [], False

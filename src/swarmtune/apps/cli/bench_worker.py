@@ -1,4 +1,4 @@
-"""``swarmtune bench-worker``: lend this machine to a ``swarmtune bench --listen`` on another one."""
+"""``swarmtune bench-worker``: send load from this machine for ``swarmtune bench --listen`` elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Where the controller is, and how much of this machine it may have."""
+    """The controller's address, and the number of workers on this machine."""
     parser.add_argument("address", metavar="tcp://HOST:PORT", help="what swarmtune bench --listen printed")
     parser.add_argument(
         "--key-file",

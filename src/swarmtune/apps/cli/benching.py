@@ -40,7 +40,7 @@ SELF_TEST_FILE = "self-test.json"
 
 
 def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: tuple[str, ...], command: str) -> Report:
-    """One run: measure, certify, leave the files, print the table."""
+    """One run: measure, certify, write the files, print the table."""
     console = Console(quiet=arguments.quiet)
     limits = limit_of(spec.options, make_dataset(spec.options, spec.seed))
     _make(directory)
@@ -85,28 +85,28 @@ def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
 
 @contextlib.contextmanager
 def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A callback that draws a bar: of requests, or of the time if there is no number of them."""
+    """A callback that draws a progress bar: over requests, or over time if their number is not fixed."""
     console = Console(stderr=True)
     bar = Bar(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[told]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[counts]}"), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=quiet or not console.is_terminal,
     )  # fmt: skip
     sessions, requests = limits
     total = requests or sessions
     duration = spec.options.benchmark_duration
-    task = bar.add_task("starting", total=total or duration or None, told="")
+    task = bar.add_task("starting", total=total or duration or None, counts="")
     began: list[float] = []
 
     def advance(seen: Progress) -> None:
         failed = f", {seen.failed} failed" if seen.failed else ""
-        told = f"{seen.ended} done, {seen.in_flight} in flight{failed}"
+        counts = f"{seen.ended} done, {seen.in_flight} in flight{failed}"
         if seen.stage not in ("measuring", "stopping", "collecting", "working out results"):
-            bar.update(task, description=seen.stage, told=f"{seen.in_flight} in flight" if seen.in_flight else "")
+            bar.update(task, description=seen.stage, counts=f"{seen.in_flight} in flight" if seen.in_flight else "")
             return
         began.append(time.monotonic())
         done = seen.ended if total else min(duration or 0.0, began[-1] - began[0])
-        bar.update(task, description=seen.stage, completed=done, told=told)
+        bar.update(task, description=seen.stage, completed=done, counts=counts)
 
     with bar:
         yield advance
@@ -116,7 +116,7 @@ def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) ->
 
 
 def self_test(arguments: argparse.Namespace) -> int:
-    """The ladder, step by step; what it shows is printed and left as a file."""
+    """Run the ladder step by step; the result is printed and written to a file."""
     from swarmtune.loadgen.selftest.ladder import conclusion, steps
 
     console = Console(quiet=arguments.quiet)
@@ -127,13 +127,15 @@ def self_test(arguments: argparse.Namespace) -> int:
             load = f"{step.streams} streams" if step.streams else f"{step.request_rate:g} requests/s"
             status.update(f"measured {load}: {step.verdict}")
     console.print(_step_table(done))
-    said = conclusion(done)
-    for sentence in said:
+    sentences = conclusion(done)
+    for sentence in sentences:
         console.print(sentence)
     path = Path(arguments.artifact_dir) / SELF_TEST_FILE
     with written(path) as file:
         file.write(
-            orjson.dumps({"steps": [asdict(step) for step in done], "conclusion": said}, option=orjson.OPT_INDENT_2)
+            orjson.dumps(
+                {"steps": [asdict(step) for step in done], "conclusion": sentences}, option=orjson.OPT_INDENT_2
+            )
         )
     console.print(f"files: {path}", style="dim")
     return 0 if any(step.good for step in done) else 5

@@ -26,7 +26,7 @@ from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.planning.plan import Plan
 
-ASSUMED_START_S = 30.0  # of a service of which nothing is known yet
+ASSUMED_START_S = 30.0  # start time of a service without earlier measurements
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check and show; wrong settings end in ConfigValidationError."""
+    """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
     show(planned(settings, path, given))
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 def show(plan: Plan) -> None:
     """The plan for people, on stdout."""
     console = Console(highlight=False)
-    console.print("[bold]The configuration is right.[/bold] This is what would be run:\n")
+    console.print("[bold]Configuration OK.[/bold] This would run:\n")
     for name, text in facts(plan):
         console.print(Text.assemble("  ", (f"{name:<12}", "bold"), f" {one_line(text)}"), soft_wrap=True)
     console.print()
@@ -73,7 +73,7 @@ def show(plan: Plan) -> None:
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
     """The plan in a few lines."""
-    promises = ", ".join(f"{name} <= {limit:g}" for name, limit in plan.objective.limits.items()) or "none"
+    slos = ", ".join(f"{name} <= {limit:g}" for name, limit in plan.objective.limits.items()) or "none"
     search = plan.load_search
     load = plan.workload.load.to_json()
     size = f"{plan.space.size:.3g}" if math.isfinite(plan.space.size) else "countless"
@@ -86,7 +86,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("engine", f"{plan.engine.name} ({plan.engine.model})"),
         ("benchmark", plan.benchmark.name),
         ("objective", objective_text(plan)),
-        ("promises", f"{promises}, success rate >= {plan.objective.min_success_rate:g}"),
+        ("SLOs", f"{slos}, success rate >= {plan.objective.min_success_rate:g}"),
         ("load", loads),
         (
             "search",
@@ -99,7 +99,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
 
 
 def groups_text(plan: Plan) -> str:
-    """Who serves with whom: hosts, and devices of each."""
+    """The groups with their hosts and the number of devices of each."""
     shown = [
         f"{g.name} ({', '.join(f'{n.host}: {len(n.devices)}' for n in g.nodes[:4])}{', ...' if len(g.nodes) > 4 else ''})"
         for g in plan.groups[:8]
@@ -109,13 +109,13 @@ def groups_text(plan: Plan) -> str:
 
 
 def objective_text(plan: Plan) -> str:
-    """What is better: one objective, or several to trade off."""
+    """The objective, or several to trade off."""
     several = plan.objective.several or {type(plan.objective).__name__.lower(): plan.objective}
     return " against ".join(f"{o.direction} {name} ({o.unit})" for name, o in several.items())
 
 
 def expected_time(plan: Plan) -> str:
-    """A rough expectation, and what it rests on."""
+    """A rough estimate of the time, with its assumption."""
     window = plan.workload.duration_s
     limit = "" if plan.timeout_s is None else f", the search at most {plan.timeout_s / 60:.1f} min"
     if window is None:
@@ -152,5 +152,5 @@ def described(field: Field, dimension: Dimension | None) -> str:
 
 
 def shortened(text: str, most: int = 120) -> str:
-    """A text that leaves room for the others in its row."""
+    """A text, shortened to fit into its row."""
     return text if len(text) <= most else f"{text[:most]}..."

@@ -14,7 +14,7 @@ from swarmtune import registry
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
-from swarmtune.settings import BaseSections, Optimizer, Promises, expanded, read_settings, section_name
+from swarmtune.settings import BaseSections, ObjectiveSection, Optimizer, expanded, read_settings, section_name
 from swarmtune.space import Field
 from swarmtune.study.place import write_private
 from swarmtune.tuner.planning.aims import DEFAULT_SLOS
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_plan_arguments(parser)
     parser.add_argument("--model", help="model for the service: a name or a folder")
-    parser.add_argument("--force", action="store_true", help="write over an existing file")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if not path.parent.is_dir() or path.is_dir():
         raise ConfigPathError(f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}.")
     if path.exists() and not args.force:
-        raise ConfigPathError(f"{path} is there already; --force writes over it, -c FILE writes another one.")
+        raise ConfigPathError(f"{path} already exists; use --force to overwrite it or -c FILE for another.")
     engine_name = args.engine or found_engine()
     benchmark_name = args.benchmark or "swarmtune"
     settings = read_settings(None, {"optimizer": {"engine": engine_name, "benchmark": benchmark_name}})
@@ -76,8 +76,8 @@ def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, m
         *key(Optimizer, "confirm", 3),
         "",
         "[objective]",
-        *key(Promises, "name", "goodput"),
-        f"# {Promises.model_fields['slo'].description}",
+        *key(ObjectiveSection, "name", "goodput"),
+        f"# {ObjectiveSection.model_fields['slo'].description}",
         f"slo = {toml(DEFAULT_SLOS)}",
         "",
         *engine_lines(engine, model),

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_search_arguments(parser)
     add_parallel_arguments(parser)
     parser.add_argument(
-        "-lb", "--load-breakpoint", "--load_breakpoint", action="store_true", help="go on with the last study"
+        "-lb", "--load-breakpoint", "--load_breakpoint", action="store_true", help="resume the last study"
     )
     parser.add_argument(
         "--backup", action="store_true", help="keep the service's files of every attempt beside its logs"
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run or go on with a study; returns the exit code."""
+    """Run or resume a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
     if args.dry_run:
         check.show(plan)
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         result = asyncio.run(_tune(plan, place, request, view))
     if result is None:
         print(
-            f"\nInterrupted. Nothing is lost: `{resume_line(args)}` goes on. The study: {place.folder}",
+            f"\nInterrupted. Nothing is lost: `{resume_line(args)}` resumes. The study: {place.folder}",
             file=sys.stderr,
         )
         return EXIT_INTERRUPTED
@@ -76,13 +76,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def resume_line(args: argparse.Namespace) -> str:
-    """The command that goes on with this study; the address of a database stays out, it may hold a password."""
+    """The command that resumes this study, without the address of a database, which may hold a password."""
     config = f" -c {shlex.quote(args.config)}" if args.config else ""
     return f"swarmtune optimizer -lb{config}{' --study URL' if args.study else ''}"
 
 
 def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None, dict[str, Any]]:
-    """Settings and plan; with -lb those of the last study, changed by what is given now."""
+    """Settings and plan; with -lb those of the last study, overridden by the options given now."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     place = None
     if args.load_breakpoint:
@@ -95,13 +95,13 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
         if not args.dry_run:
             _sweep(place)
     settings = read_settings(path, given)
-    asked = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
-    request = {"overrides": asked, "config": str(path.resolve()) if path else None}
+    tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
+    request = {"overrides": tables, "config": str(path.resolve()) if path else None}
     return settings, planned(settings, path, given), place, request
 
 
 def _sweep(place: Place) -> None:
-    """End what a killed tuner left, and put its files back, before anything is read from them."""
+    """End the leftovers of a killed tuner, and restore its files, before anything reads them."""
     from swarmtune.execution.executors.local import sweep_leftovers
     from swarmtune.study.reader import lost_tokens
 

@@ -59,7 +59,7 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--algorithm", metavar="NAME", help=f"search algorithm (default swarm). {listed(registry.searches)}"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same questions (default 0)")
+    parser.add_argument("--seed", type=int, metavar="N", help="same seed, same sequence of settings (default 0)")
     parser.add_argument(
         "--study", metavar="URL",
         help="database of the study: a path, sqlite:///PATH or postgresql://USER@HOST/DB (default: a new folder)",
@@ -83,9 +83,9 @@ def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def listed(known: registry.Registry) -> str:
+def listed(parts: registry.Registry) -> str:
     """What is registered, for --help."""
-    return "; ".join(f"{name}: {known.summary(name)}" if known.summary(name) else name for name in known).replace(
+    return "; ".join(f"{name}: {parts.summary(name)}" if parts.summary(name) else name for name in parts).replace(
         "%", "%%"
     )
 
@@ -96,9 +96,9 @@ def seconds(text: str) -> float:
     try:
         value = float(text[:-1]) * unit if unit else float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 300, 90s, 20m or 4h") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; use 300, 90s, 20m or 4h") from None
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} must be a time above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} must be a duration above 0")
     return value
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: one live screen on a terminal, plain lines elsewhere."""
+"""The view of a running study: one live screen on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class View:
         logger.remove()
 
     def listen(self, event: Event) -> None:
-        """Take an event in."""
+        """Handle an event."""
         logger.log("DEBUG" if event.kind in ("load_point", "load") else "INFO", "{} {}", event.kind, dict(event.facts))
         handler = getattr(self, f"_on_{event.kind}", None)
         if handler is not None:
@@ -89,7 +89,7 @@ class View:
 
     def _on_resumed(self, facts: ResumedFacts) -> None:
         self._finished = facts["finished"]
-        self._say(f"Going on: {facts['finished']} of {self._plan.evaluations} evaluations are done already")
+        self._say(f"Resuming: {facts['finished']} of {self._plan.evaluations} evaluations are already done")
 
     def _on_warm_start(self, facts: WarmStartFacts) -> None:
         for text in (*facts["notices"], facts["message"]):
@@ -162,15 +162,15 @@ class View:
         if not self._seconds:
             return None
         mean = sum(self._seconds) / len(self._seconds)
-        left = max(0, self._plan.evaluations - self._finished) * mean / len(self._plan.groups)
+        remaining_s = max(0, self._plan.evaluations - self._finished) * mean / len(self._plan.groups)
         if self._plan.timeout_s is not None:
-            left = min(left, max(0.0, self._plan.timeout_s - (time.monotonic() - self._started)))
+            remaining_s = min(remaining_s, max(0.0, self._plan.timeout_s - (time.monotonic() - self._started)))
         if self._plan.accelerator_s is not None:
             rate = sum(group.accelerators for group in self._plan.groups)
-            left = min(left, max(0.0, self._plan.accelerator_s - self._accelerator_s) / rate)
+            remaining_s = min(remaining_s, max(0.0, self._plan.accelerator_s - self._accelerator_s) / rate)
         points = self._plan.load_search.points if self._plan.load_search else 1
         again = max(0, (1 + self._plan.finalists) * self._plan.confirm - self._remeasured)
-        return left + again * mean / min(2, points) / min(len(self._plan.groups), max(1, self._plan.confirm))
+        return remaining_s + again * mean / min(2, points) / min(len(self._plan.groups), max(1, self._plan.confirm))
 
     def _eta_text(self) -> str:
         eta = self.eta_s()

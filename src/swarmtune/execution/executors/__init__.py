@@ -1,4 +1,4 @@
-"""The ways to reach a node, by name (``registry.executors``). Each is imported when it is used: some need extras."""
+"""Executors by name (``registry.executors``). Each is imported when it is used, because some need extras."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ def executor_class(name: str) -> type[Executor]:
     """The executor of this name. ConfigurationError if there is none, MissingExtraError if it needs an extra."""
     registry.load_plugins()
     try:
-        found: type[Executor] = registry.executors.load(name)
+        executor: type[Executor] = registry.executors.load(name)
     except ConfigurationError as error:
         if isinstance(error.__cause__, ImportError):
             raise MissingExtraError(f"executor {name!r}", name) from error
         raise
-    return found
+    return executor
 
 
 def executors_for(
     config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site, name: str = ""
 ) -> Sequence[Executor]:
-    """One executor for each of these nodes, by the way that ``name``, else ``config``, says. Errors: ``executor_class``."""
+    """One executor for each of these nodes, of the kind ``name``, else that of ``config``. Errors: ``executor_class``."""
     return executor_class(name or config.executor).for_nodes(config, nodes, site)

@@ -1,4 +1,4 @@
-"""Executors that ask a process of ours on the node (``NodeCommands``), however the question gets there."""
+"""Executors that send requests to a process of ours on the node (``NodeCommands``), over any transport."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER_S = 120.0  # the older tuner's time-out
 
 
 def raised_of(answer: Message) -> Message:
-    """The answer; the error that it stands for is raised."""
+    """The answer; an answer that carries an error is raised."""
     if "error" in answer:
         kind = ERRORS.get(answer["kind"], IPCCommandError)
         raise kind(answer["error"], details=answer["details"], culprit=Culprit(answer["culprit"]))
@@ -27,7 +27,7 @@ def raised_of(answer: Message) -> Message:
 
 
 class AskingHandle(Handle):
-    """A command on the node, by the number that it has there."""
+    """A command on the node, known by its number there."""
 
     def __init__(self, executor: AskingExecutor, number: str, directory: str) -> None:
         self.directory = directory
@@ -55,11 +55,11 @@ class AskingHandle(Handle):
 
 
 class AskingExecutor(Executor):
-    """What such executors have in common."""
+    """Base of executors that send requests to a process of ours on the node."""
 
     def __init__(self) -> None:
         self.last_codes: dict[str, int] | None = None
-        """When the executor is closed: the exit codes of all commands."""
+        """The exit codes of all commands, filled when the executor is closed."""
 
     async def start(self, command: Command) -> AskingHandle:
         """See Executor. IPCCommandError, for the user, if there is no such program or a file cannot be written."""
@@ -75,4 +75,6 @@ class AskingExecutor(Executor):
 
     @abstractmethod
     async def ask(self, name: str, wait_s: float = ANSWER_S, **facts: Any) -> Message:
-        """Have the node do something. Its errors are raised here; IPCTimeoutError without an answer."""
+        """Send a request and return the answer. Errors of the node are raised here; IPCTimeoutError without an answer: the
+        node may still carry out the request.
+        """

@@ -17,31 +17,34 @@ if TYPE_CHECKING:
 
 
 class NotHeldError(CommunicationError):
-    """A look at nodes that would have to be reserved first: it is not worth that, and tells nothing."""
+    """The nodes are not reserved now, so they cannot be checked; this says nothing about their health."""
 
 
 class Handle(ABC):
-    """One running command."""
+    """One running command. A cancelled ``poll`` or ``logs`` changes nothing; a cancelled ``stop`` may be called again."""
 
     @abstractmethod
     async def poll(self) -> int | None:
-        """The exit code (negative: ended by that signal), or None while it runs."""
+        """The exit code (negative: ended by that signal), or None while it runs. CommunicationError if the node is lost."""
 
     @abstractmethod
     async def logs(self, lines: int = 50) -> str:
-        """The last lines of its standard output and error, in the order they were written."""
+        """The last lines of standard output and error, in the order they were written. CommunicationError if the node is
+        lost.
+        """
 
     @abstractmethod
     async def stop(self, grace_s: float = 5.0) -> None:
-        """End it and everything it started: asked first, killed after ``grace_s`` seconds. Files are restored.
+        """End the command and everything it started: SIGTERM first, SIGKILL after ``grace_s`` seconds. Files are restored.
 
-        Returns when nothing of it is left; twice does no harm. SimulatorStopError if something cannot be ended.
+        Returns when nothing of it is left; a second call does no harm. SimulatorStopError if a process cannot be ended;
+        CommunicationError if the node is lost, where the command then ends when its lease expires.
         """
 
 
 @dataclass(frozen=True)
 class Site:
-    """What the executors of one run share.
+    """What all executors of a run share.
 
     ``leftovers``: tokens of commands that may still run on the nodes, to be ended first. ``folder``: below work_dir, for
     this run alone; an executor that made it removes it when it is closed. Empty: work_dir itself.
@@ -53,7 +56,7 @@ class Site:
 
 
 class Executor(ABC):
-    """A place where commands run. Every command ends with the executor's own process, however that ends."""
+    """Runs commands on one node. Every command ends with the executor's own process, however that ends."""
 
     reserves: ClassVar[bool] = False
     """Does a scheduler reserve the nodes of a group together? Then ``for_nodes`` gets the nodes of a whole group."""
@@ -62,28 +65,32 @@ class Executor(ABC):
     def for_nodes(cls, config: ParallelConfig, nodes: Sequence[NodeConfig], site: Site) -> Sequence[Executor]:
         """One executor for each of these nodes, in their order; nothing is connected yet.
 
-        An executor that is registered by name must have it. CommunicationError, for the user, if it cannot work here.
+        An executor that is registered by name must implement this. CommunicationError, for the user, if it cannot work on
+        this machine.
         """
         del config, nodes, site
         raise ConfigurationError(f"{cls.__name__} cannot be chosen by name: it does not say how it reaches a node")
 
     @property
     def held(self) -> bool:
-        """False: its nodes would have to be reserved first, so there is nothing to look at."""
+        """Are its nodes reserved? False: they cannot be checked before a reservation."""
         return True
 
     @abstractmethod
     async def start(self, command: Command) -> Handle:
-        """Start it. ``command.directory`` is created; output goes to ``output.log`` in it."""
+        """Start a command. ``command.directory`` is created; output goes to ``output.log`` in it.
+
+        A failed or cancelled start leaves no process of the command; on a lost node the lease ends it.
+        """
 
     @abstractmethod
     async def put(self, local: Path, remote: str) -> None:
-        """Copy a file or folder to the place."""
+        """Copy a file or folder to the node. A failed or cancelled copy may leave a part; repeat it."""
 
     @abstractmethod
     async def get(self, remote: str, local: Path) -> None:
-        """Copy a file or folder from the place."""
+        """Copy a file or folder from the node. A failed or cancelled copy may leave a part; repeat it."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Stop what still runs and let go of the place."""
+        """Stop all commands that still run and release the node. The first error is raised after all have been tried."""

@@ -36,9 +36,9 @@ os.execv(sys.executable, [sys.executable, "-I", sys.argv[1]])
 
 
 async def sweep_leftovers(tokens: Iterable[str], python: str = sys.executable) -> None:
-    """End what supervisors that were killed left behind on this machine, and put their files back.
+    """End the leftovers of killed supervisors on this machine, and restore their files.
 
-    ``tokens`` are the ``SupervisedHandle.token`` of commands that never ended. Tokens without leftovers do no harm.
+    ``tokens`` are the ``SupervisedHandle.token`` of commands whose end was not seen. Tokens without leftovers are ignored.
     SimulatorStopError if a process cannot be ended or a file cannot be put back.
     """
     wanted = list(tokens)
@@ -94,8 +94,8 @@ class LocalExecutor(Executor):
 
     ``root`` (created, mode 0700) holds the folders of commands that name none, and is where relative paths begin.
     ``python`` runs the supervisors; any version from 3.8 on will do. A ``temporary`` root goes with ``close``.
-    ``adopted``: supervisors are no children of this process, for where somebody kills the children of a process with it, and
-    would leave theirs behind.
+    ``adopted``: supervisors are not children of this process, for systems that kill a process together with its children,
+    which would leave the children of the supervisors behind.
     """
 
     @classmethod
@@ -131,7 +131,7 @@ class LocalExecutor(Executor):
         """
         checked(command, self._closed)
         directory = await asyncio.to_thread(self._prepare, command.directory)
-        checked(command, self._closed)  # it may have been closed meanwhile
+        checked(command, self._closed)  # the executor may have been closed meanwhile
         handle = await self._commands.start(command, _Pipes(self._taken()), token_of(command), directory)
         self._keep_spare()
         return handle
@@ -143,11 +143,11 @@ class LocalExecutor(Executor):
     async def get(self, remote: str, local: Path) -> None:
         """See Executor. Links inside a folder stay links; none is followed to the outside."""
         source = self._inside(remote)
-        if source != local.absolute():  # what lies in the study's folder is there already
+        if source != local.absolute():  # a file in the study's folder is there already
             await asyncio.to_thread(copy, source, local)
 
     async def close(self) -> None:
-        """See Executor. All commands are stopped at once; the first trouble is raised when all have been."""
+        """See Executor. All commands are stopped concurrently; the first error is raised after all have been stopped."""
         self._closed = True
         spare, self._spare = self._spare, None
         try:
@@ -159,12 +159,12 @@ class LocalExecutor(Executor):
                 await asyncio.to_thread(shutil.rmtree, self.root, ignore_errors=True)
 
     def _taken(self) -> subprocess.Popen[bytes]:
-        """A supervisor for a command: the one that waits, or a new one."""
+        """A supervisor for a command: the spare one, or a new one."""
         spare, self._spare = self._spare, None
         return spare if spare is not None and spare.poll() is None else self._launch()
 
     def _keep_spare(self) -> None:
-        """A Python takes longer to start than all else that is added to a command."""
+        """Start a spare supervisor: the start of Python is the largest part of our overhead for a command."""
         if self._spare is None and not self._closed and not self._adopted:
             self._spare = self._launch()
 

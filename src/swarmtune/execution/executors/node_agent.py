@@ -1,4 +1,4 @@
-"""The node's side of the shared directory: does what the files say, and ends everything when the tuner is gone."""
+"""The node's side of the shared directory: answers requests in files, and ends all commands when the tuner is gone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneEr
 from swarmtune.execution.executors.node_commands import NodeCommands, error_answer
 from swarmtune.execution.mailbox import LOST_S, POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
 
-GROWS_WITHIN_S = 3.0  # the number of an agent that lives
+GROWS_WITHIN_S = 3.0  # the heartbeat number of a live agent grows within this time
 
 
 class NodeAgent:
@@ -36,7 +36,7 @@ class NodeAgent:
         self._work: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
-        """Until cancelled. ConfigurationError if another agent serves this folder."""
+        """Serve until cancelled; then all commands are ended. ConfigurationError if another agent serves this folder."""
         if await self._another():
             raise ConfigurationError(f"{self.folder}: another agent serves this node already")
         for old in (*waiting(self.folder / "commands"), *waiting(self.folder / "answers")):
@@ -62,7 +62,7 @@ class NodeAgent:
             self._pulse.path.unlink(missing_ok=True)
 
     async def _another(self) -> bool:
-        """Does the number of an agent that is written there still grow?"""
+        """Is another agent's heartbeat alive in this folder?"""
         before = read_message(self._pulse.path)
         if before is None:
             return False
@@ -87,7 +87,7 @@ class NodeAgent:
         write_message(self.folder / "answers" / name, answer)
 
     async def _end(self) -> None:
-        """Nothing of the tuner is left. It goes on if who waits is cancelled; the next one waits for the rest."""
+        """End all commands of the tuner. The clean-up goes on if the caller is cancelled; the next caller waits for it."""
         commands, self._commands, self._served = self._commands, None, None
         if commands is not None:
             self._ending = asyncio.create_task(_ended(commands))
@@ -103,7 +103,7 @@ async def _ended(commands: NodeCommands) -> None:
 
 
 async def serve(folder: Path, root: Path, clock: Clock) -> None:
-    """Be the agent of a node until cancelled."""
+    """Run the agent of a node until cancelled."""
     await NodeAgent(folder, root, clock).run()
 
 
@@ -111,10 +111,10 @@ OF_SLURM = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "SUBMITIT_", "PMI_", "PMIX_
 
 
 def serve_allocation(folder: str) -> None:
-    """Run by Slurm on each node of a job: be its agent until the tuner is silent, or Slurm wants the node back.
+    """Run by Slurm on each node of a job: the agent of the node until the tuner is silent, or Slurm wants the node back.
 
-    FOLDER/tuner.json is the pulse of the tuner that asked for the job, FOLDER/NODE the mailbox of this node. When the tuner
-    is silent, FOLDER goes with the last agent. Raised is what went wrong with the agent.
+    FOLDER/tuner.json is the heartbeat of the tuner that submitted the job, FOLDER/NODE the mailbox of this node. When the
+    tuner is silent, the last agent removes FOLDER. Errors of the agent are raised.
     """
     name = os.environ["SLURMD_NODENAME"]
     for variable in [v for v in os.environ if v.startswith(OF_SLURM)]:
@@ -124,19 +124,19 @@ def serve_allocation(folder: str) -> None:
 
 async def _serve_allocation(folder: Path, name: str, clock: Clock) -> None:
     def end() -> None:
-        if not agent.cancelling():  # twice would break off its cleaning up
+        if not agent.cancelling():  # a second cancellation would interrupt its clean-up
             agent.cancel()
 
     # Slurm may kill all that descends from this process, and a killed supervisor puts no file back.
     agent = asyncio.create_task(NodeAgent(folder / name, folder / name / "run", clock, adopted=True).run())
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):  # the last one comes before the time limit
         asyncio.get_running_loop().add_signal_handler(number, end)
-    tuner, heard, began = Watch(folder / "tuner.json", clock), False, clock.monotonic()
+    tuner, tuner_seen, began = Watch(folder / "tuner.json", clock), False, clock.monotonic()
     while not agent.done():
         there = tuner.name() is not None
-        if not there and (heard or clock.monotonic() > began + LOST_S):
+        if not there and (tuner_seen or clock.monotonic() > began + LOST_S):
             break
-        heard = heard or there
+        tuner_seen = tuner_seen or there
         await clock.sleep(POLL_S)
     end()
     await asyncio.gather(agent, return_exceptions=True)
@@ -147,7 +147,7 @@ async def _serve_allocation(folder: Path, name: str, clock: Clock) -> None:
 
 
 def _clear(folder: Path, name: str) -> None:
-    """Remove what is this node's, and the whole when no other node has anything there."""
+    """Remove the folder of this node, and the job's folder if no other node has files in it."""
     shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):
         if {entry.name for entry in folder.iterdir() if entry.is_dir()} <= {"job"}:

@@ -1,4 +1,4 @@
-"""What a process of ours on a node does for a tuner elsewhere, however the two talk: run commands, copy files."""
+"""The requests that a process of ours on a node answers for a tuner elsewhere: run commands, copy files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class NodeCommands:
         }
 
     async def answer(self, message: Message) -> Message:
-        """Do what it says; an error of ours is an answer, too (``raised_of`` raises it again)."""
+        """Carry out a request; a SwarmTuneError becomes an answer, too (``raised_of`` raises it again)."""
         try:
             name = message.get("command")
             if name not in self._do:
@@ -69,7 +69,7 @@ class NodeCommands:
             return error_answer(error)
 
     async def end(self) -> None:
-        """Nothing is left."""
+        """Stop all commands and remove ``root``."""
         await self._executor.close()
 
     async def _start(self, message: Message) -> Message:
@@ -102,7 +102,7 @@ class NodeCommands:
         return {"codes": {number: await handle.poll() for number, handle in started.items()}}
 
     async def _handle(self, message: Message) -> SupervisedHandle:
-        """The command of this name, as soon as it has started."""
+        """The handle of this command, as soon as it has started."""
         if message["handle"] not in self._handles:
             raise CommunicationError("the node does not know this command; its agent was started again meanwhile")
         return await asyncio.shield(self._handles[message["handle"]])

@@ -33,8 +33,8 @@ from swarmtune.execution.supervisor import make_private
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group  # isort: skip
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy  # isort: skip
 
-RESERVE_S = 60.0  # an impossible reservation waits for ever if nobody ends it
-LEASE_S = 15.0  # so long an actor goes on without hearing from us
+RESERVE_S = 60.0  # Ray itself would wait for ever for an impossible reservation
+LEASE_S = 15.0  # an actor that gets no renewal for so long ends its commands
 ON_NODE = 0.001  # of the resource "node:ADDRESS" that every Ray node has
 
 
@@ -42,21 +42,21 @@ class RayReservation:
     """The placement group of a service group: its nodes and devices are ours until its last executor releases it."""
 
     def __init__(self, nodes: Sequence[NodeConfig], device_resource: str, clock: Clock, address: str = "auto") -> None:
-        """``device_resource``: "GPU", "NPU", or what else the cluster counts devices by. ``address``: of the cluster."""
+        """``device_resource``: the resource that counts devices, such as "GPU" or "NPU". ``address``: of the cluster."""
         self._bundles = [
             {f"node:{n.host}": ON_NODE, **({device_resource: len(n.npu_ids)} if n.npu_ids else {})} for n in nodes
         ]
         self._clock = clock
         self._address = address
         self._group: PlacementGroup | None = None
-        self._number = 0  # of our membership when it was reserved
+        self._number = 0  # the number of our membership when it was reserved
         self._watching: asyncio.Task[None] | None = None
         self._reserving = asyncio.Lock()
         self._users = 0
 
     @property
     def lost(self) -> bool:
-        """Have we left the cluster that it was made in, because its head was gone?"""
+        """Have we left the cluster of this reservation, because its head was gone?"""
         return self._number != MEMBERSHIP.number
 
     @property
@@ -65,7 +65,7 @@ class RayReservation:
         return self._group is not None and not self.lost
 
     def use(self) -> None:
-        """One more executor rests on it."""
+        """Count one more executor that uses the reservation."""
         self._users += 1
 
     async def group(self) -> PlacementGroup:
@@ -96,7 +96,7 @@ class RayReservation:
         return group
 
     async def unless_lost(self, work: Coroutine[Any, Any, Any]) -> Any:
-        """Its result. CommunicationError if we leave the cluster before: nobody would answer any more."""
+        """The result of ``work``. CommunicationError if we leave the cluster first: no answer would come any more."""
         task = asyncio.create_task(work)
         try:
             await asyncio.wait({task, self._watching or task}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +107,7 @@ class RayReservation:
             task.cancel()
 
     async def release(self) -> None:
-        """One executor less; after the last, others may have the nodes."""
+        """Count one executor less; after the last, the nodes are free for others."""
         self._users -= 1
         if self._users > 0:
             return
@@ -130,7 +130,7 @@ class _NodeActor:
         self._mark = mark(folder)
         # Ray kills the children of a worker with it, and a killed supervisor can end nothing.
         self._commands = NodeCommands(folder, self._clock, adopted=True)
-        self._heard = self._clock.monotonic()
+        self._last_renewal = self._clock.monotonic()
         self._lease: asyncio.Task[None] | None = None
 
     async def answer(self, message: Message) -> Message:
@@ -139,37 +139,37 @@ class _NodeActor:
         return await self._commands.answer(message)
 
     async def renew(self) -> None:
-        """The driver is there."""
-        self._heard = self._clock.monotonic()
+        """Renew the driver's lease."""
+        self._last_renewal = self._clock.monotonic()
         if self._lease is None:
             self._lease = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
         """End everything when the driver has been silent for too long; Ray itself may take minutes to notice."""
-        while self._clock.monotonic() < self._heard + LEASE_S:
+        while self._clock.monotonic() < self._last_renewal + LEASE_S:
             await self._clock.sleep(1.0)
         await self._commands.end()
         os._exit(1)
 
     async def put(self, packed: bytes, path: str) -> Message:
-        """A file or folder for the node."""
+        """Unpack a file or folder on the node."""
         with tempfile.TemporaryDirectory() as folder:
             await asyncio.to_thread(unpack, packed, Path(folder))
             return await self._commands.answer({"command": "put", "passage": f"{folder}/it", "path": path})
 
     async def get(self, path: str) -> tuple[Message, bytes]:
-        """A file or folder of the node."""
+        """Pack a file or folder of the node."""
         with tempfile.TemporaryDirectory() as folder:
             answer = await self._commands.answer({"command": "backup", "passage": f"{folder}/it", "path": path})
             return answer, b"" if "error" in answer else await asyncio.to_thread(pack, Path(folder) / "it")
 
     async def clear(self, roots: list[str]) -> None:
-        """Remove what lost actors left here."""
+        """Remove the folders of lost actors."""
         for root in roots:
             await asyncio.to_thread(shutil.rmtree, Path(root).expanduser(), ignore_errors=True)
 
     def place(self) -> tuple[str, int]:
-        """Host address and process, for whoever looks after it."""
+        """Host address and process id of the actor."""
         return str(ray.util.get_node_ip_address()), os.getpid()  # type: ignore[no-untyped-call]
 
 
@@ -194,10 +194,10 @@ class RayExecutor(AskingExecutor):
         self._reservation = reservation
         self._rank = rank
         self._work_dir = work_dir
-        self._roots: list[str] = []  # of all actors that there were; those of lost ones go with the last one's
+        self._roots: list[str] = []  # folders of all actors so far; those of lost ones are removed with the last one's
         self._clock = clock
         self._actor: Any = None
-        self._number = 0  # of the membership that it was made in
+        self._number = 0  # the number of the membership in which the actor was made
         self._making = asyncio.Lock()
         self._renewing: asyncio.Task[None] | None = None
 
@@ -221,7 +221,7 @@ class RayExecutor(AskingExecutor):
         await asyncio.to_thread(_place, packed, local)
 
     async def close(self) -> None:
-        """See Executor. The actor goes, and with the last one the reservation."""
+        """See Executor. Ends the actor; the last executor of the group also gives up the reservation."""
         if self.last_codes is not None:
             return
         self.last_codes = {}
@@ -245,7 +245,7 @@ class RayExecutor(AskingExecutor):
     async def _call(self, method: str, *arguments: Any, wait_s: float = ANSWER_S) -> Any:
         async with self._making:
             if self._actor is None or self._number != MEMBERSHIP.number:
-                with _told(self._rank):
+                with _errors_translated(self._rank):
                     await self._make()
             actor = self._actor
         try:
@@ -280,15 +280,15 @@ class RayExecutor(AskingExecutor):
 
     async def _await(self, ask: Callable[[], Any], wait_s: float) -> Any:
         try:
-            with _told(self._rank):
+            with _errors_translated(self._rank):
                 return await within(self._clock, wait_s, self._reservation.unless_lost(_awaited(ask())))
         except TimeoutError as error:
             raise IPCTimeoutError(f"the actor on rank {self._rank} did not answer within {wait_s:g} s") from error
 
 
 @contextlib.contextmanager
-def _told(rank: int) -> Iterator[None]:
-    """Errors of Ray become CommunicationError."""
+def _errors_translated(rank: int) -> Iterator[None]:
+    """Translate errors of Ray into CommunicationError."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -301,7 +301,7 @@ async def _awaited(reference: Any) -> Any:
 
 
 def mark(folder: Path) -> int:
-    """Make the folder; while this process lives (the descriptor is open) it is in use."""
+    """Make the folder and lock it; it counts as in use while this process lives (the descriptor is open)."""
     make_private(folder)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -309,7 +309,7 @@ def mark(folder: Path) -> int:
 
 
 def clear_abandoned(parent: Path) -> None:
-    """Remove what actors left that Ray killed, as it does when a driver dies."""
+    """Remove the folders of actors that Ray killed, as it does when a driver dies."""
     for lock in parent.glob("ray-*/.lock"):
         with contextlib.suppress(OSError), lock.open() as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,11 +38,11 @@ GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 
 
 
 class RayMembership:
-    """Joining, looking after the head, leaving. ``number`` changes with each, so that what is older can be told apart."""
+    """Joins a cluster, checks its head, leaves it. ``number`` counts joins and leaves, to recognise outdated objects."""
 
     def __init__(self) -> None:
         self.number = 0
-        self._heads: dict[str, str] = {}  # what we were told -> where the head was found
+        self._heads: dict[str, str] = {}  # configured address -> address of the head
         self._lock = threading.Lock()
         self._leaving: threading.Thread | None = None
 
@@ -58,13 +58,13 @@ class RayMembership:
                     raise CommunicationError("the head of the Ray cluster does not answer, not even that we have left")
             if ray.is_initialized():
                 return
-            known = self._heads.get(address)
-            culprit = Culprit.INFRASTRUCTURE if known else Culprit.USER
+            earlier_head = self._heads.get(address)
+            culprit = Culprit.INFRASTRUCTURE if earlier_head else Culprit.USER
             try:
-                _connect(known or address)
+                _connect(earlier_head or address)
                 with _quiet():
                     ray.init(
-                        address=known or address,
+                        address=earlier_head or address,
                         logging_level=logging.ERROR,
                         log_to_driver=False,
                         configure_logging=False,
@@ -83,7 +83,7 @@ class RayMembership:
     def leave(self, number: int) -> None:
         """Leave a cluster whose head is gone, if it is still the one that had this number.
 
-        Ray tells the head, and would wait for one that hangs: we do not.
+        Ray would notify the head, and wait for one that hangs; we do not.
         """
         with self._lock:
             if self.number == number:
@@ -92,7 +92,7 @@ class RayMembership:
                 self._leaving.start()
 
     def end(self) -> None:
-        """The process ends, also if the head hangs; then with code 1, for what Ray does at the end can only be cut off."""
+        """Leave at the end of the process; if the head hangs, exit with code 1, because Ray's own exit would hang, too."""
         self.leave(self.number)
         if self._leaving is not None:
             self._leaving.join(LEAVE_S)
@@ -105,7 +105,7 @@ class RayMembership:
     async def check(self, number: int, clock: Clock) -> None:
         """CommunicationError if the head of the cluster that had this number does not answer now.
 
-        One that was started anew knows nothing of us: we leave. Calls that ask a dead head wait, and this process with them.
+        A restarted head does not know us, so we leave. A call to a dead head blocks, and this process with it.
         """
         try:
             await within(clock, 2 * LOOK_S, asyncio.to_thread(_look))
@@ -117,13 +117,13 @@ class RayMembership:
 
     async def watch(self, number: int, clock: Clock) -> None:
         """Return when we are no longer in the cluster that had this number; leave it when its head is gone."""
-        heard = clock.monotonic()
+        last_answer = clock.monotonic()
         while self.number == number:
             try:
                 await self.check(number, clock)
-                heard = clock.monotonic()
+                last_answer = clock.monotonic()
             except CommunicationError:
-                if clock.monotonic() - heard >= SILENT_S:
+                if clock.monotonic() - last_answer >= SILENT_S:
                     await asyncio.to_thread(self.leave, number)
             await clock.sleep(LOOK_S)
 
@@ -141,7 +141,7 @@ def _look() -> None:
 
 
 def _connect(address: str) -> None:
-    """OSError if nobody listens or answers there: Ray would wait for both. Addresses that only Ray understands pass."""
+    """OSError if no server listens and answers there, for which Ray would wait. Addresses in Ray's own forms pass."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdigit() and "/" not in host:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=LOOK_S) as head:
@@ -151,7 +151,7 @@ def _connect(address: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep our own answer to SIGTERM, which Ray replaces, and Ray's remark when it cannot."""
+    """Keep our own handler of SIGTERM, which Ray replaces, and suppress Ray's warning when it cannot."""
     logging.getLogger("ray").setLevel(logging.ERROR)
     before = signal.getsignal(signal.SIGTERM)
     try:

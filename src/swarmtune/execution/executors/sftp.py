@@ -15,9 +15,9 @@ from swarmtune.execution import supervisor
 from swarmtune.execution.executors.ssh_login import asyncssh
 
 FOLDER = asyncssh.SFTPAttrs(permissions=0o700)
-BLOCK_BYTES, BLOCKS = 32 * 1024, 16  # under way at most: on a slow line all else, leases too, waits behind that
+BLOCK_BYTES, BLOCKS = 32 * 1024, 16  # at most in flight: on a slow line everything else, leases too, waits behind them
 Moved = Callable[..., None]
-"""To be called whenever a copy has made progress."""
+"""Called whenever a copy has made progress."""
 GONE = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath)
 
 
@@ -25,7 +25,7 @@ class _AbandonedBlocks(logging.Filter):
     """When a connection is lost, asyncssh forgets the blocks of a copy that were under way; the copy itself says so."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Is it something else?"""
+        """Pass every other record."""
         return not (record.exc_info and isinstance(record.exc_info[1], asyncssh.SFTPConnectionLost))
 
 
@@ -71,7 +71,7 @@ async def write(sftp: asyncssh.SFTPClient, path: PurePosixPath, content: bytes) 
 
 
 async def tail(sftp: asyncssh.SFTPClient, path: str, size_bytes: int) -> bytes:
-    """The end of a file; nothing if there is none."""
+    """The end of a file; empty if there is no such file."""
     try:
         async with sftp.open(path, "rb") as file:
             size = (await file.stat()).size or 0
@@ -135,7 +135,7 @@ async def get(sftp: asyncssh.SFTPClient, source: PurePosixPath, target: Path, mo
 
 @contextlib.asynccontextmanager
 async def _fresh(sftp: asyncssh.SFTPClient, path: PurePosixPath) -> AsyncIterator[str]:
-    """A name beside ``path`` that takes its place at the end; nothing is left if that fails."""
+    """A temporary name beside ``path`` that replaces it at the end; removed if that fails."""
     fresh = str(path.with_name(f".{path.name}.{uuid.uuid4().hex}"))
     try:
         yield fresh
@@ -147,7 +147,7 @@ async def _fresh(sftp: asyncssh.SFTPClient, path: PurePosixPath) -> AsyncIterato
 
 
 async def is_full(sftp: asyncssh.SFTPClient, folder: PurePosixPath) -> bool:
-    """Is no space left there? SFTP itself says no more than "Failure" when a disk is full."""
+    """Is the disk full? SFTP itself only says "Failure" then."""
     for place in (folder, *folder.parents):
         with contextlib.suppress(asyncssh.Error, OSError):
             room = await sftp.statvfs(str(place))

@@ -1,4 +1,4 @@
-"""Commands on a node that shares nothing with us but a file system: an agent there reads them from a folder.
+"""Commands on a node that shares only a file system with us: an agent there reads them from a folder.
 
 On the node: ``swarmtune node --shared FOLDER --name NODE``. The commands are those of the older tuner's two-machine mode
 (init, start, check_success, process_poll, stop, backup, eof), and put.
@@ -38,7 +38,7 @@ class SharedDirectoryExecutor(AskingExecutor):
         return [cls(Path(node.work_dir).expanduser() / node.host, site.clock) for node in nodes]
 
     def __init__(self, folder: Path, clock: Clock, lock_s: float = 60.0) -> None:
-        """``lock_s``: how long to wait for the agent to come, or for another tuner to leave."""
+        """``lock_s``: seconds to wait for the agent to appear, or for another tuner to leave."""
         super().__init__()
         self.folder = folder.absolute()
         self._clock = clock
@@ -63,7 +63,7 @@ class SharedDirectoryExecutor(AskingExecutor):
             await asyncio.to_thread(copy, passage / "it", local)
 
     async def close(self) -> None:
-        """See Executor. The agent goes on and waits for the next tuner."""
+        """See Executor. The agent keeps running and waits for the next tuner."""
         if self.last_codes is not None:
             return
         self.last_codes = {}
@@ -94,7 +94,7 @@ class SharedDirectoryExecutor(AskingExecutor):
         return self._beating is not None
 
     def let_go(self) -> None:
-        """Leave the agent without a word; it ends what it runs for us."""
+        """Leave the agent without a request; it ends our commands when it misses our heartbeat."""
         beating, self._beating = self._beating, None
         if beating is not None:
             beating.cancel()
@@ -102,7 +102,7 @@ class SharedDirectoryExecutor(AskingExecutor):
 
     @contextlib.asynccontextmanager
     async def _passage(self) -> AsyncIterator[Path]:
-        """A folder of the shared file system that a copy goes through."""
+        """A temporary folder of the shared file system, through which a copy goes."""
         passage = self.folder / "files" / uuid.uuid4().hex
         try:
             yield passage
@@ -110,7 +110,7 @@ class SharedDirectoryExecutor(AskingExecutor):
             await asyncio.to_thread(shutil.rmtree, passage, ignore_errors=True)
 
     async def _enter(self) -> None:
-        """Wait until the agent is there and no other tuner is; then it is ours."""
+        """Wait until the agent is there and no other tuner uses it; then take it."""
         deadline = self._clock.monotonic() + self._lock_s
         other = Watch(self._pulse.path, self._clock)
         while True:
@@ -138,7 +138,7 @@ class SharedDirectoryExecutor(AskingExecutor):
         command, answer = (self.folder / kind / f"{identity}.json" for kind in ("commands", "answers"))
         write_message(command, {"command": name, "tuner": self._name, **facts})
         deadline = self._clock.monotonic() + wait_s
-        while (found := read_message(answer)) is None:
+        while (reply := read_message(answer)) is None:
             if self._watch.name() is None:
                 command.unlink(missing_ok=True)
                 raise CommunicationError(f"{self.folder}: the agent of the node is gone; start it again")
@@ -147,4 +147,4 @@ class SharedDirectoryExecutor(AskingExecutor):
                 raise IPCTimeoutError(f"{self.folder}: no answer to {name!r} within {wait_s:g} s")
             await self._clock.sleep(POLL_S)
         answer.unlink(missing_ok=True)
-        return found
+        return reply

@@ -1,7 +1,7 @@
 """Commands on nodes that Slurm allots: one job for each service group, on each of its nodes an agent of ours runs commands.
 
-Slurm places; the agents (``node_agent.serve_allocation``) are asked through the file system that the nodes share, as in
-``shared_dir``. The job ends when we do, by the agents themselves if need be, also if it started after our death.
+Slurm allots the nodes; requests reach the agents (``node_agent.serve_allocation``) through the shared file system, as in
+``shared_dir``. The job ends with the tuner; if the tuner dies, also before the job starts, the agents end it.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from swarmtune.execution.executors.slurm_jobs import PROGRAMS, job_options, scan
 from swarmtune.execution.mailbox import Message, Pulse, Watch
 
 LOOK_S = 0.1  # between looks for the agents
-ASK_S = (0.5, 15.0)  # between questions to Slurm, which is not to be asked too often: at first, at most
+ASK_S = (0.5, 15.0)  # between calls of squeue, first and longest: Slurm must not be called too often
 AGENTS_S = 120.0  # for the agents to come, once the job runs
 END_S = 30.0  # for a job to be gone
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """A job whose agents are there. ``folder`` has one folder for each node, for its agent and its commands."""
+    """A job whose agents run. ``folder`` has one folder for each node, for its agent and its commands."""
 
     job: str
     folder: Path
@@ -40,7 +40,7 @@ class Allocation:
 
 
 class SlurmReservation:
-    """The nodes of a service group: ours, by one job at a time, until the last executor releases them."""
+    """The nodes of a service group: reserved by one job at a time, until the last executor releases them."""
 
     def __init__(self, nodes: Sequence[NodeConfig], options: dict[str, Any], pending_s: float, clock: Clock) -> None:
         """``options``: see ``job_options``. ``pending_s``: how long a job may wait for its nodes."""
@@ -50,25 +50,25 @@ class SlurmReservation:
         self._pending_s = pending_s
         self._clock = clock
         self._users = 0
-        self._asked = False  # for nodes, ever
+        self._asked = False  # has a job ever been submitted?
         self._making: asyncio.Task[Allocation] | None = None
-        self._jobs: list[Allocation] = []  # all that there were
+        self._jobs: list[Allocation] = []  # all jobs so far
 
     def use(self) -> None:
-        """One more executor rests on it."""
+        """Count one more executor that uses the reservation."""
         self._users += 1
 
     @property
     def current(self) -> Allocation | None:
-        """What there is now."""
+        """The current job, if there is one."""
         making = self._making
         made = making is not None and making.done() and not making.cancelled() and making.exception() is None
         return making.result() if making is not None and made else None
 
     async def allocation(self, anew: bool = True) -> Allocation:
-        """The nodes. The job goes on waiting for them if who asks does not. Errors: see ``_reserve``.
+        """The current job; submits one if there is none. A cancelled call leaves the job pending. Errors: see ``_reserve``.
 
-        CommunicationError without ``anew`` if there was a job before, which is over: then none is asked for.
+        Without ``anew``: CommunicationError if an earlier job is over; no new one is submitted then.
         """
         if self._making is None or (self._making.done() and self.current is None):
             if self._asked and not anew:
@@ -78,13 +78,13 @@ class SlurmReservation:
         return await asyncio.shield(self._making)
 
     async def lost(self, allocation: Allocation) -> None:
-        """A node of it does not answer: the others are of no use without it, and the next question reserves anew."""
+        """Give up a job of which a node does not answer; the next request submits another one."""
         if self.current is allocation:
             self._making = None
             await self._end(allocation)
 
     async def release(self) -> None:
-        """One executor less; after the last, the job ends, and no file of it is left."""
+        """Count one executor less; after the last, the job is ended and its files are removed."""
         self._users -= 1
         if self._users > 0:
             return
@@ -99,7 +99,7 @@ class SlurmReservation:
             await asyncio.to_thread(shutil.rmtree, allocation.folder, ignore_errors=True)
 
     async def _end(self, allocation: Allocation) -> None:
-        """What fails here is tried again when the nodes are released; without our pulse the agents end anyway."""
+        """End a job. A failure is retried when the nodes are released; without our heartbeat the agents end anyway."""
         allocation.beating.cancel()
         with contextlib.suppress(OSError):
             (allocation.folder / "tuner.json").unlink(missing_ok=True)
@@ -107,7 +107,9 @@ class SlurmReservation:
             await scancel(allocation.job)
 
     async def _reserve(self) -> Allocation:
-        """CommunicationError if Slurm refuses the job, keeps it waiting for too long, or ends it; it is over then."""
+        """Submit a job and wait for its agents. CommunicationError if Slurm refuses the job, keeps it waiting for too long,
+        or ends it; the job is over then.
+        """
         folder = self._base / f"slurm-{uuid.uuid4().hex[:12]}"
         job = await asyncio.to_thread(submit, folder, self._options)
         beating = asyncio.create_task(Pulse(folder / "tuner.json", uuid.uuid4().hex, self._clock).go_on())
@@ -121,21 +123,21 @@ class SlurmReservation:
         return allocation
 
     async def _agents(self, allocation: Allocation) -> None:
-        """Wait for the agent of every node; Slurm is asked for the job in the meantime."""
+        """Wait for the agent of every node, and check the state of the job meanwhile."""
         what = f"the Slurm job {allocation.job} for {', '.join(self._hosts)}"
         watches = [Watch(allocation.folder / host / "node.json", self._clock) for host in self._hosts]
         every_s, running = ASK_S[0], False
         ask_at, deadline = self._clock.monotonic() + every_s, self._clock.monotonic() + self._pending_s
-        state, reason = "PENDING", "not asked yet"
+        state, reason = "PENDING", "not checked yet"
         while not all(watch.name() for watch in watches):
             now = self._clock.monotonic()
             if not self._users:
                 raise CommunicationError(f"{what} is not needed any more")
             if now > min(ask_at, deadline):
-                found = await squeue(allocation.job)
-                if found is None:
+                job_state = await squeue(allocation.job)
+                if job_state is None:
                     raise CommunicationError(f"{what} is over before its agents came{_said(allocation)}")
-                state, reason = found
+                state, reason = job_state
                 if state == "RUNNING" and not running:
                     running, deadline = True, now + AGENTS_S
                 every_s = min(every_s * 1.5, ASK_S[1])
@@ -147,13 +149,13 @@ class SlurmReservation:
 
 
 def _said(allocation: Allocation) -> str:
-    """The last lines of the job."""
+    """The last lines of the job's output, as the end of a message."""
     try:
         logs = sorted((allocation.folder / "job").glob("*.out"))
         lines = [line for log in logs for line in log.read_text(errors="replace").strip().splitlines()[-3:]]
     except OSError as error:
-        return f". What it said cannot be read: {error}"
-    return ". It said: " + "; ".join(lines) if lines else ""
+        return f". Its output cannot be read: {error}"
+    return ". Its output: " + "; ".join(lines) if lines else ""
 
 
 class SlurmExecutor(AskingExecutor):
@@ -199,7 +201,7 @@ class SlurmExecutor(AskingExecutor):
             await agent.get(remote, local)
 
     async def close(self) -> None:
-        """See Executor. With the last one of the group the job ends."""
+        """See Executor. The last executor of the group also ends the job."""
         if self.last_codes is not None:
             return
         self.last_codes = {}
@@ -232,7 +234,7 @@ class SlurmExecutor(AskingExecutor):
 
     @contextlib.asynccontextmanager
     async def _asked(self, anew: bool) -> AsyncIterator[SharedDirectoryExecutor]:
-        """The node's agent; when it turns out to be gone, so is the job."""
+        """The node's agent; if it turns out to be gone, the job is given up."""
         async with self._entering:
             allocation = await self._reservation.allocation(anew)
             if self._agent is None or not self._is_current(self._agent):

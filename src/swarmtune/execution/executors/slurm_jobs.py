@@ -1,4 +1,4 @@
-"""Slurm's jobs: what is asked for a group of nodes, and the four commands of Slurm that we use."""
+"""Slurm jobs: the options of a job for a group of nodes, and the Slurm commands that we use."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ try:
 except ImportError as missing:
     raise MissingExtraError("Nodes that Slurm allots", "slurm") from missing
 
-KEPT = ("SLURM_CONF", "SLURM_JWT")  # where Slurm is, and who asks
+KEPT = ("SLURM_CONF", "SLURM_JWT")  # Slurm's address, and our identity
 PROGRAMS = ("sbatch", "srun", "squeue", "scancel")
 
 
 def job_options(config: ParallelConfig, nodes: Sequence[NodeConfig]) -> dict[str, Any]:
-    """The job of these nodes as parameters of submitit.
+    """The parameters of submitit for a job on these nodes.
 
     Whole nodes with all their memory, because neighbours would disturb the measurements and because Slurm gives devices
-    by number of them, not by name: of a node that is ours alone, device 3 is device 3. [parallel] slurm may say otherwise.
+    by count, not by index: only on a node that is ours alone is device 3 device 3. [parallel] slurm may override this.
     """
     given = {name.replace("-", "_"): value for name, value in config.slurm.items()}
     whole = given.get("exclusive", True) is not False
@@ -37,8 +37,8 @@ def job_options(config: ParallelConfig, nodes: Sequence[NodeConfig]) -> dict[str
     if devices and not counts_devices(given):
         wanted["gres"] = f"{config.slurm_resource}:{devices}"
     wanted = {name: None if value is False else value for name, value in (wanted | given).items()}
-    known = Sbatch._valid_parameters()  # noqa: SLF001 - it has no other list of them
-    further = {name.replace("_", "-"): wanted.pop(name) for name in list(wanted) if name not in known}
+    parameters = Sbatch._valid_parameters()  # noqa: SLF001 - it has no other list of them
+    further = {name.replace("_", "-"): wanted.pop(name) for name in list(wanted) if name not in parameters}
     return wanted | {
         "nodes": len(nodes),
         "nodelist": ",".join(node.host for node in nodes),
@@ -54,7 +54,7 @@ Sbatch = submitit.SlurmExecutor
 
 
 class _Submits(Sbatch):
-    """Also from within a job, whose variables would otherwise be taken for options of the new one."""
+    """Submits also from within a job, whose variables sbatch would otherwise take as options of the new job."""
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         outer = [name for name in os.environ if name.startswith("SLURM_") and name not in KEPT]
@@ -63,7 +63,7 @@ class _Submits(Sbatch):
 
 
 def submit(folder: Path, options: dict[str, Any]) -> str:
-    """Have Slurm run an agent on each node; the number of the job. CommunicationError with what Slurm says against it."""
+    """Submit a job that runs an agent on each node; returns its id. CommunicationError with Slurm's reason for refusal."""
     try:
         folder.mkdir(mode=0o700, parents=True)
         executor = _Submits(folder / "job")
@@ -71,17 +71,17 @@ def submit(folder: Path, options: dict[str, Any]) -> str:
         return str(executor.submit(serve_allocation, str(folder)).job_id)
     except (RuntimeError, ValueError, OSError) as error:
         shutil.rmtree(folder, ignore_errors=True)
-        said = [line for line in str(error).splitlines() if "sbatch: " in line] or [str(error)]
+        lines = [line for line in str(error).splitlines() if "sbatch: " in line] or [str(error)]
         unreachable = "Unable to contact" in str(error) or "timed out" in str(error)
         raise CommunicationError(
-            f"Slurm does not take the job: {' '.join(said)}. Its options are those of [parallel] slurm; hosts are the names "
-            "that sinfo knows them by",
+            f"Slurm does not take the job: {' '.join(lines)}. Its options are those of [parallel] slurm; hosts are named as "
+            "sinfo prints them",
             culprit=Culprit.INFRASTRUCTURE if unreachable else Culprit.USER,
         ) from error
 
 
 async def squeue(job: str) -> tuple[str, str] | None:
-    """State and reason of a job; None if it is over, ("", why) if Slurm does not answer."""
+    """State and reason of a job; None if it is over, ("", error) if Slurm does not answer."""
     try:
         code, out, err = await _run("squeue", "-h", "-j", job, "-o", "%T %r")
     except CommunicationError as error:
@@ -93,12 +93,14 @@ async def squeue(job: str) -> tuple[str, str] | None:
 
 
 async def scancel(job: str) -> None:
-    """End a job; one that is over already does no harm. CommunicationError if Slurm cannot be asked."""
+    """Cancel a job; harmless if it is over. CommunicationError if ``scancel`` cannot be run."""
     await _run("scancel", job)
 
 
 async def _run(*argv: str) -> tuple[int | None, str, str]:
-    """Exit code, output and errors of a command of Slurm; it ends with who waits. CommunicationError if it cannot start."""
+    """Exit code, output and errors of a Slurm command, which is killed when the awaiting task is cancelled.
+    CommunicationError if it cannot start.
+    """
     try:
         process = await asyncio.create_subprocess_exec(
             *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

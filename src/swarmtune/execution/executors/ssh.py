@@ -1,4 +1,4 @@
-"""Commands on another machine over SSH, each under a supervisor that is sent there."""
+"""Commands on another machine over SSH, each under a supervisor that is uploaded first."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SshExecutor", "SshTarget"]
 
-AWAY_S = 30.0  # so long a node that is away in the end is waited for, to leave nothing on it
-LEASE_S = 15.0  # so long a supervisor goes on without hearing from us
+AWAY_S = 30.0  # when closing, wait so long for a node that is unreachable, to clean it up
+LEASE_S = 15.0  # a supervisor that gets no renewal for so long ends its command
 
 
 class _Channel(Link):
@@ -68,15 +68,15 @@ class _Channel(Link):
         self._leftovers.discard(token)
 
     async def tail(self, path: PurePath, size_bytes: int) -> bytes:
-        async with self._node.told(f"cannot read {path}"):
+        async with self._node.translated(f"cannot read {path}"):
             return await sftp.tail(self._node.files, str(path), size_bytes)
 
 
 class SshExecutor(Executor):
     """Runs commands on one node. There is one connection, opened at the first use and again after it was lost.
 
-    ``leftovers``: tokens of commands that may still run there because nobody saw them end: those given, and those whose
-    connection was lost (their lease ends them too). They are swept before anything else is started.
+    ``leftovers``: tokens of commands that may still run there because their end was not seen: those given, and those
+    whose connection was lost (their lease ends them, too). They are swept before anything else is started.
     """
 
     @classmethod
@@ -102,12 +102,12 @@ class SshExecutor(Executor):
     async def start(self, command: Command) -> SupervisedHandle:
         """See Executor. IPCCommandError, for the user, if there is no such program or a file cannot be written.
 
-        CommunicationError if the node cannot be reached. When its handle's connection is lost, poll, logs and stop raise
-        that too. For ``command.env["SWARMTUNE_TOKEN"]`` see LocalExecutor.
+        CommunicationError if the node cannot be reached; poll, logs and stop of the handle raise it, too, when the
+        connection is lost. For ``command.env["SWARMTUNE_TOKEN"]`` see LocalExecutor.
         """
         checked(command, self._closed)
         node = await self._ready()
-        async with node.told("cannot start a command"):
+        async with node.translated("cannot start a command"):
             directory = await sftp.inside(node.files, node.root, command.directory or f"command-{uuid.uuid4().hex[:8]}")
         token = token_of(command)
         link = _Channel(node, await node.supervise(), token, self.leftovers)
@@ -119,7 +119,7 @@ class SshExecutor(Executor):
         if not source.exists():
             raise CommunicationError(f"cannot copy {local}: there is no such file", culprit=Culprit.USER)
         node = await self._ready()
-        async with node.told(f"cannot copy {source} to {remote}") as moved:
+        async with node.translated(f"cannot copy {source} to {remote}") as moved:
             target = await sftp.inside(node.files, node.root, remote)
             await sftp.make_private(node.files, target.parent)
             await sftp.put(node.files, source, target, moved)
@@ -127,11 +127,11 @@ class SshExecutor(Executor):
     async def get(self, remote: str, local: Path) -> None:
         """See Executor. Relative paths begin at work_dir. Links inside a folder stay links."""
         node = await self._ready()
-        async with node.told(f"cannot copy {remote} to {local}") as moved:
+        async with node.translated(f"cannot copy {remote} to {local}") as moved:
             await sftp.get(node.files, await sftp.inside(node.files, node.root, remote), local, moved)
 
     async def close(self) -> None:
-        """See Executor. All commands are stopped at once; the first trouble is raised when all have been."""
+        """See Executor. All commands are stopped concurrently; the first error is raised after all have been stopped."""
         self._closed = True
         try:
             await self._commands.stop()
@@ -150,10 +150,10 @@ class SshExecutor(Executor):
             await self._node.close()
 
     async def _cleared(self) -> bool:
-        """Is work_dir gone, or will it never be?"""
+        """Remove work_dir; True when it is gone, or can never be removed."""
         try:
             node = await self._connected()
-            async with node.told("cannot clear work_dir"):
+            async with node.translated("cannot clear work_dir"):
                 await node.files.rmtree(str(node.root), ignore_errors=True)
         except CommunicationError as error:
             return error.culprit is Culprit.USER

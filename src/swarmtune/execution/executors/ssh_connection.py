@@ -1,4 +1,4 @@
-"""One node over SSH: the connection, our supervisor at its other end, and errors in our words."""
+"""One node over SSH: the connection, the supervisor at its other end, and translated errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swarmtune.execution.executors.ssh_login import SshTarget, asyncssh, login
 
 PREPARE_S = 60.0  # for the upload of the supervisor and its first run
 CLOSE_S = 5.0
-STALLED_S = 120.0  # a disk that hangs answers nothing and has no time-out; a copy that moves may take for ever
+STALLED_S = 120.0  # without progress, the connection is given up: a disk that hangs has no time-out of its own
 
 
 class SshNode:
@@ -31,9 +31,9 @@ class SshNode:
         self._supervisor = ""
 
     async def prepare(self) -> None:
-        """Upload the supervisor and let it run once. CommunicationError, for the user, if that is not possible."""
+        """Upload the supervisor and run it once. CommunicationError, for the user, if that is not possible."""
         source = Path(supervisor.__file__).read_bytes()
-        async with self.told(f"cannot use work_dir = {self.target.work_dir!r}"):
+        async with self.translated(f"cannot use work_dir = {self.target.work_dir!r}"):
             home = PurePosixPath(str(await self.files.realpath(".")))
             self.root = _from_home(home, self.target.work_dir)
             folder = self.root / "supervisor"
@@ -52,15 +52,15 @@ class SshNode:
             self.connection.create_process(self._supervisor, stderr=asyncssh.STDOUT, encoding=None, request_pty=False)
         )
         try:
-            async with self.told("cannot start a command"):
+            async with self.translated("cannot start a command"):
                 return await asyncio.shield(opening)
         except asyncio.CancelledError:
             opening.add_done_callback(_let_go)
             raise
 
     async def sweep(self, tokens: Iterable[str]) -> None:
-        """End what these commands left behind, and put their files back. SimulatorStopError if that fails."""
-        async with self.told("cannot run the supervisor"):
+        """End the leftovers of these commands, and restore their files. SimulatorStopError if that fails."""
+        async with self.translated("cannot run the supervisor"):
             done = await self.connection.run(
                 f"{self._supervisor} --sweep {shlex.join(tokens)}",
                 stdin=asyncssh.DEVNULL,
@@ -84,10 +84,10 @@ class SshNode:
             )
 
     @contextlib.asynccontextmanager
-    async def told(self, what: str) -> AsyncIterator[sftp.Moved]:
-        """Errors of the library become CommunicationError: for the user if a path is wrong, else infrastructure.
+    async def translated(self, what: str) -> AsyncIterator[sftp.Moved]:
+        """Translate errors of the library into CommunicationError: for the user if a path is wrong, else infrastructure.
 
-        The connection is given up when this takes STALLED_S without a call of what it gives.
+        Yields a function to call on progress; without a call for STALLED_S the connection is closed.
         """
         patience = _Patience(self.connection.abort)
         try:
@@ -110,7 +110,7 @@ class SshNode:
             patience.end()
 
     async def close(self) -> None:
-        """Let go of the node."""
+        """Close the connection."""
         self.connection.close()
         try:
             async with asyncio.timeout(CLOSE_S):
@@ -120,7 +120,7 @@ class SshNode:
 
 
 class _Patience:
-    """Calls ``give_up`` when nothing has moved for STALLED_S."""
+    """Calls ``give_up`` after STALLED_S without a call of ``moved``."""
 
     def __init__(self, give_up: Callable[[], None]) -> None:
         self.lost = False
@@ -128,13 +128,13 @@ class _Patience:
         self._alarm = asyncio.get_running_loop().call_later(STALLED_S, self._lose)
 
     def moved(self, *_: object) -> None:
-        """Something has."""
+        """Report progress."""
         if not self.lost:
             self.end()
             self._alarm = asyncio.get_running_loop().call_later(STALLED_S, self._lose)
 
     def end(self) -> None:
-        """It does not matter any more."""
+        """Stop watching."""
         self._alarm.cancel()
 
     def _lose(self) -> None:
@@ -153,7 +153,9 @@ async def open_node(target: SshTarget, again: bool = False) -> SshNode:
     except BaseException as error:
         connection.abort()
         if isinstance(error, TimeoutError):
-            raise IPCTimeoutError(f"{target.host} let us in, but was not ready after {PREPARE_S:.0f} s") from error
+            raise IPCTimeoutError(
+                f"{target.host} accepted the login, but was not ready after {PREPARE_S:.0f} s"
+            ) from error
         if isinstance(error, (asyncssh.Error, OSError)):
             text = f"{target.host} offers no file transfer (Subsystem sftp in its sshd_config): {error}"
             raise CommunicationError(text) from error
@@ -162,7 +164,7 @@ async def open_node(target: SshTarget, again: bool = False) -> SshNode:
 
 def _from_home(home: PurePosixPath, path: str) -> PurePosixPath:
     if path.startswith("~") and not (path == "~" or path.startswith("~/")):
-        raise CommunicationError(f"{path!r}: only our own home has a short name, '~'", culprit=Culprit.USER)
+        raise CommunicationError(f"{path!r}: '~' is only your own home; write an absolute path", culprit=Culprit.USER)
     return home / path.removeprefix("~/") if path != "~" else home
 
 

@@ -1,4 +1,4 @@
-"""Logging in to a node over SSH: whom to trust, and who must act when that fails."""
+"""Login to a node over SSH: trusted host keys, and the culprit when a login fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRUSTED = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")  # as OpenSSH does
 
 @dataclass(frozen=True)
 class SshTarget:
-    """A node, and what we use there.
+    """A node to log in to, and our folder and Python there.
 
     ``host``: a name, an address, or a ``Host`` of ~/.ssh/config, which is read (``config``: another file). Port 22 means: as
     ~/.ssh/config says, else 22. ``work_dir`` ("~" is the home there) is created; ``python``: any from 3.8 on.
@@ -44,7 +44,7 @@ class SshTarget:
 
     @property
     def by_hand(self) -> str:
-        """The command line that opens the same door."""
+        """An equivalent ``ssh`` command, to try by hand."""
         config = ("-F", str(self.config)) if self.config else ()
         trust = ("-o", f"UserKnownHostsFile={self.known_hosts}") if self.known_hosts else ()
         port = ("-p", str(self.port)) if self.port != 22 else ()
@@ -56,7 +56,7 @@ class SshTarget:
 async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientConnection:
     """Log in. CommunicationError: for the user if the node, its key or our login is refused, else infrastructure.
 
-    ``again``: we were there before, so its name is right.
+    ``again``: an earlier login succeeded, so the host name is right.
     """
     doorkeeper = _Doorkeeper()
     try:
@@ -87,7 +87,7 @@ def _trusted(options: asyncssh.SSHClientConnectionOptions) -> list[str]:
 
 
 class _Doorkeeper(asyncssh.SSHClient):
-    """Is asked about host keys that are not among the trusted ones; says no, and remembers what it saw."""
+    """Refuses host keys that are not trusted, and keeps an explanation for the error message."""
 
     def __init__(self) -> None:
         self.trusted: Sequence[str] = ()
@@ -95,14 +95,14 @@ class _Doorkeeper(asyncssh.SSHClient):
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Never."""
-        known = asyncssh.match_known_hosts(list(self.trusted), host, addr, port if port != 22 else None)[0]
+        accepted = asyncssh.match_known_hosts(list(self.trusted), host, addr, port if port != 22 else None)[0]
         seen, files = key.get_fingerprint(), " and ".join(self.trusted)
-        if not known:
+        if not accepted:
             self.story = f"its host key is not known ({seen} is not in {files})"
             return False
         entry = shlex.quote(host if port == 22 else f"[{host}]:{port}")
         self.story = (
-            f"its host key has changed: it is {seen} now, and {' or '.join(k.get_fingerprint() for k in known)} "
+            f"its host key has changed: it is {seen} now, and {' or '.join(k.get_fingerprint() for k in accepted)} "
             f"in {files}. Another machine may pretend to be this one. Only if you know why it changed, remove the old key: "
             f"ssh-keygen -f {shlex.quote(self.trusted[0])} -R {entry}"
         )
@@ -117,7 +117,7 @@ def _refusal(target: SshTarget, error: Exception, story: str, again: bool) -> Co
     if isinstance(error, asyncssh.KeyExchangeFailed):
         advice = f"if known_hosts has only an old kind of key of it, log in by hand to learn the new one: {by_hand}"
         return CommunicationError(
-            f"{node} and we do not understand each other: {error}; {advice}", culprit=Culprit.USER
+            f"{node} has no SSH algorithm in common with us: {error}; {advice}", culprit=Culprit.USER
         )
     if isinstance(error, asyncssh.PermissionDenied):
         advice = f"let your key in (ssh-copy-id) or load it (ssh-add), until this asks nothing: {by_hand}"

@@ -1,4 +1,4 @@
-"""A command under a supervisor, wherever that runs: what its events mean is the same over a pipe, SSH or an actor."""
+"""A command under a supervisor: the meaning of its events is the same over a pipe, SSH or an actor."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from swarmtune.execution import supervisor
 from swarmtune.execution.executors.base import Handle
 from swarmtune.records import Command
 
-GRACE_S = 5.0  # when nobody can be asked for another: the tuner died, or the command left processes behind
+GRACE_S = 5.0  # used where no caller gives another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
-LOG_WINDOW_BYTES = 256 * 1024  # what logs() reads at most, from the end
+LOG_WINDOW_BYTES = 256 * 1024  # logs() reads at most so much, from the end
 NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, *supervisor.NO_ROOM}
-"""No mistake of the command: the node cannot."""
+"""Errors of the node, not of the command."""
 
 
 class Link(ABC):
-    """The line to one supervisor: its standard input and output, and what must be done behind its back.
+    """The connection to one supervisor: its standard input and output, and the ways to act without it.
 
     A link that breaks raises CommunicationError from ``lines``; the supervisor then ends the command by its lease.
     """
 
     @abstractmethod
     async def send(self, line: bytes) -> None:
-        """Write to its standard input. OSError if nobody listens any more."""
+        """Write to its standard input. OSError if the supervisor has ended."""
 
     @abstractmethod
     def lines(self) -> AsyncIterator[bytes]:
@@ -45,11 +45,11 @@ class Link(ABC):
 
     @abstractmethod
     async def sweep(self, token: str) -> None:
-        """End what a killed supervisor left, and put its files back. SimulatorStopError if that fails."""
+        """End the leftovers of a killed supervisor, and restore its files. SimulatorStopError if that fails."""
 
     @abstractmethod
     async def tail(self, path: PurePath, size_bytes: int) -> bytes:
-        """The end of a file beside the command; nothing if there is none."""
+        """The end of a file in the command's folder; empty if there is no such file."""
 
 
 def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | None) -> bytes:
@@ -74,7 +74,7 @@ def token_of(command: Command) -> str:
 
 
 def checked(command: Command, closed: bool) -> None:
-    """IPCCommandError if an executor cannot even try."""
+    """Raise IPCCommandError if the executor is closed or the command is empty."""
     if closed:
         raise IPCCommandError("this executor is closed; nothing more can be started", culprit=Culprit.BUG)
     if not command.argv:
@@ -85,7 +85,7 @@ class SupervisedHandle(Handle):
     """A command that runs under a supervisor of its own."""
 
     def __init__(self, link: Link, token: str, directory: PurePath, clock: Clock, lease_s: float | None = None) -> None:
-        """``directory`` holds output.log. With a lease (seconds) the supervisor hears from us three times in each."""
+        """``directory`` holds output.log. A lease (seconds) is renewed three times in its span."""
         self.token = token
         self.directory = directory
         self.pid: int | None = None
@@ -95,18 +95,18 @@ class SupervisedHandle(Handle):
         self._events: dict[str, dict[str, Any]] = {}
         self._trouble: list[str] = []
         self._started = asyncio.Event()
-        self._silent = False  # the supervisor has ended
+        self._silent = False  # has the supervisor ended?
         self._ended = asyncio.create_task(self._watch())
         self._renewing = asyncio.create_task(self._renew(lease_s)) if lease_s else None
 
     @property
     def gone(self) -> bool:
-        """Is nothing of it left, and every file put back?"""
+        """Has the command ended with all its processes, and is every file restored?"""
         return self._ended.done() and not self._ended.cancelled() and self._ended.exception() is None
 
     @property
     def lost(self) -> bool:
-        """Did the line to the supervisor break? Then nobody can be asked; the lease ends the command."""
+        """Is the connection to the supervisor lost? Then the lease ends the command."""
         return (
             self._ended.done()
             and not self._ended.cancelled()
@@ -116,10 +116,10 @@ class SupervisedHandle(Handle):
     async def poll(self) -> int | None:
         """See Handle. -9 also when the supervisor itself was killed: the command is ended with it.
 
-        CommunicationError when the line to it broke, or when it did not hear from us for longer than its lease.
+        CommunicationError when the connection to it is lost, or when its lease was not renewed in time.
         """
         if "lapsed" in self._events:
-            raise CommunicationError("the node did not hear from us for longer than the lease, and ended the command")
+            raise CommunicationError("the node ended the command, because its lease was not renewed in time")
         if "exited" in self._events:
             code = self._events["exited"]["code"]
             return int(code) if code is not None else -int(self._events["exited"]["signal"])
@@ -128,7 +128,7 @@ class SupervisedHandle(Handle):
         return -9 if self._silent or self._ended.done() else None
 
     async def logs(self, lines: int = 50) -> str:
-        """See Handle. The values of secrets are not in it."""
+        """See Handle. The values of secrets are redacted."""
         data = await self._link.tail(self.directory / "output.log", LOG_WINDOW_BYTES)
         return "".join(data.decode(errors="replace").splitlines(keepends=True)[-lines:])
 
@@ -163,7 +163,7 @@ class SupervisedHandle(Handle):
         raise IPCCommandError(message, details={"directory": str(self.directory)}, culprit=culprit)
 
     async def _renew(self, lease_s: float) -> None:
-        """The next lines of input: the lease goes on."""
+        """Renew the lease with a line of input, again and again."""
         with contextlib.suppress(OSError, ValueError):
             while True:
                 await self._clock.sleep(lease_s / RENEWALS_PER_LEASE)
@@ -218,7 +218,7 @@ class Commands:
         handle = SupervisedHandle(link, token, directory, self._clock, self._lease_s)
         self._handles = {h for h in self._handles if not (h.gone or h.lost)} | {handle}
         try:
-            with contextlib.suppress(OSError):  # started() knows why
+            with contextlib.suppress(OSError):  # started() raises the reason
                 await link.send(spec_of(command, directory, token, self._lease_s))
             await handle.started()
         except IPCCommandError as error:
@@ -230,7 +230,9 @@ class Commands:
         return handle
 
     async def stop(self) -> None:
-        """Stop all at once; the first trouble is raised when all have been. One whose line is lost ends by its lease."""
+        """Stop all commands concurrently; the first error is raised after all have been stopped. One whose connection is
+        lost ends when its lease expires.
+        """
         handles = list(self._handles)
         results = await asyncio.gather(*(h.stop(GRACE_S) for h in handles), return_exceptions=True)
         self._handles -= set(handles)

@@ -1,4 +1,4 @@
-"""Attempts at settings: written down before anything starts, and closed with what came of them."""
+"""Attempts at settings: recorded before anything starts, and closed with their result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from swarmtune.tuner.planning.plan import Plan
 
 
 class Attempts:
-    """What the search loop and the proof share: the study, the bench, and the listener, who hears after the study."""
+    """Opens and closes attempts for the search loop and the proof. Events go to the study first, then to the listener."""
 
     def __init__(self, plan: Plan, store: Store, bench: Bench, listen: Callable[[Event], None]) -> None:
         self._plan, self.store, self._bench, self._listen = plan, store, bench, listen
@@ -32,7 +32,7 @@ class Attempts:
         number: int | None = None,
         kind: str = "trial",
     ) -> Evaluation:
-        """The work of an attempt that is in the study from now on: of a new trial, or of trial ``number``."""
+        """Record a new attempt, of a new trial or of trial ``number``, and return its job."""
         attempt = self.store.open(setting, group.name, uuid.uuid4().hex, number=number, kind=kind)
 
         def keep(measurement: Measurement) -> None:
@@ -41,22 +41,22 @@ class Attempts:
 
         return Evaluation(self._plan, attempt, self._bench, self.tell, keep, loads)
 
-    def outcome(self, work: Evaluation, run: RunResult[Measured], verdict: Blame | None) -> AttemptResult:
-        """What a run came to: a score, a failed score that is the setting's fault, or none."""
+    def outcome(self, work: Evaluation, run: RunResult[Measured], fault: Blame | None) -> AttemptResult:
+        """The result of an attempt: a score, a failed score if the setting is to blame, or no score."""
         folder = {"folder": str(work.folder)}
         if run.result is not None:
             times = {"start_seconds": round(run.start_s, 3), "waited_seconds": round(run.waited_s, 3)}
             facts = {**folder, "load_points": run.result.load_points, **times}
             return AttemptResult(run.result.score, run.result.measurement, facts=facts)
-        if run.error is None or verdict is None:
-            raise ValueError("a run without a result has an error, and somebody to blame")
-        score = Score.failed() if verdict.culprit is Culprit.SETTING else None
-        blamed = {"culprit": verdict.culprit.value, "because": verdict.because}
+        if run.error is None or fault is None:
+            raise ValueError("a run without a result needs an error and a blame")
+        score = Score.failed() if fault.culprit is Culprit.SETTING else None
+        blamed = {"culprit": fault.culprit.value, "because": fault.because}
         facts = {**folder, "details": _plain(run.error.details), **blamed}
         return AttemptResult(score, failure=run.error.message, facts=facts)
 
     def close(self, work: Evaluation, group: Group, outcome: AttemptResult) -> None:
-        """The attempt has ended; its folder is an artefact, and is copied where backups are wanted."""
+        """Record the end of an attempt, with its folder as an artefact; copies the folder if backups are on."""
         attempt = work.attempt
         if self._plan.backup:
             command = self._plan.engine.command(attempt.setting, group)
@@ -66,13 +66,13 @@ class Attempts:
         self.store.close(attempt, outcome)
 
     def emit(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """An event for the study, then for people."""
+        """Record an event in the study, then pass it to the listener."""
         event = Event(kind, self.clock.wall(), facts)
         self.store.append(event)
         self._listen(event)
 
     def tell(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """An event for people alone."""
+        """Pass an event to the listener only."""
         self._listen(Event(kind, self.clock.wall(), facts))
 
 

@@ -1,4 +1,4 @@
-"""``--backup``: what the service was started with and what it said, kept for every attempt."""
+"""``--backup``: the command, files and output of the service, kept for every attempt."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from swarmtune.errors import StoreError
 from swarmtune.records import Command, command_line
 from swarmtune.study.place import write_private
 
-LIMIT_BYTES = 2**30  # of all backups of a study together, as the older tuner had it
+LIMIT_BYTES = 2**30  # for all backups of a study together, as in the older tuner
 
 
 def back_up(command: Command, attempt_folder: Path, target: Path) -> bool:
     """Copy an attempt's command, service files and outputs to ``target``; False when the limit is reached.
 
-    StoreError if the disk does not take it. Secrets are hidden in the command line, and service files are private.
+    StoreError if they cannot be written; a part may remain. Secrets are hidden in the command line; service files are
+    private.
     """
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

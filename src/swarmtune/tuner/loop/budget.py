@@ -1,4 +1,4 @@
-"""What a search may spend, and what it has spent: wall seconds and accelerator-seconds, all runs of the study together."""
+"""The budget of a search and its spending: wall seconds and accelerator-seconds, over all runs of the study."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from swarmtune.records import Group
 
 
 class Budget:
-    """Counts on from what earlier runs spent. Nothing that has begun is cut off, so a little more may be spent."""
+    """Counts spending, from that of earlier runs on. Running attempts finish, so it may end slightly above a limit."""
 
     def __init__(
         self,
@@ -16,7 +16,7 @@ class Budget:
         accelerator_s: float | None = None,
         spent: tuple[float, float] = (0.0, 0.0),
     ) -> None:
-        """Limits in seconds and accelerator-seconds (None: none); ``spent``: what earlier runs of the study took of each."""
+        """Limits in seconds and accelerator-seconds (None: no limit); ``spent``: both for the earlier runs of the study."""
         self.timeout_s = timeout_s
         self.accelerator_limit_s = accelerator_s
         self._clock = clock
@@ -45,7 +45,7 @@ class Budget:
         return self._ended_s + sum(accelerators * (now - begun) for accelerators, begun in self._running.values())
 
     def exhausted(self) -> str | None:
-        """Which budget is spent, as the beginning of a sentence; None while nothing is."""
+        """The budget that is spent, as the beginning of a sentence; None while none is."""
         if self.timeout_s is not None and self.wall_s >= self.timeout_s:
             return f"the time of {self.timeout_s:g} s (timeout) is spent"
         if self.accelerator_limit_s is not None and self.accelerator_s >= self.accelerator_limit_s:

@@ -19,12 +19,12 @@ from swarmtune.tuner.loop.restarts import Restarts, free_fields
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart
 
-GIVE_UPS_IN_A_ROW = 2  # trials that could not be measured at all before the run says that something is wrong
+GIVE_UPS_IN_A_ROW = 2  # consecutive trials that could not be measured at all before the run fails
 
 
 @dataclass(eq=False)
 class Candidate:
-    """A trial that waits for a group, and its latest attempt; number None: a new one."""
+    """A setting on its way to becoming a trial, and its latest attempt; number None: the trial is not recorded yet."""
 
     setting: Setting
     number: int | None = None
@@ -37,7 +37,7 @@ class Coordinator:
     def __init__(
         self, plan: Plan, attempts: Attempts, dispatcher: Dispatcher[Candidate, Measured], warm: WarmStart = NOTHING
     ) -> None:
-        """``warm``: what the study was started with."""
+        """``warm``: what the study learned from earlier ones."""
         self._plan = plan
         self._attempts = attempts
         self._store = attempts.store
@@ -48,7 +48,7 @@ class Coordinator:
         self._learned = False
         self.budget = Budget(attempts.clock)
         self._unfinished: deque[Candidate] = deque()  # trials of an earlier run
-        self._pending: dict[str, Setting] = {}  # handed out and not told yet, by key
+        self._pending: dict[str, Setting] = {}  # handed out, without a result yet, by key
         self._lost: list[Setting] = []
         self._known: set[str] = set()
         self._opened = 0
@@ -60,10 +60,10 @@ class Coordinator:
     # --- the search ----------------------------------------------------------------------------------------------
 
     async def search(self, spent_s: float = 0.0, accelerator_s: float = 0.0) -> list[Trial]:
-        """Measure until a budget is spent; ``spent_s`` and ``accelerator_s`` are what earlier runs of the study took.
+        """Measure until a budget is spent; ``spent_s`` and ``accelerator_s``: the spending of earlier runs of the study.
 
-        Returns all trials. Raises what the user must act on. A cancelled call leaves no service; what was measured is in
-        the store.
+        Returns all trials. Raises errors that the user must act on. After a cancelled or failed call all results so far
+        are in the study, and running attempts have ended; a service kept for the next setting stops with its group.
         """
         self._replay()
         self.budget = Budget(
@@ -73,12 +73,12 @@ class Coordinator:
         return self._store.trials()
 
     def _replay(self) -> None:
-        """Tell the search what the store knows; what was running when the last tuner died is measured again."""
+        """Tell the search all results of the study; trials that were running when the last tuner died are repeated."""
         trials = self._store.trials()
         for trial in sorted(trials, key=lambda t: t.times[1] if t.times else float("inf")):
             if trial.state is TrialState.FAILED:
                 self._lost.append(replace(trial.setting, origin=""))
-                continue  # a baseline or user's own setting that could not be measured gets another chance
+                continue  # a baseline or a user's setting that could not be measured is tried again
             self._known.add(trial.setting.key)
             if trial.state is TrialState.COMPLETE and trial.score is not None:
                 self._tell(trial.setting, trial.score, trial.measurement)
@@ -89,15 +89,15 @@ class Coordinator:
         if trials:
             self._attempts.emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._unfinished)})
 
-    # --- what the dispatcher asks --------------------------------------------------------------------------------
+    # --- the dispatcher's source ---------------------------------------------------------------------------------
 
     @property
     def more(self) -> bool:
-        """Is there anything left to measure, as far as is known?"""
+        """May there be anything left to measure?"""
         return bool(self._unfinished) or (not self._exhausted and self._opened < self._plan.evaluations)
 
     def take(self, group: str) -> Work[Candidate] | None:
-        """A setting for this group that nobody has; None when nothing is left or allowed."""
+        """A new setting for this group; None when the search or a budget is exhausted."""
         if self._unfinished:
             return Work(self._unfinished.popleft())
         if self._opened > 0 and (spent := self.budget.exhausted()):
@@ -119,11 +119,11 @@ class Coordinator:
         return Work(Candidate(setting))
 
     def expected_s(self, waiting: Sequence[Work[Candidate]]) -> Sequence[float]:
-        """Trials that were lost go first come, first served."""
+        """Lost trials are repeated in the order they were lost: no duration is known."""
         return [0.0] * len(waiting)
 
     def begin(self, work: Work[Candidate], group: Group) -> Evaluation:
-        """The attempt is in the study before anything starts."""
+        """Record the attempt in the study before anything starts."""
         candidate, best = work.item, self._best
         to_beat = best.value if best else None
         loads = Loads(start=self._best_load, thorough=self._best_load is None, may_stop=True, to_beat=to_beat)
@@ -137,12 +137,12 @@ class Coordinator:
         )
         return evaluation
 
-    async def end(self, work: Work[Candidate], group: Group, run: RunResult[Measured], verdict: Blame | None) -> bool:
-        """The outcome goes to the study, then the search is told, then people are."""
+    async def end(self, work: Work[Candidate], group: Group, run: RunResult[Measured], fault: Blame | None) -> bool:
+        """Record the result in the study, then tell the search, then the listener."""
         candidate, evaluation = work.item, work.item.evaluation
         assert evaluation is not None  # noqa: S101 - it has begun
         self.budget.end(group)
-        outcome = self._attempts.outcome(evaluation, run, verdict)
+        outcome = self._attempts.outcome(evaluation, run, fault)
         runs = candidate.setting if run.result is not None else None
         self._restarts.ended(group.name, runs, run.seconds + run.waited_s, outcome.facts)
         gave_up = outcome.score is None and work.tries >= self._plan.max_attempts
@@ -175,7 +175,7 @@ class Coordinator:
             self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None
 
     def _give_up(self, candidate: Candidate, outcome: AttemptResult) -> None:
-        """The infrastructure failed too often: no score, unseen by the search, another setting takes its place."""
+        """Give up a trial after too many infrastructure failures: no score; another setting takes its place."""
         setting = candidate.setting
         self._attempts.emit("trial_failed", {"trial": candidate.number, "failure": outcome.failure})
         self._pending.pop(setting.key, None)

@@ -1,4 +1,4 @@
-"""One setting as a piece of work: the service that it needs, the loads that are put on it, and the score."""
+"""The job of one attempt at a setting: the service that it needs, the loads it is measured at, and the score."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ from swarmtune.tuner.planning.plan import Plan
 from swarmtune.workload import Workload
 
 POLL_S = 0.05
-DYING_S = 1.0  # a dying service is given this long to be seen dead
-INVALID_REPEATS = 2  # a measurement that its own load generator rejects is repeated so often
+DYING_S = 1.0  # the time in which a dying service is seen to end
+INVALID_REPEATS = 2  # repetitions of a measurement that the load generator itself rejects
 
 Report = Callable[[str, Mapping[str, Any]], None]  # phase and facts, for the terminal
 Keep = Callable[[Measurement], None]  # a load point, for the study
@@ -43,10 +43,10 @@ Keep = Callable[[Measurement], None]  # a load point, for the study
 
 @dataclass(frozen=True)
 class Loads:
-    """At what load a setting is measured: at ``fixed``, or at the highest that keeps the SLOs, from ``start`` on.
+    """The load at which a setting is measured: ``fixed``, or the highest that keeps the SLOs, searched from ``start``.
 
-    ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes; so that the
-    first setting, which has no earlier load to start from, is not judged at a lower load than those that follow it.
+    ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes, so that the
+    first setting, which has no earlier load to start from, is not judged at a lower load than later ones.
     ``may_stop``: measurements may end early; never those of the proof. ``to_beat``: the objective's best value so far.
     """
 
@@ -62,7 +62,7 @@ ANY_LOAD = Loads()
 
 @dataclass(frozen=True)
 class Measured:
-    """What an evaluation gave: the best load's measurement and score, of ``load_points``."""
+    """The result of an evaluation: the best load's measurement and score, out of ``load_points`` loads."""
 
     measurement: Measurement
     score: Score
@@ -71,7 +71,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all evaluations of a study share: where the load generator runs, and the folder with one folder per attempt."""
+    """What all evaluations of a study share: the executor of the load generator, and the parent folder of all attempts."""
 
     executor: Executor
     clock: Clock
@@ -92,7 +92,7 @@ class Evaluation(Job[Measured]):
         keep: Keep,
         loads: Loads = ANY_LOAD,
     ) -> None:
-        """``report`` hears of each load, ``keep`` gets each measurement."""
+        """``report`` is called before each load, ``keep`` with each measurement."""
         self.plan, self.attempt, self.loads, self.keep = plan, attempt, loads, keep
         self._bench, self._report = bench, report
         self.folder = bench.directory / f"{attempt.trial_number:04d}-{attempt.id}"
@@ -107,18 +107,18 @@ class Evaluation(Job[Measured]):
     # --- the service ---------------------------------------------------------------------------------------------
 
     def commands(self, group: Group) -> tuple[Command, ...]:
-        """The engine's, for this setting."""
+        """The engine's commands for this setting."""
         commands = self.plan.engine.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
 
     async def ready(self, service: Service) -> bool:
-        """As the engine says."""
+        """The engine's check."""
         async with aiohttp.ClientSession() as session:
             return await self.plan.engine.ready(HttpProbe(service.url, service.handle, session))
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
-        """As the engine says."""
+        """The engine's diagnosis; of a service that still runs, with the time-out."""
         error = self.plan.engine.diagnose(exit_code, log)
         if exit_code is not None:
             return error
@@ -126,13 +126,13 @@ class Evaluation(Job[Measured]):
         return SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
-        """As the engine says."""
+        """The engine's diagnosis of a service that was ready before."""
         error = self.plan.engine.diagnose(exit_code, log)
         text = f"The service died while it was measured. {error.message}"
         return SimulatorHealthCheckError(text, details=error.details, culprit=error.culprit)
 
     async def after_stop(self, nodes: ServiceGroup) -> None:
-        """Bring the folder of the service here; a lost node keeps its log."""
+        """Fetch the folder of the service; the log on a lost node is not fetched."""
         if self._fetches:
             with contextlib.suppress(CommunicationError):
                 await nodes.get(self.place, self._bench.directory.parent / self.place)
@@ -224,11 +224,11 @@ class Evaluation(Job[Measured]):
         return LoadedService(service.url, group.nodes, engine.metrics_url(group), needs_power)
 
     async def _check_answers(self, service: Service) -> None:
-        """A service that was ready and answers no more is the setting's fault, not the load generator's."""
-        await self._bench.clock.sleep(DYING_S)  # a service that dies is seen by whoever watches it
+        """Blame the setting, not the load generator, if a service that was ready no longer answers."""
+        await self._bench.clock.sleep(DYING_S)  # a service that dies is noticed by its watcher
         if not await self.ready(service):
             raise SimulatorHealthCheckError(
-                "The service still runs but answers no more after it was measured.", details={"cause": "hang"}
+                "The service still runs but no longer answers after the measurement.", details={"cause": "hang"}
             )
 
 

@@ -1,4 +1,4 @@
-"""The groups that a run measures on: reached when it begins, let go when it ends, and changed with the hostfile."""
+"""The groups of a run: made when it begins, released when it ends, and changed with the hostfile."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEVER = 10**9  # failures in a row that open the breaker of the only group: noth
 
 
 class Groups:
-    """Makes the groups of a plan, and reaches their nodes."""
+    """Makes the groups of a plan and their executors."""
 
     def __init__(self, plan: Plan, folder: Path, clock: Clock, leftovers: Iterable[str]) -> None:
         """``folder``: the study's. ``leftovers``: tokens of commands that an earlier run may have left on the nodes."""
@@ -40,11 +40,11 @@ class Groups:
         self.bench = Bench(self._local, clock, folder.resolve() / "attempts")
         self._open: dict[str, ServiceRun[Measured]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
-        self._waiters: dict[str, asyncio.Event] = {}  # for groups that have left and still work
+        self._waiters: dict[str, asyncio.Event] = {}  # set when a group that left the pool has ended its work
         self._turns = Turns()
 
     def dispatcher(self, listen: Callable[[Event], None]) -> Dispatcher[Candidate, Measured]:
-        """One for the groups that the plan names."""
+        """A dispatcher for the groups of the plan."""
         plan = self._plan
         return dispatcher_of(plan, self._all(), self._clock, listen, self._gone)
 
@@ -56,7 +56,7 @@ class Groups:
         return self._made(ServiceGroup(config.group, self._reach.of(config)), turn, parallel.start_s)
 
     async def retired(self, names: Iterable[str]) -> None:
-        """Wait until these groups, which have left the pool, have ended what they do, and their nodes are let go."""
+        """Wait until these groups, which have left the pool, have ended their work and released their nodes."""
         for name in names:
             if name in self._open:
                 await self._waiters.setdefault(name, asyncio.Event()).wait()
@@ -65,9 +65,10 @@ class Groups:
         await self._reach.settled()
 
     async def close(self) -> None:
-        """End everything on all of them; the first trouble is raised when all have been.
+        """Stop all services and close all executors; the first error is raised after all have been tried.
 
-        Of other machines it is not raised: it must not cost the report. What runs on a lost one ends by its lease.
+        An infrastructure error of another machine is not raised, because it must not cost the report: commands on a lost
+        machine end when their lease expires.
         """
         await asyncio.gather(*self._closing.values(), return_exceptions=True)
         stopped = await asyncio.gather(*(group.stop() for group in self._open.values()), return_exceptions=True)
@@ -88,13 +89,13 @@ class Groups:
         return made
 
     def _gone(self, member: Member[Measured]) -> None:
-        """A group that has left has ended its work: its service ends, and its nodes are let go."""
+        """Stop the service of a group that has left the pool, and release its nodes, in the background."""
         group = self._open.pop(member.name)
-        self._closing[group.name] = asyncio.create_task(self._let_go(group))
+        self._closing[group.name] = asyncio.create_task(self._release(group))
         if group.name in self._waiters:
             self._waiters.pop(group.name).set()
 
-    async def _let_go(self, group: ServiceRun[Measured]) -> None:
+    async def _release(self, group: ServiceRun[Measured]) -> None:
         with contextlib.suppress(SwarmTuneError):
             await group.stop()
         self._reach.let_go([e for e in group.nodes.executors if e is not self._local])
@@ -124,7 +125,7 @@ async def looked_after(
     clock: Clock,
     listen: Callable[[Event], None],
 ) -> AsyncIterator[None]:
-    """While the body runs, idle groups are looked at, and groups join and leave as the hostfile changes."""
+    """While the body runs, idle groups are checked, and groups join and leave as the hostfile changes."""
     parallel = plan.parallel
     if parallel is None:
         yield
@@ -140,7 +141,7 @@ async def looked_after(
 
 async def _follow(
     hostfile: ParallelConfig | None,
-    known: ParallelConfig,
+    current: ParallelConfig,
     groups: Groups,
     dispatcher: Dispatcher[Candidate, Measured],
     clock: Clock,
@@ -149,7 +150,7 @@ async def _follow(
     if hostfile is None or hostfile.hostfile is None:
         return
     path, pool = Path(hostfile.hostfile).expanduser(), dispatcher.pool
-    there = {place: g.group_id for place, g in by_place(known.service_groups).items()}
+    there = {place: g.group_id for place, g in by_place(current.service_groups).items()}
     stamp, serial = _stamp(path), len(there)
     while True:
         await clock.sleep(LOOK_AT_HOSTFILE_S)
@@ -159,33 +160,35 @@ async def _follow(
         try:
             wanted = by_place(hostfile.resolved().service_groups)
         except SwarmTuneError as error:
-            listen(Event("groups", clock.wall(), {"message": f"the hostfile is left as it was: {error.message}"}))
+            listen(
+                Event("groups", clock.wall(), {"message": f"the change of the hostfile is ignored: {error.message}"})
+            )
             continue
-        left = {place: there.pop(place) for place in there.keys() - wanted.keys()}
-        hosts = {node.host for ranks, _ in left for node in ranks}
+        removed = {place: there.pop(place) for place in there.keys() - wanted.keys()}
+        hosts = {node.host for ranks, _ in removed for node in ranks}
         new = {place: any(node.host in hosts for node in place[0]) for place in wanted if place not in there}
-        for name in left.values():
-            if name in pool.names:  # else it was left out before
+        for name in removed.values():
+            if name in pool.names:  # else it was dismissed before
                 dispatcher.leave(name, "it is no longer in the hostfile")
-        # A group that takes over a machine joins when the machine has been let go.
+        # A group that takes over a machine joins after the machine has been released.
         for place, takes_over in sorted(new.items(), key=lambda item: item[1]):
             if takes_over:
-                await groups.retired(left.values())
+                await groups.retired(removed.values())
             name = f"group{serial}"
             serial += 1
             there[place] = name
             pool.join(groups.of_nodes(wanted[place].model_copy(update={"group_id": name})))
             hosts_of = ", ".join(node.host for node in place[0])
             listen(Event("groups", clock.wall(), {"message": f"{name} joins: {hosts_of}"}))
-        await groups.retired(left.values())
+        await groups.retired(removed.values())
 
 
 def by_place(groups: Iterable[ServiceGroupConfig]) -> dict[tuple[tuple[NodeConfig, ...], int], ServiceGroupConfig]:
-    """The groups by their nodes, and which of those that share the same ones it is."""
-    found: dict[tuple[tuple[NodeConfig, ...], int], ServiceGroupConfig] = {}
+    """The groups by their nodes and their index among the groups on the same nodes."""
+    places: dict[tuple[tuple[NodeConfig, ...], int], ServiceGroupConfig] = {}
     for group in groups:
-        found[group.ranks, sum(ranks == group.ranks for ranks, _ in found)] = group
-    return found
+        places[group.ranks, sum(ranks == group.ranks for ranks, _ in places)] = group
+    return places
 
 
 def _of_infrastructure(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""What the measurements of one setting at several loads come to, those that were stopped early included. Pure."""
+"""Combines the measurements of one setting at several loads, those that were stopped early included. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from swarmtune.records import Measurement, Score
 from swarmtune.search.load import LoadPoint
 from swarmtune.tuner.planning.plan import Plan
 
-LEAST_BROKEN = 0.01  # relative: a stopped measurement is never as good as kept
+LEAST_BROKEN = 0.01  # relative: a stopped measurement is never feasible
 
 
 def score_of(objective: Objective, measurement: Measurement) -> Score:
-    """Its score; one that was stopped early breaks the promise it was stopped for, or ``cannot_win``.
+    """The score of a measurement; one that was stopped early breaks the SLO it was stopped for, or ``cannot_win``.
 
-    That violation is at least ``LEAST_BROKEN``; of ``cannot_win`` it is how far it stays behind, relative to the value to
-    beat. So the search learns a bound, and a stopped measurement never is a candidate.
+    That violation is at least ``LEAST_BROKEN``; for ``cannot_win`` it is the distance to the value to beat, relative to
+    that value. So the search learns a bound, and a stopped measurement never wins.
     """
     score, stop = objective.score(measurement), measurement.early_stop
     if stop is None or not stop.done:
@@ -29,7 +29,9 @@ def score_of(objective: Objective, measurement: Measurement) -> Score:
 
 
 def load_point(plan: Plan, measurement: Measurement, score: Score) -> LoadPoint:
-    """For the load search. The success rate enters as the share of failures, relative to what is allowed."""
+    """The measurement as a point of the load search. The success rate enters as the share of failures, relative to the
+    allowed share.
+    """
     violations, least = dict(score.violations), plan.objective.min_success_rate
     if "success_rate" in violations and least < 1:
         violations["success_rate"] = (1 - (1 - violations["success_rate"]) * least) / (1 - least) - 1
@@ -38,7 +40,7 @@ def load_point(plan: Plan, measurement: Measurement, score: Score) -> LoadPoint:
 
 
 def best_point(plan: Plan, measured: Sequence[Measurement]) -> tuple[Measurement, Score]:
-    """The best load's measurement and score; repetitions of a load are put together first, so that no luck wins."""
+    """The best load's measurement and score; repetitions of a load are averaged first, so that luck does not win."""
     by_load: dict[float, list[Measurement]] = {}
     for measurement in measured:
         by_load.setdefault(plan.load_value(measurement), []).append(measurement)
@@ -47,7 +49,9 @@ def best_point(plan: Plan, measured: Sequence[Measurement]) -> tuple[Measurement
 
 
 def together(several: Sequence[Measurement]) -> Measurement:
-    """Means of the metrics that all have, and all their blocks; if one completed nothing, that one: it has no latencies."""
+    """The mean of each metric that all measurements have, and all their blocks; if one completed no request, that one
+    alone, because it has no latencies.
+    """
     first = next((m for m in several if m.metrics.get("completed") == 0), several[0])
     if len(several) == 1 or first.metrics.get("completed") == 0:
         return first
@@ -62,9 +66,9 @@ def together(several: Sequence[Measurement]) -> Measurement:
 
 @dataclass(frozen=True)
 class Savings:
-    """What early stopping saved or would have: measurements, seconds of measurement, and decisions that were wrong.
+    """What early stopping saved or would have saved: measurements, seconds of measurement, and wrong decisions.
 
-    ``wrong`` and ``seconds_saved`` are of the measurements that went on to their end (mode report).
+    ``wrong`` and ``seconds_saved`` are about the measurements that went on to their end (mode report).
     """
 
     measurements: int = 0
@@ -76,7 +80,7 @@ class Savings:
 
     @property
     def sentence(self) -> str:
-        """For people."""
+        """A sentence for the report."""
         if self.stopped:
             return f"Early stopping ended {self.stopped} of {self.measurements} measurements."
         return (
@@ -85,13 +89,13 @@ class Savings:
         )
 
     def to_json(self) -> Mapping[str, float]:
-        """Plain data, with the share of the seconds."""
+        """Plain data, with the saved share of the seconds."""
         share = self.seconds_saved / self.seconds if self.seconds else 0.0
         return {**vars(self), "share_saved": round(share, 4)}
 
 
 def savings(objective: Objective, measured: Sequence[Measurement]) -> Savings:
-    """Over all measurements of the search."""
+    """What early stopping saved over all measurements of the search."""
     ended = [(m, m.early_stop) for m in measured if m.early_stop and not m.early_stop.done]
     return Savings(
         measurements=len(measured),
@@ -104,7 +108,7 @@ def savings(objective: Objective, measured: Sequence[Measurement]) -> Savings:
 
 
 def _wrong(objective: Objective, measurement: Measurement) -> bool:
-    """Does the whole measurement say other than its part did?"""
+    """Does the whole measurement contradict the early decision?"""
     stop, score = measurement.early_stop, objective.score(measurement)
     if stop is None:
         return False

@@ -1,4 +1,4 @@
-"""What an engine may ask a service while it starts."""
+"""The probe through which an engine checks a service that starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REQUEST_TIMEOUT_S = 20.0
 
 
 class HttpProbe:
-    """Asks the service at ``url``; reads the log through its handle."""
+    """Sends requests to the service at ``url``, and reads its log through its handle."""
 
     def __init__(self, url: str, handle: Handle, session: aiohttp.ClientSession) -> None:
         self._url = url
@@ -22,11 +22,11 @@ class HttpProbe:
         self._session = session
 
     async def get(self, path: str) -> Reply:
-        """GET; status 0 when nobody answers."""
+        """GET; status 0 without an answer."""
         return await self._ask("GET", path)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Reply:
-        """POST of a JSON body; status 0 when nobody answers."""
+        """POST of a JSON body; status 0 without an answer."""
         return await self._ask("POST", path, body)
 
     async def logs(self) -> str:

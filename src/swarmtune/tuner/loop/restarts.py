@@ -1,4 +1,4 @@
-"""Which services run where, and what it costs to start another (C7)."""
+"""The service that runs on each group, and the cost of starting another (C7)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from swarmtune.records import Command, Setting
 from swarmtune.search.base import Running
 from swarmtune.tuner.planning.plan import Plan
 
-PROBES = (0.02, 0.35, 0.65, 0.98)  # places in a field's range where its effect on the commands is looked at
-MEMORY = 9  # evaluations that an expectation rests on; their median, because a start may have waited for its nodes
+PROBES = (0.02, 0.35, 0.65, 0.98)  # places in a field's range at which its effect on the commands is tested
+MEMORY = 9  # evaluations whose median is the expected cost; the median, because a start may have waited for its nodes
 
 
 def free_fields(plan: Plan) -> frozenset[str]:
-    """The searched fields whose change leaves the commands of the service as they are, such as its number of users.
+    """The searched fields that do not change the commands of the service, such as the number of users.
 
-    One that has no effect on the baseline because its ``when`` does not hold there is not among them.
+    A field that has no effect on the baseline only because its ``when`` is false there does not count.
     """
     group, space = plan.groups[0], plan.space
     rest = space.encode(plan.baseline())
@@ -37,13 +37,13 @@ def free_fields(plan: Plan) -> frozenset[str]:
 
     try:
         return frozenset(d.name for i, d in enumerate(space.dimensions) if is_free(i))
-    except SwarmTuneError:  # the engine will say so when it is to start
+    except SwarmTuneError:  # the engine raises it again when the service is to start
         return frozenset()
 
 
 @dataclass
 class Restarts:
-    """Looks at what evaluations told. Groups are known by name; ``free``: see ``free_fields``."""
+    """Estimates the restart cost of each group from finished evaluations. ``free``: see ``free_fields``."""
 
     free: frozenset[str]
     _running: dict[str, Setting] = field(default_factory=dict)
@@ -51,9 +51,9 @@ class Restarts:
     _others_s: list[float] = field(default_factory=list)
 
     def ended(self, group: str, setting: Setting | None, seconds: float, facts: Mapping[str, Any]) -> None:
-        """An evaluation took ``seconds``; of ``facts`` count start_seconds (0: no start was needed) and waited_seconds.
+        """Record an evaluation of ``seconds``; ``facts`` gives start_seconds (0: no start was needed) and waited_seconds.
 
-        ``setting``: what runs there now; None: nothing.
+        ``setting``: the one whose service runs on the group now; None: no service runs.
         """
         self._running.pop(group, None)
         if setting is None:
@@ -65,7 +65,7 @@ class Restarts:
             self._starts_s.append(start_s)
 
     def on(self, group: str) -> Running | None:
-        """For the next question on this group; None while nothing runs there, or no setting can do without a restart."""
+        """The running service, for the next question on this group; None if none runs, or every setting needs a restart."""
         if not self.free or not self._starts_s or group not in self._running:
             return None
         start_s, other_s = median(self._starts_s[-MEMORY:]), median(self._others_s[-MEMORY:])

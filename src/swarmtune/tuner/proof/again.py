@@ -1,4 +1,4 @@
-"""Finished trials measured again, each on a group of its own choosing."""
+"""Re-measures finished trials, each on a given group."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from swarmtune.tuner.planning.plan import Plan
 
 
 class Again:
-    """Measures trials again, on the groups and into the study of the search."""
+    """Re-measures trials on the groups of the search, and records them in its study."""
 
     def __init__(self, plan: Plan, attempts: Attempts, dispatcher: Dispatcher[Any, Measured]) -> None:
         self._plan, self._attempts, self._dispatcher = plan, attempts, dispatcher
@@ -27,15 +27,16 @@ class Again:
         return self._dispatcher.pool.names
 
     def load_of(self, trial: Trial) -> float | None:
-        """The load that a trial was scored at; None without load search."""
+        """The load at which a trial was scored; None without load search."""
         return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
 
     async def measure(
         self, trial: Trial, name: str, kind: str, load: float | None, facts: Mapping[str, Any]
     ) -> AttemptResult:
-        """Measure a finished trial at this load on the group of this name; ``facts`` go out with the result.
+        """Measure a finished trial at this load on the group of this name; ``facts`` are emitted with the result.
 
-        BenchmarkExecutionError if that group cannot.
+        BenchmarkExecutionError if that group cannot measure it; every attempt is recorded. A cancelled call stops the
+        service.
         """
         failure: str | None = f"the group {name} has left"
         source = _OneTrial(self._attempts, trial, kind, load)
@@ -61,7 +62,7 @@ class Again:
 
 
 class _OneTrial:
-    """One trial as a source of work: every attempt at it is recorded."""
+    """One trial as the source of work for the dispatcher; every attempt at it is recorded."""
 
     def __init__(self, attempts: Attempts, trial: Trial, kind: str, load: float | None) -> None:
         self._attempts, self._trial, self._kind, self._load = attempts, trial, kind, load
@@ -83,8 +84,8 @@ class _OneTrial:
         self._evaluation = self._attempts.begin(self._trial.setting, group, loads, number=number, kind=self._kind)
         return self._evaluation
 
-    async def end(self, work: Work[Trial], group: Group, run: RunResult[Measured], verdict: Blame | None) -> bool:  # noqa: ARG002 - see Source
+    async def end(self, work: Work[Trial], group: Group, run: RunResult[Measured], fault: Blame | None) -> bool:  # noqa: ARG002 - see Source
         assert self._evaluation is not None  # noqa: S101 - it has begun
-        self.outcome = self._attempts.outcome(self._evaluation, run, verdict)
+        self.outcome = self._attempts.outcome(self._evaluation, run, fault)
         self._attempts.close(self._evaluation, group, self.outcome)
         return False

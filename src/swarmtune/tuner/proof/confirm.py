@@ -1,4 +1,4 @@
-"""Is the winner really better? Decisions on rounds in which finalists and baseline were measured again side by side."""
+"""Significance of the winner's gain, from rounds in which finalists and baseline were re-measured side by side."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from swarmtune.tuner.proof.paired import Blocks, Difference, difference, hochber
 Direction = Literal["maximize", "minimize"]
 
 NO_GAIN = "no significant gain"
-BASELINE_BREAKS = "the baseline breaks its promises, the winner keeps them"
+BASELINE_BREAKS = "the baseline breaks its SLOs, the winner keeps them"
 ABOVE_ZERO = "the 95 % interval of the gain lies above zero"
-BY_CHANCE = f"{ABOVE_ZERO}, but the best of several finalists would lie there by chance, too"
+BY_CHANCE = f"{ABOVE_ZERO}, but the best of several finalists may lie there by chance"
 ALPHA = 0.05
 
 
@@ -33,8 +33,10 @@ Round = Mapping[int, Observed]  # by trial number: all on one group, within one 
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How sure it is. ``gain_percent`` and ``ci95_percent`` are of the objective, positive = better, None = unknown."""
+class Significance:
+    """Is the gain significant, and why? ``gain_percent`` and ``ci95_percent`` are of the objective, positive = better,
+    None = unknown.
+    """
 
     significant: bool
     gain_percent: float | None
@@ -47,12 +49,12 @@ class Verdict:
 class Standing:
     """A finalist in the proof. ``over_baseline``: its gain; ``against_best``: its difference from the recommended setting.
 
-    ``tied``: not told apart from the recommended one (Holm-corrected over the finalists), never failed to start, and breaks
-    no promise clearly.
+    ``tied``: not distinguishable from the recommended one (Holm-corrected over the finalists), never failed to start, and
+    does not clearly break an SLO.
     """
 
     trial: int
-    keeps_promises: bool
+    keeps_slos: bool
     over_baseline: Difference
     against_best: Difference
     tied: bool
@@ -60,10 +62,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Proof:
-    """What came out: the trial to deploy (None: none can be recommended), how sure that is, and the finalists."""
+    """The result of the proof: the trial to deploy (None: none can be recommended), the significance, and the finalists."""
 
     best: int | None
-    verdict: Verdict
+    verdict: Significance
     finalists: tuple[Standing, ...] = ()
     groups: int = 0  # service groups that measured
     group_effects_percent: Mapping[str, float] = field(default_factory=dict)  # speed of each beside the mean of all
@@ -75,18 +77,18 @@ class Proof:
 
 
 def unproven(best: int | None, reason: str) -> Proof:
-    """Nothing was re-measured."""
-    return Proof(best, Verdict(False, None, None, 0, reason))
+    """A proof without re-measurements."""
+    return Proof(best, Significance(False, None, None, 0, reason))
 
 
 def judge(
     rounds: Sequence[Round], baseline: int, finalists: Sequence[int], direction: Direction, groups: int = 1
 ) -> Proof:
-    """The finalist that does best of those that keep their promises on average; the baseline if that is no better.
+    """The best finalist of those that keep their SLOs on average; the baseline if that finalist is no better.
 
-    A finalist that was dropped on the way was clearly worse, so those in all rounds come first.
+    A finalist that was dropped on the way was clearly worse, so finalists in all rounds come first.
     """
-    keepers = [n for n in finalists if keeps_promises(scores(rounds, n))]
+    keepers = [n for n in finalists if keeps_slos(scores(rounds, n))]
     over = {n: compare(rounds, n, baseline, direction) for n in finalists}
     best: int | None
     if keepers:
@@ -96,23 +98,23 @@ def judge(
         gain = verdict.gain_percent
         if gain is not None and gain <= 0 and not clearly_breaks(scores(rounds, baseline)):
             reason = f"the best finalist (trial {best}) came out {-gain:.1f} % worse than the baseline"
-            best, verdict = baseline, Verdict(False, None, None, verdict.rounds, reason)
+            best, verdict = baseline, Significance(False, None, None, verdict.rounds, reason)
     else:
-        best = baseline if keeps_promises(scores(rounds, baseline)) else None
-        verdict = Verdict(False, None, None, len(rounds), "the finalists broke their promises when measured again")
+        best = baseline if keeps_slos(scores(rounds, baseline)) else None
+        verdict = Significance(False, None, None, len(rounds), "the finalists broke their SLOs when measured again")
     return Proof(best, verdict, _standings(rounds, finalists, best, over, direction), groups)
 
 
 def still_open(rounds: Sequence[Round], contenders: Sequence[int], baseline: int, direction: Direction) -> list[int]:
-    """The contenders that another round may still decide on: without those that clearly break a promise or are clearly
-    worse than the best (95 %). The baseline always stays: all gains are counted from it.
+    """The contenders for another round: without those that clearly break an SLO or are clearly worse than the best
+    (95 %). The baseline always stays, because all gains are relative to it.
     """
-    left = [n for n in contenders if n == baseline or not clearly_breaks(scores(rounds, n))]
-    keepers = [n for n in left if keeps_promises(scores(rounds, n))]
+    candidates = [n for n in contenders if n == baseline or not clearly_breaks(scores(rounds, n))]
+    keepers = [n for n in candidates if keeps_slos(scores(rounds, n))]
     if not keepers:
-        return left
+        return candidates
     best = max(keepers, key=lambda n: level(rounds, n, direction))
-    return [n for n in left if n == baseline or not compare(rounds, n, best, direction).worse]
+    return [n for n in candidates if n == baseline or not compare(rounds, n, best, direction).worse]
 
 
 def compare(rounds: Sequence[Round], first: int, second: int, direction: Direction) -> Difference:
@@ -141,8 +143,10 @@ def group_effects(rounds: Sequence[Round], groups: Sequence[str], direction: Dir
                 values.append(value)
     if len(names) < 2 or not rows:
         return {}
-    found = np.linalg.lstsq(np.array(rows, dtype=float), np.array(values), rcond=None)[0][len(trials) :]
-    return {name: 100.0 * math.expm1(float(effect)) for name, effect in zip(names, found - found.mean(), strict=True)}
+    effects = np.linalg.lstsq(np.array(rows, dtype=float), np.array(values), rcond=None)[0][len(trials) :]
+    return {
+        name: 100.0 * math.expm1(float(effect)) for name, effect in zip(names, effects - effects.mean(), strict=True)
+    }
 
 
 def level(rounds: Sequence[Round], trial: int, direction: Direction) -> float:
@@ -156,8 +160,8 @@ def scores(rounds: Sequence[Round], trial: int) -> list[Score]:
     return [r[trial].score for r in rounds if trial in r]
 
 
-def keeps_promises(scores: Sequence[Score]) -> bool:
-    """Is each promise kept on average over the re-measurements?"""
+def keeps_slos(scores: Sequence[Score]) -> bool:
+    """Is each SLO kept on average over the re-measurements?"""
     names = {name for score in scores for name in score.violations}
     return bool(scores) and all(
         sum(score.violations.get(name, 0.0) for score in scores) / len(scores) <= 0 for name in names
@@ -165,7 +169,7 @@ def keeps_promises(scores: Sequence[Score]) -> bool:
 
 
 def clearly_breaks(scores: Sequence[Score]) -> bool:
-    """Is the mean violation of some promise above zero with 95 % confidence? One measurement alone never tells."""
+    """Is the mean violation of an SLO above zero with 95 % confidence? A single measurement is never enough."""
     names = {name for score in scores for name in score.violations}
     count = len(scores)
     if count < 2:
@@ -179,7 +183,7 @@ def clearly_breaks(scores: Sequence[Score]) -> bool:
     return False
 
 
-def _verdict(gain: Difference, p: float, rounds: Sequence[Round], baseline: int) -> Verdict:
+def _verdict(gain: Difference, p: float, rounds: Sequence[Round], baseline: int) -> Significance:
     """``p`` is corrected for the choice of the winner among the finalists, on these same rounds."""
     above = gain.ci95_percent is not None and gain.ci95_percent[0] > 0
     if clearly_breaks(scores(rounds, baseline)):
@@ -190,7 +194,7 @@ def _verdict(gain: Difference, p: float, rounds: Sequence[Round], baseline: int)
         significant, reason = (True, ABOVE_ZERO) if p < ALPHA else (False, BY_CHANCE)
     else:
         significant, reason = False, NO_GAIN
-    return Verdict(significant, gain.gain_percent, gain.ci95_percent, gain.rounds, reason)
+    return Significance(significant, gain.gain_percent, gain.ci95_percent, gain.rounds, reason)
 
 
 def _standings(
@@ -209,7 +213,7 @@ def _standings(
         works = all(score.value is not None for score in seen) and not clearly_breaks(seen)
         return n in adjusted and best is not None and adjusted[n] >= ALPHA and works
 
-    return tuple(Standing(n, keeps_promises(scores(rounds, n)), over[n], against[n], tied(n)) for n in finalists)
+    return tuple(Standing(n, keeps_slos(scores(rounds, n)), over[n], against[n], tied(n)) for n in finalists)
 
 
 def _log(score: Score, direction: Direction) -> float:

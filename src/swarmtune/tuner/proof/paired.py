@@ -1,9 +1,9 @@
-"""How much better is one setting than another? Intervals of measurements that were taken side by side.
+"""Confidence intervals of the gain of one setting over another, from paired measurements.
 
-A round measures both settings on one group within one stretch of time, so whatever the group and the hour do to both
-cancels in the ratio of the two. Two intervals of the mean log ratio over rounds are made, and the wider one counts:
+A round measures both settings on one group within one span of time, so effects of the group and of the hour cancel in
+the ratio of the two. Two intervals of the mean log ratio over rounds are computed, and the wider one counts:
 
-- Student's t on the log ratios of the rounds (log-normal noise). Exact with few rounds, blind to what is inside them.
+- Student's t on the log ratios of the rounds (log-normal noise). Exact with few rounds, but ignores noise inside them.
 - A hierarchical block bootstrap: rounds are drawn with replacement, and inside each drawn round stretches of consecutive
   blocks of each measurement (circular block bootstrap: Politis & Romano 1992), so that autocorrelation is kept. Alone it
   covers too little with few rounds (Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90:414).
@@ -27,9 +27,9 @@ Blocks = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one setting from another over ``rounds``: gain and 95 % interval in percent (positive = better; None = unknown).
+    """Difference of two settings over ``rounds``: gain and 95 % interval in percent (positive = better; None = unknown).
 
-    ``p`` is two-sided, 1 where nothing is known.
+    ``p`` is two-sided, 1 without data.
     """
 
     rounds: int
@@ -44,7 +44,7 @@ class Difference:
 
 
 def difference(logs: Sequence[float], blocks: Sequence[Blocks] = ()) -> Difference:
-    """From the log ratio of each round (positive = better) and, where known, the blocks of both its measurements."""
+    """The difference from the log ratio of each round (positive = better) and, where known, both measurements' blocks."""
     count = len(logs)
     if not count:
         return Difference(0)
@@ -88,8 +88,8 @@ def bootstrap(logs: Sequence[float], blocks: Sequence[Blocks] = ()) -> NDArray[n
         chosen = rounds == number
         count = int(np.count_nonzero(chosen))
         drawn[chosen] += _block_noise(first, count, rng) - _block_noise(second, count, rng)
-    found: NDArray[np.float64] = drawn.mean(axis=1)
-    return found
+    means: NDArray[np.float64] = drawn.mean(axis=1)
+    return means
 
 
 def _block_noise(values: Sequence[float], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -99,8 +99,8 @@ def _block_noise(values: Sequence[float], count: int, rng: np.random.Generator) 
         return np.zeros(count)
     circle = np.append(blocks, blocks[: STRETCH - 1])
     means = np.convolve(circle, np.full(STRETCH, 1 / STRETCH), "valid") / blocks.mean() - 1
-    found: NDArray[np.float64] = means[rng.integers(len(means), size=(count, len(blocks) // STRETCH))].mean(axis=1)
-    return found
+    noise: NDArray[np.float64] = means[rng.integers(len(means), size=(count, len(blocks) // STRETCH))].mean(axis=1)
+    return noise
 
 
 def holm(ps: Sequence[float]) -> list[float]:

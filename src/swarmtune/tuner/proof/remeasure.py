@@ -1,6 +1,6 @@
-"""The proof: finalists and baseline are measured again side by side, round after round, until it is clear who is best.
+"""The proof: finalists and baseline are re-measured side by side, round after round, until the best is clear.
 
-All that is decided here follows from the study: a proof that was interrupted goes on, and repeats nothing.
+All decisions follow from the study: a proof that was interrupted resumes, and repeats nothing.
 """
 
 from __future__ import annotations
@@ -19,21 +19,24 @@ from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.again import Again
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
 
-Rounds = list[dict[int, Remeasured]]  # one entry per round: what each trial came to
+Rounds = list[dict[int, Remeasured]]  # one entry per round: the re-measurement of each trial
 
 
 class Remembers(Protocol):
-    """What the proof needs of a store."""
+    """What the proof needs from a study."""
 
     def confirmations(self) -> list[Remeasured]: ...
 
 
 async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[Trial]) -> tuple[Proof, Rounds]:
-    """Which of the finished trials to deploy and how sure that is, with the re-measurements that say so."""
+    """The trial to deploy, the significance of its gain, and the re-measurements behind both.
+
+    After a cancelled or failed call the re-measurements so far are in the study; the next call continues from them.
+    """
     ranked = finalists_of(plan, complete)
     baseline = next((t for t in complete if t.setting.origin == "baseline"), None)
     if not ranked:
-        return unproven(None, "no setting kept the promises"), []
+        return unproven(None, "no setting kept the SLOs"), []
     if baseline is None or plan.confirm == 0:
         return unproven(ranked[0].number, "nothing was re-measured"), []
     rivals = [t for t in ranked if t.setting.key != baseline.setting.key][: plan.finalists]
@@ -55,29 +58,29 @@ async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[T
 
 
 def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
-    """One trial for each setting that may be deployed, the search's favourite first: the baseline, if it is one, and
-    ``plan.finalists`` others.
+    """One trial for each setting that may be deployed, the search's favourite first: at most ``plan.finalists`` + 1, so
+    that the baseline may be among them.
 
-    Of several trials of one setting it is the one with the (lower) median load. Of several objectives the first counts.
-    A setting whose measurements were all stopped early is none: a bound is no value.
+    Of several trials of one setting, the one with the (lower) median load. Of several objectives, the first ranks.
+    A setting whose measurements were all stopped early is left out, because it has only a bound.
     """
     rows = [(t.setting, replace(t.score, values={})) for t in complete if t.score is not None]
-    found = []
+    finalists = []
     for setting in deployable(plan.space, rows, len(rows)):
         same = [
             t for t in complete if t.setting.key == setting.key and t.measurement and not t.measurement.stopped_early
         ]
         same.sort(key=lambda t: plan.load_value(t.measurement) if t.measurement else 0.0)
-        found += same[(len(same) - 1) // 2 :][:1]
-    return found[: plan.finalists + 1]
+        finalists += same[(len(same) - 1) // 2 :][:1]
+    return finalists[: plan.finalists + 1]
 
 
 class Remeasurement:
-    """Contenders measured again in rounds, as many at a time as there are groups.
+    """Re-measures the contenders in rounds, as many rounds at a time as there are groups.
 
-    A round measures everyone once on one group; a group that fails leaves the whole round to the next one. Order: A B C,
-    C B A, B C A, A C B, ..., so that drift hits all alike. Who is clearly beaten is left out of later rounds, and so is a
-    finalist that no group can measure.
+    A round measures every contender once on one group; if a group fails, the next group repeats the whole round. Order:
+    A B C, C B A, B C A, A C B, ..., so that drift affects all alike. A contender that is clearly beaten is left out of
+    later rounds, and so is a finalist that no group can measure.
     """
 
     def __init__(
@@ -92,24 +95,24 @@ class Remeasurement:
         """``loads``: by trial number; None without load search."""
         self._plan, self._again, self._loads, self._baseline = plan, again, loads, baseline
         self._numbers = [t.number for t in contenders]
-        self._left = list(contenders)
+        self._contenders = list(contenders)
         self._lost: set[int] = set()
         self._rounds = _recorded(store, self._numbers, plan.confirm)
         self._groups = {name: asyncio.Lock() for name in again.group_names}
 
     async def run(self) -> Rounds:
-        """The rounds that were needed. BenchmarkExecutionError if the baseline cannot be measured, or no finalist can."""
+        """Measure and return the rounds. BenchmarkExecutionError if the baseline or all finalists cannot be measured."""
         most, width = self._plan.confirm, len(self._groups)
         for first in range(0, most, width):
             wave = range(first, min(first + width, most))
             await _together([self._round(number) for number in wave])
             done = self._rounds[: wave.stop]
-            self._left = [t for t in self._left if t.number not in self._lost]
+            self._contenders = [t for t in self._contenders if t.number not in self._lost]
             if wave.stop >= 2:
-                seen, numbers = [_observed(self._plan, r) for r in done], [t.number for t in self._left]
+                seen, numbers = [_observed(self._plan, r) for r in done], [t.number for t in self._contenders]
                 open_ = still_open(seen, numbers, self._baseline, self._plan.objective.direction)
-                self._left = [t for t in self._left if t.number in open_]
-            if all(t.number == self._baseline for t in self._left):
+                self._contenders = [t for t in self._contenders if t.number in open_]
+            if all(t.number == self._baseline for t in self._contenders):
                 return done
         return self._rounds
 
@@ -123,29 +126,29 @@ class Remeasurement:
                 return
 
     async def _on_group(self, number: int, group: str, last: bool) -> None:
-        found = self._rounds[number]
-        if any(t.number not in found and t.number not in self._lost for t in self._left):
-            # what another group measured is no fair half of a round
-            found = self._rounds[number] = {n: one for n, one in found.items() if one.group == group}
-        for trial in in_order(self._left, number):
-            if trial.number in found or trial.number in self._lost:
+        results = self._rounds[number]
+        if any(t.number not in results and t.number not in self._lost for t in self._contenders):
+            # measurements of another group cannot be compared within this round
+            results = self._rounds[number] = {n: one for n, one in results.items() if one.group == group}
+        for trial in in_order(self._contenders, number):
+            if trial.number in results or trial.number in self._lost:
                 continue
-            kind, said = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
+            kind, facts = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
             load = self._loads.get(trial.number)
             try:
-                outcome = await self._again.measure(trial, group, kind, load, said)
+                outcome = await self._again.measure(trial, group, kind, load, facts)
             except BenchmarkExecutionError:
                 others = {*self._numbers} - {self._baseline, trial.number}
-                alone = not found and not last  # nobody was measured on this group: it may be the group
+                alone = not results and not last  # no contender was measured on this group: the group may be to blame
                 if alone or trial.number == self._baseline or self._lost >= others:
                     raise
                 self._lost.add(trial.number)
                 continue
-            found[trial.number] = Remeasured(kind, trial.number, group, outcome)
+            results[trial.number] = Remeasured(kind, trial.number, group, outcome)
 
 
 def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
-    """Who is measured when in a round: rotated by one every second round, odd rounds backwards."""
+    """The order of the contenders in a round: rotated by one every second round, odd rounds backwards."""
     turn = number // 2 % len(contenders) if contenders else 0
     turned = [*contenders[turn:], *contenders[:turn]]
     return turned[::-1] if number % 2 else turned
@@ -160,8 +163,8 @@ async def _fair_load(again: Again, store: Remembers, baseline: Trial, winner: Tr
     if own is None or other is None or own == other or baseline.score is None:
         return own
     kind = fair_load_of(winner.number)
-    known = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
-    outcome = known
+    recorded = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
+    outcome = recorded
     for name in again.group_names:
         if outcome is None:
             with contextlib.suppress(BenchmarkExecutionError):
@@ -190,7 +193,7 @@ def _one(plan: Plan, outcome: AttemptResult) -> Observed:
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """All at once; if one fails the others are cancelled, and its reason is raised."""
+    """Run all concurrently; if one fails, the others are cancelled and its error is raised."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""Earlier studies, read without writing a byte to them."""
+"""Reads earlier studies without writing a byte to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from swarmtune.study.tables import SCHEMA_VERSION
 
 @dataclass(frozen=True)
 class EarlierStudy:
-    """A study as it lies there: its finished trials in order. ``busy``: a live tuner works on it."""
+    """An earlier study with its finished trials in order. ``busy``: a live tuner owns it."""
 
     name: str
     place: str
@@ -24,7 +24,7 @@ class EarlierStudy:
 
 
 def read_studies(place: str, now: float) -> list[EarlierStudy]:
-    """All studies of a database (a path or an address), newest first. StoreError says why it is of no use."""
+    """All studies of a database (a path or an address), newest first. StoreError says why it cannot be used."""
     with reading(place) as reader:
         heads = reader.heads()
         if not heads:

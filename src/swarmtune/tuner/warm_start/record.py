@@ -1,6 +1,6 @@
-"""What earlier studies teach a new one, on its own scale.
+"""The results that a new study takes from earlier ones, rescaled to its own baseline.
 
-Decided once, when a study starts (similar.py), and written into the study; from then on it is read from there.
+Chosen once, when a study starts (similar.py), and recorded in the study; a resumed study reads them from there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from swarmtune.records import Score, Setting, from_plain, to_plain
 from swarmtune.search.base import Earlier
 
 WARM_START = "warm_start"  # the kind of the event that holds it
-UNSCALED = ("success_rate", "start_failure", "cannot_win")  # violations that are no ratio of a metric and its limit
+UNSCALED = ("success_rate", "start_failure", "cannot_win")  # violations that are not ratios of a metric and its limit
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A result of an earlier study in the space of this one. ``anchor``: what this study's baseline came to there; None:
-    the studies are alike, and the result counts as it is.
+    """A result of an earlier study in the space of this one. ``anchor``: score of our baseline in the earlier study, used
+    to rescale; None: the studies are alike, and the result counts unchanged.
     """
 
     setting: Setting
@@ -31,7 +31,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Source:
-    """A study that results were taken from, and in what it differs."""
+    """A study from which results were taken, and its differences from this one."""
 
     study: str
     place: str
@@ -42,7 +42,7 @@ class Source:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What was taken; ``first`` is measured right after the user's own settings; ``notices``: what could not be used."""
+    """The results taken; ``first``: settings to measure right after the user's own; ``notices``: studies left out."""
 
     results: tuple[Taken, ...] = ()
     first: tuple[Setting, ...] = ()
@@ -50,17 +50,17 @@ class WarmStart:
     notices: tuple[str, ...] = ()
 
     def learned(self, baseline: Score) -> list[Earlier]:
-        """The results on the scale of this study, whose baseline came to this score."""
-        found = []
+        """The results on the scale of this study, whose baseline has this score."""
+        results = []
         for taken in self.results:
             score = taken.score if taken.anchor is None else scaled(taken.score, taken.anchor, baseline)
             if score is not None:
-                found.append(Earlier(taken.setting, score, taken.weight))
-        return found
+                results.append(Earlier(taken.setting, score, taken.weight))
+        return results
 
     @property
     def sentence(self) -> str:
-        """For people: what was taken from where. Empty if there is nothing."""
+        """A sentence for people: the number of results taken from each study. Empty if none was taken."""
         shown = [
             f"{s.results} results of {s.study}"
             + (f" (other {', other '.join(s.differs)}: weight {s.weight:.2g})" if s.differs else "")
@@ -134,6 +134,6 @@ def scaled(score: Score, anchor: Score, baseline: Score) -> Score | None:
 
 
 def _factor(before: float, after: float) -> float | None:
-    """By what one becomes the other; None if no positive finite number does it."""
+    """The factor from ``before`` to ``after``; None if it is not positive and finite."""
     factor = after / before if before else math.nan
     return factor if math.isfinite(factor) and factor > 0 else None

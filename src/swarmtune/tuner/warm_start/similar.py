@@ -1,4 +1,4 @@
-"""Which results of earlier studies count in a new one, and how much."""
+"""Chooses the results of earlier studies that count in a new one, and their weights."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MAY_DIFFER = {
     "configuration": ("service",),
 }
 WEIGHT_PER_DIFFERENCE = 0.3  # a result of a study that differs in two of these counts 0.09
-MOST_RESULTS = 200  # those that count most, of the newest studies: a model of thousands of results would be slow
+MOST_RESULTS = 200  # those of the highest weight, newest studies first: a model of thousands of results would be slow
 FIRST = 2  # earlier settings that are measured right after the user's own
 
 
 def circumstances(plan: Plan) -> dict[str, Any]:
-    """What later studies compare themselves with. It belongs to the fingerprint and never keeps a study from going on."""
+    """The circumstances that later studies compare with theirs. Part of the fingerprint, but never a reason to refuse."""
     return {
         "hardware": hardware.fingerprint() if plan.parallel is None else _nodes(plan),
         "engine_version": plan.engine.version,
@@ -41,12 +41,12 @@ def circumstances(plan: Plan) -> dict[str, Any]:
 
 
 def _nodes(plan: Plan) -> dict[str, Any]:
-    """Other machines are alike as far as we know when they are the same ones."""
+    """Remote machines by host and device count: only the same machines count as the same hardware."""
     return {"nodes": sorted({f"{n.host}: {len(n.devices)} devices" for g in plan.groups for n in g.nodes})}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """In what two studies' fingerprints differ; None if the results of one say nothing about the other."""
+    """The differences of two studies' fingerprints; None if the results of one say nothing about the other."""
     ours = json.loads(json.dumps(ours))
     if any(ours.get(key) != theirs.get(key) for key in MUST_AGREE):
         return None
@@ -54,7 +54,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str
 
 
 def gather(plan: Plan, fingerprint: Mapping[str, Any], own_name: str, now: float) -> WarmStart:
-    """Everything that earlier studies have to say. ``own_name``: of the new study, which teaches itself nothing."""
+    """The results of all earlier studies. ``own_name``: the new study, which is left out."""
     taken: list[tuple[float, float, list[Taken], Source]] = []
     notices = []
     for place, named in _places(plan):
@@ -79,17 +79,17 @@ def gather(plan: Plan, fingerprint: Mapping[str, Any], own_name: str, now: float
 
 
 def best(plan: Plan, results: Sequence[Taken]) -> tuple[Setting, ...]:
-    """The settings worth a measurement here: the best that kept the promises, of the studies most alike first."""
-    known = {plan.baseline().key, *(s.key for s in plan.user_settings)}
-    kept = [t for t in results if t.score.feasible and t.setting.key not in known]
+    """The settings worth a measurement here: the best that kept the SLOs, of the studies most alike first."""
+    first_settings = {plan.baseline().key, *(s.key for s in plan.user_settings)}
+    kept = [t for t in results if t.score.feasible and t.setting.key not in first_settings]
     kept.sort(key=lambda t: (-t.weight, t.score.loss / abs(t.anchor.loss) if t.anchor else t.score.loss))
     return tuple(replace(t.setting, origin=f"earlier:{i}") for i, t in enumerate(kept[:FIRST], 1))
 
 
 def in_space(space: Space, values: Mapping[str, Value], their_baseline: Mapping[str, Value]) -> Setting | None:
-    """The setting of this space that a setting of another was; None if there is none that is legal.
+    """The setting of this space that corresponds to a setting of another; None if there is no legal one.
 
-    A field that is only there must have its baseline's value, as it has here; one that is only here has ours.
+    A field that exists only there must have its baseline value; one that exists only here gets our baseline value.
     """
     shared = {f.name for f in space.fields} & values.keys()
     if any(values[name] != their_baseline.get(name) for name in values.keys() - shared):
@@ -128,7 +128,7 @@ def _different(results: Sequence[Taken]) -> list[Taken]:
 
 
 def _places(plan: Plan) -> Iterator[tuple[str, bool]]:
-    """Databases to look into, and whether the user named them."""
+    """The databases to search, and whether the user named them."""
     if plan.earlier is None:
         yield from ((str(path.resolve()), False) for path in sorted(plan.output.glob(f"*/{DATABASE}")))
         return
@@ -152,5 +152,5 @@ def _reason(study: EarlierStudy, differs: tuple[str, ...] | None) -> str:
 
 
 def _shown(place: str) -> str:
-    """A place without a password."""
+    """A place for messages, without a password."""
     return place if "://" not in place else shown_url(place)
