@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import AttemptResult, Group, Measurement, Score, Setting, Trial, TrialState
+from swarmtune.records import (
+    AttemptResult,
+    Group,
+    Measurement,
+    Score,
+    Setting,
+    Trial,
+    TrialFailedFacts,
+    TrialFinishedFacts,
+    TrialRetriedFacts,
+    TrialStartedFacts,
+    TrialState,
+)
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.budget import Budget
 from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
@@ -130,11 +141,14 @@ class Coordinator:
         evaluation = self._attempts.begin(candidate.setting, group, loads, number=candidate.number)
         candidate.evaluation, candidate.number = evaluation, evaluation.attempt.trial_number
         self.budget.begin(group)
-        facts = {"setting": dict(candidate.setting.values), "attempt": work.attempts + 1}
-        origin = candidate.setting.origin
-        self._attempts.emit(
-            "trial_started", {"trial": candidate.number, "origin": origin, "group": group.name, **facts}
-        )
+        facts: TrialStartedFacts = {
+            "trial": evaluation.attempt.trial_number,
+            "origin": candidate.setting.origin,
+            "group": group.name,
+            "setting": dict(candidate.setting.values),
+            "attempt": work.attempts + 1,
+        }
+        self._attempts.emit("trial_started", facts)
         return evaluation
 
     async def end(self, work: Work[Candidate], group: Group, run: RunResult[Measured], fault: Blame | None) -> bool:
@@ -148,17 +162,18 @@ class Coordinator:
         gave_up = outcome.score is None and work.tries >= self._plan.max_attempts
         self._attempts.close(evaluation, group, replace(outcome, gave_up=gave_up))
         if gave_up:
-            self._give_up(candidate, outcome)
+            self._give_up(candidate, evaluation.attempt.trial_number, outcome)
             return False
-        number = candidate.number
+        number = evaluation.attempt.trial_number
         if outcome.score is None:
-            facts = {"attempt": work.attempts, "failure": outcome.failure, "group": group.name}
-            self._attempts.emit("trial_retried", {"trial": number, **facts})
+            retried: TrialRetriedFacts = {
+                "trial": number, "attempt": work.attempts, "failure": outcome.failure, "group": group.name
+            }  # fmt: skip
+            self._attempts.emit("trial_retried", retried)
             return candidate.setting.key in self._pending
         self._give_ups = 0
         self._tell(candidate.setting, outcome.score, outcome.measurement)
-        spent = {"accelerator_seconds": round(self.budget.accelerator_s, 3)}
-        self._attempts.emit("trial_finished", {"trial": number, **_result(outcome), **spent})
+        self._attempts.emit("trial_finished", _finished(number, outcome, self.budget.accelerator_s))
         return False
 
     def _given(self) -> tuple[Setting, ...]:
@@ -174,10 +189,11 @@ class Coordinator:
             self._best = score
             self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None
 
-    def _give_up(self, candidate: Candidate, outcome: AttemptResult) -> None:
+    def _give_up(self, candidate: Candidate, number: int, outcome: AttemptResult) -> None:
         """Give up a trial after too many infrastructure failures: no score; another setting takes its place."""
         setting = candidate.setting
-        self._attempts.emit("trial_failed", {"trial": candidate.number, "failure": outcome.failure})
+        facts: TrialFailedFacts = {"trial": number, "failure": outcome.failure}
+        self._attempts.emit("trial_failed", facts)
         self._pending.pop(setting.key, None)
         self._lost.append(replace(setting, origin=""))
         self._opened -= 1
@@ -190,12 +206,14 @@ class Coordinator:
             )
 
 
-def _result(outcome: AttemptResult) -> dict[str, Any]:
+def _finished(number: int, outcome: AttemptResult, accelerator_s: float) -> TrialFinishedFacts:
     score = outcome.score
     return {
+        "trial": number,
         "value": score.value if score else None,
         "feasible": bool(score and score.feasible),
         "violations": {k: v for k, v in score.violations.items() if v > 0} if score else {},
         "failure": outcome.failure,
         "load": dict(outcome.measurement.load) if outcome.measurement else {},
+        "accelerator_seconds": round(accelerator_s, 3),
     }

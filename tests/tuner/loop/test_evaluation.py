@@ -1,0 +1,126 @@
+"""What is done with a service that is ready, in virtual time: loads, repeats, time limits, and who is to blame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.tuner.loop.test_coordinator import plan
+
+from swarmtune.clock import VirtualClock
+from swarmtune.errors import BenchmarkExecutionError, BenchmarkParseError, Culprit, SimulatorHealthCheckError
+from swarmtune.execution.executors.base import Handle
+from swarmtune.fleet.job import Service
+from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.records import Attempt, Command, Group, Measurement
+from swarmtune.search.load import LoadSearch
+from swarmtune.testing.virtual import Life, VirtualExecutor, VirtualHandle
+from swarmtune.tuner.loop.evaluation import ANY_LOAD, Bench, Evaluation, Loads, Measured
+
+GOOD = Measurement({"request_goodput": 5.0, "p95_ttft_ms": 100.0, "success_rate": 1.0, "completed": 10.0})
+
+
+class Results(SwarmtuneBenchmark):
+    """Our load generator, whose files are made up: one measurement after the other."""
+
+    results: Iterator[Measurement]
+
+    def read(self, directory: Path) -> Measurement:
+        return next(self.results)
+
+
+class Bed:
+    """An evaluation, and a service that it may use."""
+
+    def __init__(self, *results: Measurement, life: Life | None = None, ready: bool = True, **changes: Any) -> None:
+        self.clock = VirtualClock()
+        benchmark = Results(LoadgenOptions())
+        benchmark.results = iter(results)
+        changes = {"load_search": None, "evaluation_timeout_s": 60.0, **changes}
+        self.plan = plan(benchmark=benchmark, **changes)
+        self.executor = VirtualExecutor(self.clock, lambda _: life or Life(10.0))
+        self.kept: list[Measurement] = []
+        self.phases: list[str] = []
+        attempt = Attempt(7, 3, self.plan.baseline(), "g", "mark")
+        bench = Bench(self.executor, self.clock, Path("study/attempts"))
+        self.job = Evaluation(self.plan, attempt, bench, lambda kind, _: self.phases.append(kind), self.kept.append)
+        self.job.started_at = self.clock.monotonic()
+        service: Handle = VirtualHandle(Command(("serve",)), Life(), self.clock, 0.0)
+        self.service = Service(Group("g", port=8000), service)
+
+        async def answers(_: Service) -> bool:
+            return ready
+
+        self.job.ready = answers  # type: ignore[method-assign]
+
+    async def use(self, loads: Loads = ANY_LOAD) -> Measured:
+        self.job.loads = loads
+        return await self.job.use(self.service)
+
+
+async def test_one_load_is_measured_marked_and_kept() -> None:
+    bed = Bed(GOOD)
+    done = await bed.use()
+    assert (done.score.value, done.load_points) == (5.0, 1)
+    assert bed.kept == [done.measurement]
+    assert bed.phases == ["load"]
+    (handle,) = bed.executor.started
+    assert handle.command.directory == "study/attempts/0003-7/load-0"
+    assert handle.command.env["SWARMTUNE_TOKEN"] == "mark-load"
+
+
+async def test_an_invalid_measurement_is_repeated_and_never_used() -> None:
+    invalid = replace(GOOD, valid=False, reasons=("the loop lagged",))
+    bed = Bed(invalid, GOOD)
+    assert (await bed.use()).measurement.valid
+    assert [Path(h.command.directory).name for h in bed.executor.started] == ["load-0", "load-0-again-1"]
+    hopeless = Bed(invalid, invalid, invalid)
+    with pytest.raises(
+        BenchmarkExecutionError, match="rejected its own measurement 3 times: the loop lagged"
+    ) as caught:
+        await hopeless.use()
+    assert caught.value.culprit is Culprit.INFRASTRUCTURE
+    assert hopeless.kept == []
+
+
+async def test_several_loads_on_one_service_and_the_best_of_them() -> None:
+    better = replace(GOOD, metrics={**GOOD.metrics, "request_goodput": 9.0})
+    late = replace(GOOD, metrics={**GOOD.metrics, "p95_ttft_ms": 900.0})
+    bed = Bed(GOOD, better, late, late, late, load_search=LoadSearch(1, 64, 4, points=3))
+    done = await bed.use(Loads(start=4.0))
+    assert done.score.value == 9.0
+    assert done.load_points == len(bed.kept) == 3
+    assert {measurement.load["concurrency"] for measurement in bed.kept} > {4.0}
+
+
+async def test_a_load_that_does_not_end_is_the_settings_fault_and_is_stopped() -> None:
+    bed = Bed(GOOD, life=Life())
+    with pytest.raises(SimulatorHealthCheckError, match="particles_time_out = 60 s") as caught:
+        await bed.use()
+    assert caught.value.culprit is Culprit.SETTING
+    assert bed.executor.running == []
+    assert 60.0 <= bed.clock.monotonic() - bed.job.started_at <= 61.0
+
+
+async def test_a_load_generator_that_fails_is_blamed_only_while_the_service_answers() -> None:
+    failed = Life(3.0, 2, "no such file")
+    with pytest.raises(BenchmarkExecutionError, match="ended with code 2: no such file"):
+        await Bed(GOOD, life=failed).use()
+    with pytest.raises(SimulatorHealthCheckError, match="no longer answers") as caught:
+        await Bed(GOOD, life=failed, ready=False).use()
+    assert caught.value.details == {"cause": "hang"}
+
+
+async def test_a_result_that_cannot_be_read_is_an_error_of_ours() -> None:
+    bed = Bed()
+
+    def unreadable(directory: Path) -> Measurement:
+        raise PermissionError(13, "denied")
+
+    bed.plan.benchmark.read = unreadable  # type: ignore[method-assign]
+    with pytest.raises(BenchmarkParseError, match="the result cannot be read"):
+        await bed.use()
