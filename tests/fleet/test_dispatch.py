@@ -100,10 +100,15 @@ class Numbers:
         self.todo = list(range(count))
         self.expected = expected
         self.most_tries = most_tries
+        self.resumed = False
         self.results: dict[int, str] = {}
         self.failed: dict[int, str] = {}
         self.given_up: dict[int, str] = {}
         self.attempts: Counter[int] = Counter()
+
+    @property
+    def has_results(self) -> bool:
+        return self.resumed or bool(self.results)
 
     @property
     def more(self) -> bool:
@@ -235,6 +240,72 @@ async def test_memory_gets_more_patience_than_other_causes() -> None:
 async def test_a_few_pieces_that_all_fail_end_the_run_too() -> None:
     with pytest.raises(SimulatorStartError, match="No service has become ready on any group"):
         await Fleet(only=crashes()).run(Numbers(1))
+
+
+async def test_the_last_piece_of_a_resumed_study_may_fail() -> None:
+    """Nothing has served in this run, but in an earlier one: the run must end, whatever the last piece does."""
+    source = Numbers(1)
+    source.resumed = True
+    done = await Fleet(a=crashes(), b=crashes()).run(source)
+    assert (list(done.failed), done.attempts[0] <= 3) == ([0], True)
+
+
+async def test_what_failed_in_an_earlier_run_is_tried_again() -> None:
+    fleet = Fleet(only=crashes())
+    with pytest.raises(SimulatorStartError):
+        await fleet.run(Numbers(5))
+    assert fleet.dispatcher.pool.counts.busy == 0
+    fleet.members["only"].behaviour = serves(5.0)
+    await fleet.clock.sleep(120.0)
+    assert len((await fleet.run(Numbers(5))).results) == 5
+
+
+async def test_work_does_not_go_round_for_ever_when_the_only_good_group_is_dead() -> None:
+    """One group has served and is gone, the other answers and never serves: the work is given up by its source."""
+    fleet = Fleet(good=serves(10.0), bad=crashes(1.0))
+
+    async def storm() -> None:
+        await fleet.clock.sleep(15.0)
+        fleet.members["good"].behaviour = unreachable()
+        while True:  # health checks: the dead one does not answer, the bad one does
+            await fleet.clock.sleep(30.0)
+            for name, ok in (("good", False), ("bad", True)):
+                fleet.dispatcher.pool.checked(fleet.members[name], ok)
+
+    source, storming = Numbers(4), asyncio.create_task(storm())
+    await fleet.run(source)
+    storming.cancel()
+    assert len(source.results) + len(source.given_up) + len(source.failed) == 4
+    assert source.given_up
+
+
+async def test_a_group_that_left_does_not_keep_the_others_from_being_hopeless() -> None:
+    fleet = Fleet(gone=serves(10.0), sick=crashes())
+
+    async def change() -> None:
+        await fleet.clock.sleep(12.0)
+        fleet.dispatcher.leave("gone", "asked to")
+
+    source = Numbers(60)
+    with pytest.raises(SimulatorStartError, match="missing library"):
+        await asyncio.gather(change(), fleet.run(source))
+    assert source.attempts.total() < 20
+
+
+async def test_a_lost_start_is_no_first_opinion() -> None:
+    """A node dies as a piece starts: when it then fails to start elsewhere, that is its first failure."""
+    lost = SimulatorStartError("the port is taken", culprit=Culprit.INFRASTRUCTURE)
+
+    def how(name: str, item: int) -> tuple[float, SwarmTuneError | None, Stage]:
+        if item == 2:
+            return (5.0, lost, Stage.READY) if name == "a" else crashes()(name, item)
+        return 10.0, None, Stage.USE
+
+    fleet = Fleet(a=how, b=how)
+    done = await fleet.run(Numbers(6))
+    assert set(done.results) | set(done.failed) == set(range(6))
+    works = [failure.work for failures in fleet.dispatcher._history._failures.values() for failure in failures]
+    assert len(works) <= 2
 
 
 async def test_groups_that_take_long_are_waited_for_though_another_fails_at_once() -> None:

@@ -372,6 +372,22 @@ def test_when_no_group_can_work_the_reason_is_raised(here: Path) -> None:
         assert caught.value.culprit is Culprit.USER
 
 
+def test_calls_of_one_particle_do_not_spoil_those_that_follow(here: Path) -> None:
+    """As a swarm of one particle calls it: settings that cannot start cost inf, and the next one is tried."""
+    with ParticleDispatcher(config(here, group(here, "a")), FIELDS, ask) as dispatcher:
+        costs = [dispatcher.evaluate_particles([[x]])[0].cost for x in (7, 7, 7, 7, 3)]
+    assert costs == [math.inf] * 4 + [9]
+
+
+def test_one_particle_on_a_group_that_needs_its_user_raises(here: Path) -> None:
+    bad = group(here, "bad", start_script="/no/such/program")
+    with (
+        ParticleDispatcher(config(here, bad), FIELDS, ask) as dispatcher,
+        pytest.raises(SwarmTuneError, match="no such program"),
+    ):
+        dispatcher.evaluate_particles([[1]])
+
+
 def test_the_health_of_somebody_else_is_not_taken_for_ours(here: Path) -> None:
     """Another program has the port of the first group: its particles go to the second."""
     taken = group(here, "taken")

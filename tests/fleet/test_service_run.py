@@ -220,6 +220,26 @@ async def test_a_cancelled_run_leaves_nothing() -> None:
         assert bench.running == 0
 
 
+async def test_a_cancellation_in_the_middle_of_a_stop_still_ends_the_service() -> None:
+    bench = Bench()
+    stops = 0
+
+    class Slow(Asked):
+        async def before_stop(self, service: Service) -> None:
+            nonlocal stops
+            stops += 1
+            await self.clock.sleep(10.0)
+
+    await bench.run(Slow(bench.clock, "a"))
+    task = asyncio.create_task(bench.run(Slow(bench.clock, "b")))  # has to stop the first one
+    await bench.clock.sleep(3.0)
+    assert stops == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert bench.running == 0
+
+
 async def test_the_wait_for_a_turn_is_told_apart() -> None:
     turns, clock = Turns(), VirtualClock()
     from swarmtune.execution.config import NodeConfig

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -81,7 +82,10 @@ def unpack(packages: Sequence[str], folder: Path, what: str) -> None:
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise NoLab(f"there is no {what} here; install {packages[0]}")
     folder.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+    with (folder.parent / ".unpacking").open("w") as lock, tempfile.TemporaryDirectory(dir=folder.parent) as name:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        if folder.is_dir():
+            return
         for package in packages:
             subprocess.run(["apt-get", "download", package], cwd=name, capture_output=True, check=False)
         found = sorted(Path(name).glob("*.deb"))

@@ -64,6 +64,11 @@ class Batch:
         return any(math.isfinite(result.cost) for result in self.results)
 
     @property
+    def has_results(self) -> bool:
+        """Has any particle of this call a cost?"""
+        return self.costs
+
+    @property
     def more(self) -> bool:
         return bool(self._todo)
 

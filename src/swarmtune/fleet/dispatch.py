@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -44,6 +45,7 @@ class Work(Generic[W]):
     """A piece of work that waits for a group, and the history of its attempts."""
 
     item: W
+    serial: int = field(default_factory=itertools.count().__next__)
     tries: int = 0  # attempts that count against the retry limit
     attempts: int = 0
     failed_on: set[str] = field(default_factory=set)  # groups that gave no result
@@ -62,6 +64,11 @@ class Source(Protocol[W, R]):
     @property
     def more(self) -> bool:
         """May ``take`` still return work?"""
+        ...
+
+    @property
+    def has_results(self) -> bool:
+        """Has anything been measured before this run, or in it?"""
         ...
 
     def take(self, group: str) -> Work[W] | None:
@@ -122,20 +129,25 @@ class Dispatcher(Generic[W, R]):
         """
         waiting: list[Work[W]] = []
         running: set[asyncio.Task[None]] = set()
+        if not self._running:
+            self._history.forget_failures()  # of earlier runs: what was broken then may work now
         try:
             while True:
                 version = self.pool.version
+                self._check_hope(source)
                 while (assignment := self._assignment(source, waiting)) is not None:
                     running.add(asyncio.create_task(self._attempt(*assignment, source, waiting)))
                     self._running |= running
+                    await asyncio.sleep(0)  # it begins before anything can raise or cancel here: it releases its group
                 if not running and not waiting and not source.more:
                     return
-                self._check_hope(running, waiting, source)
+                self._check_stuck(running, waiting, source)
                 done = await self._wait_for_change(running, version)
                 running -= done
-                for task in done:
-                    task.result()
                 self._running -= done
+                errors = [error for task in done if (error := task.exception()) is not None]
+                if errors:
+                    raise errors[0]
         finally:
             await _end(running)
             self._running -= running
@@ -234,6 +246,8 @@ class Dispatcher(Generic[W, R]):
         self._emit_counts()
         if fault is not None and fault.culprit is Culprit.USER and run.error is not None:
             self._dismiss(group.name, run.error)
+        elif run.trouble is not None and run.trouble.culprit is Culprit.USER:
+            self._dismiss(group.name, run.trouble)
         return fault if again else None
 
     def _judge(self, work: Work[W], group: Member[R], run: RunResult[R]) -> Blame | None:
@@ -246,9 +260,11 @@ class Dispatcher(Generic[W, R]):
                 self.pool.suspect(name)
             return None
         if not run.served:
-            self._history.failed(group.name, id(work.item), run.stage, run.error)
+            self._history.failed(group.name, work.serial, run.stage, run.error)
         others = [name for name in self.pool.names if name != group.name]
         served = self._history.has_served(group.name)
+        lost = run.trouble is not None and run.trouble.culprit is Culprit.INFRASTRUCTURE
+        nodes_answer = False if lost else run.nodes_answer
         cause = run.error.details.get("cause", UNKNOWN_CAUSE)
         crashed = run.died and len(group.group.nodes) > 1 and cause == UNKNOWN_CAUSE
         fault = blame(
@@ -256,7 +272,7 @@ class Dispatcher(Generic[W, R]):
                 stage=run.stage,
                 diagnosis=run.error.culprit,
                 of_service=isinstance(run.error, SimulatorError),
-                nodes_answer=False if run.trouble is not None else run.nodes_answer,
+                nodes_answer=nodes_answer,
                 group_served=served,
                 others_served=self._history.any_served(others),
                 failures_in_a_row=self._history.in_a_row(group.name),
@@ -267,10 +283,12 @@ class Dispatcher(Generic[W, R]):
             )
         )
         work.crashes += crashed
-        work.refused += served and run.stage is Stage.READY
-        work.tries += fault.counts
+        suspected = run.stage is Stage.READY and run.error.culprit is Culprit.SETTING and nodes_answer is not False
+        work.refused += served and suspected
+        again = group.name in work.failed_on and not fault.holds_back
+        work.tries += fault.counts or again  # so that no work goes round for ever
         work.failed_on.add(group.name)
-        work.held_back = fault.holds_back
+        work.held_back = work.held_back or fault.holds_back
         if fault.asks_another:
             work.suspects.add(group.name)
             self._doubted.add(work)
@@ -286,16 +304,28 @@ class Dispatcher(Generic[W, R]):
     def _finish_leaving(self, group: Member[R]) -> None:
         if group in self._leaving and not self.pool.holds(group) and not self._attempts[group]:
             self._leaving.discard(group)
+            self._history.forget(group.name)
             self._gone(group)
 
-    def _check_hope(self, running: Collection[Any], waiting: Sequence[Work[W]], source: Source[W, R]) -> None:
+    def _check_hope(self, source: Source[W, R]) -> None:
         """Raise an error for the user if no service can be started on any group."""
+        if last := self._history.hopeless(self.pool.names):
+            raise hopeless(last, resumed=source.has_results)
+
+    def _check_stuck(self, running: Collection[Any], waiting: Sequence[Work[W]], source: Source[W, R]) -> None:
+        """If only work is left that failed before any service became ready, nothing can tell whose fault it is.
+
+        Where the source has results of earlier runs, the groups are believed to serve; else the user must act.
+        """
         names = self.pool.names
-        last = self._history.hopeless(names)
         stuck = bool(waiting) and all(work.held_back for work in waiting) and not running and not source.more
-        if not last and stuck and not self._history.any_served(names):
-            last = self._history.latest(names)
-        if last:
+        if not stuck or self._history.any_served(names):
+            return
+        if source.has_results:
+            for name in names:
+                self._history.serves(name)
+            self.pool.poke()
+        elif last := self._history.latest(names):
             raise hopeless(last)
 
     # --- events --------------------------------------------------------------------------------------------------
@@ -314,16 +344,20 @@ class Dispatcher(Generic[W, R]):
         self._listen(Event("groups", self._clock.wall(), {"message": message, **facts}))
 
 
-def hopeless(last: Sequence[tuple[str, Failure]]) -> SwarmTuneError:
-    """The error for the user when no service can be started on any group; ``last``: the latest failure of each."""
+def hopeless(last: Sequence[tuple[str, Failure]], *, resumed: bool = False) -> SwarmTuneError:
+    """The error for the user when no service can be started on any group; ``last``: the latest failure of each.
+
+    Its details say ``hopeless``. ``resumed``: earlier runs have results.
+    """
     reasons = dict.fromkeys(failure.error.message for _, failure in last)
     lines = [f"{', '.join(n for n, f in last if f.error.message == reason)}: {reason}" for reason in reasons]
-    details = dict(last[-1][1].error.details)
+    details = {**last[-1][1].error.details, "hopeless": True}
     if all(failure.stage in (Stage.LOOK, Stage.START) for _, failure in last):
         text = "No group of nodes can be reached. Check host names, SSH access and ports; then resume with -lb.\n"
         return CommunicationError(text + "\n".join(lines), details=details, culprit=Culprit.USER)
+    which = "since the study was resumed" if resumed else "with any setting so far, the baseline included"
     text = (
-        "No service has become ready on any group, with any setting so far, the baseline included. Start the service by "
+        f"No service has become ready on any group, {which}. Start the service by "
         "hand as below until it works, then resume with -lb; nothing was stored as a failed setting.\n"
     )
     return SimulatorStartError(text + "\n".join(lines), details=details, culprit=Culprit.USER)

@@ -15,6 +15,7 @@ MEMORY_FAILURES = 8  # the same limit for lack of memory, which depends more on 
 UNREACHABLE_FAILURES = 3  # failures to reach each group before the run gives up,
 UNREACHABLE_S = 45.0  # but no sooner than this after the first failure: machines may be booting
 OUT_OF_MEMORY = "out_of_memory"
+MEMORY = 64  # latest failures that are kept of a group
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,18 @@ class History:
 
     def failed(self, group: str, work: Hashable, stage: Stage, error: SwarmTuneError) -> None:
         """Record that a service has not become ready on this group."""
-        self._failures[group].append(Failure(work, stage, error, self.clock.monotonic()))
+        kept = self._failures[group]
+        kept.append(Failure(work, stage, error.with_traceback(None), self.clock.monotonic()))
+        del kept[:-MEMORY]
+
+    def forget(self, group: str) -> None:
+        """Forget a group that has left: another one may get its name."""
+        self._served.discard(group)
+        self._failures.pop(group, None)
+
+    def forget_failures(self) -> None:
+        """Forget all failures, not what has served."""
+        self._failures.clear()
 
     def has_served(self, group: str) -> bool:
         """Has any service ever become ready on this group?"""
@@ -71,7 +83,7 @@ class History:
 
         Retries would not help when several pieces of work failed in the same way, or no group was reachable for a while.
         """
-        if not groups or self._served or not all(self._failures.get(name) for name in groups):
+        if not groups or self.any_served(groups) or not all(self._failures.get(name) for name in groups):
             return []
         mine = [failure for name in groups for failure in self._failures[name]]
         started = [f for f in mine if f.stage is Stage.READY and not f.of_infrastructure]
@@ -84,7 +96,7 @@ class History:
     def hopeless_in(self, groups: Collection[str]) -> float | None:
         """Seconds until unreachable groups are given up; None if they are not all unreachable."""
         failures = [[f for f in self._failures.get(name, []) if f.of_infrastructure] for name in groups]
-        if self._served or not failures or min(map(len, failures)) < UNREACHABLE_FAILURES:
+        if self.any_served(groups) or not failures or min(map(len, failures)) < UNREACHABLE_FAILURES:
             return None
         first = min(failure.at for several in failures for failure in several)
         return max(0.0, first + UNREACHABLE_S - self.clock.monotonic())

@@ -26,10 +26,10 @@ from swarmtune.fleet.history import SAME_FAILURES
 from swarmtune.fleet.loop_thread import LoopThread
 from swarmtune.fleet.particle_values import FieldLike, ParticleResult, decode, space_of
 from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
-from swarmtune.fleet.script_job import Fitness, Script, ScriptJob, ScriptService
-from swarmtune.fleet.service_run import ServiceRun
+from swarmtune.fleet.script_job import Fitness, Script, ScriptJob, ScriptService, answers_ok
+from swarmtune.fleet.service_run import Listening, ServiceRun
 from swarmtune.fleet.turns import Turns, any_time
-from swarmtune.records import Event, Setting
+from swarmtune.records import Event, Group, Setting
 from swarmtune.space import Field
 
 T = TypeVar("T")
@@ -149,7 +149,7 @@ class ParticleDispatcher:
             await self._dispatcher.run(batch)
         except SwarmTuneError as error:
             no_costs = error.culprit is Culprit.USER and not batch.costs
-            few = self._pool.names and len(batch.results) < SAME_FAILURES  # too few to conclude that nothing works
+            few = "hopeless" in error.details and len(batch.results) < SAME_FAILURES  # they say nothing of the groups
             if error.culprit is Culprit.BUG or (no_costs and not few):
                 raise
             batch.end_all(error)
@@ -188,6 +188,8 @@ class ParticleDispatcher:
         check_scripts([new])
 
         def join() -> None:
+            if new.group_id in self._services:
+                raise ConfigurationError(f"group {new.group_id!r} has left and still ends its work; use another name")
             self._pool.join(self._member(new))
             self.config = config
             self.emit("group_joined", {"group": new.group_id})
@@ -211,7 +213,7 @@ class ParticleDispatcher:
     def _member(self, group: ServiceGroupConfig) -> ServiceRun[float]:
         turn = self._turns.of(group.ranks) if self.config.in_turn else any_time
         nodes = ServiceGroup(group.group, self._reach.of(group))
-        member: ServiceRun[float] = ServiceRun(nodes, self._clock, turn, self.config.start_s)
+        member: ServiceRun[float] = ServiceRun(nodes, self._clock, turn, self.config.start_s, self._is_healthy(group))
         service = ScriptService.of(group, self._fitness, self.config.evaluation_timeout, self._http, self._clock)
         self._services[group.group_id] = service, member
         return member
@@ -220,6 +222,14 @@ class ParticleDispatcher:
         """Release the nodes of a group that has left."""
         _, run = self._services.pop(member.name)
         self._reach.let_go(run.nodes.executors)
+
+    def _is_healthy(self, config: ServiceGroupConfig) -> Listening:
+        """The look before a start: does the health URL answer 200 already?"""
+
+        async def look(_: Group) -> bool:
+            return await answers_ok(self._http, config.health_url)
+
+        return look
 
     def _call(self, action: Callable[[], T]) -> T:
         """Run an action in the thread of the pool."""

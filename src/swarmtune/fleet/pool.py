@@ -189,6 +189,10 @@ class ServiceGroupPool(Generic[M]):
             slot.breaker.failed()
         self._notify()
 
+    def poke(self) -> None:
+        """Let everything that waits for a change look again."""
+        self._notify()
+
     def _notify(self) -> None:
         self.version += 1
         for waiter in self._waiters:

@@ -123,12 +123,7 @@ class ScriptJob(Job[float]):
 
     async def ready(self, service: Service) -> bool:  # noqa: ARG002 - the URL is the user's
         """Does the health URL answer 200?"""
-        timeout = aiohttp.ClientTimeout(total=ASK_S)
-        try:
-            async with self._service.http.get(self._service.config.health_url, timeout=timeout) as answer:
-                return answer.status == OK
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            return False
+        return await answers_ok(self._service.http, self._service.config.health_url)
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """A service that was killed (for lack of memory, or by a person) is retried. Else the setting is blamed."""
@@ -204,6 +199,15 @@ class ScriptJob(Job[float]):
         except Exception as error:
             text = f"fitness_func raised {type(error).__name__}: {error}"
             raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+
+
+async def answers_ok(http: aiohttp.ClientSession, url: str) -> bool:
+    """Does this URL answer 200?"""
+    try:
+        async with http.get(url, timeout=aiohttp.ClientTimeout(total=ASK_S)) as answer:
+            return answer.status == OK
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return False
 
 
 def with_last_line(text: str, log: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import aiohttp
+
 from swarmtune.clock import Clock, within
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SimulatorStartError, SwarmTuneError
 from swarmtune.execution.executors.base import Handle, NotHeldError
@@ -56,14 +58,14 @@ class ServiceRun(Generic[R]):
     ) -> None:
         """``turn`` is held while the service is used. ``start_s``: seconds for the nodes to start a command.
 
-        ``listening`` checks the port before a start; by default by connecting to it.
+        ``listening`` checks the port before a start; by default it asks by HTTP.
         """
         self.nodes = nodes
         self.group = nodes.group
         self._clock = clock
         self._turn = turn
         self._start_s = start_s
-        self._listening = listening or accepts_connections
+        self._listening = listening or answers_http
         self._running: _Running[R] | None = None
 
     @property
@@ -77,8 +79,16 @@ class ServiceRun(Generic[R]):
 
         A SwarmTuneError becomes part of the result. After an error or a cancellation the service has been stopped.
         """
-        began, waited_s, start_s = self._clock.monotonic(), 0.0, 0.0
+        began = self._clock.monotonic()
         stage, job.started_at = _Progress(), began
+        try:
+            return await self._run(job, report, stage)
+        except BaseException:  # cancelled, or a bug: also in the middle of a stop
+            await self._end()
+            raise
+
+    async def _run(self, job: Job[R], report: Report, stage: _Progress) -> RunResult[R]:
+        began, waited_s, start_s = job.started_at, 0.0, 0.0
         try:
             if not await self._is_running(job):
                 await self._start(job, report, stage)
@@ -97,9 +107,6 @@ class ServiceRun(Generic[R]):
             answer = await self._nodes_answer(error)
             times = {"start_s": start_s, "waited_s": waited_s, "seconds": self._clock.monotonic() - began - waited_s}
             return RunResult(None, error, stage.reached, stage.died, trouble, answer, **times)
-        except BaseException:
-            await self._end()
-            raise
         seconds = self._clock.monotonic() - began - waited_s
         trouble = None if job.keeps_service else await self._end()
         return RunResult(result, trouble=trouble, start_s=start_s, waited_s=waited_s, seconds=seconds)
@@ -108,7 +115,7 @@ class ServiceRun(Generic[R]):
         """Stop the service of this group, if one runs. SwarmTuneError says what could not be stopped; the next job starts
         a new service all the same.
         """
-        running, self._running = self._running, None
+        running = self._running
         if running is None:
             return
         try:
@@ -116,7 +123,12 @@ class ServiceRun(Generic[R]):
         except TimeoutError as error:
             raise CommunicationError(f"the stop script did not end within {BEFORE_STOP_S:g} s") from error
         finally:
-            await running.service.handle.stop()
+            try:
+                await running.service.handle.stop()
+            except SwarmTuneError:
+                self._running = None
+                raise
+            self._running = None  # a cancelled stop leaves it, so that the next one ends it
         await running.job.after_stop(self.nodes)
 
     async def answers(self) -> bool:
@@ -235,16 +247,14 @@ def not_ready(error: SwarmTuneError, waited_s: float, option: str) -> SimulatorS
     return SimulatorStartError(text, details=error.details, culprit=error.culprit)
 
 
-async def accepts_connections(group: Group) -> bool:
-    """Does anything accept connections on the group's port?"""
+async def answers_http(group: Group) -> bool:
+    """Does anything answer HTTP at the group's address? Whatever it says, it is not ours."""
+    timeout = aiohttp.ClientTimeout(total=LOOK_S)
     try:
-        _, writer = await asyncio.wait_for(asyncio.open_connection(group.master, group.port), LOOK_S)
-    except (OSError, TimeoutError):
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(group.url, allow_redirects=False):
+            return True
+    except (TimeoutError, aiohttp.ClientError, OSError):
         return False
-    writer.close()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
-    return True
 
 
 def free_port() -> int:

@@ -65,6 +65,7 @@ class Coordinator:
         self._opened = 0
         self._give_ups = 0
         self._exhausted = False
+        self._measured = False
         self._best: Score | None = None
         self._best_load: float | None = None
 
@@ -101,6 +102,11 @@ class Coordinator:
             self._attempts.emit("resumed", {"trials": len(trials), "finished": len(trials) - len(self._unfinished)})
 
     # --- the dispatcher's source ---------------------------------------------------------------------------------
+
+    @property
+    def has_results(self) -> bool:
+        """Has the study any measurement?"""
+        return self._measured
 
     @property
     def more(self) -> bool:
@@ -185,6 +191,7 @@ class Coordinator:
             self._search.learn(self._warm.learned(score))  # now that there is a scale to put it on
             self._learned = True
         self._search.tell(setting, score)
+        self._measured = self._measured or measurement is not None
         if measurement is not None and score.feasible and (self._best is None or score.rank < self._best.rank):
             self._best = score
             self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from swarmtune.errors import BenchmarkExecutionError, CommunicationError
@@ -70,6 +71,10 @@ class _OneTrial:
         self.outcome = AttemptResult()
 
     @property
+    def has_results(self) -> bool:
+        return True
+
+    @property
     def more(self) -> bool:
         return False
 
@@ -87,5 +92,7 @@ class _OneTrial:
     async def end(self, work: Work[Trial], group: Group, run: RunResult[Measured], fault: Blame | None) -> bool:  # noqa: ARG002 - see Source
         assert self._evaluation is not None  # noqa: S101 - it has begun
         self.outcome = self._attempts.outcome(self._evaluation, run, fault)
+        if not run.served and self._trial.measurement is not None:  # it has started before: this is the group's fault
+            self.outcome = replace(self.outcome, score=None)
         self._attempts.close(self._evaluation, group, self.outcome)
         return False

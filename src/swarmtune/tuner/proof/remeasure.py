@@ -103,6 +103,8 @@ class Remeasurement:
     async def run(self) -> Rounds:
         """Measure and return the rounds. BenchmarkExecutionError if the baseline or all finalists cannot be measured."""
         most, width = self._plan.confirm, len(self._groups)
+        if not width:
+            raise BenchmarkExecutionError("No group of nodes is left for the proof; resume with -lb.")
         for first in range(0, most, width):
             wave = range(first, min(first + width, most))
             await _together([self._round(number) for number in wave])
