@@ -67,7 +67,7 @@ def study(plan: Plan, console: Console) -> Result:
             shown = (
                 "cannot run"
                 if value is None
-                else f"{value:.3f} req/s{'' if event.facts['feasible'] else ' (breaks a promise)'}"
+                else f"{value:.3f} req/s{'' if event.facts['feasible'] else ' (breaks an SLO)'}"
             )
             console.print(f"  {plan.algorithm} trial {event.facts['trial']}: {shown}")
 
@@ -112,7 +112,7 @@ def main() -> None:
         tuned = study(tuned_plan, console)
         scanned = study(bad_plan("random", args.scan + 1, args.seed + 1000, Path(folder)), console)
         if tuned.best is None or scanned.best is None:
-            raise SystemExit("one of the searches found nothing feasible; loosen the promises for this machine")
+            raise SystemExit("one of the searches found nothing feasible; loosen the SLOs for this machine")
         settings = {
             "bad baseline": tuned_plan.baseline(),
             "random scan": scanned.best.setting,

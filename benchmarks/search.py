@@ -7,9 +7,9 @@
     python benchmarks/search.py --part saving             what load search and early stopping save (search_saving.py)
 
 Each run is another made-up service (swarmtune/testing/services.py), drawn from the seed --instances + i: 9 to 12 mixed
-parameters, derived and conditional ones among them, 50-70 % of the space against its promises, 5-20 % that cannot start,
+parameters, derived and conditional ones among them, 50-70 % of the space against its SLOs, 5-20 % that cannot start,
 2-8 % noise, evaluations of 40 to 200 s. All searches get the same services, the same baseline and the same noise. The score
-is the gap to the true optimum of the setting that a user would deploy; one that truly breaks a promise, or none, scores
+is the gap to the true optimum of the setting that a user would deploy; one that truly breaks an SLO, or none, scores
 worst. Idle is the share of the workers' time before the last evaluation starts: waiting for an answer (measured, added to
 the virtual clock) or at a barrier. Finished runs are kept in --output, so that a run can be interrupted and goes on.
 """
@@ -158,7 +158,7 @@ def shown(runs: Sequence[Run], console: Console, budget: int) -> None:
         *columns,
         f"q75 @{budget}",
         "within 10 %",
-        "breaks a promise",
+        "breaks an SLO",
         "by > 5 %",
         "idle",
         "s/ask",
@@ -244,7 +244,7 @@ def savings(console: Console, arguments: argparse.Namespace) -> None:
         without = list(pool.map(functools.partial(study, budget=arguments.budget, saving=False), seeds))
         saving = list(pool.map(functools.partial(study, budget=arguments.budget, saving=True), seeds))
     title = f"{arguments.runs} services, {arguments.budget} evaluations: seconds of measurement, medians"
-    table = Table("", "measurements", "seconds", "gap of the deployed setting", "breaks a promise", title=title)
+    table = Table("", "measurements", "seconds", "gap of the deployed setting", "breaks an SLO", title=title)
     for name, rows in (("sweep, to the end", without), ("load search, early stopping", saving)):
         table.add_row(
             name,

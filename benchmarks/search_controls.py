@@ -4,7 +4,7 @@ Optuna's come with the product. pyswarms, nevergrad, torch (for Optuna's GP) and
 for in $SWARMTUNE_PEERS/search (default .cache/peers/search), which ``python benchmarks/peers.py --install DIR`` builds.
 
 All get the same mixed space, the baseline first, and settings that break an algebraic rule repaired before they cost
-anything. What a user of theirs would deploy is the best measured setting that kept its promises.
+anything. What a user of theirs would deploy is the best measured setting that kept its SLOs.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ class NevergradPso(Optimizer):
 class OlderPso(Optimizer):
     """pyswarms as the older tuner calls it: the global best swarm in a continuous box, a barrier after each generation, a
     cost that adds exponentials of the latencies, infinity for failures and for settings seen before; in the end the
-    fastest setting that kept its promises, else the one that broke them least (research: msserviceprofiler, MES 1.8).
+    fastest setting that kept its SLOs, else the one that broke them least (research: msserviceprofiler, MES 1.8).
     """
 
     def __init__(self, space: Space, seed: int, budget: int, workers: int) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/search_real.py --runs 3 --evaluations 25 --folder DIR
 
 Ours, Optuna's TPE and random search tune the embedded llama.cpp at a fixed load of four users, from the bad baseline of
-recover.py; a measurement that has broken a promise for good ends early, for all three. What each would deploy is then
+recover.py; a measurement that has broken an SLO for good ends early, for all three. What each would deploy is then
 measured again, all in turns, because the speed of a shared machine drifts.
 Nothing is learned from earlier studies. Finished studies stay in --folder: called again, the benchmark goes on.
 """
@@ -32,7 +32,7 @@ def search_plan(algorithm: str, evaluations: int, seed: int, folder: Path) -> Pl
 
 
 def winners(folder: Path, runs: int, evaluations: int, console: Console) -> dict[str, Setting]:
-    """What each study would deploy, by "algorithm run"; the baseline's place where nothing kept the promises."""
+    """What each study would deploy, by "algorithm run"; the baseline's place where nothing kept the SLOs."""
     kept = folder / "winners.json"
     found: dict[str, Setting] = {}
     if kept.exists():

@@ -32,7 +32,7 @@ SHARE = START_S / (START_S + MEASURE_S)
 
 
 def study(seed: int, evaluations: int, *, hours: bool, mindful: bool) -> tuple[float, int, float]:
-    """The gap of the deployed setting (WORST if it breaks a promise), how many were measured, and the seconds.
+    """The gap of the deployed setting (WORST if it breaks an SLO), how many were measured, and the seconds.
 
     ``hours``: the time of so many evaluations with a start is the limit, not their number.
     """

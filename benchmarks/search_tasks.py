@@ -15,7 +15,7 @@ from swarmtune.space import Field, Space
 from swarmtune.testing.services import SyntheticService
 
 TABLES = ("naval_propulsion", "parkinsons_telemonitoring", "protein_structure", "slice_localization")
-WORST = 9.99  # the gap of a deployed setting that truly breaks a promise, and of none
+WORST = 9.99  # the gap of a deployed setting that truly breaks an SLO, and of none
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from swarmtune.errors import FitnessCalculationError
-from swarmtune.objective import Goodput, Throughput, Weighted, Weights, per_request_limits, promise_mistakes
+from swarmtune.objective import Goodput, Throughput, Weighted, Weights, per_request_limits, slo_mistakes
 from swarmtune.records import Measurement
 
 METRICS = {
@@ -78,4 +78,4 @@ def test_per_request_limits_take_the_tightest() -> None:
 
 
 def test_bad_promises_are_named() -> None:
-    assert len(promise_mistakes({"p95_ttft_ms": 500, "p42_ttft_ms": 1, "ttft": 3, "p99_e2el_ms": 0})) == 3
+    assert len(slo_mistakes({"p95_ttft_ms": 500, "p42_ttft_ms": 1, "ttft": 3, "p99_e2el_ms": 0})) == 3

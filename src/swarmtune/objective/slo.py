@@ -12,16 +12,16 @@ from swarmtune.records import Measurement
 # Latency metrics that an SLO may bound, e.g. p95_ttft_ms: the loadgen gives them for every workload.
 LATENCIES = ("ttft", "tpot", "itl", "icl", "e2el")
 STATISTICS = ("mean", "p50", "p90", "p95", "p99", "max")
-PROMISED = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
+SLO_NAME = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
 
 
-def promise_mistakes(limits: Mapping[str, float]) -> list[str]:
+def slo_mistakes(limits: Mapping[str, float]) -> list[str]:
     """What is wrong with a table of SLOs, as sentences."""
     form = f"{'|'.join(STATISTICS)}_{'|'.join(LATENCIES)}_ms"
     return [
         f"objective.slo.{name}: not an SLO; write {form}, for example p95_ttft_ms = 500"
         for name in limits
-        if not PROMISED.match(name)
+        if not SLO_NAME.match(name)
     ] + [
         f"objective.slo.{name}: the limit must be above 0 ms, not {limit}"
         for name, limit in limits.items()
@@ -33,7 +33,7 @@ def per_request_limits(limits: Mapping[str, float]) -> dict[str, float]:
     """The limits that one request must keep to count for goodput: the tightest SLO per latency, {"ttft_ms": 500}."""
     limits_of_requests: dict[str, float] = {}
     for name, limit in limits.items():
-        match = PROMISED.match(name)
+        match = SLO_NAME.match(name)
         if match and match[2] not in ("itl", "icl"):
             key = f"{match[2]}_ms"
             limits_of_requests[key] = min(limit, limits_of_requests.get(key, limit))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import (
     OBJECTIVES,
-    PROMISED,
+    SLO_NAME,
     Latency,
     Objective,
     Per,
@@ -17,7 +17,7 @@ from swarmtune.objective import (
     Weighted,
     Weights,
     per_request_limits,
-    promise_mistakes,
+    slo_mistakes,
 )
 from swarmtune.objective.objectives import POWER_ADVICE
 from swarmtune.records import Group
@@ -52,7 +52,7 @@ def slos(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
             given["p95_ttft_ms"] = settings.ttft_slo * 1000
         if given and settings.tpot_slo is not None:
             given["p95_tpot_ms"] = settings.tpot_slo * 1000
-    mistakes += promise_mistakes(given)
+    mistakes += slo_mistakes(given)
     counted = [name for name, kind in _kinds(settings).items() if kind.needs_request_slos]
     if counted and not per_request_limits(given):
         mistakes.append(
@@ -147,7 +147,7 @@ def _pareto_mistakes(settings: BaseSections) -> list[str]:
     found += [
         f"objective.pareto: {name!r} is neither an objective ({known}) nor a latency such as p95_ttft_ms"
         for name in names
-        if name not in OBJECTIVES and not PROMISED.match(name)
+        if name not in OBJECTIVES and not SLO_NAME.match(name)
     ]
     if len(names) < 2 or len(set(names)) < len(names):
         found.append("objective.pareto: give two or three different objectives, or leave it out")

@@ -11,7 +11,7 @@ from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.objective import OBJECTIVES, PROMISED, per_request_limits
+from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits
 from swarmtune.records import Group, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
@@ -61,7 +61,7 @@ def make_plan(settings: BaseSections) -> Plan:
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
-    if load_search and any(PROMISED.match(name) for name in settings.objective.pareto):
+    if load_search and any(SLO_NAME.match(name) for name in settings.objective.pareto):
         notices.append(
             "the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"
         )
