@@ -18,6 +18,19 @@ from swarmtune.devices.reader import Wanted, reading
 from swarmtune.devices.readings import ReadError, Reading
 from swarmtune.devices.spool import Lines, SpoolWriter, read_spool
 
+others: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    others.clear()
+    others.update(process.pid for process in psutil.Process().children())
+
+
+def readers() -> list[psutil.Process]:
+    """The processes of this test that still run; other tests may have servers, whose parent is pytest too."""
+    return [process for process in psutil.Process().children() if process.pid not in others]
+
 
 def test_the_host_and_an_exporter_are_read_and_a_dead_source_is_a_note(tmp_path: Path) -> None:
     spool = tmp_path / "spool"
@@ -35,7 +48,7 @@ def test_the_host_and_an_exporter_are_read_and_a_dead_source_is_a_note(tmp_path:
         f"{dead}: not read: [Errno 111] Connection refused"
     ]
     assert any("lines were not understood" in note for note in lines.notes)
-    assert not psutil.Process().children()
+    assert not readers()
 
 
 def test_the_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
@@ -66,7 +79,7 @@ def test_a_bad_first_line_is_an_exit_code(first: bytes) -> None:
 
 def test_nothing_wanted_starts_nothing(tmp_path: Path) -> None:
     with reading(Wanted(), tmp_path / "spool"):
-        assert not psutil.Process().children()
+        assert not readers()
     assert read_spool(tmp_path / "spool") == Lines()
 
 
@@ -84,7 +97,7 @@ def test_a_reader_that_cannot_start_or_does_not_end_is_no_error(
     monkeypatch.setattr(reader, "END_S", 0.1)
     with pytest.raises(KeyError), reading(Wanted(here=True), tmp_path / "spool"):
         raise KeyError
-    assert not psutil.Process().children()
+    assert not readers()
 
 
 def test_a_spool_is_bounded_and_says_so(tmp_path: Path) -> None:
