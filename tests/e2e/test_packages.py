@@ -57,10 +57,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     uv, python = uv_program(), folder / "environment" / "bin" / "python"
     call(sys.executable, "-m", "build", "--outdir", folder / "dist", ROOT, cwd=folder)
     ((sdist,), (wheel,)) = ((folder / "dist").glob("*.tar.gz"), (folder / "dist").glob("*.whl"))
-    locked = call(uv, "export", "--quiet", "--frozen", "--no-hashes", "--no-dev", "--no-emit-project", cwd=ROOT).stdout
+    locked = call(
+        uv, "export", "--quiet", "--frozen", "--no-hashes", "--no-default-groups", "--no-emit-project", cwd=ROOT
+    ).stdout
     (folder / "requirements.txt").write_text(locked)
     call(uv, "venv", "--quiet", "--python", sys.executable, folder / "environment", cwd=folder)
-    call(uv, "pip", "install", "--quiet", "--python", python, "-r", folder / "requirements.txt", cwd=folder)
+    call(
+        uv, "pip", "install", "--quiet", "--no-deps", "--python", python, "-r", folder / "requirements.txt", cwd=folder
+    )
     return Installed(folder, python, sdist, wheel)
 
 
