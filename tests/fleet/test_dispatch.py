@@ -401,6 +401,19 @@ async def test_a_bug_of_ours_ends_the_run() -> None:
         await fleet.run(Numbers(5))
 
 
+async def test_a_source_that_raises_leaves_no_group_busy() -> None:
+    class Broken(Numbers):
+        def take(self, group: str) -> Work[int] | None:
+            if len(self.todo) < 3:
+                raise BenchmarkExecutionError("the disk is full")
+            return super().take(group)
+
+    fleet = Fleet(a=serves(10.0), b=serves(10.0), c=serves(10.0))
+    with pytest.raises(BenchmarkExecutionError, match="disk is full"):
+        await fleet.run(Broken(4))
+    assert fleet.dispatcher.pool.counts.busy == 0
+
+
 async def test_a_cancelled_run_ends_its_attempts() -> None:
     fleet = Fleet(a=serves(1e6), b=serves(1e6))
     task = asyncio.create_task(fleet.run(Numbers(5)))

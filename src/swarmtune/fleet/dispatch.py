@@ -136,9 +136,11 @@ class Dispatcher(Generic[W, R]):
                 version = self.pool.version
                 self._check_hope(source)
                 while (assignment := self._assignment(source, waiting)) is not None:
-                    running.add(asyncio.create_task(self._attempt(*assignment, source, waiting)))
-                    self._running |= running
-                    await asyncio.sleep(0)  # it begins before anything can raise or cancel here: it releases its group
+                    work, lease = assignment
+                    task = asyncio.create_task(self._attempt(work, lease, source, waiting))
+                    task.add_done_callback(lease.task_ended)
+                    running.add(task)
+                    self._running.add(task)
                 if not running and not waiting and not source.more:
                     return
                 self._check_stuck(running, waiting, source)
@@ -171,26 +173,31 @@ class Dispatcher(Generic[W, R]):
         group = self.pool.take(name)
         if group is None:
             raise CommunicationError(f"the group {name} is busy or has left")
-        await self._attempt(work, group, source, [])
+        await self._attempt(work, _Lease(self.pool, group), source, [])
 
     # --- assignment ----------------------------------------------------------------------------------------------
 
-    def _assignment(self, source: Source[W, R], waiting: list[Work[W]]) -> tuple[Work[W], Member[R]] | None:
+    def _assignment(self, source: Source[W, R], waiting: list[Work[W]]) -> tuple[Work[W], _Lease[R]] | None:
         """A piece of work and a free group for it: lost work comes first, on another group if possible."""
         for work in self._longest_first(source, waiting):
             avoid = work.failed_on
             strictly = work.held_back and not self._history.any_served(self.pool.names)
             if (group := self.pool.try_acquire(avoid, strictly=strictly)) is not None:
                 waiting.remove(work)
-                return work, group
+                return work, _Lease(self.pool, group)
         doubtful = {name for work in self._doubted for name in work.suspects}  # no new work while in doubt
         if not source.more or (group := self.pool.try_acquire(doubtful, strictly=True)) is None:
             return None
-        new = source.take(group.name)
+        lease = _Lease(self.pool, group)
+        try:
+            new = source.take(group.name)
+        except BaseException:
+            lease.release(None)
+            raise
         if new is None:
-            self.pool.release(group, None)
+            lease.release(None)
             return None
-        return new, group
+        return new, lease
 
     def _longest_first(self, source: Source[W, R], waiting: Sequence[Work[W]]) -> list[Work[W]]:
         if len(waiting) < 2:
@@ -215,11 +222,12 @@ class Dispatcher(Generic[W, R]):
 
     # --- one attempt ---------------------------------------------------------------------------------------------
 
-    async def _attempt(self, work: Work[W], group: Member[R], source: Source[W, R], waiting: list[Work[W]]) -> None:
+    async def _attempt(self, work: Work[W], lease: _Lease[R], source: Source[W, R], waiting: list[Work[W]]) -> None:
         """Make one attempt on this group; work that is to be tried again joins ``waiting``, after a pause."""
+        group = lease.group
         self._attempts[group] += 1
         try:
-            again = await self._try(work, group, source)
+            again = await self._try(work, lease, source)
         finally:
             self._attempts[group] -= 1
             self._finish_leaving(group)
@@ -228,22 +236,24 @@ class Dispatcher(Generic[W, R]):
                 await self._clock.sleep(self.retry.delay_s(max(1, work.tries), self._rng))
             waiting.append(work)
 
-    async def _try(self, work: Work[W], group: Member[R], source: Source[W, R]) -> Blame | None:
+    async def _try(self, work: Work[W], lease: _Lease[R], source: Source[W, R]) -> Blame | None:
         """Run one attempt; returns the blame if the work is to be tried again, None if it has ended."""
-        job = source.begin(work, group.group)
+        group = lease.group
         ok: bool | None = None
         try:
+            job = source.begin(work, group.group)
             run = await group.run(job, self._reporter(group, job))
             fault = self._judge(work, group, run)
             ok = _group_ok(run, fault)
         finally:
-            self.pool.release(group, ok)
+            lease.release(ok)
         if fault is not None and fault.culprit is Culprit.BUG and run.error is not None:
             raise run.error
         again = await source.end(work, group.group, run, fault)
         if not again:
             self._doubted.discard(work)
         self._emit_counts()
+        self._check_hope(source)
         if fault is not None and fault.culprit is Culprit.USER and run.error is not None:
             self._dismiss(group.name, run.error)
         elif run.trouble is not None and run.trouble.culprit is Culprit.USER:
@@ -280,6 +290,7 @@ class Dispatcher(Generic[W, R]):
                 several_crashed=crashed,
                 crashed_before=work.crashes > 0,
                 alone=not others,
+                hopeless=bool(self._history.hopeless(self.pool.names)),
             )
         )
         work.crashes += crashed
@@ -342,6 +353,25 @@ class Dispatcher(Generic[W, R]):
 
     def _emit(self, message: str, **facts: Any) -> None:
         self._listen(Event("groups", self._clock.wall(), {"message": message, **facts}))
+
+
+@dataclass(eq=False)
+class _Lease(Generic[R]):
+    """A group that an attempt has from the pool, until it is released; a second release does nothing."""
+
+    pool: ServiceGroupPool[Member[R]]
+    group: Member[R]
+    released: bool = False
+
+    def task_ended(self, _: asyncio.Task[None]) -> None:
+        """The attempt has ended, perhaps cancelled before it began."""
+        self.release(None)
+
+    def release(self, ok: bool | None) -> None:
+        """Give the group back; ``ok``: see ``ServiceGroupPool.release``."""
+        if not self.released:
+            self.released = True
+            self.pool.release(self.group, ok)
 
 
 def hopeless(last: Sequence[tuple[str, Failure]], *, resumed: bool = False) -> SwarmTuneError:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import aiohttp
 
 from swarmtune.clock import Clock, within
-from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SimulatorStartError, SwarmTuneError
+from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SwarmTuneError
 from swarmtune.execution.executors.base import Handle, NotHeldError
 from swarmtune.execution.service_group import ServiceGroup, of_rank
 from swarmtune.fleet.job import LOG_LINES, Job, Report, RunResult, Service, Stage
@@ -29,7 +29,7 @@ START_S = 120.0  # for all nodes to start a command, once they are reserved
 LOOK_S = 2.0
 
 Listening = Callable[[Group], Awaitable[bool]]
-"""Does anything accept connections where the service of this group will answer?"""
+"""Does anything else answer already where the service of this group will?"""
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,6 @@ class _Progress:
 
     reached: Stage = Stage.LOOK
     died: bool = False
-
-
-def not_ready(error: SwarmTuneError, waited_s: float, option: str) -> SimulatorStartError:
-    """The diagnosis of a service that still runs, with the seconds it was given and the option that sets them."""
-    text = f"not ready after {waited_s:g} s ({option}). {error.message}"
-    return SimulatorStartError(text, details=error.details, culprit=error.culprit)
 
 
 async def answers_http(group: Group) -> bool:

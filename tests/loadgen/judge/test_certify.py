@@ -9,7 +9,7 @@ import pytest
 
 from swarmtune.loadgen.judge.certify import certify, lateness
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Records, WorkerFacts
+from swarmtune.loadgen.records import Outcome, Records, WorkerFacts
 from swarmtune.testing.fake_records import fake_records
 
 RATE = LoadgenOptions(request_rate=50.0)
@@ -97,6 +97,19 @@ def test_a_run_that_was_cut_short(flag: str, words: str) -> None:
     verdict = certify(replace(records(), **{flag: True}), CLOSED)  # type: ignore[arg-type] # a flag of Records
     assert verdict.level == "invalid"
     assert words in verdict.reasons[0]
+
+
+def test_if_nothing_was_completed_the_commonest_error_is_the_reason_and_nobody_else_is_blamed() -> None:
+    made = records(cpu_share_max=1.0)
+    made.requests["outcome"] = Outcome.FAILED
+    made.requests["error"] = np.where(np.arange(len(made.requests)) % 4, 1, 0)
+    made.requests["ready_ns"] -= 10**9  # requests that fail at once leave users idle
+    made = replace(made, errors=["timed out", "HTTP 422: unexpected field stream_options"])
+    certificate = certify(made, CLOSED)
+    (reason,) = certificate.reasons
+    assert certificate.level == "invalid"
+    assert reason.startswith("not a single request was completed; ")
+    assert reason.endswith("failed with: HTTP 422: unexpected field stream_options")
 
 
 def test_a_run_without_anything_is_judged_all_the_same() -> None:

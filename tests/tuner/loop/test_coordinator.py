@@ -20,7 +20,7 @@ from swarmtune.fleet.job import RunResult, Stage
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.objective import Goodput
-from swarmtune.records import Attempt, Event, Group, Setting, TrialState
+from swarmtune.records import Attempt, Event, Group, Measurement, Score, Setting, TrialState
 from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
@@ -31,7 +31,7 @@ from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop import coordinator
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator
-from swarmtune.tuner.loop.evaluation import Bench
+from swarmtune.tuner.loop.evaluation import Bench, Measured
 from swarmtune.tuner.loop.groups import dispatcher_of
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.again import Again
@@ -224,6 +224,38 @@ async def test_when_no_service_starts_anywhere_the_run_ends_after_a_few_and_stor
     assert caught.value.culprit is Culprit.USER
     assert len(loop.store.attempts) <= 6
     assert {t.state for t in loop.store.trials()} == {TrialState.RUNNING}
+
+
+class Refusing(SyntheticGroup):
+    """Serves, and refuses every request of the settings that ``refuses`` names by their number."""
+
+    refuses: Any = staticmethod(lambda _: True)
+
+    async def run(self, job: Any, report: Any) -> RunResult:
+        await self._clock.sleep(10.0)
+        if not self.refuses(job.attempt.trial_number):
+            return await super().run(job, report)
+        measurement = Measurement({"completed": 0.0, "answered": 9.0}, reasons=("HTTP 422: extra fields",))
+        return RunResult(Measured(measurement, Score(0.0, 0.0, {"success_rate": 1.0})), seconds=10.0)
+
+
+async def test_if_every_service_refuses_every_request_the_run_ends_after_three_settings() -> None:
+    loop = Loop(plan(20))
+    loop.groups = [Refusing("g0", loop.clock, service, lambda _: 10.0)]
+    loop.build(plan(20))
+    with pytest.raises(BenchmarkExecutionError, match="HTTP 422: extra fields") as caught:
+        await loop.coordinator.search()
+    assert caught.value.culprit is Culprit.USER
+    assert len(loop.store.trials()) == 3
+
+
+async def test_settings_that_refuse_everything_are_results_where_others_do_not() -> None:
+    loop = Loop(plan(12))
+    loop.groups = [Refusing("g0", loop.clock, service, lambda _: 10.0)]
+    loop.groups[0].refuses = lambda number: number != 1
+    loop.build(plan(12))
+    trials = await loop.coordinator.search()
+    assert [t.state for t in trials] == [TrialState.COMPLETE] * 12
 
 
 async def test_groups_join_and_leave_while_the_search_runs() -> None:

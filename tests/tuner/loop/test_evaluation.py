@@ -87,6 +87,32 @@ async def test_an_invalid_measurement_is_repeated_and_never_used() -> None:
     assert hopeless.kept == []
 
 
+REFUSED = Measurement(
+    {"request_goodput": 0.0, "success_rate": 0.0, "completed": 0.0, "answered": 10.0},
+    valid=False,
+    reasons=("not a single request was completed; 10 of 10 failed with: HTTP 422: extra fields",),
+)
+
+
+async def test_a_service_that_refuses_every_request_has_a_result_at_once() -> None:
+    """It is not the load generator's fault: there is nothing to repeat, and nothing to give more CPU to."""
+    bed = Bed(REFUSED)
+    done = await bed.use()
+    assert (done.score.value, done.score.feasible) == (0.0, False)
+    assert done.score.violations["success_rate"] == 1.0
+    assert len(bed.executor.started) == 1
+    assert "HTTP 422" in done.measurement.reasons[0]
+
+
+async def test_a_service_that_answers_nothing_at_all_is_asked_whether_it_still_lives() -> None:
+    silent = replace(REFUSED, metrics={**REFUSED.metrics, "answered": 0.0})
+    with pytest.raises(SimulatorHealthCheckError, match="no longer answers"):
+        await Bed(silent, silent, silent, ready=False).use()
+    with pytest.raises(BenchmarkExecutionError) as caught:
+        await Bed(silent, silent, silent).use()
+    assert "more CPU" not in caught.value.message
+
+
 async def test_several_loads_on_one_service_and_the_best_of_them() -> None:
     better = replace(GOOD, metrics={**GOOD.metrics, "request_goodput": 9.0})
     late = replace(GOOD, metrics={**GOOD.metrics, "p95_ttft_ms": 900.0})

@@ -23,6 +23,7 @@ Level = Literal["valid", "degraded", "invalid"]
 DEGRADED = 0.2  # of the limit for "invalid"
 IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low changes little
 DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
+SHOWN = 300  # characters of an error
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
@@ -38,6 +39,8 @@ class Certificate:
 def certify(records: Records, options: LoadgenOptions) -> Certificate:
     """The certificate of a run. Degraded: usable, and less accurate than it should be. Invalid: not to be used."""
     facts = lateness(records)
+    if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
+        return Certificate("invalid", (refused, *_broken(records)), facts)
     invalid = _broken(records)
     degraded: list[str] = []
     if mode_of(options) == "closed":
@@ -80,15 +83,25 @@ def _judge(
 
 def _broken(records: Records) -> list[str]:
     found = []
-    measured = records.requests[records.requests["phase"] == Phase.MEASURED]
-    if len(measured) and not (measured["outcome"] == Outcome.COMPLETED).any():
-        found.append("not a single request was completed")
     if records.interrupted:
         found.append("the run was interrupted; these are partial results")
     if records.lost:
         found.append("the endpoint was lost during the run; these are partial results")
     found += [f"{facts.worker}: {note}" for facts in records.workers for note in facts.notes]
     return found
+
+
+def nothing_completed(records: Records) -> str:
+    """That not a single measured request was completed, and the error that most of them met; empty if one was."""
+    measured = records.requests[records.requests["phase"] == Phase.MEASURED]
+    if not len(measured) or (measured["outcome"] == Outcome.COMPLETED).any():
+        return ""
+    index = measured["error"][measured["error"] >= 0]
+    if not len(index):
+        return "not a single request was completed"
+    amounts = np.bincount(index, minlength=len(records.errors))
+    error = records.errors[int(amounts.argmax())][:SHOWN]
+    return f"not a single request was completed; {amounts.max()} of {len(measured)} failed with: {error}"
 
 
 def lateness(records: Records) -> dict[str, float]:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from swarmtune.errors import BenchmarkExecutionError, PSOConvergenceError
+from swarmtune.errors import BenchmarkExecutionError, Culprit, PSOConvergenceError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
@@ -25,11 +25,13 @@ from swarmtune.records import (
 )
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.budget import Budget
-from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
+from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured, refused
 from swarmtune.tuner.loop.restarts import Restarts, free_fields
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart
 
+NEVER_REFUSED = -1  # some service has completed requests
+REFUSED_SETTINGS = 3  # whose service completes not a single request before the run fails, if no other has completed any
 GIVE_UPS_IN_A_ROW = 2  # consecutive trials that could not be measured at all before the run fails
 
 
@@ -66,6 +68,7 @@ class Coordinator:
         self._give_ups = 0
         self._exhausted = False
         self._measured = False
+        self._refused = 0
         self._best: Score | None = None
         self._best_load: float | None = None
 
@@ -180,6 +183,7 @@ class Coordinator:
         self._give_ups = 0
         self._tell(candidate.setting, outcome.score, outcome.measurement)
         self._attempts.emit("trial_finished", _finished(number, outcome, self.budget.accelerator_s))
+        self._check_refused(outcome.measurement)
         return False
 
     def _given(self) -> tuple[Setting, ...]:
@@ -192,9 +196,22 @@ class Coordinator:
             self._learned = True
         self._search.tell(setting, score)
         self._measured = self._measured or measurement is not None
+        if measurement is not None and self._refused >= 0:
+            self._refused = self._refused + 1 if refused(measurement) else NEVER_REFUSED
         if measurement is not None and score.feasible and (self._best is None or score.rank < self._best.rank):
             self._best = score
             self._best_load = self._plan.load_value(measurement) if self._plan.load_search else None
+
+    def _check_refused(self, measurement: Measurement | None) -> None:
+        """Raise, for the user, if services are up and complete not a single request, whatever the setting."""
+        if self._refused < REFUSED_SETTINGS or measurement is None or not refused(measurement):
+            return
+        raise BenchmarkExecutionError(
+            f"The services of {self._refused} settings, the baseline included, have started and not completed a single "
+            f"request: {'; '.join(measurement.reasons)}. Check that the requests fit the service (endpoint_type, model "
+            "name, extra fields); `swarmtune bench` sends the same ones.",
+            culprit=Culprit.USER,
+        )
 
     def _give_up(self, candidate: Candidate, number: int, outcome: AttemptResult) -> None:
         """Give up a trial after too many infrastructure failures: no score; another setting takes its place."""

@@ -170,22 +170,30 @@ class Evaluation(Job[Measured]):
         return Measured(*best_point(plan, measured), load_points=len(measured))
 
     async def _valid(self, service: Service, workload: Workload, number: int, timeout_s: float) -> Measurement:
-        """One valid measurement; an invalid one is repeated, never used."""
-        reasons = ""
+        """One valid measurement; an invalid one is repeated, never used.
+
+        If the service has answered and not completed a single request, that is a result: its success rate is 0.
+        """
+        reasons, advice = "", ""
         for repeat in range(1 + INVALID_REPEATS):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             measurement = await self._measure(service, workload, directory, timeout_s)
-            if measurement.valid:
+            if measurement.valid or refused(measurement):
                 taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
                 return replace(
                     measurement,
+                    valid=True,
                     load={**workload.load.to_json(), **measurement.load},
                     metrics={**measurement.metrics, ACCELERATORS: taken},
                 )
             reasons = "; ".join(measurement.reasons)
+            advice = (
+                " Give it more CPU, or put less load on this machine." if measurement.metrics.get("completed") else ""
+            )
+        if not advice:
+            await self._check_answers(service)
         raise BenchmarkExecutionError(
-            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}. "
-            "Give it more CPU, or put less load on this machine.",
+            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}.{advice}",
             details={"reasons": reasons},
         )
 
@@ -230,6 +238,11 @@ class Evaluation(Job[Measured]):
             raise SimulatorHealthCheckError(
                 "The service still runs but no longer answers after the measurement.", details={"cause": "hang"}
             )
+
+
+def refused(measurement: Measurement) -> bool:
+    """Has the service answered, and not completed a single request?"""
+    return measurement.metrics.get("completed") == 0 and measurement.metrics.get("answered", 0) > 0
 
 
 def seed_of(seed: int, attempt: int, point: int) -> int:
