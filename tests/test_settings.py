@@ -130,9 +130,9 @@ def test_choices_and_near_names_are_told(folder: Path) -> None:
     path = written(folder, "[objective]\nname = 'fast'\nslos = {}\n[vllm.comand]\n[[vllm.target_field]]\nnam = 'x'\n")
     text = "\n".join(mistakes_of(path))
     assert "'goodput', 'throughput' or 'weighted'" in text
-    assert "objective.slos: there is no such key; did you mean slo" in text
-    assert "vllm.comand: there is no such key; did you mean command" in text
-    assert "vllm.target_field.0.nam: there is no such key; did you mean name" in text
+    assert "objective.slos: unknown key; did you mean slo" in text
+    assert "vllm.comand: unknown key; did you mean command" in text
+    assert "vllm.target_field.0.nam: unknown key; did you mean name" in text
     assert "vllm.target_field.0.name: field required" in text
 
 

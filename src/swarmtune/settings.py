@@ -293,7 +293,7 @@ def expanded(path: str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise ConfigPathError(f"{path}: there is no such home directory") from error
+        raise ConfigPathError(f"{path}: no such home directory") from error
 
 
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSections:
@@ -419,7 +419,7 @@ def _what(error: Any, model: type[BaseModel]) -> str:
     location = error["loc"]
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
-        return "there is no such key" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else "")
     text = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
     if error["type"] == "missing" or "env" in location or any(looks_secret(str(part)) for part in location):
         return text

@@ -82,7 +82,7 @@ def test_nothing_is_computed_from_what_is_no_number(clean: Path, cli: Cli, targe
     param = '{target_name = "words", product = 2}' if dtype == "times" else '"words"'
     text = field(name='"x"', min="0", max="1", dtype=f'"{dtype}"', dtype_param=param)
     (clean / "config.toml").write_text(f'{text}\n[[simulated.target_field]]\nname = "words"\n{target}\n')
-    refused(cli("check"), clean, "x: words is no number")
+    refused(cli("check"), clean, "x: words is not a number")
 
 
 def test_too_many_fields(clean: Path, cli: Cli) -> None:

@@ -59,10 +59,10 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:
 def test_a_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     file = ServiceFile(str(path))
-    with pytest.raises(DocumentError, match="there is no such file"):
+    with pytest.raises(DocumentError, match="no such file"):
         _ = file.content
     path.write_text('{"a": {"b": 1}}')
-    with pytest.raises(DocumentError, match="there is no such file"):
+    with pytest.raises(DocumentError, match="no such file"):
         _ = file.content
     engine = CommandEngine(
         CommandConfig.model_validate({"argv": ["x"], "model": "m", "config_path": str(path), "target_field": [FIELD]})

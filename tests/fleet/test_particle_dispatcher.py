@@ -346,7 +346,7 @@ def test_groups_join_and_leave_while_particles_are_measured(here: Path) -> None:
     with ParticleDispatcher(config(here, group(here, "first")), FIELDS, fitness, listen=heard) as dispatcher:
         results = dispatcher.evaluate_particles([[x] for x in range(5)])
         assert [g.group_id for g in dispatcher.config.service_groups] == ["late"]
-        with pytest.raises(ConfigurationError, match="no group 'first'; the groups are: late"):
+        with pytest.raises(ConfigurationError, match="unknown group 'first'; the groups are: late"):
             dispatcher.leave("first")
         with pytest.raises(ConfigValidationError, match="group late: given more than once"):
             dispatcher.join(late)

@@ -61,7 +61,7 @@ def test_all_wrong_particles_are_named() -> None:
         "particle 1: a row of 2 numbers (all fields) or 2 (the searched ones) is needed, not shape (3,)",
         "particle 2: not a finite number: n",
         "particle 3: tp = 4 is not between 0 and 1; give values by name: {'tp': ...}",
-        "particle 4: 'm' is no field; fields: n, tp",
+        "particle 4: 'm' is not a field; fields: n, tp",
         "particle 5: n = 10 is outside its range",
         "particle 6: could not convert string to float: 'x'",
     ]

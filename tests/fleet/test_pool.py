@@ -96,7 +96,7 @@ async def test_groups_come_and_go(clock: VirtualClock) -> None:
         pool.join("a")
     pool.release("a", ok=True)
     assert pool.counts == PoolCounts(healthy=1, busy=1, open=0, gone=1)
-    with pytest.raises(ConfigurationError, match="no group 'a'; the groups are: b"):
+    with pytest.raises(ConfigurationError, match="unknown group 'a'; the groups are: b"):
         pool.leave("a")
     pool.release("b", ok=True)
     pool.leave("b")

@@ -49,7 +49,11 @@ def test_random_settings_use_the_whole_space() -> None:
 
 @pytest.mark.parametrize(
     ("when", "said"),
-    [("spec != 1", "'spec', which is no field"), ("tokens > 1", "depends on itself"), ("seqs >", "not an expression")],
+    [
+        ("spec != 1", "'spec', which is not a field"),
+        ("tokens > 1", "depends on itself"),
+        ("seqs >", "not an expression"),
+    ],
 )
 def test_mistakes_are_told(when: str, said: str) -> None:
     with pytest.raises(ConfigValidationError, match=said):

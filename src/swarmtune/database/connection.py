@@ -40,7 +40,7 @@ def open_database(url: str, metadata: MetaData) -> Engine:
 def read_only(place: str) -> Iterator[Engine]:
     """An engine that only reads a database (a path or an address), also while another process writes to it.
 
-    Nothing is created and no byte of the database changes; a folder that cannot be written to is no hindrance.
+    Nothing is created and no byte of the database changes. The folder may be read-only.
     StoreError says in a few words why the database cannot be used.
     """
     with _reason_only():
@@ -101,7 +101,7 @@ def _sqlite_address(path: Path) -> Iterator[str]:
     A log without its index (a copied folder, or one that cannot be written to) is read from a copy of both.
     """
     if not path.is_file():
-        raise StoreError("there is no such file")
+        raise StoreError("no such file")
     address = f"file:{quote(str(path.resolve()))}"
     logs = [log for end in LOGS if (log := Path(f"{path}{end}")).is_file() and log.stat().st_size > 0]
     if not logs:

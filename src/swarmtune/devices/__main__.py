@@ -3,7 +3,7 @@
 The first line on standard input is a JSON object: ``spool`` (file to write), ``devices`` (indices, null: all),
 ``here`` (read this machine?), ``urls`` (Prometheus addresses). When each source has been tried once, ``ready`` is
 printed; when standard input ends, or the process that started this one does, each is read a last time. No error of a
-source ends it: it is noted in the spool, once. Exit code: 0, or 2 if the first line or the spool is no good.
+source ends it: it is noted in the spool, once. Exit code: 0, or 2 if the first line or the spool is unusable.
 """
 
 from __future__ import annotations

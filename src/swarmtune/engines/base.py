@@ -102,7 +102,7 @@ class Engine(ABC):
         return ()
 
     def mistakes(self) -> list[str]:
-        """What is wrong with the section, as sentences. Called only for the engine that is used."""
+        """Mistakes in the section, as sentences. Called only for the engine that is used."""
         return []
 
     @abstractmethod
@@ -116,7 +116,7 @@ class Engine(ABC):
         return tuple(self.command(setting, replace(group, rank=rank)) for rank in range(len(group.nodes)))
 
     def live_requests(self, setting: Setting) -> tuple[LiveRequest, ...]:
-        """What is sent to the running service before it is measured with this setting (fields with ``Field.live``).
+        """The requests that give the running service this setting's live parameters (``Field.live``).
 
         ``command`` must not depend on these values: a setting that differs in nothing else then needs no restart.
         """

@@ -42,7 +42,7 @@ def load(path: Path) -> Any:
 def read_text(path: Path) -> str:
     """The UTF-8 text of a regular file; OSError or ValueError if it cannot be read or has more than MAX_BYTES."""
     if not path.is_file():  # a pipe would be waited for, a device has no end
-        raise OSError("not a file" if path.exists() else "there is no such file")
+        raise OSError("not a file" if path.exists() else "no such file")
     with path.open("rb") as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:

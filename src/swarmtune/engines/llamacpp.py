@@ -113,7 +113,7 @@ class LlamacppEngine(Engine):
         """Unknown flags, a model file that is not there, a missing extra, and arguments that cannot be split."""
         found = others_mistakes(self.config.others, "llamacpp.others")
         if self.config.model_path and not Path(self.config.model_path).is_file():
-            found.append(f"llamacpp.model_path: there is no file {self.config.model_path}")
+            found.append(f"llamacpp.model_path: no such file: {self.config.model_path}")
         try:
             model_file(self.config.model_path)
         except MissingExtraError as error:

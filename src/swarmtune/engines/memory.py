@@ -111,7 +111,7 @@ class KvMemory:
         return self._found if isinstance(self._found, int) else None
 
     def mistakes(self) -> list[str]:
-        """What is wrong with the table, as sentences."""
+        """Mistakes in the table, as sentences."""
         return [self._found.message] if isinstance(self._found, ConfigurationError) else []
 
     def rules(self, name: str | None) -> tuple[str, ...]:

@@ -159,7 +159,7 @@ class ParallelConfig(ServiceOptions):
     def _known_executor(cls, name: str) -> str:
         registry.load_plugins()
         if name not in registry.executors:
-            raise ValueError(f"there is no executor {name!r}; use {', '.join(registry.executors)}")
+            raise ValueError(f"unknown executor {name!r}; use {', '.join(registry.executors)}")
         return name
 
     @property

@@ -46,7 +46,7 @@ def write_message(path: Path, message: Message) -> None:
 
 
 def read_message(path: Path) -> Message | None:
-    """The message in a file; None if there is no such file, or it holds no message."""
+    """The message in a file; None if the file does not exist, or it holds no message."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -55,7 +55,7 @@ class Job(ABC, Generic[R]):
     ready_s: float = 300.0
     """Seconds that the service may take to become ready."""
     facts: Mapping[str, Any] = {}
-    """What is reported with each phase of its runs."""
+    """Facts that are reported with each phase of its runs."""
     started_at: float = 0.0
     """When the run at hand began, the wait for a turn left out (monotonic seconds); set by the run."""
     keeps_service: bool = False

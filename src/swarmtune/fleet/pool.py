@@ -150,7 +150,7 @@ class ServiceGroupPool(Generic[M]):
     def leave(self, name: str) -> M:
         """Give a member no more work; a busy one is gone when it is released. ConfigurationError if it is unknown."""
         if name not in self.names:
-            raise ConfigurationError(f"there is no group {name!r}; the groups are: {', '.join(self.names) or 'none'}")
+            raise ConfigurationError(f"unknown group {name!r}; the groups are: {', '.join(self.names) or 'none'}")
         member = self._slots[name].member
         if self._slots[name].busy:
             self._slots[name].leaving = True

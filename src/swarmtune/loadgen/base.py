@@ -50,7 +50,7 @@ class Benchmark(ABC):
         return cap
 
     def mistakes(self) -> list[str]:
-        """What is wrong with the section, as sentences. Called only for the benchmark that is used."""
+        """Mistakes in the section, as sentences. Called only for the benchmark that is used."""
         return []
 
     @abstractmethod

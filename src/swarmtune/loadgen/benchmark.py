@@ -20,7 +20,7 @@ from swarmtune.records import Command, File, Measurement, Node, from_plain
 from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
-MOST_PATH = 4096  # characters; a longer text is no path
+MOST_PATH = 4096  # characters; a longer text is not a path
 
 
 class SwarmtuneBenchmark(Benchmark):

@@ -16,7 +16,7 @@ SLO_NAME = re.compile(rf"^({'|'.join(STATISTICS)})_({'|'.join(LATENCIES)})_ms$")
 
 
 def slo_mistakes(limits: Mapping[str, float]) -> list[str]:
-    """What is wrong with a table of SLOs, as sentences."""
+    """Mistakes in a table of SLOs, as sentences."""
     form = f"{'|'.join(STATISTICS)}_{'|'.join(LATENCIES)}_ms"
     return [
         f"objective.slo.{name}: not an SLO; write {form}, for example p95_ttft_ms = 500"

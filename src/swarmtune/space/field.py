@@ -147,7 +147,7 @@ class Field:
             hint = f"; did you mean {near[0]}?" if near else ""
             return [f"{self.name}: dtype {self.dtype[:40]!r} is not one of {', '.join(DTYPES)}{hint}"]
         found = self._place_mistakes() + self._number_mistakes() + self._when_mistakes(known)
-        found += [f"{self.name}: dtype_param names {t!r}, which is no field" for t in self.targets if t not in known]
+        found += [f"{self.name}: dtype_param names {t!r}, which is not a field" for t in self.targets if t not in known]
         if self.name in self.targets:
             found.append(f"{self.name}: depends on itself")
         if self.constant is not None:
@@ -161,7 +161,7 @@ class Field:
             names = _condition(self.when).names
         except ConstraintError as error:
             return [f"{self.name}: when {self.when[:100]!r}: {error}"]
-        found = [f"{self.name}: when names {n!r}, which is no field" for n in sorted(names - known)]
+        found = [f"{self.name}: when names {n!r}, which is not a field" for n in sorted(names - known)]
         return [*found, f"{self.name}: depends on itself"] if self.name in names else found
 
     def _place_mistakes(self) -> list[str]:
@@ -187,7 +187,7 @@ class Field:
             elif abs(number) > MAX_NUMBER:
                 found.append(f"{self.name}: {key} must lie between -{MAX_NUMBER:g} and {MAX_NUMBER:g}")
         if self.dtype == "ratio" and self.constant is None and isinstance(self.value, (bool, str)):
-            found.append(f"{self.name}: value {self.value!r} is no number; a ratio needs one")
+            found.append(f"{self.name}: value {self.value!r} is not a number; a ratio needs one")
         return found
 
     def _range_mistakes(self) -> list[str]:

@@ -117,7 +117,7 @@ class Space:
         ConfigValidationError names what is unknown or outside its range.
         """
         mistakes = [
-            f"{name!r} is no field; fields: {', '.join(self._by_name)}" for name in values.keys() - self._by_name
+            f"{name!r} is not a field; fields: {', '.join(self._by_name)}" for name in values.keys() - self._by_name
         ]
         dimensions = {d.name: d for d in self.dimensions}
         for name, value in values.items():
@@ -126,7 +126,7 @@ class Space:
             if axis is not None and not axis.contains(value):
                 mistakes.append(f"{name} = {value!r} is outside its range")
             if field is not None and field.dtype == "ratio" and not _finite(value):
-                mistakes.append(f"{name} = {value!r} is no number")
+                mistakes.append(f"{name} = {value!r} is not a number")
         if mistakes:
             raise ConfigValidationError(mistakes)
         base = dict(self.default().values)
@@ -219,7 +219,7 @@ class Space:
                 choices = target.dtype_param if target.dtype == "enum" and target.constant is None else ()
                 values = [*choices, *([] if target.constant is None else [target.constant])]
                 if target.dtype in ("bool", "env") or not all(_finite(v) for v in values):
-                    found.append(f"{field.name}: {target.name} is no number, so nothing can be computed from it")
+                    found.append(f"{field.name}: {target.name} is not a number, so nothing can be computed from it")
                 elif field.dtype == "share" and (target.min is None or target.max is None):
                     found.append(f"{field.name}: a share needs the min and max of {target.name}, which has none")
         return found
@@ -321,7 +321,7 @@ def _parse(texts: Iterable[str], names: set[str]) -> tuple[list[Constraint], lis
         for name in sorted(constraint.names - names):
             near = difflib.get_close_matches(name, names, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            mistakes.append(f"constraint {text[:100]!r}: {name!r} is no field{hint}")
+            mistakes.append(f"constraint {text[:100]!r}: {name!r} is not a field{hint}")
         parsed.append(constraint)
     return parsed, mistakes
 

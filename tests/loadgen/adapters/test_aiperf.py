@@ -145,5 +145,5 @@ def test_a_run_that_was_stopped_is_not_valid() -> None:
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / RESULT_FILE).write_text(json.dumps(sample(**change)))
-    with pytest.raises(BenchmarkParseError, match="is no result of aiperf"):
+    with pytest.raises(BenchmarkParseError, match="is not a result of aiperf"):
         make().read(tmp_path)

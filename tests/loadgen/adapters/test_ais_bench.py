@@ -128,9 +128,9 @@ def test_mistakes(tmp_path: Path) -> None:
         others="--x 'y", command={"num_prompts": "num_prompts", "mode": "all"}, tokenizer=str(tmp_path / "no")
     ).mistakes()
     assert "No closing quotation" in others
-    assert "'num_prompts' is no whole number" in prompts
+    assert "'num_prompts' is not a whole number" in prompts
     assert "write perf" in mode
-    assert "is no folder" in tokenizer
+    assert "is not a folder" in tokenizer
     assert "tokenizer" in make().mistakes()[0]
 
 
@@ -174,7 +174,7 @@ def test_it_is_found_where_the_tool_leaves_it(tmp_path: Path) -> None:
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
     TestContract().leave_sample(tmp_path)
     (tmp_path / "synthetic.json").write_text(json.dumps(counts(**change)))
-    with pytest.raises(BenchmarkParseError, match="is no result of ais_bench"):
+    with pytest.raises(BenchmarkParseError, match="is not a result of ais_bench"):
         make().read(tmp_path)
 
 

@@ -143,7 +143,7 @@ def test_nothing_completed_means_no_latencies() -> None:
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / RESULT_FILE).write_text(json.dumps({**json.loads(SAMPLE.read_text()), **change}))
-    with pytest.raises(BenchmarkParseError, match="is no result of guidellm"):
+    with pytest.raises(BenchmarkParseError, match="is not a result of guidellm"):
         make().read(tmp_path)
 
 
@@ -152,5 +152,5 @@ def test_a_run_without_a_duration(tmp_path: Path, duration: float | None) -> Non
     result = json.loads(SAMPLE.read_text())
     result["benchmarks"][0]["duration"] = duration
     (tmp_path / RESULT_FILE).write_text(json.dumps(result))
-    with pytest.raises(BenchmarkParseError, match="is no result of guidellm"):
+    with pytest.raises(BenchmarkParseError, match="is not a result of guidellm"):
         make().read(tmp_path)

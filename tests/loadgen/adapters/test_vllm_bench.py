@@ -88,7 +88,7 @@ def test_a_duration_becomes_requests() -> None:
 
 def test_mistakes() -> None:
     prompts, others = make(command={"num_prompts": "num_prompts", "others": "--x 'y"}).mistakes()
-    assert "'num_prompts' is no whole number" in prompts
+    assert "'num_prompts' is not a whole number" in prompts
     assert "No closing quotation" in others
     assert make().mistakes() == []
 
@@ -120,5 +120,5 @@ def test_nothing_completed_means_no_latencies() -> None:
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / RESULT_FILE).write_text(json.dumps({**json.loads(SAMPLE.read_text()), **change}))
-    with pytest.raises(BenchmarkParseError, match="is no result of vllm bench serve"):
+    with pytest.raises(BenchmarkParseError, match="is not a result of vllm bench serve"):
         make().read(tmp_path)

@@ -249,7 +249,7 @@ def test_what_is_no_token(tmp_path: Path, text: str) -> None:
     path = tmp_path / "token"
     path.touch(0o600)
     path.write_text(text)
-    with pytest.raises(ConfigPathError, match="is no token"):
+    with pytest.raises(ConfigPathError, match="is not a token"):
         Token.read(path)
     with pytest.raises(ConfigPathError, match="copy it here"):
         Token.read(tmp_path / "none")

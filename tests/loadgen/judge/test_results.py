@@ -209,7 +209,7 @@ def test_what_was_not_measured_keeps_no_limit() -> None:
 
 
 def test_an_unknown_limit_is_one_clear_error() -> None:
-    with pytest.raises(ConfigValidationError, match=r"no limit 'tttft_ms'; there are ttft_ms"):
+    with pytest.raises(ConfigValidationError, match=r"unknown limit 'tttft_ms'; the limits are ttft_ms"):
         results(run(*SMALL), {"tttft_ms": 1})
 
 

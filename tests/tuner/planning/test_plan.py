@@ -88,7 +88,7 @@ def test_user_settings_are_completed_and_exact() -> None:
 def test_a_ratio_in_a_user_setting_is_a_number() -> None:
     ratio = {"name": "part", "dtype": "ratio", "min": 0, "max": 1, "dtype_param": "seqs"}
     text = refused(optimizer={"user_settings": [{"part": "half"}]}, **fields(SEQS, ratio))
-    assert text == "optimizer.user_settings.1: part = 'half' is no number"
+    assert text == "optimizer.user_settings.1: part = 'half' is not a number"
 
 
 def test_load_fields_are_left_to_the_load_search() -> None:

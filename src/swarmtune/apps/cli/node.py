@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve tuners until SIGINT or SIGTERM."""
     shared = Path(args.shared).expanduser()
     if not shared.is_dir():
-        raise ConfigPathError(f"{shared}: there is no such folder; create it where the tuner's machine sees it, too")
+        raise ConfigPathError(f"{shared}: no such folder; create it where the tuner's machine sees it, too")
     folder, root = shared / Path(args.name).name, Path(args.work_dir).expanduser() / "node"
     print(f"serving as {folder.name} in {shared}; Ctrl-C ends it and all that it runs", file=sys.stderr)
     asyncio.run(_serve(folder, root))

@@ -220,7 +220,7 @@ def copy(source: Path, target: Path) -> None:
     """Copy a file or folder on this machine; links stay links. CommunicationError if that fails."""
     try:
         if not source.is_symlink() and not source.exists():
-            raise CommunicationError(f"cannot copy {source}: there is no such file", culprit=Culprit.USER)
+            raise CommunicationError(f"cannot copy {source}: no such file", culprit=Culprit.USER)
         supervisor.make_private(target.parent)
         _copy_tree(source, target)
     except OSError as error:

@@ -210,7 +210,7 @@ class RayExecutor(AskingExecutor):
         """See Executor: through Ray's object store."""
         source = local.resolve()
         if not source.exists():
-            raise CommunicationError(f"cannot copy {local}: there is no such file", culprit=Culprit.USER)
+            raise CommunicationError(f"cannot copy {local}: no such file", culprit=Culprit.USER)
         packed = await asyncio.to_thread(pack, source)
         raised_of(await self._call("put", packed, remote))
 

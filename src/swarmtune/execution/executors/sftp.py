@@ -71,7 +71,7 @@ async def write(sftp: asyncssh.SFTPClient, path: PurePosixPath, content: bytes) 
 
 
 async def tail(sftp: asyncssh.SFTPClient, path: str, size_bytes: int) -> bytes:
-    """The end of a file; empty if there is no such file."""
+    """The end of a file; empty if the file does not exist."""
     try:
         async with sftp.open(path, "rb") as file:
             size = (await file.stat()).size or 0

@@ -117,7 +117,7 @@ class SshExecutor(Executor):
         """See Executor. Relative paths begin at work_dir. Links inside a folder stay links."""
         source = local.resolve()
         if not source.exists():
-            raise CommunicationError(f"cannot copy {local}: there is no such file", culprit=Culprit.USER)
+            raise CommunicationError(f"cannot copy {local}: no such file", culprit=Culprit.USER)
         node = await self._ready()
         async with node.translated(f"cannot copy {source} to {remote}") as moved:
             target = await sftp.inside(node.files, node.root, remote)

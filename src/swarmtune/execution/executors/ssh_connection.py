@@ -93,7 +93,7 @@ class SshNode:
         try:
             yield patience.moved
         except sftp.GONE as error:
-            text = f"{what} on {self.target.host}: there is no such file"
+            text = f"{what} on {self.target.host}: no such file"
             raise CommunicationError(text, culprit=Culprit.USER) from error
         except (asyncssh.Error, OSError) as error:
             reason, culprit = str(error), Culprit.INFRASTRUCTURE

@@ -49,7 +49,7 @@ class Link(ABC):
 
     @abstractmethod
     async def tail(self, path: PurePath, size_bytes: int) -> bytes:
-        """The end of a file in the command's folder; empty if there is no such file."""
+        """The end of a file in the command's folder; empty if the file does not exist."""
 
 
 def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | None) -> bytes:

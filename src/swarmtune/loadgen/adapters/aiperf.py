@@ -103,7 +103,7 @@ class AiperfBenchmark(ToolBenchmark):
         try:
             return measurement(result)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BenchmarkParseError(f"{path} is no result of aiperf: {error!r}") from error
+            raise BenchmarkParseError(f"{path} is not a result of aiperf: {error!r}") from error
 
 
 def measurement(result: Mapping[str, Any]) -> Measurement:

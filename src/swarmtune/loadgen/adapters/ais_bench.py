@@ -129,12 +129,12 @@ class AisBenchBenchmark(ToolBenchmark):
         """Adds: placeholders that were never filled in, a mode that does not measure, and no tokenizer."""
         config, found = self.config, super().mistakes()
         if config.requests is None:
-            found.append(f"ais_bench.command.num_prompts: {config.command.num_prompts!r} is no whole number above 0")
+            found.append(f"ais_bench.command.num_prompts: {config.command.num_prompts!r} is not a whole number above 0")
         if config.command.mode not in ("perf", *PLACEHOLDERS):
             found.append(f"ais_bench.command.mode: {config.command.mode!r} measures nothing; write perf")
         if not (config.tokenizer and Path(config.tokenizer).is_dir()):
             found.append(
-                f"ais_bench.tokenizer: {config.tokenizer!r} is no folder; ais_bench needs the model's, with tokenizer.json"
+                f"ais_bench.tokenizer: {config.tokenizer!r} is not a folder; ais_bench needs the model's (tokenizer.json)"
             )
         return found
 
@@ -202,7 +202,7 @@ class AisBenchBenchmark(ToolBenchmark):
             with path.open(encoding="utf-8", newline="") as file:
                 return measurement(list(csv.DictReader(file)), counts)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
-            raise BenchmarkParseError(f"{path} is no result of ais_bench: {error!r}") from error
+            raise BenchmarkParseError(f"{path} is not a result of ais_bench: {error!r}") from error
 
 
 def measurement(table: list[dict[str, Any]], counts: Mapping[str, Any]) -> Measurement:

@@ -106,7 +106,7 @@ class GuidellmBenchmark(ToolBenchmark):
         try:
             return measurement(result)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BenchmarkParseError(f"{path} is no result of guidellm: {error!r}") from error
+            raise BenchmarkParseError(f"{path} is not a result of guidellm: {error!r}") from error
 
 
 def _lengths(workload: Workload) -> dict[str, int]:

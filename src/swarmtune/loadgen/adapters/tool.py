@@ -110,14 +110,14 @@ def read_json(path: Path, tool: str) -> Any:
         message = f"{tool} left no {path}: {error.strerror}. Its output says why."
         raise BenchmarkParseError(message) from error
     except (ValueError, RecursionError) as error:
-        raise BenchmarkParseError(f"{path} is no result of {tool}: {error!r}") from error
+        raise BenchmarkParseError(f"{path} is not a result of {tool}: {error!r}") from error
 
 
 def measured(metrics: Mapping[str, float], load: Mapping[str, float], reasons: tuple[str, ...] = ()) -> Measurement:
     """A measurement with what follows from the counts by definition (docs/loadgen.md): rates, throughputs.
 
     ``metrics`` holds completed, failed, duration_s, total_input_tokens and total_output_tokens at least. Without a
-    completed request there is no latency. ValueError if a value is no finite number, or if requests took no time.
+    completed request there is no latency. ValueError if a value is not a finite number, or if requests took no time.
     """
     found = {name: float(value) for name, value in metrics.items()}
     if wrong := [name for name, value in found.items() if not math.isfinite(value)]:

@@ -97,7 +97,7 @@ class VllmBenchmark(Benchmark):
         section, found = self.config.command, []
         prompts = str(section.num_prompts)
         if not (prompts.isascii() and prompts.isdigit() and int(prompts)):
-            found.append(f"vllm_benchmark.command.num_prompts: {prompts!r} is no whole number above 0")
+            found.append(f"vllm_benchmark.command.num_prompts: {prompts!r} is not a whole number above 0")
         try:
             _arguments(section.others, {})
         except ValueError as error:
@@ -187,7 +187,7 @@ class VllmBenchmark(Benchmark):
             message = f"vllm bench serve left no {path}: {error.strerror}. Its output says why."
             raise BenchmarkParseError(message) from error
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BenchmarkParseError(f"{path} is no result of vllm bench serve: {error!r}") from error
+            raise BenchmarkParseError(f"{path} is not a result of vllm bench serve: {error!r}") from error
 
 
 def measurement(result: Mapping[str, Any]) -> Measurement:

@@ -62,7 +62,7 @@ class Token:
                 f"The token {path} cannot be read: {error.strerror}. `swarmtune bench --listen` writes it; copy it here."
             ) from error
         except (msgspec.MsgspecError, ValueError, LookupError, struct.error) as error:
-            raise ConfigPathError(f"{path} is no token of `swarmtune bench --listen`: {error}") from error
+            raise ConfigPathError(f"{path} is not a token of `swarmtune bench --listen`: {error}") from error
         return token
 
     @classmethod

@@ -20,7 +20,7 @@ class Answer:
 
     ``chunks``: one entry per event (or, not streamed, one for the whole answer) that carried content: the number of the
     read that brought its last byte. ``chunk_tokens``: tokens of each chunk where the server said so (continuous usage),
-    else empty. ``first_answer``: index into ``chunks`` of the first one that is no reasoning, None without any.
+    else empty. ``first_answer``: index into ``chunks`` of the first one that is not reasoning, None without any.
     ``text``: the content (without reasoning), filled only if asked for. Token counts: None if the server did not say.
     """
 

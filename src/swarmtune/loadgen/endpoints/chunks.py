@@ -182,7 +182,7 @@ class Reader:
             answer.reasoning_tokens = usage.reasoning_tokens
 
     def _odd(self, data: bytes, name: str, read: int) -> str | None:
-        """Read an event that is no usual chunk; what is wrong with it, None if it could be understood."""
+        """Read an event that is not a usual chunk; what is wrong with it, None if it could be understood."""
         chunk = json_object(data)
         if chunk is None:
             return f"an event that is not a JSON object: {excerpt(data)}"

@@ -131,7 +131,7 @@ def not_a_stream(pieces: Sequence[Piece]) -> str:
 
 
 def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
-    """The message of an error object in any form that servers use; None: it is no error.
+    """The message of an error object in any form that servers use; None: it is not an error.
 
     OpenAI, vLLM, SGLang, llama.cpp: {"error": {"message"}}; older vLLM and SGLang: {"object": "error", "message"}; TGI:
     {"error": text, "error_type"}; Responses API: {"type": "error", "message"} or {"response": {"error": {"message"}}}.
@@ -169,5 +169,5 @@ def excerpt(data: bytes) -> str:
 
 
 def whole_number(value: Any) -> int | None:
-    """A count that a server gave; None if it is no number."""
+    """A count that a server gave; None if it is not a number."""
     return int(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else None  # NaN is not below

@@ -32,7 +32,7 @@ class Columns:
     chunk_tokens: NDArray[np.int16]
     first_ns: Ints
     second_ns: Ints
-    answer_ns: Ints  # first chunk that is no reasoning
+    answer_ns: Ints  # first chunk that is not reasoning
     last_ns: Ints
     ended_ns: int  # the end of the measurement
 

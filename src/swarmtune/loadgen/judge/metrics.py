@@ -35,7 +35,7 @@ Statistics (mean_ std_ min_ max_ p1_ p5_ p10_ p25_ p50_ p75_ p90_ p95_ p99_ p99.
 =============================  ======================================================================================
 ttft_ms                        time to first token: first chunk - send; of incomplete requests, too (latencies.py)
 ttst_ms                        time to second token: second chunk - first chunk
-ttfo_ms                        time to first output: first chunk that is no reasoning - send
+ttfo_ms                        time to first output: first chunk that is not reasoning - send
 icl_ms                         inter-chunk latency: gaps between consecutive chunks, all requests together
 itl_ms                         inter-token latency: a gap that brought k tokens is k samples of gap / k
 tpot_ms                        time per output token: (last - first chunk) / (output_tokens - 1), one sample per request
@@ -81,7 +81,7 @@ def check_limits(request_slos: Mapping[str, float]) -> None:
     """ConfigValidationError if a limit has an unknown name."""
     known = (*UPPER_LIMITS, *LOWER_LIMITS)
     if wrong := [name for name in request_slos if name not in known]:
-        raise ConfigValidationError([f"goodput: there is no limit {n!r}; there are {', '.join(known)}" for n in wrong])
+        raise ConfigValidationError([f"goodput: unknown limit {n!r}; the limits are {', '.join(known)}" for n in wrong])
 
 
 def keeps(

@@ -62,7 +62,7 @@ def slos(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
 
 
 def mistakes_of(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:
-    """What is wrong with ``per``, the prices and ``pareto``, as sentences."""
+    """Mistakes in ``per``, the prices and ``pareto``, as sentences."""
     return [*_price_mistakes(settings, benchmark), *_pareto_mistakes(settings)]
 
 

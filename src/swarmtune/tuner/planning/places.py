@@ -58,6 +58,6 @@ def check_earlier(given: list[str] | None, mistakes: list[str]) -> None:
 
                 database_url(place)
             elif not (place.strip() and expanded(place).exists()):
-                mistakes.append(f"optimizer.earlier.{number}: there is no file or folder {place[:200]!r}")
+                mistakes.append(f"optimizer.earlier.{number}: no such file or folder: {place[:200]!r}")
         except (ConfigurationError, OSError) as error:
             mistakes.append(f"optimizer.earlier.{number}: {getattr(error, 'strerror', None) or error}")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 REPLICATES = 1000
 STRETCH = 2  # consecutive blocks drawn together: about the cube root of 10 blocks (Hall, Horowitz & Jing 1995)
-MOST_LOG = 700.0  # exp of more is no float
+MOST_LOG = 700.0  # exp of more is not a float
 
 Blocks = tuple[Sequence[float], Sequence[float]]
 
