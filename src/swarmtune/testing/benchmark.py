@@ -20,7 +20,7 @@ from swarmtune.workload import Load, Workload
 URL = "http://127.0.0.1:8123"
 UNITS = re.compile(
     r"_(ms|s|throughput|goodput|rate|tokens|share|share_max|per_s|per_user|count|concurrency|isl|osl|pct|watts)$"
-    r"|^(completed|failed|incomplete|cancelled|dropped|late|retried)$"
+    r"|^(completed|failed|incomplete|cancelled|dropped|late|answered|retried)$"
 )
 ODD_MODEL = "my model; $(touch broken) `id` && 'x' | \"y\""
 
