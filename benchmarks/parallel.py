@@ -39,7 +39,7 @@ from swarmtune.fleet.particles import ParticleDispatcher
 from swarmtune.records import Event, Group, Score, Setting
 from swarmtune.settings import read_settings
 from swarmtune.space import Field
-from swarmtune.study.store import MemoryStore
+from swarmtune.testing.memory_store import MemoryStore
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.coordinator import Coordinator

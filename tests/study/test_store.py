@@ -17,8 +17,9 @@ from swarmtune.records import TrialState
 from swarmtune.space import Space
 from swarmtune.study.ownership import LEASE_S
 from swarmtune.study.reader import StudyHead, latest_study
-from swarmtune.study.store import MemoryStore, Remeasured, Store
+from swarmtune.study.store import Remeasured, Store
 from swarmtune.study.writer import StudyWriter
+from swarmtune.testing.memory_store import MemoryStore
 from swarmtune.testing.search import MIXED, RULES
 from swarmtune.testing.store import (
     BROKEN_PROMISE,

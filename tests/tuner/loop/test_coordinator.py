@@ -25,7 +25,7 @@ from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
-from swarmtune.study.store import MemoryStore
+from swarmtune.testing.memory_store import MemoryStore
 from swarmtune.testing.search import MIXED, RULES, service
 from swarmtune.testing.synthetic import SyntheticGroup
 from swarmtune.tuner.loop import coordinator

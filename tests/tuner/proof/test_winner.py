@@ -13,7 +13,7 @@ from tests.tuner.loop.test_coordinator import Loop, plan
 from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.fleet.job import RunResult
 from swarmtune.records import AttemptResult, EarlyStop, Measurement, Score, Setting, Trial, TrialState
-from swarmtune.study.store import MemoryStore
+from swarmtune.testing.memory_store import MemoryStore
 from swarmtune.tuner.loop.evaluation import Measured
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.database.address import shown_url
+from swarmtune.devices import hardware
 from swarmtune.errors import ConfigValidationError, StoreError
 from swarmtune.records import Setting, Value
 from swarmtune.settings import expanded
 from swarmtune.space import Space
 from swarmtune.study.place import DATABASE
-from swarmtune.tuner.planning import hardware
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.earlier import EarlierStudy, read_studies
 from swarmtune.tuner.warm_start.record import Source, Taken, WarmStart

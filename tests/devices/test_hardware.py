@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from swarmtune.tuner.planning.hardware import fingerprint
+from swarmtune.devices.hardware import fingerprint
 
 
 def test_this_machine_has_a_processor_and_memory() -> None:

@@ -1,0 +1,48 @@
+"""A study in memory, for tests and benchmarks of the loop."""
+
+from __future__ import annotations
+
+from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, TrialState
+from swarmtune.study.store import Remeasured, Store, as_trial
+
+
+class MemoryStore(Store):
+    """Keeps everything until it is dropped."""
+
+    def __init__(self) -> None:
+        self.attempts: list[tuple[Attempt, AttemptResult | None]] = []
+        self.records: list[tuple[Event | Measurement | tuple[str, str], Attempt | None]] = []
+        self._trials: dict[int, Trial] = {}
+
+    def open(
+        self, setting: Setting, group: str, token: str, *, number: int | None = None, kind: str = "trial"
+    ) -> Attempt:
+        if number is None:
+            number = len(self._trials)
+            self._trials[number] = Trial(number, setting, TrialState.RUNNING)
+        attempt = Attempt(len(self.attempts), number, self._trials[number].setting, group, token, kind)
+        self.attempts.append((attempt, None))
+        return attempt
+
+    def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
+        self.attempts[attempt.id] = (attempt, outcome)
+        if attempt.kind == "trial":
+            self._trials[attempt.trial_number] = as_trial(
+                attempt.trial_number,
+                attempt.setting,
+                [o for a, o in self.attempts if a.trial_number == attempt.trial_number],
+            )
+
+    def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
+        self.records.append((record, attempt))
+
+    def trials(self) -> list[Trial]:
+        return [self._trials[n] for n in sorted(self._trials)]
+
+    def confirmations(self) -> list[Remeasured]:
+        """As ``StudyWriter.confirmations``."""
+        return [
+            Remeasured(a.kind, a.trial_number, a.group, o)
+            for a, o in self.attempts
+            if a.kind != "trial" and o is not None and o.score
+        ]
