@@ -67,4 +67,4 @@ def test_the_command_line_offers_it_and_names_it_where_another_is_wanted(install
     assert "nice: this machine, with the lowest priority" in " ".join(out.split())
     code, _, err = installed.run(*NODES, "--executor", "nicest")
     assert code == 2
-    assert "there is no executor 'nicest'; use local, nice" in " ".join(err.split())
+    assert "unknown executor 'nicest'; use local, nice" in " ".join(err.split())
