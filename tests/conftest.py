@@ -54,7 +54,7 @@ _started: list[str] = []
 
 
 def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if event in STARTS:
+    if event in STARTS and arguments[:1] != ("fc-list",):  # Matplotlib's, where a user draws for the first time
         _started.append(f"{event}{arguments[:2]}"[:200])
 
 
