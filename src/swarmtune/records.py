@@ -413,12 +413,15 @@ class TrialFinishedFacts(TypedDict):
 
 
 class RemeasuredFacts(TypedDict):
-    """``remeasured``: a value of the proof, in a round (from 1) of so many, or at the winner's load."""
+    """``remeasured``: a value of the proof, in a round (from 1) of so many of its stage ("qualify" or "prove"), or at the
+    winner's load.
+    """
 
     trial: int
     value: float | None
     round: NotRequired[int]
     of: NotRequired[int]
+    stage: NotRequired[str]
 
 
 class BackupFullFacts(TypedDict):

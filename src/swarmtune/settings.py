@@ -94,8 +94,19 @@ class Optimizer(Section):
         None,
         description="database of the study: a path, sqlite:///PATH or postgresql://...; default a new folder in output",
     )
-    confirm: int = Field(
-        3, ge=0, le=50, description="rounds of the proof, each measuring finalists and baseline again; 0 = none"
+    confirm: int | None = Field(
+        None,
+        ge=0,
+        le=50,
+        description="rounds of the proof, each measuring the best finalist and the baseline again; 0 = no proof; default "
+        "as many as proof_seconds allow",
+    )
+    proof_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=1e8,
+        allow_inf_nan=False,
+        description="seconds for the proof; at least 3 rounds are measured; default a quarter of the search's time",
     )
     finalists: int = Field(3, ge=1, le=20, description="best settings that enter the proof")
     groups: int = Field(1, ge=1, le=64, description="services measured side by side on this machine")

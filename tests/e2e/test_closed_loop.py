@@ -34,6 +34,7 @@ KEYS = [
     "verdict",
     "finalists",
     "tied",
+    "may_change_answers",
     "no_difference",
     "pareto",
     "budget",

@@ -8,11 +8,12 @@ import pytest
 from tests.tuner.loop.test_coordinator import Loop, plan
 
 from swarmtune.engines.simulated import SimulatedEngine
-from swarmtune.records import Command, Measurement, Score, Setting, Trial, TrialState, command_line
+from swarmtune.records import AttemptResult, Command, Measurement, Score, Setting, Trial, TrialState, command_line
 from swarmtune.report.document import document
-from swarmtune.report.sentences import tied_lines, verdict_text
+from swarmtune.report.figures import comparison
+from swarmtune.report.sentences import answers_text, open_text, run_text, tied_lines, verdict_text
 from swarmtune.study.place import Place
-from swarmtune.tuner.proof.confirm import ABOVE_ZERO, Proof, Significance, Standing, unproven
+from swarmtune.tuner.proof.confirm import ABOVE_ZERO, NO_GAIN, Proof, Significance, Standing, unproven
 from swarmtune.tuner.proof.paired import Difference
 from swarmtune.tuner.result import Result
 from swarmtune.tuner.run import Session, _prove
@@ -44,7 +45,7 @@ def result() -> Result:
         Standing(2, True, gain, same, tied=True),
         Standing(3, True, same, Difference(3, -30.0, (-35.0, -25.0), 0.001), tied=False),
     )
-    verdict = Significance(True, 40.0, (20.0, 60.0), 3, ABOVE_ZERO)
+    verdict = Significance(True, 40.0, (20.0, 60.0), 3, ABOVE_ZERO, 2.0)
     trials = (trial(0, "f16", 8), trial(1, "f16", 64), trial(2, "q8", 128), trial(3, "q4", 32))
     return Result("s", plan(), trials, trials[0], Proof(1, verdict, standings, groups=2), {}, 1.0)
 
@@ -56,7 +57,7 @@ def test_the_report_names_the_tied_settings_and_what_makes_no_difference(monkeyp
         "significant": True, "gain_percent": 40.0, "ci95_percent": [20.0, 60.0], "rounds": 3, "groups": 2,
         "group_effects_percent": {},
         "reason": ABOVE_ZERO,
-        "proof_failure": None,
+        "proof_failure": None, "noise_percent": 2.0, "rounds_for_a_gain_of_10_percent": 3,
     }  # fmt: skip
     assert found["best"]["trial"] == 1
     assert found["tied"] == [2]
@@ -73,14 +74,78 @@ def test_the_terminal_says_how_sure_it_is_and_what_is_tied() -> None:
         "(3 interleaved rounds on 2 groups)."
     )
     assert tied_lines(result()) == [
-        "Statistically tied with the winner: trial 2 (95 % CI -5.0 to +3.0 %) cache q8, batch 128",
-        "No measurable difference: cache (f16 or q8), batch (64 or 128)",
+        "Not told apart from it: trial 2 (-1.0 % in the qualifying round, which proves nothing) cache q8, batch 128",
+        "No difference seen: cache (f16 or q8), batch (64 or 128)",
     ]
     kept = replace(result(), proof=unproven(0, "the best finalist (trial 1) came out 3.0 % worse than the baseline"))
     assert verdict_text(kept) == (
         "No significant gain: keep the baseline; the best finalist (trial 1) came out 3.0 % worse than the baseline."
     )
     assert tied_lines(kept) == []
+
+
+def opened(noise: float | None, rounds: int = 3) -> Result:
+    """The gain of trial 1 lies near zero: nothing is decided."""
+    verdict = Significance(False, 4.0, (-9.0, 18.0), rounds, NO_GAIN, noise)
+    return replace(result(), proof=Proof(1, verdict, groups=2, round_s=60.0, candidate=1))
+
+
+def test_an_open_verdict_says_what_would_decide_it_and_names_no_winner() -> None:
+    assert open_text(result(), "tune -lb") == ""
+    assert open_text(opened(5.0), "tune -lb") == (
+        "What would decide a gain of 10 %: 5 rounds, about 3m00s (the gain of a single round spreads by 5.0 %): "
+        "`tune -lb --confirm 5`."
+    )
+    assert open_text(opened(5.0, 5), "tune -lb") == (
+        "This proof finds a gain of 10 % in four of five cases (the gain of a single round spreads by 5.0 %)."
+    )
+    assert open_text(opened(90.0), "tune -lb") == (
+        "What would decide a gain of 10 %: longer measurements, on a quieter machine; the gain of a single round spreads by "
+        "90.0 %, and 50 rounds are too few for that."
+    )
+    assert open_text(opened(None, 1), "tune -lb") == "What would decide: `tune -lb --confirm 5`."
+    assert "winner" not in run_text(opened(5.0))
+    assert run_text(result()) == "Run the winner:"
+
+
+def test_the_table_judges_each_slo_and_shows_what_was_changed_first() -> None:
+    blocks = {"request_goodput": (6.0, 6.0)}
+
+    def measured(goodput: float, ttft: float) -> list[AttemptResult]:
+        metrics = {"request_goodput": 5.0, "p95_ttft_ms": ttft, "success_rate": 1.0, "output_throughput": 80.0}
+        score = Score(goodput, -goodput, {"p95_ttft_ms": ttft / 500 - 1})
+        return [AttemptResult(score, Measurement(metrics, {"concurrency": 3.0}, blocks=blocks))] * 2
+
+    rows = comparison(replace(result(), remeasured={0: measured(10.0, 620.0), 1: measured(14.0, 300.0)}))
+    assert [(row.name, row.baseline, row.winner, row.difference) for row in rows] == [
+        ("goodput (req/s)", "12", "16.8", "+40.0 % (95 % CI +20.0 to +60.0 %)"),  # 1.2 times as fast under load
+        ("p95_ttft_ms (SLO: <= 500)", "620 broken", "300 kept", ""),
+        ("success_rate (SLO: >= 0.99)", "1 kept", "1 kept", ""),
+        ("output_throughput", "80", "80", ""),
+        ("load", "concurrency 3", "concurrency 3", ""),
+        ("batch", "8", "64", "changed"),
+        ("cache", "f16", "f16", ""),
+        ("threads", "2", "2", ""),
+    ]
+
+
+def test_beside_a_baseline_that_is_kept_stands_the_finalist_that_was_no_better() -> None:
+    kept = replace(result(), proof=Proof(0, Significance(False, -3.0, (-8.0, 2.0), 3, "no", 2.0), candidate=3))
+    rows = {row.name: row for row in comparison(kept)}
+    assert (rows["cache"].winner, rows["cache"].difference) == ("q4", "changed")
+    assert rows["goodput (req/s)"].difference == "-3.0 % (95 % CI -8.0 to +2.0 %)"
+
+
+def test_a_number_format_that_may_change_the_answers_is_warned_of() -> None:
+    values = {"cache": "f16", "--kv-cache-dtype": "auto", "threads": 2}
+    before = replace(trial(0, "f16", 8), setting=Setting(values, "baseline"))
+    after = replace(trial(1, "f16", 8), setting=Setting({**values, "--kv-cache-dtype": "fp8", "threads": 4}, ""))
+    changed = replace(result(), trials=(before, after), baseline=before)
+    assert answers_text(changed) == (
+        "This setting may change what the model answers: --kv-cache-dtype auto -> fp8. SwarmTune measures speed only: "
+        "check the quality of the answers before you use it."
+    )
+    assert answers_text(replace(changed, proof=unproven(0, "x"))) == ""
 
 
 async def test_a_proof_that_failed_is_told_and_nothing_counts_as_proven(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarmtune.search.load import LoadPoint, LoadSearch, fit
+from swarmtune.search.load import LoadPoint, LoadSearch, fit, with_margin
 
 Margins = Callable[[float], dict[str, float]]
 
@@ -159,3 +159,36 @@ def test_fewer_points_than_bisection_for_the_same_error() -> None:
     ours, plain = (np.array([trial(kind, seed) for seed in range(1000, 1100)]) for kind in (LoadSearch, Bisection))
     assert ours[:, 0].mean() < 1.1 * plain[:, 0].mean()
     assert ours[:, 1].mean() < plain[:, 1].mean() - 0.2
+
+
+def points(*pairs: tuple[float, float]) -> list[LoadPoint]:
+    return [LoadPoint(load, {"latency": violation}) for load, violation in pairs]
+
+
+SEARCH = LoadSearch(1, 64, 4)
+
+
+@pytest.mark.parametrize(("tried", "load", "expected"), [
+    (points((4, -0.5), (8, -0.3), (16, 0.4)), 8, 8),  # far from the limit: as it was
+    (points((8, -0.14), (12, -0.04), (16, 0.4)), 12, 9),  # between the two: straight in the logarithms
+    (points((12, -0.02), (16, 0.3)), 12, 10),  # none below: by the usual slope, 0.5
+    (points((12, -0.02)), 12, 10),  # one point
+    (points((1, -0.03), (16, -0.02), (32, 0.1)), 16, 16),  # the load matters little to this SLO
+    (points((2, 0.05)), 2, 1),
+    (points((1, 0.0)), 1, 1),  # the least load there is
+])  # fmt: skip
+def test_the_load_with_a_margin(tried: list[LoadPoint], load: float, expected: float) -> None:
+    assert with_margin(SEARCH, tried, load, 0.1) == expected
+
+
+@given(
+    st.lists(st.tuples(st.floats(1, 64), st.floats(-0.9, 3)), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_a_margin_never_raises_the_load_and_stays_within_the_search(
+    tried: list[tuple[float, float]], whole: bool
+) -> None:
+    search = replace(SEARCH, whole=whole)
+    for load, _ in tried:
+        found = with_margin(search, points(*tried), load, 0.1)
+        assert found == load or load / 2 <= found < load

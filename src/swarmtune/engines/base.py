@@ -47,6 +47,11 @@ def installed(package: str) -> str:
         return ""
 
 
+NUMBER_FORMATS = frozenset(
+    ("cache_type_k", "cache_type_v", "kv_cache_dtype", "kv_dtype", "quantization", "quantize", "dtype", "weight_type")
+)
+
+
 class Engine(ABC):
     """Parameters, command, readiness and diagnosis of one kind of service.
 
@@ -60,6 +65,9 @@ class Engine(ABC):
 
     metrics_path = ""
     """Where a service tells Prometheus metrics, below its address; empty: nowhere."""
+
+    changes_answers: frozenset[str] = NUMBER_FORMATS
+    """Parameters whose values may change what the model answers: number formats. Written with ``_``, in lower case."""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -59,7 +59,7 @@ class Job(ABC, Generic[R]):
     started_at: float = 0.0
     """When the run at hand began, the wait for a turn left out (monotonic seconds); set by the run."""
     keeps_service: bool = False
-    """Does the service keep running after a result, for a next job that needs the same one?"""
+    """May it use a running service of the same commands, and leave its own to a next job?"""
 
     @abstractmethod
     def commands(self, group: Group) -> tuple[Command, ...]:

@@ -145,7 +145,7 @@ class ServiceRun(Generic[R]):
     async def _is_running(self, job: Job[R]) -> bool:
         """Is the service that this job needs running?"""
         running = self._running
-        if running is None or not same(job.commands(self._with_port()), running.commands):
+        if running is None or not job.keeps_service or not same(job.commands(self._with_port()), running.commands):
             return False
         return await running.service.handle.poll() is None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from swarmtune.records import Trial, to_plain
 from swarmtune.report.commands import keep_files, kept_files, live_lines, run_lines
-from swarmtune.report.figures import budget, no_difference
+from swarmtune.report.figures import answer_changes, budget, no_difference, rounds_to_tell
 from swarmtune.report.pareto import pareto_set
 from swarmtune.study.place import write_private
 from swarmtune.tuner.proof.confirm import Standing
@@ -51,10 +51,13 @@ def document(result: Result) -> dict[str, Any]:
             "groups": proof.groups,
             "group_effects_percent": dict(proof.group_effects_percent),
             "reason": verdict.reason,
+            "noise_percent": verdict.noise_percent,
+            "rounds_for_a_gain_of_10_percent": rounds_to_tell(result, 10.0)[0],
             "proof_failure": result.proof_failure,
         },
         "finalists": [_standing(result, s) for s in proof.finalists],
         "tied": proof.tied,
+        "may_change_answers": answer_changes(result),
         "no_difference": no_difference(result),
         "pareto": pareto_set(result.plan.objective, result.trials),
         "budget": budget(result),

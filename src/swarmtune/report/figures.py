@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swarmtune.records import AttemptResult, Trial, Value
+from swarmtune.records import Trial, Value
+from swarmtune.tuner.proof.paired import rounds_for
+from swarmtune.tuner.proof.remeasure import observed
 from swarmtune.tuner.result import Result
+
+MOST_CONFIRM = 50  # rounds that the option takes
 
 
 @dataclass(frozen=True)
@@ -21,27 +26,55 @@ class Compared:
 
 
 def comparison(result: Result) -> list[Compared]:
-    """Objective, SLOs and load of baseline and winner, then their parameters."""
-    pair = (result.baseline, result.best)
-    values = [mean_value(result.remeasured.get(t.number, ())) if t else None for t in pair]
-    scored = [t.score.value if t and t.score else None for t in pair]
-    shown = [v if v is not None else s for v, s in zip(values, scored, strict=True)]
+    """Objective, SLOs and load of the baseline and the best setting found, then their parameters, the changed ones first."""
+    found = result.compared or result.best
+    pair = (result.baseline, found)
+    values = [compared_value(result, t) for t in pair]
     gain, interval = result.verdict.gain_percent, result.verdict.ci95_percent
     difference = "" if gain is None else f"{gain:+.1f} %"
     if interval is not None:
         difference += f" (95 % CI {interval[0]:+.1f} to {interval[1]:+.1f} %)"
     objective = result.plan.objective
-    name = f"{type(objective).__name__.lower()} ({objective.unit})"
-    rows = [Compared(name, _number(shown[0]), _number(shown[1]), difference)]
-    metrics = (*objective.limits, "output_throughput", "success_rate")
-    rows += [Compared(m, *(_number(shown_metric(result, t, m)) for t in pair)) for m in metrics]
-    loads = [t.measurement.load if t and t.measurement else {} for t in pair]
+    name, numbers = f"{type(objective).__name__.lower()} ({objective.unit})", [_number(v) for v in values]
+    rows = [Compared(name, numbers[0], numbers[1], difference)]
+    for metric, limit in objective.limits.items():
+        shown = (_judged(shown_metric(result, t, metric), limit, upper=True) for t in pair)
+        rows.append(Compared(f"{metric} (SLO: <= {limit:g})", *shown))
+    least = objective.min_success_rate
+    shown = (_judged(shown_metric(result, t, "success_rate"), least, upper=False) for t in pair)
+    rows.append(Compared(f"success_rate (SLO: >= {least:g})", *shown))
+    rows.append(Compared("output_throughput", *(_number(shown_metric(result, t, "output_throughput")) for t in pair)))
+    loads = [load_of(result, t) for t in pair]
     rows.append(Compared("load", *(" ".join(f"{k} {v:g}" for k, v in load.items()) or "-" for load in loads)))
-    if result.best is not None and result.baseline is not None:
-        for name, value in result.best.setting.values.items():
-            before = result.baseline.setting.values[name]
-            rows.append(Compared(name, str(before), str(value), "" if before == value else "changed"))
+    if found is not None and result.baseline is not None:
+        before, after = result.baseline.setting.values, found.setting.values
+        changed = {name: "changed" if before[name] != value else "" for name, value in after.items()}
+        names = sorted(after, key=lambda name: not changed[name])  # stable: else in their order
+        rows += [Compared(name, str(before[name]), str(after[name]), changed[name]) for name in names]
     return rows
+
+
+def answer_changes(result: Result) -> list[str]:
+    """The changed parameters of the best setting that may change what the model answers, as ``name before -> after``."""
+    if result.best is None or result.baseline is None:
+        return []
+    before, names = result.baseline.setting.values, result.plan.engine.changes_answers
+    return [
+        f"{name} {before[name]} -> {value}"
+        for name, value in result.best.setting.values.items()
+        if value != before[name] and name.lower().lstrip("-").replace("-", "_") in names
+    ]
+
+
+def rounds_to_tell(result: Result, gain_percent: float) -> tuple[int | None, float | None]:
+    """How many rounds would find such a gain in four of five proofs, at the noise of this one, and the seconds that they
+    take; None: unknown, or more than may be asked for.
+    """
+    noise, round_s = result.verdict.noise_percent, result.proof.round_s
+    rounds = None if noise is None else rounds_for(gain_percent, noise, MOST_CONFIRM)
+    if rounds is None or round_s is None:
+        return rounds, None
+    return rounds, math.ceil(rounds / max(1, result.proof.groups)) * round_s
 
 
 def no_difference(result: Result) -> dict[str, list[Value]]:
@@ -66,10 +99,27 @@ def budget(result: Result) -> dict[str, Any]:
     }
 
 
-def mean_value(results: Sequence[AttemptResult]) -> float | None:
-    """The mean of the known values."""
-    values = [r.score.value for r in results if r.score is not None and r.score.value is not None]
-    return sum(values) / len(values) if values else None
+def compared_value(result: Result, trial: Trial | None) -> float | None:
+    """The objective for the final table: the geometric mean over the rounds of the proof, whose ratio is the gain; without
+    rounds that of the search.
+    """
+    if trial is None:
+        return None
+    values = [observed(result.plan, outcome).value for outcome in result.remeasured.get(trial.number, ())]
+    known = [value for value in values if value is not None]
+    if not known:
+        return trial.score.value if trial.score else None
+    if min(known) <= 0:
+        return sum(known) / len(known)
+    return math.exp(sum(map(math.log, known)) / len(known))
+
+
+def load_of(result: Result, trial: Trial | None) -> Mapping[str, float]:
+    """The load at which the proof measured a trial; without a proof that of the search."""
+    if trial is None:
+        return {}
+    again = [r.measurement.load for r in result.remeasured.get(trial.number, ()) if r.measurement]
+    return again[0] if again else (trial.measurement.load if trial.measurement else {})
 
 
 def shown_metric(result: Result, trial: Trial | None, metric: str) -> float | None:
@@ -81,6 +131,12 @@ def shown_metric(result: Result, trial: Trial | None, metric: str) -> float | No
     if values:
         return sum(values) / len(values)
     return None if trial.measurement is None else trial.measurement.metrics.get(metric)
+
+
+def _judged(value: float | None, limit: float, upper: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{_number(value)} {'kept' if (value <= limit if upper else value >= limit) else 'broken'}"
 
 
 def _number(value: float | None) -> str:

@@ -11,13 +11,15 @@ from swarmtune.records import (
     TrialFinishedFacts,
     TrialRetriedFacts,
 )
-from swarmtune.report.figures import budget, no_difference
+from swarmtune.report.figures import MOST_CONFIRM, answer_changes, budget, no_difference, rounds_to_tell
 from swarmtune.report.pareto import pareto_set
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
 
 TELLS = "The line with the cause: "  # before it, in the diagnosis of an engine
 MOST_TELLING = 200  # characters
+TELLS_GAIN = 10  # percent: the gain that an open verdict says how to decide
+FEW_ROUNDS = 5  # of a proof, where nothing is known of the noise
 
 # --- while it runs -----------------------------------------------------------------------------------------------
 
@@ -55,6 +57,8 @@ def remeasured_text(facts: RemeasuredFacts, objective: Objective) -> str:
     """A measurement of the proof."""
     value = "no result" if facts["value"] is None else f"{facts['value']:.4g} {objective.unit}"
     where = f"round {facts['round']}/{facts['of']}" if "round" in facts and "of" in facts else "at the winner's load"
+    if facts.get("stage") == "qualify":
+        where = "qualifying round"
     return f"proof, {where}: trial {facts['trial']} measured again: {value}"
 
 
@@ -103,7 +107,8 @@ def verdict_text(result: Result) -> str:
     if result.best is result.baseline:
         return f"No significant gain: keep the baseline; {verdict.reason}."
     groups = f" on {result.proof.groups} groups" if result.proof.groups > 1 else ""
-    basis = f"({verdict.rounds} interleaved rounds{groups})"
+    rounds = "1 round" if verdict.rounds == 1 else f"{verdict.rounds} interleaved rounds"
+    basis = f"({rounds}{groups})"
     if verdict.significant and (verdict.gain_percent or 0) < 0:
         return f"The winner is to be preferred: {verdict.reason} {basis}."
     if verdict.significant:
@@ -115,19 +120,63 @@ def verdict_text(result: Result) -> str:
 
 
 def tied_lines(result: Result) -> list[str]:
-    """The settings that are statistically tied with the recommended one, and the parameters without measurable effect."""
+    """The finalists that the qualifying round does not tell apart from the recommended one."""
     standings = {s.trial: s.against_best for s in result.proof.finalists}
     lines = []
     for trial in result.tied:
         changes = {k: v for k, v in trial.setting.values.items() if result.best and v != result.best.setting.values[k]}
-        interval = standings[trial.number].ci95_percent
-        how = "too few rounds to tell" if interval is None else f"95 % CI {interval[0]:+.1f} to {interval[1]:+.1f} %"
+        gain = standings[trial.number].gain_percent
+        how = "" if gain is None else f" ({gain:+.1f} % in the qualifying round, which proves nothing)"
         lines.append(
-            f"Statistically tied with the winner: trial {trial.number} ({how}) "
-            + ", ".join(f"{k} {v}" for k, v in changes.items())
+            f"Not told apart from it: trial {trial.number}{how} " + ", ".join(f"{k} {v}" for k, v in changes.items())
         )
     matters = [f"{name} ({' or '.join(map(str, values))})" for name, values in no_difference(result).items()]
-    return [*lines, f"No measurable difference: {', '.join(matters)}"] if matters else lines
+    return [*lines, f"No difference seen: {', '.join(matters)}"] if matters else lines
+
+
+def proven(result: Result) -> bool:
+    """Is the recommended setting proven to be better than the baseline?"""
+    return result.best is not None and result.best is not result.baseline and result.verdict.significant
+
+
+def run_text(result: Result) -> str:
+    """The heading of the commands that run the recommended setting."""
+    if result.best is result.baseline or result.best is None:
+        return "Run the baseline:"
+    if proven(result):
+        return "Run the winner:"
+    return f"Trial {result.best.number}, which is not proven to be better than the baseline, is run by:"
+
+
+def open_text(result: Result, command: str) -> str:
+    """What would decide a gain of ``TELLS_GAIN`` percent; empty if the verdict is not open. ``command``: that resumes."""
+    verdict = result.verdict
+    if verdict.significant or result.proof_failure is not None or None in (result.best, result.baseline):
+        return ""
+    if verdict.noise_percent is None:
+        return f"What would decide: `{command} --confirm {FEW_ROUNDS}`." if verdict.rounds < 2 else ""
+    rounds, seconds = rounds_to_tell(result, TELLS_GAIN)
+    spread = f"the gain of a single round spreads by {verdict.noise_percent:.1f} %"
+    if rounds is None:
+        too_few = f"{spread}, and {MOST_CONFIRM} rounds are too few for that"
+        return f"What would decide a gain of {TELLS_GAIN} %: longer measurements, on a quieter machine; {too_few}."
+    if rounds <= verdict.rounds:
+        return f"This proof finds a gain of {TELLS_GAIN} % in four of five cases ({spread})."
+    time = "" if seconds is None else f", about {clock_text(seconds)}"
+    return (
+        f"What would decide a gain of {TELLS_GAIN} %: {rounds} rounds{time} ({spread}): `{command} --confirm {rounds}`."
+    )
+
+
+def answers_text(result: Result) -> str:
+    """A warning if the best setting may change what the model answers; else empty."""
+    changes = answer_changes(result)
+    if not changes:
+        return ""
+    return (
+        f"This setting may change what the model answers: {', '.join(changes)}. SwarmTune measures speed only: check the "
+        "quality of the answers before you use it."
+    )
 
 
 def pareto_lines(result: Result) -> list[str]:

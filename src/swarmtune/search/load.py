@@ -25,6 +25,7 @@ NOISE_WORTH = 4  # ... so many observations
 EDGE = 0.3  # of a bracket (log) at least is won by every point, however it comes out
 FIRST_SLOPE = 0.5  # of a log ratio over the log load, below the knee
 LEAST_SLOPE = 0.1
+LEAST_SHARE = 0.5  # of a load: a margin that asks for less is not to be had by the load
 FLAT = 0.1  # of the growth of the load: less growth of the value is none
 GROWN = math.log(1.5)  # and it takes such a growth of the load to say so
 
@@ -187,9 +188,32 @@ class LoadSearch:
         """The load, rounded; strictly between the two others if whole numbers allow it."""
         return self._round(max(above + 1, min(below - 1, round(load))) if self.whole else load)
 
+    def within(self, load: float) -> float:
+        """The load as this search would measure it: within its bounds, and not above ``load`` where it is whole."""
+        return self._round(math.floor(load + 1e-9) if self.whole else load)
+
     def _round(self, load: float) -> float:
         bounded = min(self.high, max(self.low, load))
         return float(max(1, round(bounded))) if self.whole else float(f"{bounded:.4g}")
+
+
+def with_margin(search: LoadSearch, tried: Sequence[LoadPoint], load: float, margin: float) -> float:
+    """The highest load, at most ``load``, at which the fit through the points keeps every SLO with this margin (0.1: at
+    most 90 % of its limit). Where none down to ``LEAST_SHARE`` of it does, the SLO depends little on the load, and
+    ``load`` stays.
+    """
+    known = fit(tried)
+    aim, loads, worst = math.log1p(-margin), np.log(known.loads), known.worst
+    below = worst[known.loads <= load * (1 + 1e-9)]
+    if not len(below) or below[-1] <= aim:
+        return load
+    wanted = float(loads[0] - (below[0] - aim) / FIRST_SLOPE)  # none keeps it: on from the lowest
+    if (kept := np.flatnonzero(below <= aim)).size:
+        left, right = int(kept[-1]), int(kept[-1]) + 1  # between these two, straight in the logarithms
+        share = (aim - worst[left]) / (worst[right] - worst[left])
+        wanted = float(loads[left] + share * (loads[right] - loads[left]))
+    found = search.within(math.exp(wanted))
+    return found if LEAST_SHARE * load <= found < load else load
 
 
 def _step_up(known: Fit, tolerance: float) -> float:

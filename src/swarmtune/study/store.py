@@ -20,15 +20,19 @@ class Remeasured:
     outcome: AttemptResult
 
 
-def proof_of(contenders: Iterable[int], number: int) -> str:
-    """The kind of attempts that re-measure these trials side by side in a round (from 0) of their proof."""
+def proof_of(contenders: Iterable[int], number: int, stage: str, rounds: int, repeat: int = 0) -> str:
+    """The kind of attempts that re-measure these trials side by side in a round (from 0) of a stage of their proof.
+
+    A proof of another number of rounds is another proof: rounds that are added after a look at the result prove nothing.
+    """
     text = ",".join(str(n) for n in sorted(contenders))
-    return f"confirm:{sha256(text.encode()).hexdigest()[:8]}:{number}"
+    again = f":{repeat}" if repeat else ""
+    return f"{stage}:{sha256(f'{text};{rounds}'.encode()).hexdigest()[:8]}:{number}{again}"
 
 
-def fair_load_of(winner: int) -> str:
-    """The kind of the attempt that tries the baseline at the load of this trial."""
-    return f"fair-load:{winner}"
+def fair_load_of(winner: int, load: float) -> str:
+    """The kind of the attempt that tries the baseline at this load of this trial."""
+    return f"fair-load:{winner}:{load:g}"
 
 
 class Store(ABC):

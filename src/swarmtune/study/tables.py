@@ -32,7 +32,7 @@ attempts = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("study", String(255), nullable=False, index=True),
     Column("trial_number", Integer, nullable=False),
-    Column("kind", String(32), nullable=False),  # "trial"; at the end "confirm:...", "fair-load:N" (store.py)
+    Column("kind", String(32), nullable=False),  # "trial"; at the end those of the proof (store.py)
     Column("service_group", String(255), nullable=False),
     Column("token", String(64), nullable=False),  # marks the processes of this attempt, to sweep after a crash
     Column("state", String(16), nullable=False),  # running, done, failed (infrastructure), lost (tuner died)

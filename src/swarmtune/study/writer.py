@@ -136,6 +136,12 @@ class StudyWriter(Store):
         with translated("be read"):
             return [point.measurement for point in self.reader.load_points(self.head.name)]
 
+    def measurements_of(self, trial: int) -> list[Measurement]:
+        """Every load point of a trial in the search, in the order they were measured."""
+        with translated("be read"):
+            own = {a.id for a in self.reader.attempts(self.head.name) if a.trial_number == trial and a.kind == "trial"}
+            return [p.measurement for p in self.reader.load_points(self.head.name) if p.attempt_id in own]
+
     def recorded(self, kind: str) -> list[dict[str, Any]]:
         """The facts of all events of a kind, in the order they happened."""
         with translated("be read"):

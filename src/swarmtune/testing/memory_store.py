@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, TrialState
 from swarmtune.study.store import Remeasured, Store, as_trial
 
@@ -38,6 +40,19 @@ class MemoryStore(Store):
 
     def trials(self) -> list[Trial]:
         return [self._trials[n] for n in sorted(self._trials)]
+
+    def measurements_of(self, trial: int) -> list[Measurement]:
+        """As ``StudyWriter.measurements_of``."""
+        of_trial = [(r, a) for r, a in self.records if a is not None and a.trial_number == trial and a.kind == "trial"]
+        return [record for record, _ in of_trial if isinstance(record, Measurement)]
+
+    def recorded(self, kind: str) -> list[dict[str, Any]]:
+        """As ``StudyWriter.recorded``."""
+        return [dict(r.facts) for r, _ in self.records if isinstance(r, Event) and r.kind == kind]
+
+    def search_seconds(self) -> float:
+        """It has no clock: 0."""
+        return 0.0
 
     def confirmations(self) -> list[Remeasured]:
         """As ``StudyWriter.confirmations``."""

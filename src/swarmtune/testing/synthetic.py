@@ -27,6 +27,7 @@ class SyntheticGroup:
     ) -> None:
         self.group = Group(name)
         self.measured: list[tuple[float, float, Attempt]] = []
+        self.jobs: list[Evaluation] = []
         self.stopped = 0
         self.start_s = 0.0
         self._clock = clock
@@ -43,6 +44,7 @@ class SyntheticGroup:
         """One made-up measurement."""
         assert isinstance(job, Evaluation)
         began, attempt = self._clock.monotonic(), job.attempt
+        self.jobs.append(job)
         report("starting", {})
         await self._clock.sleep(self._seconds(attempt.setting))
         seconds = self._clock.monotonic() - began

@@ -43,6 +43,12 @@ class Result:
         return next((t for t in self.trials if t.number == self.proof.best), None)
 
     @property
+    def compared(self) -> Trial | None:
+        """The trial that stands beside the baseline: the recommended one, or the finalist that proved no better."""
+        number = self.proof.candidate if self.best is self.baseline else self.proof.best
+        return next((t for t in self.trials if t.number == number), None)
+
+    @property
     def verdict(self) -> Significance:
         """The significance of the gain."""
         return self.proof.verdict

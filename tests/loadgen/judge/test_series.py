@@ -45,24 +45,6 @@ def test_per_second_values_add_up_to_the_totals() -> None:
     assert len(series(records, most=3).start_s) == 3
 
 
-def test_ten_blocks_have_the_metrics_as_their_mean_and_follow_the_run() -> None:
-    records = fake_records(600, warmup=0)
-    found = results(records, {"ttft_ms": 100.0})
-    assert {name: len(values) for name, values in found.blocks.items()} == {
-        "output_throughput": 10,
-        "request_goodput": 10,
-    }
-    assert np.mean(found.blocks["request_goodput"]) == pytest.approx(found.scalars["request_goodput"])
-    silent = records.requests[(records.requests["outcome"] == 0) & (records.requests["chunks"] == 0)]
-    unheard = silent["output_tokens"].sum() / found.scalars["duration_s"]
-    assert np.mean(found.blocks["output_throughput"]) == pytest.approx(found.scalars["output_throughput"] - unheard)
-    rows = records.requests
-    rows["end_ns"] = np.where(rows["outcome"] == 0, records.started_ns, rows["end_ns"])
-    early = results(records, {"ttft_ms": 1e9}).blocks["request_goodput"]
-    assert early[0] > 0
-    assert set(early[1:]) == {0.0}
-
-
 def closed_loop(users: int = 8, requests: int = 50) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
     """Each user's requests take 100 ms, with 1 ms between them; the users begin 50 ms apart."""
     begin = (np.arange(users)[:, None] * 50 + np.arange(requests)[None, :] * 101).ravel() * 1_000_000

@@ -14,8 +14,8 @@ from swarmtune.errors import BenchmarkExecutionError
 from swarmtune.fleet.job import RunResult
 from swarmtune.records import AttemptResult, EarlyStop, Measurement, Score, Setting, Trial, TrialState
 from swarmtune.testing.memory_store import MemoryStore
-from swarmtune.tuner.loop.evaluation import Measured
-from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.loop.evaluation import Measured, seed_of
+from swarmtune.tuner.planning.plan import LEAST_ROUNDS, Plan
 from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge
 from swarmtune.tuner.proof.remeasure import Rounds, finalists_of, in_order, prove
 
@@ -84,19 +84,24 @@ def attempts_of(loop: Loop) -> list[Any]:
     return [a for _, _, a in sorted((m for g in loop.groups for m in g.measured), key=lambda m: m[0])]
 
 
-async def test_finalists_and_baseline_are_measured_in_rounds_of_turning_order() -> None:
-    found = await proven(lambda rank, n: kept(10 + rank * (n + 1) % 4 + rank / 10))
-    assert found.order == [0, 1, 2, 3, 3, 2, 1, 0, 1, 2, 3, 0]
+async def test_all_qualify_once_then_the_best_and_the_baseline_alternate() -> None:
+    found = await proven(lambda rank, n: kept(10 + rank + n / 10))
+    assert found.order == [0, 1, 2, 3, 0, 3, 3, 0, 3, 0]
     assert found.best == 3
-    assert [r[0].outcome.score.value for r in found.rounds] == [10.0, 10.0, 10.0]
-    assert [facts["round"] for facts in found.remeasured] == [1] * 4 + [2] * 4 + [3] * 4
+    baseline = next(t.number for t in found.loop.store.trials() if t.setting.origin == "baseline")
+    assert [r[baseline].outcome.score.value for r in found.rounds[:3]] == [10.1, 10.2, 10.3]
+    assert [(facts["stage"], facts["round"], facts["of"]) for facts in found.remeasured] == [
+        *[("qualify", 1, 1)] * 4,
+        *[("prove", n, 3) for n in (1, 1, 2, 2, 3, 3)],
+    ]
 
 
 async def test_a_better_setting_wins() -> None:
     found = await proven(lambda rank, n: kept(10 + 0.1 * n + (5 if rank else 0)), finalists=1)
-    assert found.order == [0, 1, 1, 0, 1, 0]
+    assert found.order == [0, 1, 0, 1, 1, 0, 1, 0]
     assert found.best == 1
     assert found.proof.verdict.significant
+    assert found.proof.verdict.rounds == 3
     assert found.proof.groups == 1
 
 
@@ -104,14 +109,90 @@ async def test_a_worse_setting_gives_way_to_the_baseline() -> None:
     found = await proven(lambda rank, n: kept(10 + 0.01 * n - (5 if rank else 0)))
     assert found.best == 0
     assert not found.proof.verdict.significant
-    assert len(found.order) == 2 * 4, "after two rounds nothing is open any more"
+    assert len(found.order) == 4 + 2 * 3, "the number of rounds never depends on results"
 
 
-async def test_a_favourite_that_breaks_its_promises_is_dropped_and_makes_way() -> None:
+async def test_a_favourite_that_breaks_its_slos_does_not_qualify() -> None:
     found = await proven(lambda rank, n: broken(30) if rank == 1 else kept(10 + 0.1 * n + 5 * (rank == 2)))
     assert found.best == 2
-    assert Counter(found.order)[1] == 2
-    assert Counter(found.order)[2] == 3
+    assert Counter(found.order) == {0: 4, 1: 1, 2: 4, 3: 1}
+
+
+async def test_both_sides_of_a_round_get_the_same_requests_and_each_round_fresh_ones_on_fresh_services() -> None:
+    found = await proven(lambda rank, _n: kept(10 + rank))
+    store, requests = found.loop.store, []
+    for group in found.loop.groups:
+        requests += [(job.attempt.kind, job.loads.requests, job.keeps_service) for job in group.jobs]
+    assert len(requests) == len(found.order)
+    assert all(kind == name and not keeps for kind, name, keeps in requests)
+    kinds = Counter(kind for kind, _, _ in requests)
+    assert sorted(kinds.values()) == [2, 2, 2, 4], "one name for a round, shared by all that it measures"
+    seeds = {seed_of(1, kind, 0) for kind in kinds} | {seed_of(1, a.id, 0) for a, _ in store.attempts}
+    assert len(seeds) == len(kinds) + len(store.attempts)
+
+
+@pytest.mark.parametrize(("metric", "value", "repeats"), [
+    ("contended_cpu_share", 0.3, 2), ("other_device_share", 0.3, 2), ("contended_cpu_share", 0.05, 0),
+])  # fmt: skip
+async def test_a_disturbed_round_is_repeated_as_a_whole_whatever_came_out(
+    metric: str, value: float, repeats: int
+) -> None:
+    store = await searched()
+    loop = Loop(plan(6, finalists=1), store=store)
+    run, done = loop.groups[0].run, []
+
+    async def beside_neighbours(job: Any, report: Any) -> RunResult[Measured]:
+        result = await run(job, report)
+        done.append(job.attempt.kind)
+        noisy = job.attempt.kind.split(":")[2] == "1" and job.attempt.kind.startswith("prove")
+        facts = {**result.result.measurement.metrics, **({metric: value} if noisy else {})}
+        measured = replace(result.result, measurement=replace(result.result.measurement, metrics=facts))
+        return replace(result, result=measured)
+
+    loop.groups[0].run = beside_neighbours
+    _, rounds = await prove(plan(6, finalists=1), loop.again, store, store.trials())
+    second = [kind for kind in done if kind.startswith("prove") and kind.split(":")[2] == "1"]
+    assert len(second) == 2 * (1 + repeats)
+    assert len(set(second)) == 1 + repeats, "fresh requests in each repetition"
+    assert len(done) == 2 + 2 * 3 + 2 * repeats
+    assert len(rounds[1]) == 2
+    again = Loop(plan(6, finalists=1), store=store)
+    proof, _ = await prove(plan(6, finalists=1), again.again, store, store.trials())
+    assert again.groups[0].measured == [], "a finished proof is read, repetitions included"
+    assert proof.verdict.rounds == 3
+
+
+async def test_the_number_of_rounds_follows_from_the_time_and_is_kept_on_resuming() -> None:
+    store = await searched()
+    found = await proven(lambda rank, _n: kept(10 + rank), store, confirm=None, proof_s=250.0)
+    seconds = {a.trial_number: o.facts["seconds"] for a, o in store.attempts if a.kind.startswith("qualify")}
+    pair = [0, found.proof.best]
+    expected = int((250 - sum(seconds.values())) / sum(seconds[n] for n in pair))
+    assert found.proof.verdict.rounds == expected > 3
+    resumed = await proven(lambda rank, _n: kept(10 + rank), store, confirm=None, proof_s=1.0)
+    assert (resumed.order, resumed.proof) == ([], found.proof)
+    other = await proven(lambda rank, _n: kept(10 + rank), store, confirm=4)
+    assert len(other.order) == 2 * 4, "another number is another proof: rounds added after a look prove nothing"
+    short = await proven(lambda rank, _n: kept(10 + rank), confirm=None, proof_s=1.0)
+    assert short.proof.verdict.rounds == LEAST_ROUNDS
+
+
+async def test_the_load_of_the_proof_keeps_the_slos_with_a_margin() -> None:
+    store = await searched()
+    chosen = plan(6, confirm=1, finalists=1)
+    best = next(t for t in finalists_of(chosen, store.trials()) if t.number)
+    ttft = {4.0: 300.0, 8.0: 430.0, 12.0: 480.0, 16.0: 700.0}
+    points = [
+        Measurement({"p95_ttft_ms": ms, "success_rate": 1.0, "request_goodput": c}, {"concurrency": c})
+        for c, ms in ttft.items()
+    ]
+    store._trials[best.number] = replace(best, measurement=points[2])
+    attempt = next(a for a, _ in store.attempts if a.trial_number == best.number and a.kind == "trial")
+    store.records = [r for r in store.records if r[1] is not attempt] + [(m, attempt) for m in points]
+    loop = Loop(chosen, store=store)
+    await prove(chosen, loop.again, store, store.trials())
+    loads = {job.loads.fixed for job in loop.groups[0].jobs if job.attempt.trial_number == best.number}
+    assert loads == {9.0}, "450 ms, 90 % of the limit, lie between 8 users (430) and 12 (480)"
 
 
 async def test_when_all_break_their_promises_nothing_is_recommended() -> None:
@@ -148,12 +229,13 @@ async def test_a_baseline_that_cannot_start_is_not_started_again() -> None:
 async def test_groups_work_side_by_side_on_rounds_of_their_own() -> None:
     found = await proven(lambda rank, n: kept(10 + 0.1 * (n % 2) + rank), groups=2, confirm=4)
     began = min(start for g in found.loop.groups for start, _, _ in g.measured)
-    for number, measured in enumerate(found.rounds):
+    for number, measured in enumerate(found.rounds[:4]):
         assert {again.group for again in measured.values()} == {f"g{number % 2}"}
     assert found.proof.groups == 2
     busy = [sum(end - start for start, end, _ in g.measured) for g in found.loop.groups]
-    assert busy[0] == busy[1]
-    assert found.loop.clock.monotonic() - began == busy[0] > 0, "nobody waited"
+    qualifying = sum(end - start for g in found.loop.groups for start, end, a in g.measured if "qualify" in a.kind)
+    assert busy[0] - qualifying == busy[1] > 0
+    assert found.loop.clock.monotonic() - began == busy[0], "nobody waited"
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -176,18 +258,19 @@ async def test_resume_after_a_crash_at_any_moment_measures_only_what_is_missing(
 async def test_half_a_round_of_another_group_is_measured_again_as_a_whole() -> None:
     whole = await proven(lambda rank, _n: kept(10 + rank), confirm=2, finalists=1)
     store = await searched()
-    first = next(a for a, _ in whole.loop.store.attempts if a.kind.startswith("confirm"))
+    first = next(a for a, _ in whole.loop.store.attempts if a.kind.startswith("prove"))
     opened = store.open(first.setting, "a group that is gone", "t", number=first.trial_number, kind=first.kind)
     store.close(opened, AttemptResult(kept(99)))
     resumed = await proven(lambda rank, _n: kept(10 + rank), store, confirm=2, finalists=1)
-    assert len(resumed.order) == 4
+    assert len(resumed.order) == 6
     assert resumed.proof == whole.proof
 
 
 async def test_more_evaluations_with_other_finalists_are_a_proof_of_their_own() -> None:
     first = await proven(lambda _rank, n: kept(10 + n), finalists=1)
     wider = await proven(lambda _rank, n: kept(10 + n), first.loop.store, finalists=2)
-    assert Counter(wider.order) == {0: 3, 1: 3, 2: 3}
+    assert Counter(wider.order) == {0: 1, 1: 1, 2: 1}, "all qualify anew; the rounds of the same pair are there"
+    assert wider.proof.verdict == first.proof.verdict
 
 
 async def test_a_group_that_is_lost_leaves_its_rounds_to_the_other() -> None:
@@ -195,7 +278,7 @@ async def test_a_group_that_is_lost_leaves_its_rounds_to_the_other() -> None:
     loop = Loop(plan(6), groups=2, store=store, lose=lambda a: a.group == "g1")
     proof, rounds = await prove(plan(6), loop.again, store, store.trials())
     assert {again.group for measured in rounds for again in measured.values()} == {"g0"}
-    assert (proof.groups, len(rounds)) == (1, 3)
+    assert (proof.groups, [len(r) for r in rounds]) == (1, [2, 2, 2, 2])
 
 
 async def test_when_all_groups_are_lost_the_run_ends_with_the_reason() -> None:
@@ -212,7 +295,7 @@ def test_the_speed_of_groups_is_told_apart_from_that_of_settings() -> None:
     effects = group_effects(rounds, groups, "maximize")
     assert (1 + effects["b"] / 100) / (1 + effects["a"] / 100) == pytest.approx(1.2)
     assert group_effects(rounds, ["a"] * 4, "maximize") == {}
-    assert judge(rounds, 0, [1], "maximize", 2).verdict.gain_percent == pytest.approx(20.0)
+    assert judge({}, rounds, 0, 1, [1], "maximize", 2).verdict.gain_percent == pytest.approx(20.0)
 
 
 async def test_a_finalist_that_cannot_be_measured_leaves_the_proof_to_the_others() -> None:
@@ -231,7 +314,8 @@ async def test_the_baseline_gets_the_winners_load_if_it_does_better_there_and_is
     chosen = plan(6, confirm=2, finalists=1)
     best = next(t for t in finalists_of(chosen, store.trials()) if t.number)
     store._trials[best.number] = replace(best, measurement=replace(best.measurement, load={"concurrency": 8.0}))
-    for expected in ([(0, 8.0), (0, 8.0), (best.number, 8.0), (best.number, 8.0), (0, 8.0)], []):
+    own, theirs, best_ = (0, 4.0), (0, 8.0), (best.number, 8.0)
+    for expected in ([own, best_, theirs, theirs, best_, best_, theirs], []):
         loop = Loop(chosen, store=store)
         loads: list[tuple[int, float | None]] = []
         run = loop.groups[0].run

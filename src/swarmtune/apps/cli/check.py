@@ -122,9 +122,11 @@ def expected_time(plan: Plan) -> str:
         return f"unknown: the load is a number of requests, not of seconds{limit}"
     points = plan.load_search.points if plan.load_search else 1
     start = min(ASSUMED_START_S, plan.start_timeout_s)
-    rounds = math.ceil(plan.confirm / len(plan.groups))
-    proof = ((1 + plan.finalists) * rounds + (plan.confirm > 0)) * (window + start)
-    total = plan.evaluations * (points * window + start) / len(plan.groups) + proof
+    one, groups = window + start, len(plan.groups)
+    search = plan.evaluations * (points * window + start) / groups
+    rounds = plan.proof_rounds(search, 2 * one, (1 + plan.finalists) * one, groups)
+    proof = (2 * math.ceil(rounds / groups) + 2 + plan.finalists) * one if rounds else 0.0
+    total = search + proof
     return f"at most about {math.ceil(total / 60)} min, if a start takes {start:g} s{limit}"
 
 

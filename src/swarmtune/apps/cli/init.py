@@ -73,7 +73,6 @@ def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, m
         *key(Optimizer, "engine", engine_name),
         *key(Optimizer, "benchmark", benchmark_name),
         *key(Optimizer, "evaluations", DEFAULT_EVALUATIONS),
-        *key(Optimizer, "confirm", 3),
         "",
         "[objective]",
         *key(ObjectiveSection, "name", "goodput"),

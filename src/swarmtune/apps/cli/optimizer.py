@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(orjson.dumps(report).decode() + "\n")
     else:
-        show_result(result)
+        show_result(result, resume_line(args))
     if result.proof_failure is not None:
         print(f"\nThe proof failed; `{resume_line(args)}` tries it again.", file=sys.stderr)
         return EXIT_FAILED

@@ -59,6 +59,18 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--algorithm", metavar="NAME", help=f"search algorithm (default swarm). {listed(registry.searches)}"
     )
+    parser.add_argument(
+        "--confirm",
+        type=int,
+        metavar="N",
+        help="rounds of the proof, 0: none (default: as many as --proof-seconds allow)",
+    )
+    parser.add_argument(
+        "--proof-seconds",
+        type=seconds,
+        metavar="TIME",
+        help="time for the proof, e.g. 300, 20m (default: a quarter of the search's; at least 3 rounds)",
+    )
     parser.add_argument("--seed", type=int, metavar="N", help="same seed, same sequence of settings (default 0)")
     parser.add_argument(
         "--study", metavar="URL",
@@ -104,7 +116,8 @@ def seconds(text: str) -> float:
 
 def overrides(args: argparse.Namespace) -> dict[str, Any]:
     """The given options as nested settings; what was not given is not there."""
-    names = ("engine", "benchmark", "evaluations", "timeout", "algorithm", "seed", "study", "backup")
+    search = ("evaluations", "timeout", "confirm", "proof_seconds", "algorithm", "seed", "study")
+    names = ("engine", "benchmark", *search, "backup")
     given = {name: getattr(args, name, None) for name in names}
     tables = {"optimizer": {name: value for name, value in given.items() if value is not None and value is not False}}
     nodes = ("hostfile", "node_string", "nodes_per_group", "npus_per_node", "executor")

@@ -169,8 +169,12 @@ class View:
             rate = sum(group.accelerators for group in self._plan.groups)
             remaining_s = min(remaining_s, max(0.0, self._plan.accelerator_s - self._accelerator_s) / rate)
         points = self._plan.load_search.points if self._plan.load_search else 1
-        again = max(0, (1 + self._plan.finalists) * self._plan.confirm - self._remeasured)
-        return remaining_s + again * mean / min(2, points) / min(len(self._plan.groups), max(1, self._plan.confirm))
+        measurement_s, groups = mean / min(2, points), len(self._plan.groups)
+        first = 1 + self._plan.finalists
+        search_s = self._plan.evaluations * mean / groups
+        rounds = self._plan.proof_rounds(search_s, 2 * measurement_s, first * measurement_s, groups)
+        again = max(0, (first if rounds else 0) + 2 * rounds - self._remeasured)
+        return remaining_s + again * measurement_s / min(groups, max(1, rounds))
 
     def _eta_text(self) -> str:
         eta = self.eta_s()
@@ -207,8 +211,8 @@ class View:
         return Group(head, doing, *self._recent)
 
 
-def show_result(result: Result) -> None:
-    """The final table, the verdict and the command, on stdout."""
+def show_result(result: Result, resume: str) -> None:
+    """The final table, the verdict and the command, on stdout. ``resume``: the command that resumes the study."""
     console = Console(highlight=False)
     best = result.best
 
@@ -217,20 +221,20 @@ def show_result(result: Result) -> None:
 
     for number, line in enumerate(sentences.nothing_lines(result)):
         console.print(line if number else f"\n{line}", markup=False)
-    table = Table("", "baseline", "winner", "difference", box=None, header_style="bold", pad_edge=False)
+    found = "winner" if sentences.proven(result) else "best found"
+    table = Table("", "baseline", found, "difference", box=None, header_style="bold", pad_edge=False)
     for row in comparison(result):
         table.add_row(*(Text(text) for text in (row.name, row.baseline, row.winner, row.difference)))
     console.print()
     console.print(table)
     console.print(Text(f"\n{sentences.verdict_text(result)}", style="bold"))
-    if groups := sentences.groups_text(result):
-        say(groups)
-    for line in sentences.tied_lines(result):
+    remarks = (sentences.open_text(result, resume), sentences.answers_text(result), sentences.groups_text(result))
+    for line in (*filter(None, remarks), *sentences.tied_lines(result)):
         say(line)
     if best is not None:
         for file in kept_files(result):
             say(f"\nFirst copy {file.kept} to {file.path}")
-        console.print("\nRun the winner:" if best is not result.baseline else "\nRun the baseline:")
+        console.print(f"\n{sentences.run_text(result)}")
         for node, line in zip(result.plan.groups[0].nodes, run_lines(result.plan, best), strict=True):
             where = f"{node.host}: " if len(result.plan.groups[0].nodes) > 1 else ""
             say(f"  {where}{line}")

@@ -17,7 +17,7 @@ from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.send.plan import concurrency_of
+from swarmtune.loadgen.send.plan import concurrency_of, mode_of
 from swarmtune.objective.objectives import NO_POWER
 from swarmtune.objective.objectives import POWER as POWER_WATTS
 from swarmtune.records import EarlyStop
@@ -46,6 +46,8 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         spec.request_slos,
         confidence=spec.options.confidence_level,
         target_concurrency=concurrency_of(spec.options),
+        closed=mode_of(spec.options) == "closed",
+        offered_s=spec.options.benchmark_duration,
         streamed=endpoint.streams,
     )
     watts, absent = power_watts(records.observed.devices, spec, records.started_ns, records.ended_ns)

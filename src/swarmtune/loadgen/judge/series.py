@@ -14,7 +14,6 @@ from swarmtune.loadgen.records import Outcome, Records
 
 STEADY_SHARE = 0.95
 STEADY_SLICES = 200
-BLOCKS = 10
 SHORT_SHARE = 0.5  # of the measurement: a shorter steady window is warned of
 
 
@@ -108,20 +107,6 @@ def series(records: Records, *, width_s: float = 1.0, most: int = 100_000) -> Se
         counted(*_tokens(data, done)),
         concurrency(records).means(edges),
     )
-
-
-def blocks(data: Columns, kept: Bools | None, started_ns: int, duration_s: float) -> dict[str, tuple[float, ...]]:
-    """Goodput (of the requests that ``kept`` their limits, by their end) and output throughput (by the arrival of each
-    token) in ``BLOCKS`` equal stretches of the measurement, per second; the mean of the blocks is the metric.
-    """
-    if duration_s <= 0:
-        return {}
-    width_s = duration_s / BLOCKS
-    at, tokens = _tokens(data, data.outcome(Outcome.COMPLETED))
-    found = {"output_throughput": _counted(at - started_ns, width_s, BLOCKS, tokens)}
-    if kept is not None:
-        found["request_goodput"] = _counted(data.rows["end_ns"][kept] - started_ns, width_s, BLOCKS)
-    return {name: tuple((values / width_s).tolist()) for name, values in found.items()}
 
 
 def _counted(after_ns: NDArray[Any], width_s: float, slices: int, weights: Floats | None = None) -> NDArray[Any]:

@@ -17,8 +17,9 @@ from swarmtune.loadgen.judge.latencies import (
     gap_samples,
     request_samples,
 )
+from swarmtune.loadgen.judge.loaded import loaded_rates
 from swarmtune.loadgen.judge.metrics import ADJUSTED, BASIC_STATISTICS, check_limits, counts, goodput, keeps, totals
-from swarmtune.loadgen.judge.series import SteadyWindow, Steps, blocks, concurrency, steady_window
+from swarmtune.loadgen.judge.series import SteadyWindow, Steps, concurrency, steady_window
 from swarmtune.loadgen.judge.statistics import PERCENTILES, Statistics, statistics
 from swarmtune.loadgen.records import Outcome, Records
 
@@ -42,7 +43,7 @@ class Results:
     """``scalars``: one number per name; ``statistics``: by sample name (metrics.py has both tables).
 
     ``errors``: how often each error occurred among the measured requests; ``notes``: what a reader should know;
-    ``blocks``: some metrics in equal stretches of the measurement (series.py).
+    ``blocks``: some rates in equal stretches of the time in which the load was on (loaded.py).
     """
 
     scalars: dict[str, float]
@@ -104,12 +105,16 @@ def results(
     *,
     confidence: float = 0.95,
     target_concurrency: float | None = None,
+    closed: bool = True,
+    offered_s: float | None = None,
     streamed: bool = True,
 ) -> Results:
     """Everything of metrics.py, from the records of a run.
 
     ``request_slos``: limits of a single request, {"ttft_ms": 500}. ``target_concurrency``: what was asked for, if a
-    concurrency was. ``streamed``: did the answers come token by token? ConfigValidationError on an unknown limit.
+    concurrency was; ``closed``: as many users, each with one request at a time, else a ceiling of a rate. ``offered_s``:
+    the time in which requests were to be sent, s; None: until their number was reached. ``streamed``: did the answers
+    come token by token? ConfigValidationError on an unknown limit.
     """
     slos = request_slos or {}
     check_limits(slos)
@@ -129,7 +134,8 @@ def results(
     scalars |= _littles_law(flight, records.started_ns, end_ns, scalars, found)
     steady = _steady(records, data, samples, flight, target_concurrency, confidence)
     kept = keeps(data, samples, slos) if slos else None
-    stretches = blocks(data, kept, records.started_ns, scalars["duration_s"])
+    users = (target_concurrency or scalars.get("peak_concurrency", 1.0)) if closed else None
+    stretches = loaded_rates(data, kept, records.started_ns, users, offered_s)
     errors, notes = _errors(data, records.errors), _notes(scalars, steady, found)
     return Results(scalars, found, errors, confidence, steady, notes, stretches)
 

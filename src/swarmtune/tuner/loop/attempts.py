@@ -45,7 +45,11 @@ class Attempts:
         """The result of an attempt: a score, a failed score if the setting is to blame, or no score."""
         folder = {"folder": str(work.folder)}
         if run.result is not None:
-            times = {"start_seconds": round(run.start_s, 3), "waited_seconds": round(run.waited_s, 3)}
+            times = {
+                "seconds": round(run.seconds, 3),
+                "start_seconds": round(run.start_s, 3),
+                "waited_seconds": round(run.waited_s, 3),
+            }
             facts = {**folder, "load_points": run.result.load_points, **times}
             return AttemptResult(run.result.score, run.result.measurement, facts=facts)
         if run.error is None or fault is None:

@@ -48,6 +48,8 @@ class Loads:
     ``thorough``: search until the bracket is as narrow as the tolerance, however many points that takes, so that the
     first setting, which has no earlier load to start from, is not judged at a lower load than later ones.
     ``may_stop``: measurements may end early; never those of the proof. ``to_beat``: the objective's best value so far.
+    ``requests``: names the requests, so that several attempts get the same ones; each then has a service of its own, because
+    a shared one would know them from its prefix cache. Empty: fresh ones for each attempt.
     """
 
     fixed: float | None = None
@@ -55,6 +57,7 @@ class Loads:
     thorough: bool = False
     may_stop: bool = False
     to_beat: float | None = None
+    requests: str = ""
 
 
 ANY_LOAD = Loads()
@@ -79,9 +82,7 @@ class Bench:
 
 
 class Evaluation(Job[Measured]):
-    """One attempt at a setting. The service is kept for a next setting that needs the very same one (C7)."""
-
-    keeps_service = True
+    """One attempt at a setting. The service of the search is kept for a next setting that needs the very same one (C7)."""
 
     def __init__(
         self,
@@ -100,6 +101,7 @@ class Evaluation(Job[Measured]):
             f"{bench.directory.name}/{self.folder.name}/service"  # below the study's folder, on the nodes and here
         )
         self._fetches = True
+        self.keeps_service = not loads.requests
         self.token = attempt.token
         self.ready_s = plan.start_timeout_s
         self.facts = {"trial": attempt.trial_number}
@@ -158,7 +160,7 @@ class Evaluation(Job[Measured]):
             last = search is None or len(points) + 1 >= search.points  # else a higher load may still win
             rules = plan.early_stop if loads.may_stop else None
             rules = rules and replace(rules, to_beat=loads.to_beat if last else None)
-            seed = seed_of(plan.seed, self.attempt.id, len(measured))
+            seed = seed_of(plan.seed, loads.requests or self.attempt.id, len(measured))
             left_s = plan.evaluation_timeout_s - (self._bench.clock.monotonic() - self.started_at)
             workload = replace(wanted, seed=seed, early_stop=rules)
             measurement = await self._valid(service, workload, len(measured), left_s)
@@ -245,6 +247,9 @@ def refused(measurement: Measurement) -> bool:
     return measurement.metrics.get("completed") == 0 and measurement.metrics.get("answered", 0) > 0
 
 
-def seed_of(seed: int, attempt: int, point: int) -> int:
-    """A seed for the requests of one load point: fresh prompts every time, the same in a repetition of the run."""
-    return int.from_bytes(sha256(f"{seed}:{attempt}:{point}".encode()).digest()[:4], "big") // 2
+def seed_of(seed: int, requests: int | str, point: int) -> int:
+    """A seed for the requests of one load point: fresh prompts every time, the same in a repetition of the run.
+
+    ``requests``: the attempt, or what several attempts share.
+    """
+    return int.from_bytes(sha256(f"{seed}:{requests}:{point}".encode()).digest()[:4], "big") // 2

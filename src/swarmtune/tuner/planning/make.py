@@ -83,6 +83,7 @@ def make_plan(settings: BaseSections) -> Plan:
         earlier=None if o.earlier is None else tuple(o.earlier),
         seed=o.seed,
         confirm=o.confirm,
+        proof_s=o.proof_seconds,
         finalists=o.finalists,
         groups=groups,
         user_settings=users,

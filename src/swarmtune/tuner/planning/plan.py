@@ -25,6 +25,8 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.workload import Load, StopRules, Workload
 
+LEAST_ROUNDS, MOST_ROUNDS = 3, 30  # of the proof, when their number follows from the time
+PROOF_SHARE = 0.25  # of the search's time is the proof's, where nothing is said
 ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not have
 
 
@@ -44,7 +46,7 @@ class Plan:
     evaluations: int
     timeout_s: float | None
     seed: int
-    confirm: int
+    confirm: int | None
     groups: tuple[Group, ...]
     user_settings: tuple[Setting, ...]
     start_timeout_s: float
@@ -56,6 +58,7 @@ class Plan:
     notices: tuple[str, ...] = ()
     early_stop: StopRules | None = None
     finalists: int = 3
+    proof_s: float | None = None
     accelerator_s: float | None = None
     warm_start: bool = False
     earlier: tuple[str, ...] | None = None  # folders and databases; None: the studies in ``output``
@@ -65,6 +68,14 @@ class Plan:
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""
         return replace(self.space.default(), origin="baseline")
+
+    def proof_rounds(self, search_s: float, round_s: float, qualifying_s: float, groups: int) -> int:
+        """How many rounds the proof has: ``confirm``, else as many as fit into its time without ``qualifying_s``."""
+        if self.confirm is not None:
+            return self.confirm
+        total_s = PROOF_SHARE * search_s if self.proof_s is None else self.proof_s
+        waves = math.floor(max(0.0, total_s - qualifying_s) / round_s) if round_s > 0 else 0
+        return max(LEAST_ROUNDS, min(MOST_ROUNDS, waves * groups))
 
     def new_search(self) -> Search:
         """A search without results."""

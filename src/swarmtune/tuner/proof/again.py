@@ -31,10 +31,16 @@ class Again:
         """The load at which a trial was scored; None without load search."""
         return self._plan.load_value(trial.measurement) if self._plan.load_search and trial.measurement else None
 
+    def emit(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Record an event of the proof in the study, and tell it."""
+        self._attempts.emit(kind, facts)
+
     async def measure(
         self, trial: Trial, name: str, kind: str, load: float | None, facts: Mapping[str, Any]
     ) -> AttemptResult:
         """Measure a finished trial at this load on the group of this name; ``facts`` are emitted with the result.
+
+        Attempts of one kind get the same requests, each on a fresh service.
 
         BenchmarkExecutionError if that group cannot measure it; every attempt is recorded. A cancelled call stops the
         service.
@@ -85,7 +91,7 @@ class _OneTrial:
         return [0.0] * len(waiting)
 
     def begin(self, work: Work[Trial], group: Group) -> Evaluation:  # noqa: ARG002 - see Source
-        loads, number = Loads(fixed=self._load), self._trial.number
+        loads, number = Loads(fixed=self._load, requests=self._kind), self._trial.number
         self._evaluation = self._attempts.begin(self._trial.setting, group, loads, number=number, kind=self._kind)
         return self._evaluation
 

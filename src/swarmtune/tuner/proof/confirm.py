@@ -1,41 +1,51 @@
-"""Significance of the winner's gain, from rounds in which finalists and baseline were re-measured side by side."""
+"""The verdict on the winner's gain: a qualifying round chooses one finalist, and rounds of its own judge it.
+
+The two stages share no measurement, so the gain of the chosen one is not inflated by the choice, and needs no correction for
+it.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
 from swarmtune.records import Score
-from swarmtune.tuner.proof.paired import Blocks, Difference, difference, hochberg, holm, student_t95
+from swarmtune.tuner.proof.paired import Difference, difference, percent, student_t95
 
 Direction = Literal["maximize", "minimize"]
 
 NO_GAIN = "no significant gain"
 BASELINE_BREAKS = "the baseline breaks its SLOs, the winner keeps them"
 ABOVE_ZERO = "the 95 % interval of the gain lies above zero"
-BY_CHANCE = f"{ABOVE_ZERO}, but the best of several finalists may lie there by chance"
-ALPHA = 0.05
+BROKEN = "the best finalist (trial {}) broke its SLOs when measured again"
 
 
 @dataclass(frozen=True)
 class Observed:
-    """One re-measurement; ``blocks``: its objective in equal stretches of the measured time, where they are known."""
+    """One re-measurement. ``correction``: the objective while the load was on, each answer's credit spread over its own
+    lifetime, relative to the objective of the whole run (loadgen/judge/loaded.py); 1 where that is unknown.
+    """
 
     score: Score
-    blocks: Sequence[float] = ()
+    correction: float = 1.0
+
+    @property
+    def value(self) -> float | None:
+        """The objective that is compared; None if the service failed."""
+        return None if self.score.value is None else self.score.value * self.correction
 
 
-Round = Mapping[int, Observed]  # by trial number: all on one group, within one stretch of time
+Round = Mapping[int, Observed]  # by trial number: all on one group, within one stretch of time, with the same requests
 
 
 @dataclass(frozen=True)
 class Significance:
     """Is the gain significant, and why? ``gain_percent`` and ``ci95_percent`` are of the objective, positive = better,
-    None = unknown.
+    None = unknown. ``noise_percent``: standard deviation of one round's gain.
     """
 
     significant: bool
@@ -43,14 +53,15 @@ class Significance:
     ci95_percent: tuple[float, float] | None
     rounds: int
     reason: str
+    noise_percent: float | None = None
 
 
 @dataclass(frozen=True)
 class Standing:
-    """A finalist in the proof. ``over_baseline``: its gain; ``against_best``: its difference from the recommended setting.
+    """A finalist in the proof. ``over_baseline``: its gain, of the winner over the rounds, of others in the qualifying
+    round; ``against_best``: its difference from the recommended setting in the qualifying round.
 
-    ``tied``: not distinguishable from the recommended one (Holm-corrected over the finalists), never failed to start, and
-    does not clearly break an SLO.
+    ``tied``: not told apart from the recommended one, by the noise of the rounds; that is no proof of equality.
     """
 
     trial: int
@@ -62,17 +73,22 @@ class Standing:
 
 @dataclass(frozen=True)
 class Proof:
-    """The result of the proof: the trial to deploy (None: none can be recommended), the significance, and the finalists."""
+    """The result of the proof: the trial to deploy (None: none can be recommended), the significance, and the finalists.
+
+    ``round_s``: seconds of a round, None if unknown. ``candidate``: the finalist that the verdict is about.
+    """
 
     best: int | None
     verdict: Significance
     finalists: tuple[Standing, ...] = ()
     groups: int = 0  # service groups that measured
     group_effects_percent: Mapping[str, float] = field(default_factory=dict)  # speed of each beside the mean of all
+    round_s: float | None = None
+    candidate: int | None = None
 
     @property
     def tied(self) -> list[int]:
-        """The trials that are statistically tied with the recommended one."""
+        """The trials that are not told apart from the recommended one."""
         return [s.trial for s in self.finalists if s.tied]
 
 
@@ -81,50 +97,50 @@ def unproven(best: int | None, reason: str) -> Proof:
     return Proof(best, Significance(False, None, None, 0, reason))
 
 
+def qualified(qualifying: Round, finalists: Sequence[int], direction: Direction) -> int | None:
+    """The finalist to prove: the best that kept its SLOs in the qualifying round, else the one that broke them least; None
+    if none was measured.
+    """
+    measured = [n for n in finalists if n in qualifying and qualifying[n].score.value is not None]
+    if not measured:
+        return None
+
+    def rank(number: int) -> tuple[float, float]:
+        broken = sum(max(0.0, violation) for violation in qualifying[number].score.violations.values())
+        return broken, -level([qualifying], number, direction)
+
+    return min(measured, key=rank)
+
+
 def judge(
-    rounds: Sequence[Round], baseline: int, finalists: Sequence[int], direction: Direction, groups: int = 1
+    qualifying: Round,
+    rounds: Sequence[Round],
+    baseline: int,
+    winner: int,
+    finalists: Sequence[int],
+    direction: Direction,
+    groups: int = 1,
 ) -> Proof:
-    """The best finalist of those that keep their SLOs on average; the baseline if that finalist is no better.
-
-    A finalist that was dropped on the way was clearly worse, so finalists in all rounds come first.
-    """
-    keepers = [n for n in finalists if keeps_slos(scores(rounds, n))]
-    over = {n: compare(rounds, n, baseline, direction) for n in finalists}
-    best: int | None
-    if keepers:
-        whole = [n for n in keepers if all(n in r for r in rounds)] or keepers
-        best = max(whole, key=lambda n: level(rounds, n, direction))
-        verdict = _verdict(over[best], hochberg([over[n].p for n in keepers])[keepers.index(best)], rounds, baseline)
-        gain = verdict.gain_percent
-        if gain is not None and gain <= 0 and not clearly_breaks(scores(rounds, baseline)):
-            reason = f"the best finalist (trial {best}) came out {-gain:.1f} % worse than the baseline"
-            best, verdict = baseline, Significance(False, None, None, verdict.rounds, reason)
-    else:
+    """The verdict on the ``winner`` from the ``rounds`` alone; the baseline is recommended if the winner is no better."""
+    gain = compare(rounds, winner, baseline, direction)
+    best: int | None = winner
+    verdict = _verdict(gain, rounds, baseline)
+    if not keeps_slos(scores(rounds, winner)):
         best = baseline if keeps_slos(scores(rounds, baseline)) else None
-        verdict = Significance(False, None, None, len(rounds), "the finalists broke their SLOs when measured again")
-    return Proof(best, verdict, _standings(rounds, finalists, best, over, direction), groups)
-
-
-def still_open(rounds: Sequence[Round], contenders: Sequence[int], baseline: int, direction: Direction) -> list[int]:
-    """The contenders for another round: without those that clearly break an SLO or are clearly worse than the best
-    (95 %). The baseline always stays, because all gains are relative to it.
-    """
-    candidates = [n for n in contenders if n == baseline or not clearly_breaks(scores(rounds, n))]
-    keepers = [n for n in candidates if keeps_slos(scores(rounds, n))]
-    if not keepers:
-        return candidates
-    best = max(keepers, key=lambda n: level(rounds, n, direction))
-    return [n for n in candidates if n == baseline or not compare(rounds, n, best, direction).worse]
+        verdict = replace(verdict, significant=False, reason=BROKEN.format(winner))
+    elif gain.gain_percent is not None and gain.gain_percent <= 0 and not clearly_breaks(scores(rounds, baseline)):
+        worse = f"{-gain.gain_percent:.1f} % worse than" if gain.gain_percent < 0 else "no better than"
+        reason = f"the best finalist (trial {winner}) came out {worse} the baseline"
+        best, verdict = baseline, replace(verdict, significant=False, reason=reason)
+    standings = _standings(qualifying, rounds, baseline, winner, finalists, direction, best == winner)
+    return Proof(best, verdict, standings, groups, candidate=winner)
 
 
 def compare(rounds: Sequence[Round], first: int, second: int, direction: Direction) -> Difference:
     """The first trial against the second, over the rounds that measured both."""
     pairs = [(r[first], r[second]) for r in rounds if first in r and second in r]
-    logs = [_log(a.score, direction) - _log(b.score, direction) for a, b in pairs]
-    if not all(math.isfinite(g) for g in logs):
-        return Difference(len(pairs))
-    blocks: list[Blocks] = [(a.blocks, b.blocks) for a, b in pairs]
-    return difference(logs, blocks)
+    logs = [_log(a, direction) - _log(b, direction) for a, b in pairs]
+    return difference(logs) if all(math.isfinite(g) for g in logs) else Difference(len(pairs))
 
 
 def group_effects(rounds: Sequence[Round], groups: Sequence[str], direction: Direction) -> dict[str, float]:
@@ -137,8 +153,8 @@ def group_effects(rounds: Sequence[Round], groups: Sequence[str], direction: Dir
     trials = sorted({n for r in rounds for n in r})
     rows, values = [], []
     for measured, group in zip(rounds, groups, strict=True):
-        for trial, observed in measured.items():
-            if math.isfinite(value := _log(observed.score, direction)):
+        for trial, observed in sorted(measured.items()):
+            if math.isfinite(value := _log(observed, direction)):
                 rows.append([trial == t for t in trials] + [group == g for g in names])
                 values.append(value)
     if len(names) < 2 or not rows:
@@ -151,7 +167,7 @@ def group_effects(rounds: Sequence[Round], groups: Sequence[str], direction: Dir
 
 def level(rounds: Sequence[Round], trial: int, direction: Direction) -> float:
     """How good a trial was over its rounds: the mean logarithm of its value, greater = better."""
-    logs = [_log(score, direction) for score in scores(rounds, trial)]
+    logs = [_log(r[trial], direction) for r in rounds if trial in r]
     return sum(logs) / len(logs) if all(math.isfinite(g) for g in logs) and logs else -math.inf
 
 
@@ -183,41 +199,51 @@ def clearly_breaks(scores: Sequence[Score]) -> bool:
     return False
 
 
-def _verdict(gain: Difference, p: float, rounds: Sequence[Round], baseline: int) -> Significance:
-    """``p`` is corrected for the choice of the winner among the finalists, on these same rounds."""
-    above = gain.ci95_percent is not None and gain.ci95_percent[0] > 0
+def _verdict(gain: Difference, rounds: Sequence[Round], baseline: int) -> Significance:
     if clearly_breaks(scores(rounds, baseline)):
         significant, reason = True, BASELINE_BREAKS
     elif gain.ci95_percent is None:
         significant, reason = False, "too few re-measurements to tell"
-    elif above:
-        significant, reason = (True, ABOVE_ZERO) if p < ALPHA else (False, BY_CHANCE)
     else:
-        significant, reason = False, NO_GAIN
-    return Significance(significant, gain.gain_percent, gain.ci95_percent, gain.rounds, reason)
+        significant = gain.ci95_percent[0] > 0
+        reason = ABOVE_ZERO if significant else NO_GAIN
+    return Significance(significant, gain.gain_percent, gain.ci95_percent, gain.rounds, reason, gain.noise_percent)
 
 
 def _standings(
+    qualifying: Round,
     rounds: Sequence[Round],
+    baseline: int,
+    winner: int,
     finalists: Sequence[int],
-    best: int | None,
-    over: Mapping[int, Difference],
     direction: Direction,
+    recommended: bool,
 ) -> tuple[Standing, ...]:
-    against = {n: Difference(0) if best is None else compare(rounds, n, best, direction) for n in finalists}
-    others = [n for n in finalists if n != best]
-    adjusted = dict(zip(others, holm([against[n].p for n in others]), strict=True))
+    """``recommended``: the winner is; else no finalist is told apart from anything."""
+    over = compare(rounds, winner, baseline, direction)
+    apart = _apart(over)
 
-    def tied(n: int) -> bool:
-        seen = scores(rounds, n)
-        works = all(score.value is not None for score in seen) and not clearly_breaks(seen)
-        return n in adjusted and best is not None and adjusted[n] >= ALPHA and works
+    def standing(number: int) -> Standing:
+        if number == winner:
+            return Standing(number, keeps_slos(scores(rounds, number)), over, Difference(0), False)
+        against = compare([qualifying], number, winner, direction)
+        kept = keeps_slos(scores([qualifying], number))
+        tied = recommended and kept and against.gain_percent is not None and abs(against.gain_percent) <= apart
+        return Standing(number, kept, compare([qualifying], number, baseline, direction), against, tied)
 
-    return tuple(Standing(n, keeps_slos(scores(rounds, n)), over[n], against[n], tied(n)) for n in finalists)
+    return tuple(standing(number) for number in finalists)
 
 
-def _log(score: Score, direction: Direction) -> float:
+def _apart(over: Difference) -> float:
+    """The difference in percent above which one round tells two settings apart: noise of a round times Student's t."""
+    if over.noise_percent is None:
+        return math.inf
+    return percent(student_t95(over.rounds - 1) * math.log1p(over.noise_percent / 100))
+
+
+def _log(observed: Observed, direction: Direction) -> float:
     """The logarithm of the value, turned so that greater is better; minus infinity if there is none."""
-    if score.value is None or score.value <= 0 or not math.isfinite(score.value):
+    value = observed.value
+    if value is None or value <= 0 or not math.isfinite(value):
         return -math.inf
-    return math.log(score.value) if direction == "maximize" else -math.log(score.value)
+    return math.log(value) if direction == "maximize" else -math.log(value)

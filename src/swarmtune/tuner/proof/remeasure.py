@@ -1,6 +1,7 @@
-"""The proof: finalists and baseline are re-measured side by side, round after round, until the best is clear.
+"""The proof: a qualifying round of finalists and baseline, then rounds of the best finalist and the baseline alone.
 
-All decisions follow from the study: a proof that was interrupted resumes, and repeats nothing.
+The number of rounds is fixed before the first of them is measured. All decisions follow from the study: a proof that was
+interrupted resumes, and repeats nothing.
 """
 
 from __future__ import annotations
@@ -8,16 +9,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from swarmtune.errors import BenchmarkExecutionError
-from swarmtune.records import AttemptResult, Score, Trial
+from swarmtune.errors import BenchmarkExecutionError, FitnessCalculationError
+from swarmtune.records import AttemptResult, Measurement, Score, Trial
 from swarmtune.search.incumbent import deployable
+from swarmtune.search.load import with_margin
 from swarmtune.study.store import Remeasured, fair_load_of, proof_of
-from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.loop.loads import load_point, score_of
+from swarmtune.tuner.planning.plan import MOST_ROUNDS, Plan
 from swarmtune.tuner.proof.again import Again
-from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, still_open, unproven
+from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, qualified, unproven
+
+MARGIN = 0.1  # of each SLO's limit is kept free at the load of the proof: on the cliff, chance decides
+REPEATS = 2  # of a disturbed round
+DISTURBED = 0.1  # of the machine, or of a device, was taken by other programs while none was idle
+PLANNED = "proof_planned"  # event: the number of rounds, and the contenders
 
 Rounds = list[dict[int, Remeasured]]  # one entry per round: the re-measurement of each trial
 
@@ -27,9 +35,31 @@ class Remembers(Protocol):
 
     def confirmations(self) -> list[Remeasured]: ...
 
+    def recorded(self, kind: str) -> list[dict[str, Any]]: ...
+
+    def measurements_of(self, trial: int) -> list[Measurement]: ...
+
+    def search_seconds(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """A part of the proof: its rounds, and what their attempts are called in the study. ``loads``: by trial number; None
+    without load search.
+    """
+
+    contenders: tuple[Trial, ...]
+    loads: Mapping[int, float | None]
+    name: str
+    rounds: int
+
+    def kind(self, number: int, repeat: int) -> str:
+        return proof_of((t.number for t in self.contenders), number, self.name, self.rounds, repeat)
+
 
 async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[Trial]) -> tuple[Proof, Rounds]:
-    """The trial to deploy, the significance of its gain, and the re-measurements behind both.
+    """The trial to deploy, the significance of its gain, and the re-measurements behind both; of finalists that were not
+    chosen those of the qualifying round, last.
 
     After a cancelled or failed call the re-measurements so far are in the study; the next call continues from them.
     """
@@ -43,18 +73,30 @@ async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[T
     if not rivals:
         return unproven(baseline.number, "the baseline is the best setting"), []
     starts = baseline.score is not None and baseline.score.value is not None
-    loads = {t.number: again.load_of(t) for t in rivals}
+    entrants = (baseline, *rivals) if starts else tuple(rivals)
+    loads = {t.number: proof_load(plan, store.measurements_of(t.number), again.load_of(t)) for t in entrants}
+    first = await Remeasurement(plan, again, store, _Stage(entrants, loads, "qualify", 1), baseline.number).run()
+    direction, finalists = plan.objective.direction, [t.number for t in rivals]
+    qualifying = _observed(plan, first[0])
+    chosen = qualified(qualifying, finalists, direction)
+    if chosen is None:
+        return unproven(baseline.number if starts else None, "no finalist could be measured again"), first
+    winner = next(t for t in rivals if t.number == chosen)
     if starts:
-        loads[baseline.number] = await _fair_load(again, store, baseline, rivals[0])
-    contenders = [baseline, *rivals] if starts else rivals
-    rounds = await Remeasurement(plan, again, store, contenders, loads, baseline.number).run()
+        own = first[0].get(baseline.number)
+        loads[baseline.number] = await _fair_load(again, store, baseline, winner, loads, own)
+    pair = (baseline, winner) if starts else (winner,)
+    round_s = _round_s(first[0], [t.number for t in pair])
+    count = _rounds(plan, again, store, [t.number for t in pair], round_s, first[0])
+    rounds = await Remeasurement(plan, again, store, _Stage(pair, loads, "prove", count), baseline.number).run()
     seen = [_observed(plan, r) for r in rounds]
     if not starts:
         seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
-    direction = plan.objective.direction
     groups = [next((one.group for one in r.values()), "") for r in rounds]
-    proof = judge(seen, baseline.number, [t.number for t in rivals], direction, len({*groups} - {""}))
-    return replace(proof, group_effects_percent=group_effects(seen, groups, direction)), rounds
+    proof = judge(qualifying, seen, baseline.number, chosen, finalists, direction, len({*groups} - {""}))
+    effects = group_effects(seen, groups, direction)
+    others = {n: one for n, one in first[0].items() if n not in {t.number for t in pair}}
+    return replace(proof, group_effects_percent=effects, round_s=round_s or None), [*rounds, others]
 
 
 def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
@@ -75,47 +117,41 @@ def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
     return finalists[: plan.finalists + 1]
 
 
-class Remeasurement:
-    """Re-measures the contenders in rounds, as many rounds at a time as there are groups.
+def proof_load(plan: Plan, measured: Sequence[Measurement], load: float | None) -> float | None:
+    """The load at which a trial is measured in the proof: at most the one it was scored at, and low enough that each SLO is
+    kept with ``MARGIN``, by what its measurements of the search say. None without load search.
+    """
+    if plan.load_search is None or load is None:
+        return load
+    points = []
+    for measurement in measured:
+        with contextlib.suppress(FitnessCalculationError):  # one of another load generator, without the objective
+            points.append(load_point(plan, measurement, score_of(plan.objective, measurement)))
+    return with_margin(plan.load_search, points, load, MARGIN) if points else load
 
-    A round measures every contender once on one group; if a group fails, the next group repeats the whole round. Order:
-    A B C, C B A, B C A, A C B, ..., so that drift affects all alike. A contender that is clearly beaten is left out of
-    later rounds, and so is a finalist that no group can measure.
+
+class Remeasurement:
+    """Re-measures the contenders of a stage in rounds, as many rounds at a time as there are groups.
+
+    A round measures every contender once on one group, with the same requests; if a group fails, the next group repeats the
+    whole round. A round in which other programs took much of the machine is repeated. Order: A B, B A, ..., so that drift
+    affects all alike. A finalist that no group can measure is left out.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        again: Again,
-        store: Remembers,
-        contenders: Sequence[Trial],
-        loads: Mapping[int, float | None],
-        baseline: int,
-    ) -> None:
-        """``loads``: by trial number; None without load search."""
-        self._plan, self._again, self._loads, self._baseline = plan, again, loads, baseline
-        self._numbers = [t.number for t in contenders]
-        self._contenders = list(contenders)
+    def __init__(self, plan: Plan, again: Again, store: Remembers, stage: _Stage, baseline: int) -> None:
+        """``baseline``: its trial number."""
+        self._plan, self._again, self._stage, self._baseline = plan, again, stage, baseline
         self._lost: set[int] = set()
-        self._rounds = _recorded(store, self._numbers, plan.confirm)
-        self._groups = {name: asyncio.Lock() for name in again.group_names}
+        self._repeats, self._rounds = _recorded(store, stage)
+        self._groups = {name: asyncio.Lock() for name in sorted(again.group_names)}
 
     async def run(self) -> Rounds:
         """Measure and return the rounds. BenchmarkExecutionError if the baseline or all finalists cannot be measured."""
-        most, width = self._plan.confirm, len(self._groups)
+        width = len(self._groups)
         if not width:
             raise BenchmarkExecutionError("No group of nodes is left for the proof; resume with -lb.")
-        for first in range(0, most, width):
-            wave = range(first, min(first + width, most))
-            await _together([self._round(number) for number in wave])
-            done = self._rounds[: wave.stop]
-            self._contenders = [t for t in self._contenders if t.number not in self._lost]
-            if wave.stop >= 2:
-                seen, numbers = [_observed(self._plan, r) for r in done], [t.number for t in self._contenders]
-                open_ = still_open(seen, numbers, self._baseline, self._plan.objective.direction)
-                self._contenders = [t for t in self._contenders if t.number in open_]
-            if all(t.number == self._baseline for t in self._contenders):
-                return done
+        for first in range(0, self._stage.rounds, width):
+            await _together([self._round(number) for number in range(first, min(first + width, self._stage.rounds))])
         return self._rounds
 
     async def _round(self, number: int) -> None:
@@ -124,29 +160,40 @@ class Remeasurement:
             name, last = names[(number + step) % len(names)], step == len(names) - 1
             with contextlib.suppress(*() if last else (BenchmarkExecutionError,)):
                 async with self._groups[name]:
-                    await self._on_group(number, name, last)
+                    while await self._on_group(number, name, last):
+                        self._repeats[number] += 1
+                        self._rounds[number] = {}
                 return
 
-    async def _on_group(self, number: int, group: str, last: bool) -> None:
-        results = self._rounds[number]
-        if any(t.number not in results and t.number not in self._lost for t in self._contenders):
+    async def _on_group(self, number: int, group: str, last: bool) -> bool:
+        """Measure what is missing of a round; was it disturbed, and is to be repeated?"""
+        stage, results, repeat = self._stage, self._rounds[number], self._repeats[number]
+        contenders = [t for t in stage.contenders if t.number not in self._lost]
+        if any(t.number not in results for t in contenders):
             # measurements of another group cannot be compared within this round
             results = self._rounds[number] = {n: one for n, one in results.items() if one.group == group}
-        for trial in in_order(self._contenders, number):
+        for trial in in_order(contenders, number):
             if trial.number in results or trial.number in self._lost:
                 continue
-            kind, facts = proof_of(self._numbers, number), {"round": number + 1, "of": self._plan.confirm}
-            load = self._loads.get(trial.number)
+            kind = stage.kind(number, repeat)
+            facts = {"round": number + 1, "of": stage.rounds, "stage": stage.name}
             try:
-                outcome = await self._again.measure(trial, group, kind, load, facts)
+                outcome = await self._again.measure(trial, group, kind, stage.loads.get(trial.number), facts)
             except BenchmarkExecutionError:
-                others = {*self._numbers} - {self._baseline, trial.number}
+                others = {t.number for t in stage.contenders} - {self._baseline, trial.number}
                 alone = not results and not last  # no contender was measured on this group: the group may be to blame
                 if alone or trial.number == self._baseline or self._lost >= others:
                     raise
                 self._lost.add(trial.number)
                 continue
             results[trial.number] = Remeasured(kind, trial.number, group, outcome)
+        return repeat < REPEATS and any(disturbed(one.outcome) for one in results.values())
+
+
+def disturbed(outcome: AttemptResult) -> bool:
+    """Did other programs take much of the machine during this measurement?"""
+    metrics = outcome.measurement.metrics if outcome.measurement else {}
+    return max(metrics.get("contended_cpu_share", 0.0), metrics.get("other_device_share", 0.0)) > DISTURBED
 
 
 def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
@@ -156,42 +203,84 @@ def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
     return turned[::-1] if number % 2 else turned
 
 
-async def _fair_load(again: Again, store: Remembers, baseline: Trial, winner: Trial) -> float | None:
-    """The load at which the baseline is measured in the proof: its own, or the winner's if it does better there.
+async def _fair_load(
+    again: Again,
+    store: Remembers,
+    baseline: Trial,
+    winner: Trial,
+    loads: Mapping[int, float | None],
+    own: Remeasured | None,
+) -> float | None:
+    """The load at which the baseline is measured: its own, or the winner's if it does better there and keeps the margin.
 
     The winner's load search started where better settings had led; the baseline's did not. None without load search.
     """
-    own, other = again.load_of(baseline), again.load_of(winner)
-    if own is None or other is None or own == other or baseline.score is None:
-        return own
-    kind = fair_load_of(winner.number)
-    recorded = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
-    outcome = recorded
+    mine, other = loads[baseline.number], loads[winner.number]
+    if mine is None or other is None or mine == other or own is None or own.outcome.score is None:
+        return mine
+    kind = fair_load_of(winner.number, other)
+    outcome = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
     for name in again.group_names:
         if outcome is None:
             with contextlib.suppress(BenchmarkExecutionError):
                 outcome = await again.measure(baseline, name, kind, other, {})
-    if outcome is None:
-        return own
-    return other if outcome.score is not None and outcome.score.rank < baseline.score.rank else own
+    if outcome is None or outcome.score is None or outcome.score.value is None:
+        return mine
+    kept = all(violation <= -MARGIN / 2 for violation in outcome.score.violations.values())
+    return other if kept and outcome.score.rank < own.outcome.score.rank else mine
 
 
-def _recorded(store: Remembers, numbers: Sequence[int], most: int) -> Rounds:
-    kinds = {proof_of(numbers, number): number for number in range(most)}
-    rounds: Rounds = [{} for _ in range(most)]
-    for again in store.confirmations():
-        if again.kind in kinds:
-            rounds[kinds[again.kind]][again.trial_number] = again
+def _round_s(measured: Mapping[int, Remeasured], numbers: Sequence[int]) -> float:
+    """Seconds that a round of these trials takes, from the qualifying round; 0 if unknown."""
+    return sum(float(measured[n].outcome.facts.get("seconds", 0.0)) for n in numbers if n in measured)
+
+
+def _rounds(
+    plan: Plan,
+    again: Again,
+    store: Remembers,
+    pair: Sequence[int],
+    round_s: float,
+    qualifying: Mapping[int, Remeasured],
+) -> int:
+    """How many rounds: ``confirm``, else as many as the time allows. It is recorded before the first one, and kept then."""
+    if plan.confirm is not None:
+        return plan.confirm
+    for facts in store.recorded(PLANNED):
+        rounds = facts.get("rounds")
+        if facts.get("contenders") == list(pair) and isinstance(rounds, int):
+            return max(1, min(MOST_ROUNDS, rounds))
+    spent_s = sum(float(one.outcome.facts.get("seconds", 0.0)) for one in qualifying.values())
+    rounds = plan.proof_rounds(store.search_seconds(), round_s, spent_s, len(again.group_names))
+    again.emit(PLANNED, {"contenders": list(pair), "rounds": rounds, "round_s": round(round_s, 1)})
     return rounds
 
 
+def _recorded(store: Remembers, stage: _Stage) -> tuple[list[int], Rounds]:
+    """The latest repeat of each round that the study knows, and its re-measurements."""
+    kinds = {stage.kind(n, repeat): (n, repeat) for n in range(stage.rounds) for repeat in range(REPEATS + 1)}
+    repeats = [0] * stage.rounds
+    rounds: Rounds = [{} for _ in range(stage.rounds)]
+    for again in store.confirmations():
+        number, repeat = kinds.get(again.kind, (-1, 0))
+        if number >= 0 and repeat >= repeats[number]:
+            if repeat > repeats[number]:
+                rounds[number], repeats[number] = {}, repeat
+            rounds[number][again.trial_number] = again
+    return repeats, rounds
+
+
 def _observed(plan: Plan, measured: Mapping[int, Remeasured]) -> dict[int, Observed]:
-    return {number: _one(plan, again.outcome) for number, again in measured.items()}
+    return {number: observed(plan, again.outcome) for number, again in measured.items()}
 
 
-def _one(plan: Plan, outcome: AttemptResult) -> Observed:
-    blocks = outcome.measurement.blocks.get(plan.objective.metric, ()) if outcome.measurement else ()
-    return Observed(outcome.score or Score.failed(), blocks)
+def observed(plan: Plan, outcome: AttemptResult) -> Observed:
+    """The score, and how much faster the service was while its load was on than over the whole run."""
+    score, metric = outcome.score or Score.failed(), plan.objective.metric
+    blocks = outcome.measurement.blocks.get(metric, ()) if outcome.measurement else ()
+    whole = outcome.measurement.metrics.get(metric, 0.0) if outcome.measurement else 0.0
+    loaded = sum(blocks) / len(blocks) if blocks else 0.0
+    return Observed(score, loaded / whole if whole > 0 and loaded > 0 else 1.0)
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
