@@ -38,8 +38,9 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests on several machines go beside those that wait for one and then those that compute. Machines and whole studies wait
-# most of the time, so two files of them go at a time. Those that measure go alone, so that nothing disturbs them.
+# Tests on several machines and then whole studies go beside those that wait for one machine and then those that compute.
+# Machines and studies wait most of the time, so two files of them go at a time. Those that measure go alone, so that nothing
+# disturbs them.
 MEASURING := tests/loadgen tests/e2e/test_many_streams.py
 WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
@@ -47,14 +48,14 @@ COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not
 
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
-	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-machines tests-computing
-	@$(MAKE) --no-print-directory tests-studies
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-studies tests-computing
 	@$(MAKE) --no-print-directory tests-measuring
 	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting studies measuring)
 	.venv/bin/coverage report --fail-under=90
 
 tests-computing: tests-waiting ## the tests that compute
 	$(COVERED) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(WAITING))
+	$(COVERED) --cov-append tests/loadgen -m "not processes"
 
 tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
 	$(COVERED) -n 2 --dist loadfile $(MACHINES)
@@ -62,11 +63,11 @@ tests-machines: install ## the tests on machines of namespaces, over SSH, Ray an
 tests-waiting: install ## the tests of commands, engines and processes
 	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))
 
-tests-studies: install ## the tests of whole studies, two files at a time
+tests-studies: tests-machines ## the tests of whole studies, two files at a time
 	$(COVERED) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
 
 tests-measuring: install ## the tests that measure, alone
-	$(COVERED) $(MEASURING)
+	$(COVERED) $(MEASURING) -m "processes and not vllm"
 
 test-fast: install ## the unit suite, which starts no process: under 2 minutes on two cores
 	$(PY) -m pytest -n 2 -m "not processes" $(ARGS)
