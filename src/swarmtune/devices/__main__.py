@@ -1,7 +1,8 @@
 """``python -P -m swarmtune.devices``: read devices until standard input ends.
 
 The first line on standard input is a JSON object: ``spool`` (file to write), ``devices`` (indices, null: all),
-``here`` (read this machine?), ``urls`` (Prometheus addresses). When each source has been tried once, ``ready`` is
+``here`` (read this machine?), ``urls`` (Prometheus addresses), ``service`` (see parties.ServiceMark; null: not this
+machine's; the load generator is then the process that started this one). When each source has been tried once, ``ready`` is
 printed; when standard input ends, or the process that started this one does, each is read a last time. No error of a
 source ends it: it is noted in the spool, once. Exit code: 0, or 2 if the first line or the spool is unusable.
 """
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from swarmtune.devices.exporter import ExporterSource
+from swarmtune.devices.neighbours import NeighbourSource
+from swarmtune.devices.parties import ServiceMark
 from swarmtune.devices.readings import ReadError, Source
 from swarmtune.devices.sources import open_sources
 from swarmtune.devices.spool import SpoolWriter
@@ -84,11 +87,14 @@ def main() -> int:
         asked = json.loads(sys.stdin.readline())
         spool = SpoolWriter(Path(asked["spool"]))
         devices, here, urls = asked.get("devices"), bool(asked.get("here")), list(asked.get("urls", ()))
+        service = asked.get("service")
+        mark = ServiceMark(tuple(service["ports"]), str(service["token"])) if service else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         sys.stderr.write(f"swarmtune.devices: {error}\n")
         return 2
     stop = threading.Event()
-    loops = [Loop(source, spool, stop) for source in sources_of(urls, devices, here, spool)]
+    neighbours = [NeighbourSource(mark, parent)] if mark else []
+    loops = [Loop(source, spool, stop) for source in (*neighbours, *sources_of(urls, devices, here, spool))]
     for loop in loops:
         loop.start()
     _wait([loop.tried for loop in loops], FIRST_S)

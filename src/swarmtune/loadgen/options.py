@@ -185,6 +185,13 @@ class LoadgenOptions(BaseModel):
         gt=0,
         le=1,
     )
+    max_contended_cpu_share: float = option(
+        "measurement",
+        0.3,
+        "share of the service's CPUs that other programs use while none is idle above which a run is invalid",
+        gt=0,
+        le=1,
+    )
     server_metrics: Texts = option(
         "measurement",
         (),

@@ -25,6 +25,7 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.workload import Load, StopRules, Workload
 
+TRUST = frozenset({"max_contended_cpu_share"})  # say which measurements count: a study goes on with others
 ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not have
 
 
@@ -123,7 +124,11 @@ def _digest(*sections: BaseModel, without: str = "") -> str:
     Options that were added after the first studies count only where they are set, so that those studies go on.
     """
     tables = [
-        {k: v for k, v in s.model_dump(mode="json").items() if k != without and (k not in ADDED or _set(s, k))}
+        {
+            k: v
+            for k, v in s.model_dump(mode="json").items()
+            if k not in (without, *TRUST) and (k not in ADDED or _set(s, k))
+        }
         for s in sections
     ]
     plain = json.dumps([_known(table) for table in tables], sort_keys=True)
