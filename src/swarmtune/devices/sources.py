@@ -38,6 +38,25 @@ def _open(make: Callable[[], Source | None], found: list[Source], notes: list[st
         found.append(source)
 
 
+def memory_in_use(devices: Sequence[int] | None) -> dict[str, tuple[float, float]]:
+    """Memory in use and in all, bytes, of these accelerators (None: all) by their index; those that tell it.
+
+    Each source is read once; one that cannot be read tells nothing.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for source in open_sources(devices)[0]:
+        try:
+            for reading in source.read():
+                if (index := dict(reading.labels).get("device")) is not None:
+                    found.setdefault(index, {})[reading.name.partition("_")[2]] = reading.value
+        except ReadError:
+            continue
+        finally:
+            source.close()
+    used, total = "memory_used_bytes", "memory_total_bytes"
+    return {index: (one[used], one[total]) for index, one in found.items() if {used, total} <= one.keys()}
+
+
 def no_power(devices: Sequence[int] | None) -> str:
     """Why this machine does not tell the power of these accelerators (or, without any, of its processors); empty: it does.
 
