@@ -15,7 +15,7 @@ from swarmtune.devices.busiest import Busiest, MachineLook, growth, most_busy
 from swarmtune.devices.cpus import CpuTimes, CpuUse, Limit, cgroup_limit, cpu_use, read_times
 from swarmtune.devices.neighbours import IDLE, OTHER, NeighbourSource, shares
 from swarmtune.devices.parties import ServiceMark
-from swarmtune.devices.processes import TICKS_PER_S, CpuAccount, Process, process, shown, since_boot
+from swarmtune.devices.processes import TICKS_PER_S, CpuAccount, Process, WaitAccount, process, shown, since_boot
 from swarmtune.devices.readings import ReadError
 
 
@@ -63,6 +63,15 @@ def test_a_process_is_another_one_if_it_has_started_later() -> None:
 def test_an_older_process_that_is_recognised_late_begins_at_nothing() -> None:
     late = one(6, 5000, started=10)
     assert spent({}, by_pid(late), by_pid(late._replace(own=5003))) == [0, 0, 3]
+
+
+def test_waiting_counts_for_known_processes_and_only_if_it_matters() -> None:
+    waits, ms = WaitAccount(), 10**6
+    assert waits.share({(1, 1): (70 * ms, 900 * ms)}, 10.0) is None, "nothing to compare with"
+    new_thread, late = {(1, 2): (100 * ms, 200 * ms)}, {(5, 5): (0, 9000 * ms)}
+    assert waits.share({(1, 1): (270 * ms, 1000 * ms), **new_thread, **late}, 11.0) == pytest.approx(300 / 600)
+    assert waits.share({(1, 1): (280 * ms, 1040 * ms), **new_thread, **late}, 12.0) == 0.0, "40 ms in a second"
+    assert waits.share({}, 13.0) is None
 
 
 # --- the CPUs --------------------------------------------------------------------------------------------------------

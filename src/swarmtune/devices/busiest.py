@@ -11,7 +11,7 @@ from swarmtune.devices.cpus import cpu_use, read_times
 from swarmtune.devices.processes import TICKS_PER_S, Process, allowed_cpus, process, process_ids, shown, since_boot
 
 LISTED = 3
-LOOK_SHARE = 0.005  # of a core, for reading all processes again: names are worth no more
+LOOK_SHARE = 0.003  # of a core, for reading all processes again: names are worth no more
 LOOK_FREE_S = 0.1
 LEAST_SHARE = 0.01  # of the CPUs, to be named
 

@@ -7,11 +7,12 @@ import time
 from swarmtune.devices.busiest import Busiest
 from swarmtune.devices.cpus import CpuTimes, CpuUse, cgroup_limit, cpu_use, read_times
 from swarmtune.devices.parties import Parties, Party, ServiceMark
-from swarmtune.devices.processes import TICKS_PER_S, CpuAccount, allowed_cpus, since_boot
+from swarmtune.devices.processes import TICKS_PER_S, CpuAccount, WaitAccount, allowed_cpus, since_boot, thread_times
 from swarmtune.devices.readings import ReadError, Reading
 
 NEIGHBOURS = "neighbours"  # the name of the source, in the spool
 OTHER, IDLE = "cpu_other_share", "cpu_idle_share"  # of the CPUs that the service may use, since the reading before
+WAIT = "cpu_service_wait_share"  # of the time in which the service could run; 1 where the kernel does not tell it
 SPAN = "cpu_reading_seconds"  # between the two
 BUSY_PROCESS = "cpu_process_share"  # of another process, since the first reading; labels: pid, name
 INTERVAL_S = 1.0
@@ -30,6 +31,7 @@ class NeighbourSource:
         self._parties = Parties(mark, load_generator)
         self._load_generator = load_generator
         self._accounts = {party: CpuAccount() for party in (Party.SERVICE, Party.LOAD_GENERATOR)}
+        self._waits = WaitAccount()
         self._before: CpuTimes | None = None
         self._unknown: ReadError | None = None
         self._looks = 0
@@ -64,6 +66,7 @@ class NeighbourSource:
         at = since_boot()
         own = self._accounts[Party.SERVICE].spent(service, at)
         load = self._accounts[Party.LOAD_GENERATOR].spent(self._parties.of(Party.LOAD_GENERATOR), at)
+        wait = self._waits.share(thread_times(service), times.at_s)
         before, self._before = self._before, times
         if before is None:
             self._busiest.begin()
@@ -73,6 +76,7 @@ class NeighbourSource:
         if use is None:
             raise ReadError("the kernel does not count the use of its CPUs")
         found = shares(use, own / TICKS_PER_S, load / TICKS_PER_S if self._shares_cpus(use, cpus) else 0.0)
+        found.append(Reading(WAIT, 1.0 if wait is None else wait))
         if found[0].value > BUSY_SHARE:
             found += [
                 Reading(BUSY_PROCESS, one.share, (("name", one.name), ("pid", str(one.pid))))

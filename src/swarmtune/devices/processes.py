@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")  # the unit of all CPU times and start times in /proc
 SHOWN = 40  # characters of a name
+SHORT_WAIT = 0.05
+MOST_THREADS = 1000  # whose waiting is read
 
 
 class Process(NamedTuple):
@@ -61,6 +63,23 @@ def allowed_cpus(pid: int) -> set[int]:
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
             with contextlib.suppress(OSError):
                 found |= os.sched_getaffinity(int(thread))
+    return found
+
+
+def thread_times(pids: Iterable[int]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Of each thread, by pid and thread id: ns that it ran, and that it could have run and waited for a CPU.
+
+    Source: /proc/pid/schedstat of each task. Empty where the kernel does not count that; MOST_THREADS at most.
+    """
+    found: dict[tuple[int, int], tuple[int, int]] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            for thread in sorted(map(int, os.listdir(f"/proc/{pid}/task"))):  # noqa: PTH208
+                if len(found) >= MOST_THREADS:
+                    return found
+                with open(f"/proc/{pid}/task/{thread}/schedstat", "rb") as file:  # noqa: PTH123
+                    words = file.read().split()
+                found[pid, thread] = int(words[0]), int(words[1])
     return found
 
 
@@ -116,3 +135,27 @@ def _living_ancestor(one: Process, last: Mapping[int, Process], now: Mapping[int
             return 0
         one = last[parent]
     return 0
+
+
+class WaitAccount:
+    """Which share of the time in which its threads could run did a changing set of processes wait for a CPU?"""
+
+    def __init__(self) -> None:
+        self._last: Mapping[tuple[int, int], tuple[int, int]] = {}
+        self._at_s = 0.0
+
+    def share(self, now: Mapping[tuple[int, int], tuple[int, int]], at_s: float) -> float | None:
+        """Since the call before, at ``at_s`` seconds; 0 if they waited for less than SHORT_WAIT of that time together.
+
+        None at the first call, and where no thread is known.
+        """
+        last, seconds, self._last, self._at_s = self._last, at_s - self._at_s, now, at_s
+        if not last or not now or seconds <= 0:
+            return None
+        known = {pid for pid, _ in last}
+        ran = waited = 0
+        for key, (run_ns, wait_ns) in now.items():
+            if key[0] in known:  # a process that is new here may have waited before
+                old = last.get(key, (0, 0))
+                ran, waited = ran + max(0, run_ns - old[0]), waited + max(0, wait_ns - old[1])
+        return waited / (ran + waited) if waited > SHORT_WAIT * seconds * 1e9 else 0.0

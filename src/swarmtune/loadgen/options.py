@@ -188,7 +188,7 @@ class LoadgenOptions(BaseModel):
     max_contended_cpu_share: float = option(
         "measurement",
         0.3,
-        "share of the service's CPUs that other programs use while none is idle above which a run is invalid",
+        "share of the service's CPUs that other programs use while it waits for one above which a run is invalid",
         gt=0,
         le=1,
     )

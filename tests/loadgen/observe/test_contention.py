@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN
+from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, WAIT
 from swarmtune.devices.readings import Reading
 from swarmtune.devices.spool import Lines
 from swarmtune.loadgen.judge.certify import certify, disturbed
@@ -19,10 +19,10 @@ S = 10**9
 Sample = tuple[float, float, float]  # at (s), share of others, idle share
 
 
-def lines(*samples: Sample, span_s: float = 1.0) -> Lines:
+def lines(*samples: Sample, span_s: float = 1.0, wait: float = 0.5) -> Lines:
     found = Lines()
     for at_s, other, idle in samples:
-        readings = [Reading(OTHER, other), Reading(IDLE, idle), Reading(SPAN, span_s)]
+        readings = [Reading(OTHER, other), Reading(IDLE, idle), Reading(WAIT, wait), Reading(SPAN, span_s)]
         found.add(round(at_s * S), NEIGHBOURS, readings)
     return found
 
@@ -30,6 +30,10 @@ def lines(*samples: Sample, span_s: float = 1.0) -> Lines:
 def test_neighbours_take_only_what_is_not_left_over() -> None:
     found = contention(lines((1, 0.4, 0.0), (2, 0.4, 0.5), (3, 0.4, 0.04), (4, 0.0, 1.0)), 0, 4 * S)
     assert found == Contention(pytest.approx(0.3), pytest.approx(0.2))
+
+
+def test_neighbours_take_little_from_a_service_that_need_not_wait() -> None:
+    assert contention(lines((1, 0.9, 0.0), wait=0.08), 0, S) == Contention(pytest.approx(0.9), 0.0)
 
 
 def test_only_the_measurement_counts_and_each_reading_by_the_time_it_covers() -> None:
@@ -94,8 +98,8 @@ def test_the_neighbours_are_blamed_by_name_and_not_the_load_generator() -> None:
     verdict = certify(made, LoadgenOptions(concurrency=8))
     assert verdict.level == "invalid"
     assert verdict.reasons[0] == (
-        "other programs used 41% of the service's CPUs while none was idle, most of it burn (pid 4711, 41%): the service "
-        "was starved (limit 0.3); stop them, or measure again when they have ended"
+        "other programs used 41% of the service's CPUs while it waited for one and none was idle, most of it burn "
+        "(pid 4711, 41%): the service was starved (limit 0.3); stop them, or measure again when they have ended"
     )
     assert "load generator" not in " ".join(verdict.reasons)
     accepted = certify(starved(0.41), LoadgenOptions(concurrency=8, max_contended_cpu_share=1))

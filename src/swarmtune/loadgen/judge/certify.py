@@ -51,8 +51,8 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
     _judge_neighbours(taken, options.max_contended_cpu_share, invalid, degraded)
     starved = bool(invalid)
     if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
-        return Certificate("invalid", (*invalid, refused, *_broken(records)), facts)
-    invalid += _broken(records)
+        return Certificate("invalid", (refused, *_broken(records), *invalid), facts)
+    invalid = [*_broken(records), *invalid]
     if mode_of(options) == "closed":
         idle = facts.get("client_idle_share", 0.0)
         told = f"{idle:.1%} of the users' time went by before their next request was sent: the load was too low"
@@ -96,7 +96,7 @@ def _judge_neighbours(taken: Contention | None, limit: float, invalid: list[str]
         return
     share = taken.contended_cpu_share
     most = f", most of it {taken.busiest}" if taken.busiest else ""
-    told = f"{DISTURBED}{share:.0%} of the service's CPUs while none was idle{most}: "
+    told = f"{DISTURBED}{share:.0%} of the service's CPUs while it waited for one and none was idle{most}: "
     if share > limit:
         way_out = "stop them, or measure again when they have ended"
         invalid.append(f"{told}the service was starved (limit {limit:g}); {way_out}")

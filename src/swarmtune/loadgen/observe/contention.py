@@ -1,6 +1,7 @@
 """What other programs took from the service during the measurement, from what was read beside it. Pure.
 
-Where idle CPUs remain, a neighbour takes little. So its share counts as taken only while (nearly) none was idle.
+Where idle CPUs remain, or the service need not wait for one, a neighbour takes little. So its share counts as taken only
+while (nearly) no CPU was idle and the service waited for one.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN
+from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, WAIT
 from swarmtune.devices.processes import shown
 from swarmtune.devices.spool import Key, Lines, Series
 
 SCARCE = 0.05  # share of idle CPU time below which a reading counts as contended
+WAITED = 0.1  # share of the time in which the service could run that it waited, above which it does
 COVERED = 0.5  # share of the measurement that the readings must cover
 SHOWN = 3  # of the busiest programs
 
@@ -33,16 +35,17 @@ class Contention:
 
 def contention(lines: Lines, started_ns: int, ended_ns: int) -> Contention | None:
     """From ``started_ns`` to ``ended_ns``; None if it was not measured, or for less than half of that time."""
-    series = [lines.series.get((NEIGHBOURS, name, ())) for name in (OTHER, IDLE, SPAN)]
+    series = [lines.series.get((NEIGHBOURS, name, ())) for name in (OTHER, IDLE, WAIT, SPAN)]
     read = [one for one in series if one is not None]
     if len(read) < len(series) or len({len(one.ns) for one in read}) > 1 or ended_ns <= started_ns:
         return None
     at = np.array(read[0].ns, np.int64)
-    taken, idle, seconds = (np.array(one.values, np.float64) for one in read)
+    other, idle, wait, seconds = (np.array(one.values, np.float64) for one in read)
     within = np.maximum(0, np.minimum(at, ended_ns) - np.maximum(at - seconds * 1e9, started_ns))  # ns of each span
     if within.sum() < COVERED * (ended_ns - started_ns):
         return None
-    mean, contended = (float(np.average(values, weights=within)) for values in (taken, taken * (idle < SCARCE)))
+    taken = other * ((idle < SCARCE) & (wait > WAITED))
+    mean, contended = (float(np.average(values, weights=within)) for values in (other, taken))
     return Contention(mean, contended, busiest(lines))
 
 
