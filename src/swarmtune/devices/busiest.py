@@ -11,6 +11,7 @@ from swarmtune.devices.cpus import cpu_use, read_times
 from swarmtune.devices.processes import TICKS_PER_S, Process, allowed_cpus, process, process_ids, shown, since_boot
 
 LISTED = 3
+CANDIDATES = 20
 LOOK_SHARE = 0.003  # of a core, for reading all processes again: names are worth no more
 LOOK_FREE_S = 0.1
 LEAST_SHARE = 0.01  # of the CPUs, to be named
@@ -56,16 +57,17 @@ def growth(first: Iterable[Process], now: Iterable[Process], since: int) -> list
 
 
 def most_busy(used: Iterable[tuple[int, Process]], capacity_s: float, cpus: Collection[int]) -> tuple[Program, ...]:
-    """The LISTED busiest that may run on these CPUs; ``capacity_s``: the CPU seconds that there were."""
-    found: list[Program] = []
-    for ticks, one in sorted(used, key=lambda row: -row[0]):
-        share = min(1.0, ticks / TICKS_PER_S / capacity_s)
-        if len(found) == LISTED or share < LEAST_SHARE:
-            break
-        allowed = allowed_cpus(one.pid)
-        if not allowed or not allowed.isdisjoint(cpus):  # one that has ended is not asked any more
+    """The LISTED that used most of these CPUs; ``capacity_s``: the CPU seconds that there were.
+
+    One that may run on other CPUs, too, is taken to have used all of its CPUs alike.
+    """
+    found = []
+    for ticks, one in sorted(used, key=lambda row: -row[0])[:CANDIDATES]:
+        allowed = allowed_cpus(one.pid) or set(cpus)  # one that has ended is not asked any more
+        share = min(1.0, ticks / TICKS_PER_S / capacity_s * len(allowed.intersection(cpus)) / len(allowed))
+        if share >= LEAST_SHARE:
             found.append(Program(shown(one.name), one.pid, share))
-    return tuple(found)
+    return tuple(sorted(found, key=lambda program: -program.share)[:LISTED])
 
 
 class Busiest:

@@ -32,6 +32,7 @@ class NeighbourSource:
         self._load_generator = load_generator
         self._accounts = {party: CpuAccount() for party in (Party.SERVICE, Party.LOAD_GENERATOR)}
         self._waits = WaitAccount()
+        self.service: tuple[int, ...] = ()  # its processes as of the last reading; for other threads, too
         self._before: CpuTimes | None = None
         self._unknown: ReadError | None = None
         self._looks = 0
@@ -43,7 +44,7 @@ class NeighbourSource:
             try:
                 return self._read()
             except ReadError as error:
-                self._unknown = error
+                self._unknown, self.service = error, ()
         raise self._unknown
 
     def _read(self) -> list[Reading]:
@@ -55,6 +56,7 @@ class NeighbourSource:
         if self._looks & (self._looks - 1) == 0:  # at 1, 2, 4, 8, ...
             self._parties.check()
         service = self._parties.of(Party.SERVICE)
+        self.service = tuple(service)
         if not service:
             return []  # it has ended; its watcher says so
         if self._before is not None and time.monotonic() - self._before.at_s < SHORTEST_S:

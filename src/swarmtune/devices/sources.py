@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from swarmtune.devices.host import HostSource
 from swarmtune.devices.npu_smi import open_npu_smi
@@ -13,14 +13,20 @@ from swarmtune.devices.readings import ReadError, Source
 POWER = ("gpu_power_watts", "npu_power_watts", "cpu_power_watts")  # what our own sources call it
 
 
-def open_sources(devices: Sequence[int] | None) -> tuple[list[Source], list[str]]:
+def open_sources(
+    devices: Sequence[int] | None, service: Callable[[], Collection[int]] = tuple
+) -> tuple[list[Source], list[str]]:
     """The accelerators with these indices (None: all), the processors' power where there are none, and the host.
 
-    The other list says what is there and cannot be read.
+    The other list says what is there and cannot be read. ``service`` tells the processes of the service, for sources
+    that can tell what others use.
     """
     found: list[Source] = []
     notes: list[str] = []
-    makers: tuple[Callable[[], Source | None], ...] = (lambda: open_nvml(devices), lambda: open_npu_smi(devices))
+    makers: tuple[Callable[[], Source | None], ...] = (
+        lambda: open_nvml(devices, service=service),
+        lambda: open_npu_smi(devices),
+    )
     for make in makers:
         _open(make, found, notes)
     if not found and not devices:

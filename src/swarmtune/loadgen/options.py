@@ -192,6 +192,13 @@ class LoadgenOptions(BaseModel):
         gt=0,
         le=1,
     )
+    max_other_device_share: float = option(
+        "measurement",
+        0.3,
+        "share of the time in which other programs compute on the service's accelerator above which a run is invalid",
+        gt=0,
+        le=1,
+    )
     server_metrics: Texts = option(
         "measurement",
         (),

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, WAIT
-from swarmtune.devices.readings import Reading
+from swarmtune.devices.readings import Reading, of_device
 from swarmtune.devices.spool import Lines
 from swarmtune.loadgen.judge.certify import certify, disturbed
-from swarmtune.loadgen.observe.contention import Contention, contention
+from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Observed, Outcome, Records
 from swarmtune.testing.fake_records import fake_records
@@ -65,6 +65,14 @@ def test_the_last_look_names_the_busiest_and_hostile_names_are_harmless() -> Non
     assert found.busiest == f"{'b' * 40} (pid 1, 40%), a?[2J (pid 0, 20%), c (pid 2, 10%)"
 
 
+def test_of_several_accelerators_the_one_that_others_use_most_counts() -> None:
+    made = Lines()
+    for at_s, first, second in ((0, 1.0, 1.0), (1, 0.2, 0.0), (2, 0.4, 0.1), (5, 1.0, 1.0)):
+        made.add(at_s * S, "nvml", [of_device("gpu_other_share", first, 0), of_device("gpu_other_share", second, 1)])
+    assert other_device_share(made, 0, 3 * S) == pytest.approx(0.3)
+    assert other_device_share(made, 3 * S, 4 * S) is None
+
+
 # --- the certificate ---------------------------------------------------------------------------------------------
 
 
@@ -110,6 +118,16 @@ def test_a_service_that_was_starved_to_death_has_no_result() -> None:
     made = starved(0.9)
     made.requests["outcome"] = Outcome.FAILED
     assert disturbed(certify(made, LoadgenOptions()).reasons)
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.05, "valid"), (0.2, "degraded"), (0.4, "invalid")])
+def test_an_accelerator_that_others_use(share: float, level: str) -> None:
+    made = starved(0.0)
+    made.observed.devices.add(made.ended_ns, "nvml", [of_device("gpu_other_share", share, 0)])
+    verdict = certify(made, LoadgenOptions(concurrency=8))
+    assert (verdict.level, verdict.facts["other_device_share"]) == (level, share)
+    assert disturbed(verdict.reasons) == (level != "valid")
+    assert "load generator" not in " ".join(verdict.reasons)
 
 
 def test_what_was_not_measured_is_not_judged() -> None:

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.observe.contention import Contention, contention
+from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.loadgen.send.plan import mode_of
@@ -46,9 +46,13 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
     facts = lateness(records)
     taken = contention(records.observed.devices, records.started_ns, records.ended_ns)
     facts |= taken.facts() if taken else {}
+    device = other_device_share(records.observed.devices, records.started_ns, records.ended_ns)
+    facts |= {} if device is None else {"other_device_share": device}
     invalid: list[str] = []
     degraded: list[str] = []
     _judge_neighbours(taken, options.max_contended_cpu_share, invalid, degraded)
+    told = f"{DISTURBED}{device or 0:.0%} of the time of the service's accelerator"
+    _judge(device or 0.0, options.max_other_device_share, told, invalid, degraded)
     starved = bool(invalid)
     if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
         return Certificate("invalid", (refused, *_broken(records), *invalid), facts)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, WAIT
+from swarmtune.devices.nvml import OTHER_SHARE
 from swarmtune.devices.processes import shown
 from swarmtune.devices.spool import Key, Lines, Series
 
@@ -18,6 +19,17 @@ SCARCE = 0.05  # share of idle CPU time below which a reading counts as contende
 WAITED = 0.1  # share of the time in which the service could run that it waited, above which it does
 COVERED = 0.5  # share of the measurement that the readings must cover
 SHOWN = 3  # of the busiest programs
+
+
+def other_device_share(lines: Lines, started_ns: int, ended_ns: int) -> float | None:
+    """The share of the time in which others computed on the service's accelerator, the most of several; None: unknown."""
+    means = [
+        float(np.mean(within))
+        for (_, name, _), one in lines.series.items()
+        if name == OTHER_SHARE
+        and (within := [v for ns, v in zip(one.ns, one.values, strict=True) if started_ns < ns <= ended_ns])
+    ]
+    return max(means, default=None)
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ class Evaluation(Job[Measured]):
         if starved:
             raise BenchmarkExecutionError(
                 f"The service was disturbed in each of {1 + INVALID_REPEATS} measurements: {reasons}. A busier machine is "
-                "accepted with a higher loadgen.max_contended_cpu_share.",
+                "accepted with a higher loadgen.max_contended_cpu_share or max_other_device_share.",
                 details={"reasons": reasons, "cause": "disturbed"},
             )
         if not advice:

@@ -25,7 +25,8 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.workload import Load, StopRules, Workload
 
-TRUST = frozenset({"max_contended_cpu_share"})  # say which measurements count: a study goes on with others
+# Options that say which measurements count, and so can be changed while a study goes on.
+TRUST = frozenset({"max_contended_cpu_share", "max_other_device_share"})
 ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not have
 
 
