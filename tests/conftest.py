@@ -11,6 +11,8 @@ import hypothesis
 import pytest
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the command line does: many small matrices, few cores
+# Test processes share the machine, so a measurement of a test is always disturbed; tests of that say so themselves.
+os.environ["SWARMTUNE_LOADGEN__MAX_CONTENDED_CPU_SHARE"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would ours
 
 # A slow machine is no failure: neither a slow example nor slow making of examples.
@@ -29,7 +31,7 @@ PROCESSES = (
         "test_a_missing_extra",
     )),
     "apps/test_malformed.py::test_in_a_process_of_its_own",
-    *("devices/test_device_reader", "devices/test_npu_smi"),
+    *("devices/test_device_reader", "devices/test_npu_smi", "devices/test_parties"),
     *("execution/test_" + name for name in (
         "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",
     )),
@@ -39,6 +41,7 @@ PROCESSES = (
         "judge/test_deciding.py::test_it_ends_when_it_is_sure", "test_endpoint_plugin", "test_exactness",
         "test_loadgen_command", "test_selftest",
         "test_swarmtune_benchmark.py::test_registered_without",
+        "test_disturbed",
         "test_misbehaving_servers",  # starts none, but waits as servers do
     )),
     *("simulator/test_ranks", "simulator/test_simulator_command"),
@@ -89,3 +92,12 @@ def _built_in_parts() -> None:
     from swarmtune import registry
 
     assert registry.load_plugins() == []
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _free_machine() -> None:
+    """Commands that tests call find this machine free, however many tests run on it."""
+    from swarmtune.apps.cli import machine
+
+    machine.machine_use = lambda: None
+    machine.memory_in_use = lambda _: {}

@@ -15,7 +15,7 @@ from test_exporter import says, serving
 from swarmtune.devices import reader, sources
 from swarmtune.devices.host import HostSource, is_here
 from swarmtune.devices.reader import Wanted, reading
-from swarmtune.devices.readings import ReadError, Reading
+from swarmtune.devices.readings import ReadError, Reading, of_device
 from swarmtune.devices.spool import Lines, SpoolWriter, read_spool
 
 others: set[int] = set()
@@ -173,6 +173,19 @@ def test_why_a_machine_does_not_tell_its_power(
     assert said.startswith(reason)
     assert bool(said) == bool(reason)
     assert source.closed
+
+
+def test_memory_of_accelerators_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"gpu_memory_used_bytes": 3.0, "gpu_memory_total_bytes": 8.0, "gpu_power_watts": 70.0}
+
+    class Gpus(Fixed):
+        def read(self) -> list[Reading]:
+            return [of_device(name, value + 100 * gpu, gpu) for name, value in told.items() for gpu in (0, 1)]
+
+    found = [Gpus(Reading("x", 1.0)), Fixed(ReadError("asleep")), Fixed(of_device("npu_memory_used_bytes", 1.0, 9))]
+    monkeypatch.setattr(sources, "open_sources", lambda devices: (list(found), ["no library"]))
+    assert sources.memory_in_use(None) == {"0": (3.0, 8.0), "1": (103.0, 108.0)}
+    assert all(source.closed for source in found)
 
 
 def test_the_sources_of_this_machine_can_be_opened() -> None:

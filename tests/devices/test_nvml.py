@@ -1,4 +1,4 @@
-"""NVIDIA GPUs, against a stand-in for the eight functions that we call of pynvml."""
+"""NVIDIA GPUs, against a stand-in for the ten functions that we call of pynvml."""
 # ruff: noqa: N802 - the names are NVIDIA's
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ class Driver:
 
     count: int = 2
     broken: set[str] = field(default_factory=set)
+    running: tuple[int, ...] = ()
+    samples: list[tuple[int, int, int]] = field(default_factory=list)  # pid, CPU time stamp in us, percent
     open: int = 0
     NVMLError: type[Exception] = DriverError
     NVML_TEMPERATURE_GPU: int = 0
@@ -59,6 +61,34 @@ class Driver:
 
     def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> int:
         return self._call("temperature", 40)  # type: ignore[no-any-return]
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[Any]:
+        return [SimpleNamespace(pid=pid) for pid in self._call("processes", self.running)]
+
+    def nvmlDeviceGetProcessUtilization(self, handle: int, since_us: int) -> list[Any]:
+        found = [SimpleNamespace(pid=p, timeStamp=at, smUtil=share) for p, at, share in self.samples if at > since_us]
+        if not found:
+            error = DriverError("Not Found")
+            error.value = 6  # type: ignore[attr-defined]
+            raise error
+        return found
+
+
+def others(source: NvmlSource) -> list[float]:
+    return [reading.value for reading in source.read() if reading.name == "gpu_other_share"]
+
+
+def test_what_others_compute_counts_once_where_the_service_is_seen() -> None:
+    driver = Driver(count=1, running=(7, 8), samples=[(7, 10, 60), (8, 10, 25), (9, 11, 10)])
+    source = NvmlSource(driver, service=lambda: (7, 70))
+    assert others(source) == [0.35]
+    assert others(source) == [0.0], "nothing new"
+    driver.samples = [(7, 20, 10), (8, 20, 90), (9, 20, 90)]
+    assert others(source) == [1.0]
+    assert others(NvmlSource(driver)) == []
+    assert others(NvmlSource(driver, service=lambda: (1, 2))) == [], "a service that is not seen: nothing is known"
+    driver.broken = {"processes"}
+    assert others(source) == []
 
 
 def test_only_the_devices_asked_for_in_honest_units() -> None:

@@ -41,6 +41,7 @@ class Asked(Job[str]):
     ready_s: float = 60.0
     began: float | None = None
     calls: list[str] = field(default_factory=list)
+    marks: list[str] = field(default_factory=list)
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         return tuple(Command((self.name, str(group.port))) for _ in group.nodes)
@@ -55,6 +56,7 @@ class Asked(Job[str]):
 
     async def use(self, service: Service) -> str:
         self.calls.append("use")
+        self.marks.append(service.token)
         await self.clock.sleep(self.uses_s)
         if self.error is not None:
             raise self.error
@@ -122,6 +124,14 @@ async def test_the_very_same_service_is_not_started_again() -> None:
     assert bench.started == ["a", "b", "a"]
     assert bench.running == 1
     assert done.start_s > 0
+
+
+async def test_a_service_that_is_kept_has_the_mark_of_the_job_that_started_it() -> None:
+    bench = Bench()
+    first, second = Asked(bench.clock, token="first"), Asked(bench.clock, token="second")
+    await bench.run(first)
+    await bench.run(second)
+    assert (bench.started, first.marks, second.marks) == (["a"], ["first"], ["first"])
 
 
 async def test_a_service_that_has_ended_meanwhile_is_started_again() -> None:

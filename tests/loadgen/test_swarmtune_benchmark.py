@@ -54,11 +54,12 @@ def test_the_command_holds_the_whole_spec() -> None:
 
 def test_the_spec_knows_the_nodes_of_the_service() -> None:
     benchmark = make()
-    service = LoadedService("http://n1:8000", (Node("n1", (0, 1)), Node("n2", (3,))), "http://n1:8000/m", True)
+    service = LoadedService("http://n1:8000", (Node("n1", (0, 1)), Node("n2", (3,))), "http://n1:8000/m", True, "mark")
     command = benchmark.command_for(benchmark.workload("m", 3, {}), service)
     spec = Spec.model_validate_json(command.files[0].content)
     assert [(node.host, node.devices) for node in spec.service_nodes] == [("n1", (0, 1)), ("n2", (3,))]
     assert (spec.url, spec.metrics_url, spec.power_needed) == (("http://n1:8000",), "http://n1:8000/m", True)
+    assert spec.service_token == "mark"
     assert "n1, n2: not this machine" in benchmark.no_power(service.nodes)
     assert make(gpu_telemetry="http://n1:9400/metrics").no_power(service.nodes) == ""
 

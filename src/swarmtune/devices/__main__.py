@@ -1,7 +1,8 @@
 """``python -P -m swarmtune.devices``: read devices until standard input ends.
 
 The first line on standard input is a JSON object: ``spool`` (file to write), ``devices`` (indices, null: all),
-``here`` (read this machine?), ``urls`` (Prometheus addresses). When each source has been tried once, ``ready`` is
+``here`` (read this machine?), ``urls`` (Prometheus addresses), ``service`` (see parties.ServiceMark; null: not this
+machine's; the load generator is then the process that started this one). When each source has been tried once, ``ready`` is
 printed; when standard input ends, or the process that started this one does, each is read a last time. No error of a
 source ends it: it is noted in the spool, once. Exit code: 0, or 2 if the first line or the spool is unusable.
 """
@@ -16,9 +17,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from swarmtune.devices.exporter import ExporterSource
+from swarmtune.devices.neighbours import NeighbourSource
+from swarmtune.devices.parties import ServiceMark
 from swarmtune.devices.readings import ReadError, Source
 from swarmtune.devices.sources import open_sources
 from swarmtune.devices.spool import SpoolWriter
@@ -61,14 +65,37 @@ class Loop(threading.Thread):
             self._stop_all.set()
 
 
-def sources_of(urls: Sequence[str], devices: Sequence[int] | None, here: bool, spool: SpoolWriter) -> list[Source]:
-    """Everything to read; what cannot be is noted in the spool."""
-    sources: list[Source] = []
-    if here:
-        sources, notes = open_sources(devices)
+@dataclass(frozen=True)
+class Asked:
+    """What to read, as the first line says."""
+
+    spool: SpoolWriter
+    devices: list[int] | None
+    here: bool
+    urls: list[str]
+    service: ServiceMark | None
+
+    @classmethod
+    def of(cls, line: str) -> Asked:
+        """OSError if the spool cannot be made; ValueError, LookupError, TypeError, AttributeError for another line."""
+        told = json.loads(line)
+        mark = told.get("service")
+        service = ServiceMark(tuple(mark["ports"]), str(mark["token"])) if mark else None
+        here, urls = bool(told.get("here")), list(told.get("urls", ()))
+        return cls(SpoolWriter(Path(told["spool"])), told.get("devices"), here, urls, service)
+
+
+def sources_of(asked: Asked, load_generator: int) -> list[Source]:
+    """Everything to read; what cannot be is noted in the spool. ``load_generator``: its main process."""
+    neighbours = NeighbourSource(asked.service, load_generator) if asked.service else None
+    sources: list[Source] = [neighbours] if neighbours else []
+    spool = asked.spool
+    if asked.here:
+        opened, notes = open_sources(asked.devices, (lambda: neighbours.service) if neighbours else tuple)
+        sources += opened
         for note in notes:
             spool.note(HERE, note)
-    for url in urls:
+    for url in asked.urls:
         try:
             sources.append(ExporterSource(url))
         except (ReadError, ValueError) as error:
@@ -81,14 +108,12 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all of a terminal; whoever started us ends us
     parent = os.getppid()
     try:
-        asked = json.loads(sys.stdin.readline())
-        spool = SpoolWriter(Path(asked["spool"]))
-        devices, here, urls = asked.get("devices"), bool(asked.get("here")), list(asked.get("urls", ()))
+        asked = Asked.of(sys.stdin.readline())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         sys.stderr.write(f"swarmtune.devices: {error}\n")
         return 2
     stop = threading.Event()
-    loops = [Loop(source, spool, stop) for source in sources_of(urls, devices, here, spool)]
+    loops = [Loop(source, asked.spool, stop) for source in sources_of(asked, parent)]
     for loop in loops:
         loop.start()
     _wait([loop.tried for loop in loops], FIRST_S)
@@ -102,7 +127,7 @@ def main() -> int:
     for loop in loops:
         loop.join(max(0.0, deadline - time.monotonic()))
     if not any(loop.is_alive() for loop in loops):
-        spool.close()
+        asked.spool.close()
     return 0
 
 

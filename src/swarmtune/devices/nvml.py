@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from swarmtune.devices.readings import ReadError, Reading, of_device
 
 INTERVAL_S = 0.5
+OTHER_SHARE = "gpu_other_share"
+NOT_FOUND = 6  # NVML_ERROR_NOT_FOUND
 DRIVER = Path("/proc/driver/nvidia/version")
 
 
@@ -29,17 +31,26 @@ class Nvml(Protocol):
     def nvmlDeviceGetUtilizationRates(self, handle: Any) -> Any: ...  # noqa: N802 - .gpu, .memory in percent
     def nvmlDeviceGetMemoryInfo(self, handle: Any) -> Any: ...  # noqa: N802 - .total, .used in bytes
     def nvmlDeviceGetTemperature(self, handle: Any, sensor: int) -> int: ...  # noqa: N802 - degrees Celsius
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: Any) -> list[Any]: ...  # noqa: N802 - .pid
+    def nvmlDeviceGetProcessUtilization(self, handle: Any, since_us: int) -> list[Any]: ...  # noqa: N802
 
 
 class NvmlSource:
-    """The GPUs with these indices (NVML's: by PCI address), or all. A value that a GPU does not have is left out."""
+    """The GPUs with these indices (NVML's: by PCI address), or all. A value that a GPU does not have is left out.
+
+    Where NVML shows the processes of the service on a GPU, it is also read what others compute there. Where it does not,
+    because the service uses none or has other process numbers there (a container), nothing is known of others either.
+    """
 
     name = "nvml"
     interval_s = INTERVAL_S
 
-    def __init__(self, nvml: Nvml, devices: Sequence[int] | None = None) -> None:
-        """ReadError if the driver does not start, or one of ``devices`` is not there."""
-        self._nvml = nvml
+    def __init__(
+        self, nvml: Nvml, devices: Sequence[int] | None = None, service: Callable[[], Collection[int]] = tuple
+    ) -> None:
+        """``service`` tells its processes. ReadError if the driver does not start, or one of ``devices`` is not there."""
+        self._nvml, self._service = nvml, service
+        self._since_us: dict[int, int] = {}
         self._lock = threading.Lock()
         self._closed = False
         try:
@@ -59,11 +70,11 @@ class NvmlSource:
 
     def read(self) -> list[Reading]:
         """gpu_power_watts, gpu_utilization_percent, gpu_memory_used_bytes, gpu_memory_total_bytes and
-        gpu_temperature_celsius of each GPU.
+        gpu_temperature_celsius of each GPU, and gpu_other_share where the service's processes are known.
         """
-        found, last = [], ""
+        found, last, service = [], "", set(self._service())
         for index, handle in self._handles.items():
-            for ask in self._questions(handle):
+            for ask in self._questions(index, handle, service):
                 try:
                     found += [of_device(name, value, index) for name, value in ask()]
                 except self._nvml.NVMLError as error:
@@ -72,7 +83,7 @@ class NvmlSource:
             raise ReadError(f"NVML tells nothing: {last or 'there is no GPU'}")
         return found
 
-    def _questions(self, handle: Any) -> Iterator[Callable[[], list[tuple[str, float]]]]:
+    def _questions(self, index: int, handle: Any, service: set[int]) -> Iterator[Callable[[], list[tuple[str, float]]]]:
         nvml = self._nvml
 
         def memory() -> list[tuple[str, float]]:
@@ -84,6 +95,24 @@ class NvmlSource:
         yield memory
         sensor = nvml.NVML_TEMPERATURE_GPU
         yield lambda: [("gpu_temperature_celsius", nvml.nvmlDeviceGetTemperature(handle, sensor))]
+        if service:
+            yield lambda: self._others(index, handle, service)
+
+    def _others(self, index: int, handle: Any, service: set[int]) -> list[tuple[str, float]]:
+        """The share of the time since the reading before in which others computed on this GPU."""
+        if service.isdisjoint(process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)):
+            return []
+        since_us = self._since_us.get(index, 0)
+        try:
+            samples = self._nvml.nvmlDeviceGetProcessUtilization(handle, since_us)
+        except self._nvml.NVMLError as error:
+            if getattr(error, "value", None) != NOT_FOUND:
+                raise
+            samples = []  # nobody has computed
+        fresh = [sample for sample in samples if sample.timeStamp > since_us]
+        self._since_us[index] = max((sample.timeStamp for sample in fresh), default=since_us)
+        others = sum(sample.smUtil for sample in fresh if sample.pid not in service)
+        return [(OTHER_SHARE, min(1.0, others / 100))]
 
     def close(self) -> None:
         """Let go of the driver."""
@@ -95,7 +124,9 @@ class NvmlSource:
             self._nvml.nvmlShutdown()
 
 
-def open_nvml(devices: Sequence[int] | None, driver: Path = DRIVER) -> NvmlSource | None:
+def open_nvml(
+    devices: Sequence[int] | None, driver: Path = DRIVER, service: Callable[[], Collection[int]] = tuple
+) -> NvmlSource | None:
     """The source on this machine; None without an NVIDIA driver. ReadError: there is one, and it cannot be read."""
     try:
         nvml = cast("Nvml", importlib.import_module("pynvml"))
@@ -104,7 +135,7 @@ def open_nvml(devices: Sequence[int] | None, driver: Path = DRIVER) -> NvmlSourc
             return None
         raise ReadError("there is an NVIDIA driver, but not nvidia-ml-py: pip install 'swarmtune[gpu]'") from error
     try:
-        source = NvmlSource(nvml, devices)
+        source = NvmlSource(nvml, devices, service)
     except ReadError:
         if not driver.exists():
             return None

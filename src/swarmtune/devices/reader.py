@@ -8,8 +8,10 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from swarmtune.devices.parties import ServiceMark
 
 START_S = 10.0  # a reader that is not ready by then is not waited for
 END_S = 5.0  # for the last readings; then the process is killed
@@ -17,11 +19,15 @@ END_S = 5.0  # for the last readings; then the process is killed
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to read: this machine's devices with these indices (None: all), and Prometheus addresses."""
+    """What to read: this machine's devices with these indices (None: all), and Prometheus addresses.
+
+    ``service``: what the processes of the service on this machine are known by, to read what others take from it.
+    """
 
     here: bool = False
     devices: tuple[int, ...] | None = None
     urls: tuple[str, ...] = ()
+    service: ServiceMark | None = None
 
 
 @contextlib.contextmanager
@@ -52,7 +58,13 @@ def reading(wanted: Wanted, spool: Path) -> Iterator[None]:
 def _begin(process: subprocess.Popen[bytes], wanted: Wanted, spool: Path) -> None:
     assert process.stdin is not None  # noqa: S101 - they are pipes
     assert process.stdout is not None  # noqa: S101
-    asked = {"spool": str(spool), "here": wanted.here, "devices": wanted.devices, "urls": wanted.urls}
+    asked = {
+        "spool": str(spool),
+        "here": wanted.here,
+        "devices": wanted.devices,
+        "urls": wanted.urls,
+        "service": None if wanted.service is None else asdict(wanted.service),
+    }
     with contextlib.suppress(OSError):
         process.stdin.write(json.dumps(asked).encode() + b"\n")
         process.stdin.flush()

@@ -31,10 +31,14 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """A running service: its group, with the port on which it answers, and the handle of its processes."""
+    """A running service: its group, with the port on which it answers, and the handle of its processes.
+
+    ``token`` marks the processes: that of the job which started them.
+    """
 
     group: Group
     handle: Handle
+    token: str = ""
 
     @property
     def url(self) -> str:

@@ -16,13 +16,14 @@ from swarmtune.workload import Workload
 class LoadedService:
     """The service that a load is put on: where it answers, its nodes with its devices, and where it tells its metrics.
 
-    ``power_needed``: the objective counts per watt.
+    ``power_needed``: the objective counts per watt. ``token``: marks its processes (SWARMTUNE_TOKEN).
     """
 
     url: str
     nodes: tuple[Node, ...] = ()
     metrics_url: str = ""
     power_needed: bool = False
+    token: str = ""
 
 
 class Benchmark(ABC):

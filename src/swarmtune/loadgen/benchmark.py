@@ -105,7 +105,7 @@ class SwarmtuneBenchmark(Benchmark):
             url=(service.url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos,
             options=options, early_stop=None if self.early_stop_obstacle else workload.early_stop,
             nodes=tuple(ServiceNode(host=node.host, devices=node.devices) for node in service.nodes),
-            metrics_url=service.metrics_url, power_needed=service.power_needed,
+            metrics_url=service.metrics_url, power_needed=service.power_needed, service_token=service.token,
         )  # fmt: skip
         secret = spec.secret_environment()
         return Command(

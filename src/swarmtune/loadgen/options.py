@@ -185,6 +185,20 @@ class LoadgenOptions(BaseModel):
         gt=0,
         le=1,
     )
+    max_contended_cpu_share: float = option(
+        "measurement",
+        0.3,
+        "share of the service's CPUs that other programs use while it waits for one above which a run is invalid",
+        gt=0,
+        le=1,
+    )
+    max_other_device_share: float = option(
+        "measurement",
+        0.3,
+        "share of the time in which other programs compute on the service's accelerator above which a run is invalid",
+        gt=0,
+        le=1,
+    )
     server_metrics: Texts = option(
         "measurement",
         (),

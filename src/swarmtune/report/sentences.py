@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from swarmtune.objective import Objective
 from swarmtune.records import (
     GroupsFacts,
@@ -20,6 +22,27 @@ TELLS = "The line with the cause: "  # before it, in the diagnosis of an engine
 MOST_TELLING = 200  # characters
 TELLS_GAIN = 10  # percent: the gain that an open verdict says how to decide
 FEW_ROUNDS = 5  # of a proof, where nothing is known of the noise
+
+# --- before it runs ----------------------------------------------------------------------------------------------
+
+
+def busy_text(share: float, busiest: Sequence[tuple[str, int, float]]) -> str:
+    """The machine is not free: the share of its CPUs in use, and the programs (name, pid, share) that use most."""
+    named = " and ".join(f"{name} (pid {pid}, {part:.0%})" for name, pid, part in busiest)
+    most = f", most of it by {named}" if named else ""
+    return (
+        f"This machine is busy: {share:.0%} of its CPUs are in use before anything was started{most}. Results will be "
+        "noisy, and measurements may be rejected; end these programs, or wait until they have ended."
+    )
+
+
+def occupied_text(device: str, used_bytes: float, total_bytes: float) -> str:
+    """An accelerator is not free."""
+    return (
+        f"Accelerator {device} is in use: {used_bytes / 2**30:.1f} of its {total_bytes / 2**30:.1f} GiB are taken before "
+        "anything was started. A service that needs it has less memory, and less of its time."
+    )
+
 
 # --- while it runs -----------------------------------------------------------------------------------------------
 

@@ -10,8 +10,9 @@ import pytest
 from loadgen_servers import Simulated
 from pydantic import ValidationError
 
+from swarmtune.devices.parties import ServiceMark
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.observe.observing import discard, observed, observing, server_urls
+from swarmtune.loadgen.observe.observing import discard, observed, observing, server_urls, service_mark
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Observed
 
@@ -32,6 +33,22 @@ def test_addresses_of_server_metrics(given: tuple[str, ...], own: str, urls: tup
     options = LoadgenOptions(server_metrics=given)
     spec = Spec(url=("http://127.0.0.1:8000/v1",), model="m", options=options, metrics_url=own)
     assert server_urls(spec) == urls
+
+
+@pytest.mark.parametrize(
+    ("urls", "proxy", "ports"),
+    [
+        (("http://127.0.0.1:8000/v1", "http://localhost:8001"), "", (8000, 8001)),
+        (("http://[::1]",), "", (80,)),
+        (("http://127.0.0.1:8000", "http://192.0.2.1:8000"), "", None),
+        (("http://127.0.0.1:8000",), "http://proxy:3128", None),
+    ],
+)
+def test_only_a_service_of_this_machine_has_neighbours(
+    urls: tuple[str, ...], proxy: str, ports: tuple[int, ...] | None
+) -> None:
+    spec = Spec(url=urls, model="m", options=LoadgenOptions(proxy=proxy), service_token="mark")
+    assert service_mark(spec) == (None if ports is None else ServiceMark(ports, "mark"))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from swarmtune.errors import BenchmarkExecutionError, BenchmarkParseError, Culpr
 from swarmtune.execution.executors.base import Handle
 from swarmtune.fleet.job import Service
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.judge.certify import DISTURBED
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Attempt, Command, Group, Measurement
 from swarmtune.search.load import LoadSearch
@@ -85,6 +86,32 @@ async def test_an_invalid_measurement_is_repeated_and_never_used() -> None:
         await hopeless.use()
     assert caught.value.culprit is Culprit.INFRASTRUCTURE
     assert hopeless.kept == []
+
+
+STARVED = replace(GOOD, valid=False, reasons=(f"{DISTURBED}41% of the service's CPUs, most of it burn (pid 9, 41%)",))
+
+
+async def test_a_disturbed_measurement_is_repeated_and_in_the_end_the_neighbours_are_blamed() -> None:
+    assert (await Bed(STARVED, STARVED, GOOD).use()).measurement.valid
+    with pytest.raises(BenchmarkExecutionError, match=r"disturbed in each of 3 measurements: .*burn \(pid 9") as caught:
+        await Bed(STARVED, STARVED, STARVED).use()
+    assert caught.value.culprit is Culprit.INFRASTRUCTURE
+    assert caught.value.details["cause"] == "disturbed"
+    assert not any(words in caught.value.message for words in ("load generator", "more CPU"))
+
+
+async def test_a_service_that_is_starved_until_it_completes_nothing_is_no_result_and_no_fault_of_the_setting() -> None:
+    starved = replace(STARVED, metrics=REFUSED.metrics)
+    with pytest.raises(BenchmarkExecutionError, match="disturbed"):
+        await Bed(starved, starved, starved, ready=False).use()
+
+
+async def test_the_load_generator_knows_the_mark_of_the_service_that_runs() -> None:
+    bed = Bed(GOOD)
+    bed.service = replace(bed.service, token="of-an-earlier-attempt")
+    await bed.use()
+    (handle,) = bed.executor.started
+    assert '"service_token": "of-an-earlier-attempt"' in handle.command.files[0].content
 
 
 REFUSED = Measurement(

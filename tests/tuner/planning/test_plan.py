@@ -156,3 +156,5 @@ def test_study_addresses(study: str) -> None:
 def test_the_fingerprint_is_plain_and_stable() -> None:
     assert plan().fingerprint() == plan(optimizer={"seed": 9, "evaluations": 3}).fingerprint()
     assert plan().fingerprint() != plan(objective={"slo": {"p95_ttft_ms": 9.0}}).fingerprint()
+    busy = plan(loadgen={"max_contended_cpu_share": 0.9})
+    assert (plan().fingerprint(), plan().service()) == (busy.fingerprint(), busy.service()), "such a study goes on"

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.apps.cli import EXIT_DONE
+from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
     add_parallel_arguments,
     add_plan_arguments,
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(planned(settings, path, given))
+    show(noticed(planned(settings, path, given)))
     return EXIT_DONE
 
 

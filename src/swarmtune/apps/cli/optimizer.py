@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
+from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
     add_parallel_arguments,
     add_plan_arguments,
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run or resume a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
+    plan = noticed(plan)
     if args.dry_run:
         check.show(plan)
         return EXIT_DONE

@@ -43,6 +43,7 @@ class Spec(BaseModel):
     """A whole run. ``url``: of the service, with or without /v1; several share the requests by turns.
 
     ``nodes``: where the service runs, if not only at ``url``. ``metrics_url``: where its engine tells its own metrics.
+    ``service_token``: the SWARMTUNE_TOKEN of its processes; empty: SwarmTune has not started them.
     ``power_needed``: a measurement without power_watts is useless, so its reasons say why there is none.
     """
 
@@ -57,6 +58,7 @@ class Spec(BaseModel):
     nodes: tuple[ServiceNode, ...] = ()
     metrics_url: str = ""
     power_needed: bool = False
+    service_token: str = ""
 
     @property
     def service_nodes(self) -> tuple[ServiceNode, ...]:

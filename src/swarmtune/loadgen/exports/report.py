@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from swarmtune.devices.neighbours import NEIGHBOURS
 from swarmtune.loadgen.ask.dataset import digest, make_dataset
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
@@ -50,7 +51,9 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         offered_s=spec.options.benchmark_duration,
         streamed=endpoint.streams,
     )
-    watts, absent = power_watts(records.observed.devices, spec, records.started_ns, records.ended_ns)
+    watts, absent = power_watts(
+        records.observed.devices.without({NEIGHBOURS}), spec, records.started_ns, records.ended_ns
+    )
     power = {} if watts is None else {POWER_WATTS: watts}
     found = replace(found, scalars={**found.scalars, **certificate.facts, **power})
     if spec.power_needed and absent:

@@ -5,16 +5,20 @@ arrival, as long as each chunk was read by itself; when later bytes had come by 
 the questions are: was the load what was asked for (a rate: lateness of sending; a closed loop: the time in which a user had
 its answer and had not sent again, because we had not read yet or were busy), and are the arrivals known (share of chunks
 whose stamp may be wrong by more than a millisecond)?
+
+A service that is starved by other programs is not itself: then the machine is to blame, neither load generator nor setting.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.loadgen.send.plan import mode_of
@@ -24,6 +28,7 @@ DEGRADED = 0.2  # of the limit for "invalid"
 IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low changes little
 DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
+DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
@@ -39,10 +44,19 @@ class Certificate:
 def certify(records: Records, options: LoadgenOptions) -> Certificate:
     """The certificate of a run. Degraded: usable, and less accurate than it should be. Invalid: not to be used."""
     facts = lateness(records)
-    if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
-        return Certificate("invalid", (refused, *_broken(records)), facts)
-    invalid = _broken(records)
+    taken = contention(records.observed.devices, records.started_ns, records.ended_ns)
+    facts |= taken.facts() if taken else {}
+    device = other_device_share(records.observed.devices, records.started_ns, records.ended_ns)
+    facts |= {} if device is None else {"other_device_share": device}
+    invalid: list[str] = []
     degraded: list[str] = []
+    _judge_neighbours(taken, options.max_contended_cpu_share, invalid, degraded)
+    told = f"{DISTURBED}{device or 0:.0%} of the time of the service's accelerator"
+    _judge(device or 0.0, options.max_other_device_share, told, invalid, degraded)
+    starved = bool(invalid)
+    if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
+        return Certificate("invalid", (refused, *_broken(records), *invalid), facts)
+    invalid = [*_broken(records), *invalid]
     if mode_of(options) == "closed":
         idle = facts.get("client_idle_share", 0.0)
         told = f"{idle:.1%} of the users' time went by before their next request was sent: the load was too low"
@@ -66,7 +80,7 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
         offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
     )
     if invalid:
-        if not records.lost and not records.interrupted:
+        if not records.lost and not records.interrupted and not starved:
             degraded.append("give the load generator a free core or more workers, or lower the load")
         return Certificate("invalid", (*invalid, *degraded), facts)
     return Certificate("degraded" if degraded else "valid", tuple(degraded), facts)
@@ -79,6 +93,24 @@ def _judge(
         invalid.append(f"{told} (limit {limit:g})")
     elif value > limit * part:
         degraded.append(f"{told} (degraded above {limit * part:g})")
+
+
+def _judge_neighbours(taken: Contention | None, limit: float, invalid: list[str], degraded: list[str]) -> None:
+    if taken is None:
+        return
+    share = taken.contended_cpu_share
+    most = f", most of it {taken.busiest}" if taken.busiest else ""
+    told = f"{DISTURBED}{share:.0%} of the service's CPUs while it waited for one and none was idle{most}: "
+    if share > limit:
+        way_out = "stop them, or measure again when they have ended"
+        invalid.append(f"{told}the service was starved (limit {limit:g}); {way_out}")
+    elif share > limit * DEGRADED:
+        degraded.append(f"{told}the service may have been slowed down (degraded above {limit * DEGRADED:g})")
+
+
+def disturbed(reasons: Iterable[str]) -> bool:
+    """Do the reasons of a measurement that is not valid blame other programs on the service's machine?"""
+    return any(reason.startswith(DISTURBED) for reason in reasons)
 
 
 def _broken(records: Records) -> list[str]:

@@ -6,9 +6,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from swarmtune.devices.host import is_here
+from swarmtune.devices.parties import ServiceMark
 from swarmtune.devices.reader import Wanted, reading
 from swarmtune.devices.spool import read_spool
 from swarmtune.loadgen.ask.spec import Spec
+from swarmtune.loadgen.ask.target import parse, proxy_for
 from swarmtune.loadgen.records import Observed
 
 SPOOL_FILE = "devices.spool"
@@ -27,11 +30,20 @@ def observing(spec: Spec, directory: Path) -> Iterator[None]:
     urls = tuple(dict.fromkeys((*spec.options.gpu_telemetry, *server_urls(spec))))
     directory.mkdir(parents=True, exist_ok=True)
     try:
-        with reading(Wanted(bool(here), devices or None, urls), directory / SPOOL_FILE):
+        with reading(Wanted(bool(here), devices or None, urls, service_mark(spec)), directory / SPOOL_FILE):
             yield
     except BaseException:
         discard(directory)
         raise
+
+
+def service_mark(spec: Spec) -> ServiceMark | None:
+    """What the processes of the service are known by, if all of its addresses are this machine's and lead to it directly."""
+    addresses = [parse(url) for url in spec.url]
+    proxied = any(proxy_for(url, spec.options.proxy) for url in spec.url)
+    if proxied or not all(is_here(host) for _, host, _, _ in addresses):
+        return None
+    return ServiceMark(tuple(dict.fromkeys(port for _, _, port, _ in addresses)), spec.service_token)
 
 
 def observed(spec: Spec, directory: Path) -> Observed:

@@ -24,6 +24,7 @@ from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
 from swarmtune.loadgen.base import LoadedService
+from swarmtune.loadgen.judge.certify import disturbed
 from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
@@ -176,11 +177,11 @@ class Evaluation(Job[Measured]):
 
         If the service has answered and not completed a single request, that is a result: its success rate is 0.
         """
-        reasons, advice = "", ""
+        reasons, advice, starved = "", "", False
         for repeat in range(1 + INVALID_REPEATS):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             measurement = await self._measure(service, workload, directory, timeout_s)
-            if measurement.valid or refused(measurement):
+            if measurement.valid or (refused(measurement) and not disturbed(measurement.reasons)):
                 taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
                 return replace(
                     measurement,
@@ -189,8 +190,16 @@ class Evaluation(Job[Measured]):
                     metrics={**measurement.metrics, ACCELERATORS: taken},
                 )
             reasons = "; ".join(measurement.reasons)
+            if starved := disturbed(measurement.reasons):
+                continue
             advice = (
                 " Give it more CPU, or put less load on this machine." if measurement.metrics.get("completed") else ""
+            )
+        if starved:
+            raise BenchmarkExecutionError(
+                f"The service was disturbed in each of {1 + INVALID_REPEATS} measurements: {reasons}. A busier machine is "
+                "accepted with a higher loadgen.max_contended_cpu_share or max_other_device_share.",
+                details={"reasons": reasons, "cause": "disturbed"},
             )
         if not advice:
             await self._check_answers(service)
@@ -231,7 +240,7 @@ class Evaluation(Job[Measured]):
         """What the load generator may know of the service."""
         group, engine = service.group, self.plan.engine
         needs_power = self.plan.objective.needs_power
-        return LoadedService(service.url, group.nodes, engine.metrics_url(group), needs_power)
+        return LoadedService(service.url, group.nodes, engine.metrics_url(group), needs_power, service.token)
 
     async def _check_answers(self, service: Service) -> None:
         """Blame the setting, not the load generator, if a service that was ready no longer answers."""

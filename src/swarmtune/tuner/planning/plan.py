@@ -27,6 +27,8 @@ from swarmtune.workload import Load, StopRules, Workload
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 30  # of the proof, when their number follows from the time
 PROOF_SHARE = 0.25  # of the search's time is the proof's, where nothing is said
+# Options that say which measurements count, and so can be changed while a study goes on.
+TRUST = frozenset({"max_contended_cpu_share", "max_other_device_share"})
 ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not have
 
 
@@ -134,7 +136,11 @@ def _digest(*sections: BaseModel, without: str = "") -> str:
     Options that were added after the first studies count only where they are set, so that those studies go on.
     """
     tables = [
-        {k: v for k, v in s.model_dump(mode="json").items() if k != without and (k not in ADDED or _set(s, k))}
+        {
+            k: v
+            for k, v in s.model_dump(mode="json").items()
+            if k not in (without, *TRUST) and (k not in ADDED or _set(s, k))
+        }
         for s in sections
     ]
     plain = json.dumps([_known(table) for table in tables], sort_keys=True)

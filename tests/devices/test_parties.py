@@ -1,0 +1,156 @@
+"""Whose process is it? Real processes: a service with its tree, a load generator, and others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from swarmtune.devices.neighbours import IDLE, OTHER, NeighbourSource
+from swarmtune.devices.parties import Parties, Party, ServiceMark
+from swarmtune.devices.processes import process_ids
+from swarmtune.devices.readings import ReadError
+
+# A service: it listens, says where, and obeys. "child" starts a process, "orphan" one whose parent has ended.
+SERVICE = """
+import os, socket, subprocess, sys
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+for line in sys.stdin:
+    if line == "child\\n":
+        print(subprocess.Popen(wait, env={}).pid, flush=True)
+    elif line == "orphan\\n":
+        if os.fork() == 0:
+            print(subprocess.Popen(wait).pid, flush=True)
+            os._exit(0)
+        os.wait()
+    elif line.startswith("connect"):
+        kept = socket.create_connection(("127.0.0.1", int(line.split()[1])))
+        print("connected", flush=True)
+"""
+
+
+@contextlib.contextmanager
+def started(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A process in a session of its own, as a supervisor starts it; it ends, and its children, with its standard input."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def says(process: subprocess.Popen[str], line: str = "") -> str:
+    """The answer to this line."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    if line:
+        process.stdin.write(f"{line}\n")
+        process.stdin.flush()
+    return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["by its token", "by its port"])
+def test_the_service_is_its_tree_whatever_its_name(marked: bool) -> None:
+    token = uuid4().hex if marked else ""
+    with (
+        started(SERVICE, SWARMTUNE_TOKEN=token or "another-token") as service,
+        started(SERVICE) as load_generator,
+    ):
+        port = int(says(service))
+        says(load_generator)
+        parties = Parties(ServiceMark((port,), token), load_generator.pid)
+        parties.find()
+        assert parties.of(Party.SERVICE).keys() == {service.pid}
+        assert parties.of(Party.LOAD_GENERATOR).keys() == {load_generator.pid}
+        child, orphan, own = (
+            int(says(service, "child")), int(says(service, "orphan")), int(says(load_generator, "child"))
+        )  # fmt: skip
+        parties.look()
+        assert parties.of(Party.SERVICE).keys() >= {service.pid, child, orphan}
+        assert parties.of(Party.LOAD_GENERATOR).keys() == {load_generator.pid, own}
+        others = {one.pid for one in parties.others()}
+        assert os.getpid() in others
+        assert others.isdisjoint({service.pid, child, orphan, load_generator.pid, own})
+        parties.check()
+    parties.look()
+    assert service.pid not in parties.of(Party.SERVICE)
+
+
+def test_ranks_carry_the_token_with_a_suffix() -> None:
+    token = uuid4().hex
+    with started(SERVICE, SWARMTUNE_TOKEN=token) as master, started(SERVICE, SWARMTUNE_TOKEN=f"{token}-rank-1") as rank:
+        port = int(says(master))
+        says(rank)
+        parties = Parties(ServiceMark((port,), token), os.getpid())
+        parties.find()
+        assert parties.of(Party.SERVICE).keys() == {master.pid, rank.pid}
+
+
+def test_marked_processes_that_do_not_listen_are_not_the_service() -> None:
+    """A script that has started a container, for example: the one that listens is the container's."""
+    token = uuid4().hex
+    with started(SERVICE, SWARMTUNE_TOKEN=token) as script, started(SERVICE) as container:
+        says(script)
+        port = int(says(container))
+        with pytest.raises(ReadError, match=f"listens on port {port} of this machine"):
+            Parties(ServiceMark((port,), token), os.getpid()).find()
+
+
+def test_a_proxy_is_not_the_service() -> None:
+    with started(SERVICE) as proxy, started(SERVICE) as service:
+        port, behind = int(says(proxy)), int(says(service))
+        parties = Parties(ServiceMark((port,)), os.getpid())
+        parties.find()
+        parties.check()
+        assert says(proxy, f"connect {behind}") == "connected"
+        with pytest.raises(ReadError, match="pass its requests on"):
+            parties.check()
+        both = Parties(ServiceMark((port, behind)), os.getpid())
+        both.find()
+        both.check()  # a connection within the service
+
+
+def test_a_service_without_load_leaves_its_cpus_to_others() -> None:
+    with started(SERVICE) as service:
+        source = NeighbourSource(ServiceMark((int(says(service)),)), os.getpid())
+        found = source.read()
+        assert found == [], "nothing to compare with"
+        while not found:
+            found = source.read()
+        values = {reading.name: reading.value for reading in found}
+        assert values["cpu_service_share"] == 0.0
+        assert values["cpu_load_generator_share"] > 0, "this test, which waits as fast as it can"
+        assert values[OTHER] + values["cpu_load_generator_share"] + values[IDLE] == pytest.approx(1, abs=0.1)
+    assert service.pid not in process_ids()
+
+
+def test_what_the_tuner_has_started_beside_the_service_is_no_neighbour() -> None:
+    """A tuner with two groups on this machine: its other service and itself are its user's wish; a stranger's are not."""
+    tuner = """
+import os, subprocess, sys
+wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+for token in ("one-load", "two"):
+    print(subprocess.Popen(wait, env={**os.environ, "SWARMTUNE_TOKEN": token}, start_new_session=True).pid, flush=True)
+sys.stdin.read()
+"""
+    with started(SERVICE, SWARMTUNE_TOKEN="one") as service, started(tuner) as ours, started(SERVICE) as stranger:
+        port = int(says(service))
+        assert ours.stdout is not None
+        load, other_group = int(ours.stdout.readline()), int(ours.stdout.readline())
+        parties = Parties(ServiceMark((port,), "one"), load)
+        parties.find()
+        assert parties.of(Party.SERVICE).keys() == {service.pid}
+        assert {load, other_group, ours.pid} == parties.of(Party.LOAD_GENERATOR).keys()
+        assert stranger.pid in {one.pid for one in parties.others()}
