@@ -141,6 +141,17 @@ def test_groups_must_not_share(first: object, second: object, says: str) -> None
         config(service_groups=[first, second]).groups()
 
 
+def test_one_machine_under_two_names_is_one_machine() -> None:
+    """A service that listens on all addresses would answer for both groups, and the devices are the same ones."""
+    with pytest.raises(ConfigValidationError) as caught:
+        config(node_string="localhost:127.0.0.1", nodes_per_group=1, npus_per_node=2).resolved()
+    assert caught.value.mistakes == [
+        "group group1: 127.0.0.1 is the same machine as localhost of group group0; name it once"
+    ]
+    without = config(node_string="localhost:127.0.0.1:[::1]", nodes_per_group=1, npus_per_node=0).resolved()
+    assert [g.port for g in without.groups()] == [8000, 8002, 8004]
+
+
 def test_hosts_behind_one_name_are_told_apart_by_their_ssh_port(tmp_path: Path) -> None:
     parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, "lab:2201\nlab:2202\n"), nodes_per_group=1)
     assert [g.port for g in parallel.groups()] == [8000, 8000]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
 from pydantic import Field as Option
 
 from swarmtune import registry
+from swarmtune.devices.host import is_here
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_hosts, parse_node_string
 from swarmtune.records import Group, Node
@@ -291,7 +292,7 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
     mistakes = [
         f"group {name}: given more than once" for name, n in Counter(g.group_id for g in groups).items() if n > 1
     ]
-    devices: dict[tuple[str, int, int], str] = {}
+    devices: dict[tuple[str, int, int], tuple[str, str]] = {}
     ports: dict[tuple[str, int, int | None], str] = {}
     files: dict[tuple[str, int, str], str] = {}
     for group in groups:
@@ -300,12 +301,15 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
             mistakes.append(f"{where}: has {len(group.nodes)} nodes, but mode is single_node")
         if not group.health_check_url.startswith(("/", "http://", "https://")):
             mistakes.append(f"{where}: health_check_url {group.health_check_url!r} begins with neither / nor http://")
-        for key in [(node.host, node.ssh_port, device) for node in group.nodes for device in node.npu_ids]:
+        for host, key in [(node.host, (*_machine(node), device)) for node in group.nodes for device in node.npu_ids]:
             if key in devices:
-                mistakes.append(f"{where}: device {key[2]} of {key[0]} is used already, by {devices[key]}")
-            devices.setdefault(key, where)
+                user, name = devices[key]
+                same = f"{host} is the same machine as {name} of {user}; name it once"
+                used = f"device {key[2]} of {host} is used already, by {user}"
+                mistakes.append(f"{where}: {used if name == host else same}")
+            devices.setdefault(key, (where, host))
         for node in group.nodes if Path(group.config_path).is_absolute() else ():
-            user = files.setdefault((node.host, node.ssh_port, group.config_path), where)
+            user = files.setdefault((*_machine(node), group.config_path), where)
             if user != where:
                 mistakes.append(
                     f"{where}: config_path {group.config_path} on {node.host} is that of {user}; give each its own"
@@ -367,7 +371,13 @@ def _with_ports(groups: Sequence[ServiceGroupConfig], first: int) -> list[Servic
 
 
 def _place(group: ServiceGroupConfig) -> tuple[str, int]:
-    return group.ranks[0].host, group.ranks[0].ssh_port
+    return _machine(group.ranks[0])
+
+
+def _machine(node: NodeConfig) -> tuple[str, int]:
+    """The same for all names of this machine; other machines are known by one name each."""
+    here = node.ssh_port == SSH_PORT and is_here(node.host)
+    return ("this machine" if here else node.host), node.ssh_port
 
 
 def _read(path: Path) -> str:

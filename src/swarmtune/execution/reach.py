@@ -16,6 +16,14 @@ from swarmtune.execution.hostfile import SSH_PORT
 Make = Callable[[NodeConfig], Executor]
 
 
+def executor_of(config: ParallelConfig, host: str, ssh_port: int = SSH_PORT) -> str:
+    """The name of the executor that reaches a host: the configured one; for this machine the local one, unless an executor
+    was chosen.
+    """
+    here = "executor" not in config.model_fields_set and ssh_port == SSH_PORT and is_here(host)
+    return "local" if here else config.executor
+
+
 class Reach:
     """Makes and shares executors: one for each node, however many groups it is in; one for each node of a reservation."""
 
@@ -78,10 +86,7 @@ class Reach:
         return self._shared[key]
 
     def _usual(self, node: NodeConfig) -> Executor:
-        """The configured executor; for this machine the local one, unless an executor was chosen."""
-        chosen = "executor" in self._config.model_fields_set
-        name = "" if chosen or node.ssh_port != SSH_PORT or not is_here(node.host) else "local"
-        return executors_for(self._config, [node], self._site, name)[0]
+        return executors_for(self._config, [node], self._site, executor_of(self._config, node.host, node.ssh_port))[0]
 
     async def _close(self, executor: Executor) -> None:
         try:

@@ -22,6 +22,7 @@ from swarmtune.records import Command, Group
 
 R = TypeVar("R")
 FIRST_POLL_S, POLL_S = 0.02, 0.25
+LEAST_CHECK_S = 1.0  # that a check of readiness gets, however late it is
 DYING_S = 1.0  # after a failed use, the time in which a dying service is seen to end
 ANSWER_S = 30.0  # for the nodes to show that they answer
 BEFORE_STOP_S = 60.0
@@ -176,8 +177,11 @@ class ServiceRun(Generic[R]):
         while True:
             if (code := await service.handle.poll()) is not None:
                 raise job.diagnose(code, await service.handle.logs(LOG_LINES))
-            if await job.ready(service):
-                return
+            with contextlib.suppress(TimeoutError):
+                if await within(
+                    self._clock, max(LEAST_CHECK_S, deadline - self._clock.monotonic()), job.ready(service)
+                ):
+                    return
             if self._clock.monotonic() > deadline:
                 raise job.diagnose(None, await service.handle.logs(LOG_LINES))
             await self._clock.sleep(pause)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from tests.tuner.loop.test_coordinator import plan
 
 from swarmtune.clock import VirtualClock
-from swarmtune.errors import BenchmarkExecutionError, BenchmarkParseError, Culprit, SimulatorHealthCheckError
+from swarmtune.errors import (
+    BenchmarkExecutionError,
+    BenchmarkParseError,
+    Culprit,
+    SimulatorHealthCheckError,
+    SimulatorStartError,
+)
 from swarmtune.execution.executors.base import Handle
 from swarmtune.fleet.job import Service
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
@@ -20,7 +28,7 @@ from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Attempt, Command, Group, Measurement
 from swarmtune.search.load import LoadSearch
 from swarmtune.testing.virtual import Life, VirtualExecutor, VirtualHandle
-from swarmtune.tuner.loop.evaluation import ANY_LOAD, Bench, Evaluation, Loads, Measured
+from swarmtune.tuner.loop.evaluation import ANY_LOAD, REFUSES_S, Bench, Evaluation, Loads, Measured
 
 GOOD = Measurement({"request_goodput": 5.0, "p95_ttft_ms": 100.0, "success_rate": 1.0, "completed": 10.0})
 
@@ -61,6 +69,85 @@ class Bed:
     async def use(self, loads: Loads = ANY_LOAD) -> Measured:
         self.job.loads = loads
         return await self.job.use(self.service)
+
+
+@contextlib.asynccontextmanager
+async def serving(status: int, text: str, health: int = 200) -> AsyncIterator[str]:
+    """A real service: its health answers, and to a completion it says this."""
+    app = web.Application()
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(status=health)
+
+    async def completion(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app.router.add_get("/health", healthy)
+    app.router.add_post("/v1/completions", completion)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+class Checked(Bed):
+    """An evaluation that checks a real service."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        del self.job.ready
+        port = int(url.rpartition(":")[2])
+        self.service = replace(self.service, group=Group("g", port=port))
+
+
+@pytest.mark.parametrize(("status", "text", "told"), [
+    (500, '{"error": "no\\tway\x1b"}', 'POST /v1/completions answered 500: {"error": "no\\tway?"}'),
+    (200, "data: [DONE]", "POST /v1/completions answered 200: data: [DONE]"),
+    (200, "", "POST /v1/completions answered 200"),
+    (200, "x" * 2_000_000, "POST /v1/completions answered more than can be an answer to that"),
+    (404, "", "POST /v1/completions answered 404"),
+])  # fmt: skip
+async def test_a_service_that_does_not_become_ready_is_quoted(status: int, text: str, told: str) -> None:
+    async with serving(status, text) as url:
+        bed = Checked(url)
+        assert not await bed.job.ready(bed.service)
+    error = bed.job.diagnose(None, "")
+    assert error.message.startswith(
+        f"not ready after 60 s (wait_start_time). It answers, but not as a service that is ready: GET /health answered "
+        f"200, {told}. Correct the path, the name of the model, or the service."
+    )
+
+
+async def test_a_service_that_answers_nothing_is_not_said_to_answer() -> None:
+    async with serving(200, "") as url:
+        pass
+    bed = Checked(url)
+    assert not await bed.job.ready(bed.service)
+    assert "It answers" not in bed.job.diagnose(None, "").message
+
+
+@pytest.mark.parametrize(
+    ("status", "health", "gives_up"), [(404, 200, True), (429, 200, False), (503, 200, False), (404, 503, False)]
+)
+async def test_a_service_that_keeps_refusing_its_check_is_not_waited_for(
+    status: int, health: int, gives_up: bool
+) -> None:
+    async with serving(status, "no such model", health) as url:
+        bed = Checked(url)
+        assert not await bed.job.ready(bed.service)
+        await bed.clock.sleep(REFUSES_S - 1)
+        assert not await bed.job.ready(bed.service)
+        await bed.clock.sleep(1)
+        if not gives_up:
+            assert not await bed.job.ready(bed.service)
+            return
+        with pytest.raises(
+            SimulatorStartError, match=r"refuses the request that must succeed: .* answered 404: no such"
+        ):
+            await bed.job.ready(bed.service)
 
 
 async def test_one_load_is_measured_marked_and_kept() -> None:

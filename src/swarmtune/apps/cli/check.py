@@ -21,6 +21,7 @@ from swarmtune.apps.cli.options import (
     overrides,
     planned,
 )
+from swarmtune.execution.reach import executor_of
 from swarmtune.records import command_line
 from swarmtune.report.commands import DEFAULT_PORT, live_lines
 from swarmtune.settings import read_settings
@@ -106,7 +107,11 @@ def groups_text(plan: Plan) -> str:
         for g in plan.groups[:8]
     ]
     more = f" and {len(plan.groups) - 8} more" if len(plan.groups) > 8 else ""
-    return f"{'; '.join(shown)}{more}; by {plan.parallel.executor if plan.parallel else ''}"
+    if plan.parallel is None:
+        return f"{'; '.join(shown)}{more}"
+    nodes = [node for group in plan.parallel.service_groups for node in group.nodes]
+    names = dict.fromkeys(executor_of(plan.parallel, node.host, node.ssh_port) for node in nodes)
+    return f"{'; '.join(shown)}{more}; by {', '.join(names)}"
 
 
 def objective_text(plan: Plan) -> str:

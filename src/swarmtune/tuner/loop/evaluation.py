@@ -16,6 +16,7 @@ from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
     CommunicationError,
+    Culprit,
     SimulatorHealthCheckError,
     SimulatorStartError,
     SwarmTuneError,
@@ -37,6 +38,9 @@ from swarmtune.workload import Workload
 POLL_S = 0.05
 DYING_S = 1.0  # the time in which a dying service is seen to end
 INVALID_REPEATS = 2  # repetitions of a measurement that the load generator itself rejects
+
+REFUSES_S = 60.0  # so long a service may refuse the completion that makes it ready, while its health answers 200
+NOT_READY = "Correct the path, the name of the model, or the service."
 
 Report = Callable[[str, Mapping[str, Any]], None]  # phase and facts, for the terminal
 Keep = Callable[[Measurement], None]  # a load point, for the study
@@ -106,6 +110,8 @@ class Evaluation(Job[Measured]):
         self.token = attempt.token
         self.ready_s = plan.start_timeout_s
         self.facts = {"trial": attempt.trial_number}
+        self._probe: HttpProbe | None = None
+        self._refused_since: float | None = None
 
     # --- the service ---------------------------------------------------------------------------------------------
 
@@ -116,16 +122,25 @@ class Evaluation(Job[Measured]):
         return commands
 
     async def ready(self, service: Service) -> bool:
-        """The engine's check."""
+        """The engine's check. SimulatorStartError if the service is healthy and has refused the check for ``REFUSES_S``."""
         async with aiohttp.ClientSession() as session:
-            return await self.plan.engine.ready(HttpProbe(service.url, service.handle, session))
+            self._probe = probe = HttpProbe(service.url, service.handle, session)
+            ready = await self.plan.engine.ready(probe)
+        now = self._bench.clock.monotonic()
+        self._refused_since = (self._refused_since or now) if not ready and probe.refused else None
+        if self._refused_since is not None and now - self._refused_since >= REFUSES_S:
+            told = f"The service is up and refuses the request that must succeed: {probe.told}. {NOT_READY}"
+            raise SimulatorStartError(told, details={"cause": "refused"}, culprit=Culprit.SETTING)
+        return ready
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
-        """The engine's diagnosis; of a service that still runs, with the time-out."""
+        """The engine's diagnosis; of a service that still runs, with the time-out and what it answered last."""
         error = self.plan.engine.diagnose(exit_code, log)
         if exit_code is not None:
             return error
         waited = f"not ready after {self.ready_s:g} s (wait_start_time). "
+        if self._probe is not None and (told := self._probe.told):
+            waited += f"It answers, but not as a service that is ready: {told}. {NOT_READY} "
         return SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
