@@ -143,3 +143,18 @@ def test_a_database_of_others_has_no_study(tmp_path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     with pytest.raises(StoreError, match="cannot be read"):
         latest_study(str(path))
+
+
+def test_a_text_that_is_not_utf_8_costs_no_other_row(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    study = written(str(path), "s")
+    study.dispose()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE swarmtune_attempts SET service_group = CAST(x'ff00fe' AS TEXT) WHERE token = 't1'")
+        db.commit()
+    with reading(str(path)) as reader:
+        groups = [attempt.group for attempt in reader.attempts("s")]
+    assert groups == ["a", "\N{REPLACEMENT CHARACTER}\0\N{REPLACEMENT CHARACTER}", "a", "a"]
+    again = StudyWriter(str(path), StudyHead("s", {"config": None}, {"engine": "x"}), SPACE, "maximize", RealClock())
+    assert len(again.trials()) == 3
+    again.dispose()

@@ -31,6 +31,7 @@ def open_database(url: str, metadata: MetaData) -> Engine:
         def set_wal(connection, _record):  # type: ignore[no-untyped-def]
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # a finished trial survives a power cut, too
+            connection.text_factory = _text
 
     metadata.create_all(engine)
     return engine
@@ -91,7 +92,14 @@ def _reason(error: Exception) -> str:
 
 
 def _connected(address: str) -> sqlite3.Connection:
-    return sqlite3.connect(address, uri=True, timeout=SQLITE_TIMEOUT_S)
+    connection = sqlite3.connect(address, uri=True, timeout=SQLITE_TIMEOUT_S)
+    connection.text_factory = _text
+    return connection
+
+
+def _text(stored: bytes) -> str:
+    """A text that is not UTF-8 is damaged, and no reason to read nothing else."""
+    return stored.decode(errors="replace")
 
 
 @contextmanager

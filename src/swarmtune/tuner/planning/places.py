@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,11 +16,14 @@ def output_folder(given: str, mistakes: list[str]) -> Path:
     try:
         path = expanded(given)
         taken = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
+        within = next((p for p in (path, *path.parents) if p.is_dir()), path)
     except (ConfigurationError, OSError) as error:
         mistakes.append(f"output: {error}")
         return Path(given)
     if taken is not None:
         mistakes.append(f"output: no folder can be made at {given[:200]!r}: {str(taken)[:200]!r} is a file")
+    elif not os.access(within, os.W_OK | os.X_OK):
+        mistakes.append(f"output: no folder can be made at {given[:200]!r}: {str(within)[:200]!r} cannot be written to")
     return path
 
 
@@ -43,6 +48,8 @@ def check_study(url: str | None, mistakes: list[str]) -> None:
             reason = "" if urlsplit(url).port != 0 else "port 0"
         except ValueError as error:
             reason = str(error).partition(":")[0]
+        if importlib.util.find_spec("psycopg") is None:
+            mistakes.append("optimizer.study: PostgreSQL needs an extra: pip install 'swarmtune[postgres]'")
         if reason:
             mistakes.append(f"optimizer.study: not a database address ({reason}); write postgresql://USER@HOST:PORT/DB")
 
