@@ -6,6 +6,8 @@ import contextlib
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import psutil
@@ -193,3 +195,22 @@ def test_the_sources_of_this_machine_can_be_opened() -> None:
     assert found[-1].name == "host"
     for source in found:
         source.close()
+
+
+def test_an_exporter_that_does_not_end_is_a_note_when_the_run_does(tmp_path: Path) -> None:
+    gone = threading.Event()
+
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        while not gone.wait(0.05):
+            handler.wfile.write(b"a 1\n")
+
+    html = says(b"<html>no</html>")
+    with serving(trickle) as slow, serving(html) as page:
+        with reading(Wanted(urls=(slow, page)), tmp_path / "spool"):
+            pass
+        gone.set()
+    notes = read_spool(tmp_path / "spool").notes
+    assert [note for note in notes if note.startswith(f"{slow}: not read: no whole answer within ")]
+    assert f"{page}: not read: not Prometheus text" in notes

@@ -164,7 +164,7 @@ def test_token_counts_in_all_their_places() -> None:
     assert (answer.completion_tokens, answer.reasoning_tokens) == (5, 3)
     details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 2}}
     answer = read(delta(content="a") + usage(prompt_tokens="9", **details) + DONE)
-    assert (answer.prompt_tokens, answer.cached_tokens, answer.reasoning_tokens) == (None, 4, 2)
+    assert (answer.prompt_tokens, answer.cached_tokens, answer.reasoning_tokens) == (-1, 4, 2)
 
 
 @pytest.mark.parametrize(

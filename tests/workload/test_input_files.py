@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.workload import files
 from swarmtune.workload.files import Entry
 from swarmtune.workload.replay import ReplayDataset, ReplaySpec
 from swarmtune.workload.synthetic import Lengths
@@ -234,7 +235,7 @@ def test_long_entries_are_left_out(write) -> None:
     [
         ("single_turn", '{"text": "a"}\n\n{"text": }\n[1]\n{"tex": "b"}', ["line 3: not JSON", "line 4: not a JSON object", "line 5: one of"]),  # noqa: E501
         ("single_turn", '{"text": ""}', ["line 1: the prompt must be a text that is not empty"]),
-        ("single_turn", '{"text": "a", "output_length": 0}', ["'output_length' must be a whole number of at least 1, not 0"]),  # noqa: E501
+        ("single_turn", '{"text": "a", "output_length": 0}', ["'output_length' must be a whole number of at least 1, at most 10,000,000, not 0"]),  # noqa: E501
         ("single_turn", '{"text": "a", "delay": "x"}', ["'delay' must be a number"]),
         ("single_turn", '{"text": "a", "system": 1}', ["'system' must be a text"]),
         ("single_turn", '{"messages": [1]}', ["'messages' must be a list"]),
@@ -300,3 +301,22 @@ def test_the_real_files_where_they_are(name: str, kind: str, size: int) -> None:
         for index in (0, size - 1):
             turn = dataset.session(index).turns[0]
             assert count(turn.texts[0]) == turn.input_tokens
+
+
+@pytest.mark.parametrize("kind", ["auto", "single_turn", "sharegpt", "azure_trace"])
+def test_what_is_not_a_regular_file_is_refused(kind: str) -> None:
+    with pytest.raises(ConfigPathError, match="not a regular file"):
+        read_entries(Path("/dev/zero"), kind)
+
+
+def test_a_line_without_end_is_refused(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 100)
+    with pytest.raises(ConfigValidationError, match="line 2: longer than 100 bytes"):
+        read(write('{"text": "a"}\n' + "a" * 200), "single_turn")
+
+
+@pytest.mark.parametrize("line", ['{"input_length": 1e15}', '{"input_length": 1, "output_length": 1e15}',
+                                  '{"input_length": 1, "timestamp": 1e300}'])  # fmt: skip
+def test_numbers_that_no_request_has_are_refused(write, line: str) -> None:
+    with pytest.raises(ConfigValidationError, match="at most"):
+        read(write(line), "mooncake_trace")

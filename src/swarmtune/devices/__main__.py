@@ -40,23 +40,31 @@ class Loop(threading.Thread):
         super().__init__(name=source.name, daemon=True)
         self._source, self._spool, self._stop_all = source, spool, stop
         self.tried = threading.Event()
+        self._began_ns = 0  # the reading that is under way; 0: none is
 
     def run(self) -> None:
         """Until told to stop; the last reading comes after that."""
         stopping = False
         while not stopping:
             stopping = self._stop_all.is_set()
-            began_ns = time.monotonic_ns()
+            self._began_ns = began_ns = time.monotonic_ns()
             try:
                 readings = self._source.read()
                 self._spool.add((began_ns + time.monotonic_ns()) // 2, self._source.name, readings)
             except Exception as error:  # noqa: BLE001 - a driver may raise anything; it is noted, the reader goes on
                 self._trouble(f"not read: {str(error) or type(error).__name__}")
+            self._began_ns = 0
             self.tried.set()
             if not stopping:
                 self._stop_all.wait(max(0.0, self._source.interval_s - (time.monotonic_ns() - began_ns) / 1e9))
         if bad := getattr(self._source, "bad_lines", 0):
             self._trouble(f"{bad} lines were not understood")
+
+    def leave(self) -> None:
+        """Note that the last reading is not waited for, if one is still under way; the thread is left to itself."""
+        if self.is_alive() and (began_ns := self._began_ns):
+            seconds = (time.monotonic_ns() - began_ns) / 1e9
+            self._trouble(f"not read: no whole answer within {seconds:.1f} s, when the run ended")
 
     def _trouble(self, text: str) -> None:
         try:
@@ -126,6 +134,8 @@ def main() -> int:
     deadline = time.monotonic() + LAST_S
     for loop in loops:
         loop.join(max(0.0, deadline - time.monotonic()))
+    for loop in loops:
+        loop.leave()
     if not any(loop.is_alive() for loop in loops):
         asked.spool.close()
     return 0

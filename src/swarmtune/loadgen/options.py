@@ -16,6 +16,14 @@ from pydantic.config import JsonDict
 from swarmtune import registry
 from swarmtune.errors import ConfigurationError
 
+MOST_TOKENS = 10_000_000  # of one text: beyond any model's context
+MOST_HELD_TOKENS = 500_000_000  # of all prompts that are in memory at one time: some 4 GB
+MOST_USERS = 1_000_000  # also turns of a session, texts of a request, prefixes
+MOST_REQUESTS = 100_000_000
+MOST_RATE = 1_000_000  # requests per second
+MOST_SECONDS = 100_000_000  # three years
+MOST_STAMP_MS = 4_000_000_000_000  # Unix time, too
+MOST_FACTOR = 1_000_000
 Pattern = Literal["constant", "poisson", "gamma", "concurrency_burst"]
 Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
 
@@ -47,7 +55,7 @@ def option(group: str, default: Any, description: str, *, registered: str = "", 
 class LoadgenOptions(BaseModel):
     """The section ``[loadgen]``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     # --- endpoint: how a request looks -----------------------------------------------------------------------------
     endpoint_type: EndpointName = option("endpoint", "completions", "API to call", registered="endpoints")
@@ -63,7 +71,7 @@ class LoadgenOptions(BaseModel):
         "endpoint", "text", "template endpoint: where the text of an answer is, e.g. outputs.0.text"
     )
     request_timeout_seconds: float = option(
-        "endpoint", 120.0, "a request without its whole answer by then has failed, s", gt=0
+        "endpoint", 120.0, "a request without its whole answer by then has failed, s", gt=0, le=MOST_SECONDS
     )
     connection_reuse_strategy: Literal["pooled", "never", "sticky-user-sessions"] = option(
         "endpoint", "pooled", "a new connection for each request, or for each session, or as few as possible"
@@ -76,20 +84,28 @@ class LoadgenOptions(BaseModel):
     )
 
     # --- data: what is sent ----------------------------------------------------------------------------------------
-    isl: float = option("data", 64, "mean prompt length, tokens", ge=1)
-    isl_stddev: float = option("data", 0, "standard deviation of the prompt length, tokens", ge=0)
+    isl: float = option("data", 64, "mean prompt length, tokens", ge=1, le=MOST_TOKENS)
+    isl_stddev: float = option("data", 0, "standard deviation of the prompt length, tokens", ge=0, le=MOST_TOKENS)
     isl_distribution: Distribution = option("data", "normal", "shape of the prompt lengths (all are cut off at 1)")
-    osl: float = option("data", 32, "mean answer length, tokens", ge=1)
-    osl_stddev: float = option("data", 0, "standard deviation of the answer length, tokens", ge=0)
+    osl: float = option("data", 32, "mean answer length, tokens", ge=1, le=MOST_TOKENS)
+    osl_stddev: float = option("data", 0, "standard deviation of the answer length, tokens", ge=0, le=MOST_TOKENS)
     osl_distribution: Distribution = option("data", "normal", "shape of the answer lengths (all are cut off at 1)")
     sequence_distribution: str = option(
         "data", "", "pairs of lengths with weights instead: 'ISL|stddev,OSL|stddev:percent;...'"
     )
-    shared_system_prompt_length: int = option("data", 0, "tokens of a system prompt that all requests share", ge=0)
-    user_context_prompt_length: int = option("data", 0, "tokens that each session repeats in all its turns", ge=0)
-    prompt_prefix_pool_size: int = option("data", 0, "number of prefixes of which each session draws one", ge=0)
-    prompt_prefix_length: int = option("data", 0, "length of those prefixes, tokens", ge=0)
-    prompt_batch_size: int = option("data", 1, "texts in one embeddings request, passages in one of rankings", ge=1)
+    shared_system_prompt_length: int = option(
+        "data", 0, "tokens of a system prompt that all requests share", ge=0, le=MOST_TOKENS
+    )
+    user_context_prompt_length: int = option(
+        "data", 0, "tokens that each session repeats in all its turns", ge=0, le=MOST_TOKENS
+    )
+    prompt_prefix_pool_size: int = option(
+        "data", 0, "number of prefixes of which each session draws one", ge=0, le=MOST_USERS
+    )
+    prompt_prefix_length: int = option("data", 0, "length of those prefixes, tokens", ge=0, le=MOST_TOKENS)
+    prompt_batch_size: int = option(
+        "data", 1, "texts in one embeddings request, passages in one of rankings", ge=1, le=MOST_USERS
+    )
     input_file: str = option("data", "", "file of requests, conversations or a trace, instead of synthetic prompts")
     custom_dataset_type: Literal[
         "auto", "single_turn", "multi_turn", "random_pool", "sharegpt",
@@ -99,56 +115,104 @@ class LoadgenOptions(BaseModel):
     dataset_sampling_strategy: Literal["sequential", "shuffle", "random"] = option(
         "data", "sequential", "order in which the entries of a file are used"
     )
-    isl_block_size: int = option("data", 0, "tokens per hash_id of a trace; 0: 512 for Mooncake, 16 for Bailian", ge=0)
-    max_isl: int | None = option("data", None, "leave out entries of a file with longer prompts, tokens", ge=1)
-    max_osl: int | None = option("data", None, "cut longer answers of a file to this, tokens", ge=1)
+    isl_block_size: int = option(
+        "data", 0, "tokens per hash_id of a trace; 0: 512 for Mooncake, 16 for Bailian", ge=0, le=MOST_TOKENS
+    )
+    max_isl: int | None = option(
+        "data", None, "leave out entries of a file with longer prompts, tokens", ge=1, le=MOST_TOKENS
+    )
+    max_osl: int | None = option("data", None, "cut longer answers of a file to this, tokens", ge=1, le=MOST_TOKENS)
     random_seed: int | None = option("data", None, "same seed: same requests and same schedule, byte for byte", ge=0)
 
     # --- conversations ---------------------------------------------------------------------------------------------
-    conversation_turn_mean: float = option("conversation", 1, "mean number of turns of a synthetic session", ge=1)
-    conversation_turn_stddev: float = option("conversation", 0, "standard deviation of the number of turns", ge=0)
-    conversation_turn_delay_mean: float = option("conversation", 0, "mean think time before a further turn, ms", ge=0)
-    conversation_turn_delay_stddev: float = option("conversation", 0, "its standard deviation, ms", ge=0)
-    conversation_turn_delay_ratio: float = option("conversation", 1, "factor on all think times", ge=0)
+    conversation_turn_mean: float = option(
+        "conversation", 1, "mean number of turns of a synthetic session", ge=1, le=MOST_USERS
+    )
+    conversation_turn_stddev: float = option(
+        "conversation", 0, "standard deviation of the number of turns", ge=0, le=MOST_USERS
+    )
+    conversation_turn_delay_mean: float = option(
+        "conversation", 0, "mean think time before a further turn, ms", ge=0, le=1000 * MOST_SECONDS
+    )
+    conversation_turn_delay_stddev: float = option(
+        "conversation", 0, "its standard deviation, ms", ge=0, le=1000 * MOST_SECONDS
+    )
+    conversation_turn_delay_ratio: float = option("conversation", 1, "factor on all think times", ge=0, le=MOST_FACTOR)
 
     # --- load: when it is sent -------------------------------------------------------------------------------------
     concurrency: int | None = option(
-        "load", None, "requests at a time, or the ceiling of a rate; 8 if no other load is given", ge=1
+        "load", None, "requests at a time, or the ceiling of a rate; 8 if no other load is given", ge=1, le=MOST_USERS
     )
-    prefill_concurrency: int | None = option("load", None, "ceiling of requests that wait for their first token", ge=1)
-    request_rate: float | None = option("load", None, "arrivals per second", gt=0)
+    prefill_concurrency: int | None = option(
+        "load", None, "ceiling of requests that wait for their first token", ge=1, le=MOST_USERS
+    )
+    request_rate: float | None = option("load", None, "arrivals per second", gt=0, le=MOST_RATE)
     arrival_pattern: Pattern = option("load", "poisson", "shape of the arrivals of a rate")
     arrival_smoothness: float = option(
-        "load", 1.0, "gamma: shape of the gaps; 1 is Poisson, below bursty, above even (vLLM's burstiness)", gt=0
+        "load",
+        1.0,
+        "gamma: shape of the gaps; 1 is Poisson, below bursty, above even (vLLM's burstiness)",
+        gt=0,
+        le=MOST_FACTOR,
     )
-    request_count: int | None = option("load", None, "requests to measure; 100 if nothing else ends the run", ge=1)
-    benchmark_duration: float | None = option("load", None, "length of the measurement, s", gt=0)
+    request_count: int | None = option(
+        "load", None, "requests to measure; 100 if nothing else ends the run", ge=1, le=MOST_REQUESTS
+    )
+    benchmark_duration: float | None = option("load", None, "length of the measurement, s", gt=0, le=MOST_SECONDS)
     benchmark_grace_period: float = option(
-        "load", 10.0, "wait for running requests after the duration's end, s; then they are incomplete", ge=0
+        "load",
+        10.0,
+        "wait for running requests after the duration's end, s; then they are incomplete",
+        ge=0,
+        le=MOST_SECONDS,
     )
-    conversation_num: int | None = option("load", None, "sessions to measure", ge=1)
-    concurrency_ramp_duration: float = option("load", 0, "raise the concurrency from 1 over this time, s", ge=0)
-    prefill_concurrency_ramp_duration: float = option("load", 0, "the same for the prefill concurrency, s", ge=0)
-    request_rate_ramp_duration: float = option("load", 0, "raise the rate from 0 over this time, s", ge=0)
+    conversation_num: int | None = option("load", None, "sessions to measure", ge=1, le=MOST_REQUESTS)
+    concurrency_ramp_duration: float = option(
+        "load", 0, "raise the concurrency from 1 over this time, s", ge=0, le=MOST_SECONDS
+    )
+    prefill_concurrency_ramp_duration: float = option(
+        "load", 0, "the same for the prefill concurrency, s", ge=0, le=MOST_SECONDS
+    )
+    request_rate_ramp_duration: float = option(
+        "load", 0, "raise the rate from 0 over this time, s", ge=0, le=MOST_SECONDS
+    )
     request_cancellation_rate: float = option("load", 0, "share of requests to cancel, percent", ge=0, le=100)
-    request_cancellation_delay: float = option("load", 0, "time from sending to cancelling, s", ge=0)
+    request_cancellation_delay: float = option("load", 0, "time from sending to cancelling, s", ge=0, le=MOST_SECONDS)
     user_centric_rate: float | None = option(
-        "load", None, "requests per second of all users together, each at even intervals through its session", gt=0
+        "load",
+        None,
+        "requests per second of all users together, each at even intervals through its session",
+        gt=0,
+        le=MOST_RATE,
     )
-    num_users: int | None = option("load", None, "users of --user-centric-rate", ge=1)
+    num_users: int | None = option("load", None, "users of --user-centric-rate", ge=1, le=MOST_USERS)
     fixed_schedule: bool = option("load", False, "send at the timestamps of the input file")
     fixed_schedule_auto_offset: bool = option("load", True, "the first timestamp of the slice is time 0")
-    fixed_schedule_start_offset: float | None = option("load", None, "use entries from this timestamp on, ms", ge=0)
-    fixed_schedule_end_offset: float | None = option("load", None, "use entries up to this timestamp, ms", ge=0)
-    replay_speedup: float = option("load", 1.0, "divide all timestamps and think times of a file by this", gt=0)
+    fixed_schedule_start_offset: float | None = option(
+        "load", None, "use entries from this timestamp on, ms", ge=0, le=MOST_STAMP_MS
+    )
+    fixed_schedule_end_offset: float | None = option(
+        "load", None, "use entries up to this timestamp, ms", ge=0, le=MOST_STAMP_MS
+    )
+    replay_speedup: float = option(
+        "load", 1.0, "divide all timestamps and think times of a file by this", gt=0, le=MOST_FACTOR
+    )
 
     # --- warm-up ---------------------------------------------------------------------------------------------------
-    warmup_request_count: int = option("warm-up", 0, "requests before the measurement, not counted", ge=0)
-    warmup_duration: float | None = option("warm-up", None, "length of the warm-up, s", gt=0)
-    warmup_concurrency: int | None = option("warm-up", None, "concurrency of the warm-up, if another", ge=1)
-    warmup_request_rate: float | None = option("warm-up", None, "rate of the warm-up, if another", gt=0)
+    warmup_request_count: int = option(
+        "warm-up", 0, "requests before the measurement, not counted", ge=0, le=MOST_REQUESTS
+    )
+    warmup_duration: float | None = option("warm-up", None, "length of the warm-up, s", gt=0, le=MOST_SECONDS)
+    warmup_concurrency: int | None = option(
+        "warm-up", None, "concurrency of the warm-up, if another", ge=1, le=MOST_USERS
+    )
+    warmup_request_rate: float | None = option("warm-up", None, "rate of the warm-up, if another", gt=0, le=MOST_RATE)
     warmup_grace_period: float | None = option(
-        "warm-up", None, "wait this long for the warm-up's last answers, s; default: until they have come", ge=0
+        "warm-up",
+        None,
+        "wait this long for the warm-up's last answers, s; default: until they have come",
+        ge=0,
+        le=MOST_SECONDS,
     )
 
     # --- measurement: what is trusted ------------------------------------------------------------------------------
@@ -164,12 +228,14 @@ class LoadgenOptions(BaseModel):
         25.0,
         "rate or schedule: p99 of our own lateness in sending above which a run is invalid, ms",
         gt=0,
+        le=1000 * MOST_SECONDS,
     )
     max_idle_share: float = option(
         "measurement",
         0.05,
         "closed loop: share of the slots' time that we left idle above which a run is invalid",
         gt=0,
+        le=1,
     )
     max_cpu_share: float = option(
         "measurement",
@@ -244,11 +310,27 @@ class LoadgenOptions(BaseModel):
             (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
             (all(_is_extra(text) for text in self.extra_inputs),
              "extra_inputs have the form 'name:value' or are a JSON object"),
+            (self._held_tokens() <= MOST_HELD_TOKENS,
+             f"{self._held_tokens():,.0f} tokens of prompts would be held in memory; at most {MOST_HELD_TOKENS:,} can be"),
         )  # fmt: skip
         broken = [message for kept, message in rules if not kept]
         if broken:
             raise ValueError("; ".join(broken))
         return self
+
+    def _held_tokens(self) -> float:
+        """Tokens of all synthetic prompts that are in memory at a time: those of the prefixes and of a session per user."""
+        if self.input_file or self.public_dataset:
+            return 0
+        isl = self.isl + self.isl_stddev
+        each = self.prompt_batch_size * (isl + self.user_context_prompt_length + self.prompt_prefix_length)
+        session = (
+            self.conversation_turn_mean + self.conversation_turn_stddev
+        ) * each + self.shared_system_prompt_length
+        return (
+            session * (self.concurrency or self.num_users or 1)
+            + self.prompt_prefix_pool_size * self.prompt_prefix_length
+        )
 
     def extra_body(self) -> dict[str, Any]:
         """The fields of ``extra_inputs`` as one object; a value that reads as JSON is that, else it is text."""

@@ -63,6 +63,7 @@ REQUEST = np.dtype(
         ("reasoning_tokens", "i4"),  # -1: unknown
         ("cached_tokens", "i4"),  # of the prompt, from the server's cache; -1: unknown
         ("server_counted", "?"),  # output_tokens is the server's usage
+        ("false_usage", "?"),  # the server stated a count that cannot be true; it is not among these (read/counts.py)
         ("status", "i2"),  # HTTP status; 0: none
         ("retried", "?"),  # sent twice, because the server closed an idle connection
         ("bytes", "i8"),  # received

@@ -15,6 +15,7 @@ from typing import Literal
 Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
 WORDS = 8  # 64-bit numbers of one hash
 UNPACK = struct.Struct("<8Q").unpack
+LONGEST = 10_000_000  # tokens of a text
 SCALE = 2.0**-53
 STANDARD = NormalDist()
 
@@ -63,5 +64,5 @@ class Draws:
         return math.exp(math.log(mean) - variance / 2 + math.sqrt(variance) * z)
 
     def length(self, mean: float, stddev: float, distribution: Distribution = "normal") -> int:
-        """The same as a length in tokens: rounded, at least 1."""
-        return max(1, round(self.value(mean, stddev, distribution)))
+        """The same as a length in tokens: rounded, from 1 to LONGEST."""
+        return max(1, round(min(LONGEST, self.value(mean, stddev, distribution))))

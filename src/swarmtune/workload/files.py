@@ -6,6 +6,7 @@ The formats of traces are in traces.py; entries are replayed by replay.py.
 from __future__ import annotations
 
 import math
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +16,14 @@ import msgspec
 import orjson
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.workload.draws import LONGEST
 from swarmtune.workload.tokens import count
 
 SHOWN = 20  # mistakes of one file
 NS_PER_MS = 1_000_000
+LATEST_NS = 100 * 366 * 86_400 * 1_000_000_000
+LONGEST_LINE = 256 * 2**20  # bytes
+LARGEST_FILE = 8 * 2**30  # bytes
 OUTPUTS = ("output_length", "output_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens")
 PROMPTS = ("text", "prompt", "text_input")
 
@@ -70,9 +75,19 @@ class Mistakes:
             raise ConfigValidationError(self.found)
 
 
+def check_file(path: Path) -> None:
+    """OSError if this is not a file of a size that can be read whole: a device or a pipe might never end."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError("it is not a regular file; copy its content into one")
+    if found.st_size > LARGEST_FILE:
+        raise OSError(f"it has more than {LARGEST_FILE:,} bytes; cut it into several files")
+
+
 def open_bytes(path: Path) -> bytes:
     """The file's content; ConfigPathError if it cannot be read."""
     try:
+        check_file(path)
         return path.read_bytes()
     except OSError as error:
         raise ConfigPathError(f"the input file {path} cannot be read: {error.strerror or error}") from error
@@ -81,8 +96,11 @@ def open_bytes(path: Path) -> bytes:
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number from 1, text) of the lines that are not blank."""
     try:
+        check_file(path)
         with path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
+            for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
+                if len(line) == LONGEST_LINE:
+                    raise ConfigValidationError([f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes"])
                 text = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
                 if text:
                     yield number, text
@@ -225,18 +243,18 @@ def _spoken(tree: Any) -> int:
 
 
 def whole(line: Mapping[str, Any], key: str, least: int = 0) -> int:
-    """A whole number of at least ``least``."""
+    """A length in tokens: a whole number from ``least`` to LONGEST."""
     value = line.get(key)
-    if not _is_number(value) or value != int(value) or value < least:
-        raise ValueError(f"{key!r} must be a whole number of at least {least}, not {value!r}")
+    if not _is_number(value) or value != int(value) or not least <= value <= LONGEST:
+        raise ValueError(f"{key!r} must be a whole number of at least {least}, at most {LONGEST:,}, not {value!r}")
     return int(value)
 
 
 def milliseconds(line: Mapping[str, Any], key: str, ns: int = NS_PER_MS) -> int:
     """A time that is not negative, in ns; ``ns``: of its unit."""
     value = line.get(key)
-    if not _is_number(value) or value < 0:
-        raise ValueError(f"{key!r} must be a number that is not negative, not {value!r}")
+    if not _is_number(value) or not 0 <= value * ns <= LATEST_NS:
+        raise ValueError(f"{key!r} must be a number that is not negative (and at most a century), not {value!r}")
     return round(value * ns)
 
 

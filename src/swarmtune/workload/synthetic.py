@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from swarmtune.errors import ConfigValidationError
-from swarmtune.workload.draws import Distribution, Draws
+from swarmtune.workload.draws import LONGEST, Distribution, Draws
 from swarmtune.workload.session import Dataset, Session, Turn
 from swarmtune.workload.tokens import Texts
 from swarmtune.workload.users import UserPlan
@@ -135,7 +135,7 @@ def parse_lengths(text: str) -> tuple[Lengths, ...]:
         except ValueError:
             mistakes.append(
                 f"sequence_distribution: {part!r} is not of the form 'ISL|stddev,OSL|stddev:percent' "
-                "(lengths at least 1, deviations and percent not negative), e.g. '256|10,128|5:40;512,256:60'"
+                f"(lengths from 1 to {LONGEST:,}, deviations and percent not negative), e.g. '256|10,128|5:40;512,256:60'"
             )
     total = sum(pair.weight for pair in pairs)
     if not mistakes and abs(total - 100) > PERCENT_SLACK:
@@ -158,6 +158,6 @@ def _pair(part: str) -> Lengths:
 def _mean(text: str) -> tuple[float, float]:
     mean, bar, stddev = text.partition("|")
     value, spread = float(mean), float(stddev) if bar else 0.0
-    if not (1 <= value < float("inf") and 0 <= spread < float("inf")):
+    if not (1 <= value <= LONGEST and 0 <= spread <= LONGEST):
         raise ValueError(text)
     return value, spread

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.workload.draws import LONGEST
 from swarmtune.workload.files import (
     PROMPTS,
     Entry,
     Mistakes,
     Part,
+    check_file,
     json_lines,
     milliseconds,
     multi_turn,
@@ -127,6 +129,7 @@ def _lengths(line: Mapping[str, Any], key: str, ns: int) -> Part:
 def _csv(path: Path, first: str, parse: Callable[[Mapping[str, str]], Part | None], kind: str) -> list[Entry]:
     mistakes, entries = Mistakes(path), list[Entry]()
     try:
+        check_file(path)
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = csv.DictReader(lines)
             missing = [name for name in (first, *CSV_HEADS[kind]) if name not in (rows.fieldnames or ())]
@@ -168,7 +171,7 @@ def _burst_gpt(row: Mapping[str, str]) -> Part | None:
     if _number(row, "Response tokens", 0) == 0:
         return None
     try:
-        stamp = round(float(row["Timestamp"]) * NS)
+        stamp = milliseconds({"Timestamp": float(row["Timestamp"])}, "Timestamp", NS)
     except ValueError:
         raise ValueError(f"Timestamp must be a number of seconds, not {row['Timestamp']!r}") from None
     return Part(_number(row, "Request tokens"), _number(row, "Response tokens"), timestamp_ns=stamp)
@@ -177,5 +180,5 @@ def _burst_gpt(row: Mapping[str, str]) -> Part | None:
 def _number(row: Mapping[str, str], name: str, least: int = 1) -> int:
     text = (row[name] or "").strip()
     if not text.isdecimal():
-        raise ValueError(f"{name} must be a whole number, not {text!r}")
-    return max(least, int(text))
+        raise ValueError(f"{name} must be a whole number, not {text[:60]!r}")
+    return min(LONGEST, max(least, int(text[:20])))

@@ -86,7 +86,7 @@ def add_output(group: argparse._ArgumentGroup) -> None:
         "--require-valid", action="store_true", help=f"exit with {EXIT_NOT_VALID} unless the measurement is certified"
     )
     group.add_argument(
-        "--failed-request-threshold", type=float, metavar="SHARE", default=0.1,
+        "--failed-request-threshold", type=share, metavar="SHARE", default=0.1,
         help=f"exit with {EXIT_REQUESTS_FAILED} if a larger share of the requests failed (default %(default)s)",
     )  # fmt: skip
     group.add_argument("--quiet", action="store_true", help="no progress, no table")
@@ -280,6 +280,17 @@ def slos(text: str) -> tuple[dict[str, float], list[str]]:
     return limits, mistakes
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share from 0 to 1")
+    return value
+
+
 def exit_code(made: Report, arguments: argparse.Namespace) -> int:
     """The exit code of a finished run."""
     scalars = made.results.scalars
@@ -289,8 +300,8 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> int:
         return EXIT_UNREACHABLE
     if arguments.require_valid and made.certificate.level != "valid":
         return EXIT_NOT_VALID
-    share = 1 - scalars["success_rate"]
-    return EXIT_REQUESTS_FAILED if share > arguments.failed_request_threshold else 0
+    failed = 1 - scalars["success_rate"]
+    return EXIT_REQUESTS_FAILED if failed > arguments.failed_request_threshold else 0
 
 
 def command_line() -> str:

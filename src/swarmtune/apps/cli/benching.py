@@ -56,7 +56,7 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
         workers, remote = spec.options.workers_max, _remote(arguments, console)
         made = measure(spec, workers, output, watch, remote=remote, run_type=run_type)
     table.show(made.results, made.facts, console)
-    for note in (*notes, *made.records.observed.notes):
+    for note in notes:
         console.print(f"note: {note}", style="dim")
     console.print(f"files: {directory}", style="dim")
     return made

@@ -31,6 +31,9 @@ class Prepared:
     payload: bytes
 
 
+AHEAD_BYTES = 2**29  # of payloads that lie ready, about
+
+
 class Source:
     """First in, first out. ``payload`` makes the bytes of a session's first request."""
 
@@ -41,6 +44,7 @@ class Source:
         self._blocks: deque[Block] = deque()
         self._used = 0  # sessions taken from the first block
         self._ahead: deque[Prepared] = deque()
+        self._ahead_bytes = 0
         self.complete = complete
 
     def grant(self, block: Block) -> None:
@@ -60,10 +64,11 @@ class Source:
         return self.complete and not self._ahead and not self._blocks
 
     def prepare(self, most: int) -> int:
-        """Make at most so many payloads ahead; how many were made."""
+        """Make at most so many payloads ahead, and not more than fit into AHEAD_BYTES; how many were made."""
         made = 0
-        while made < most and (prepared := self._make()):
+        while made < most and self._ahead_bytes < AHEAD_BYTES and (prepared := self._make()):
             self._ahead.append(prepared)
+            self._ahead_bytes += len(prepared.payload)
             made += 1
         return made
 
@@ -74,7 +79,11 @@ class Source:
 
     def next(self) -> Prepared | None:
         """The next session; None if there is no credit (now)."""
-        return self._ahead.popleft() if self._ahead else self._make()
+        if not self._ahead:
+            return self._make()
+        found = self._ahead.popleft()
+        self._ahead_bytes -= len(found.payload)
+        return found
 
     def _make(self) -> Prepared | None:
         if not self._blocks:

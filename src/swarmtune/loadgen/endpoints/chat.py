@@ -20,6 +20,7 @@ class Chat(Endpoint):
     """
 
     default_path = "/v1/chat/completions"
+    limit_field = "max_tokens"
 
     def __init__(self, model: str, options: LoadgenOptions) -> None:
         super().__init__(model, options)

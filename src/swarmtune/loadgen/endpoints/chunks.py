@@ -21,6 +21,7 @@ from swarmtune.loadgen.endpoints.sse import (
     failure_of,
     json_object,
     not_a_stream,
+    shown,
     whole,
     whole_number,
 )
@@ -98,7 +99,7 @@ class Reader:
                 break
             try:
                 chunk = DECODE(data)
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError):
                 answer.error = self._odd(data, name, read)
             else:
                 if chunk.error or name == "error":
@@ -221,10 +222,10 @@ def _choice(one: Mapping[str, Any], whole: bool) -> Choice:
         end = end.get("type")
     text = one.get("text")
     return Choice(
-        whole_number(one.get("index")) or 0,
+        index if isinstance(index := one.get("index"), int) else 0,
         made,
         text if isinstance(text, str) else None,
-        None if end is None or end is False else str(end),
+        None if end is None or end is False else shown(end),
     )
 
 

@@ -9,18 +9,13 @@ import msgspec
 import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
-from swarmtune.loadgen.endpoints.sse import excerpt, join, whole
+from swarmtune.loadgen.endpoints.sse import excerpt, join, prompt_tokens, whole
 from swarmtune.workload.session import Turn
-
-
-class _Counts(msgspec.Struct):
-    prompt_tokens: int | None = None
-    total_tokens: int | None = None
 
 
 class _Embedded(msgspec.Struct):
     data: list[msgspec.Raw]  # vectors of thousands of numbers: they are not decoded
-    usage: _Counts | None = None
+    usage: Any = None
     error: Any = None
 
 
@@ -45,14 +40,12 @@ class Embeddings(Endpoint):
         answer = Answer(completion_tokens=0)
         try:
             found = DECODE(join(pieces))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             found = None
         if found is None or found.error or not found.data:
             if whole(pieces, answer) is not None:
                 answer.error = f"an answer without embeddings: {excerpt(join(pieces))}"
             return answer
-        if found.usage is not None:
-            counts = found.usage
-            answer.prompt_tokens = counts.total_tokens if counts.prompt_tokens is None else counts.prompt_tokens
+        answer.prompt_tokens = prompt_tokens(found.usage)
         answer.finished = True
         return answer

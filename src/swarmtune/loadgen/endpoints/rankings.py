@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
-from swarmtune.loadgen.endpoints.sse import excerpt, join, whole, whole_number
+from swarmtune.loadgen.endpoints.sse import excerpt, join, prompt_tokens, whole
 from swarmtune.workload.session import Turn
 
 
@@ -48,8 +48,6 @@ class Rankings(Endpoint):
         if not (found.get("rankings") or found.get("results") or found.get("data")):
             answer.error = f"an answer without a ranking: {excerpt(body)}"
             return answer
-        usage = found.get("usage")
-        if isinstance(usage, Mapping):
-            answer.prompt_tokens = whole_number(usage.get("prompt_tokens", usage.get("total_tokens")))
+        answer.prompt_tokens = prompt_tokens(found.get("usage"))
         answer.finished = True
         return answer

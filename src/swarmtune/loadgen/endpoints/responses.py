@@ -22,6 +22,7 @@ class Responses(Endpoint):
     """Answers are not stored on the server (``store`` false), as no test reads them again."""
 
     default_path = "/v1/responses"
+    limit_field = "max_output_tokens"
 
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
@@ -58,7 +59,7 @@ class Responses(Endpoint):
                         answer.first_answer = len(answer.chunks)
                     answer.chunks.append(read)
                     if kind == ANSWERS[0]:
-                        texts.append(str(delta))
+                        texts.append(delta if isinstance(delta, str) else "")
                 elif kind.startswith("response.reasoning"):
                     answer.chunks.append(read)
             elif kind in ENDS:

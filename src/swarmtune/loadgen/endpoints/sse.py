@@ -16,6 +16,8 @@ FIELDS = (b":", b"data", b"event", b"id", b"retry")  # what a line of an event s
 CUT_OFF = "the stream was cut off: its end did not come"
 DONE = b"[DONE]"
 LARGEST = 2**31  # no count of tokens is
+NO_COUNT = -1  # stands for what a server gave as a count and is none
+SHOWN = 1000  # characters of a server's message that are kept
 
 # (event name, its object, number of the read) -> nothing; fills the Answer it was made for
 Take = Callable[[str, Mapping[str, Any], int], None]
@@ -146,7 +148,7 @@ def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
         error = chunk
     message = error.get("message") or error if isinstance(error, Mapping) else error
     kind = chunk.get("error_type")
-    return f"{message} ({kind})" if kind else str(message)
+    return f"{shown(message)} ({shown(kind)})" if kind else shown(message)
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:
@@ -169,5 +171,23 @@ def excerpt(data: bytes) -> str:
 
 
 def whole_number(value: Any) -> int | None:
-    """A count that a server gave; None if it is not a number."""
-    return int(value) if isinstance(value, (int, float)) and abs(value) < LARGEST else None  # NaN is not below
+    """A count that a server gave; None if it gave none, NO_COUNT for what cannot be a count."""
+    if value is None:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return int(value) if number and 0 <= value < LARGEST and value == int(value) else NO_COUNT  # NaN is not below
+
+
+def prompt_tokens(usage: Any) -> int | None:
+    """The length of the prompt in the usage of an API without output tokens; as ``whole_number``."""
+    if not isinstance(usage, Mapping):
+        return None
+    return whole_number(usage.get("total_tokens") if usage.get("prompt_tokens") is None else usage["prompt_tokens"])
+
+
+def shown(value: Any) -> str:
+    """Any JSON as a text of bounded length, for an error message."""
+    try:
+        return str(value)[:SHOWN]
+    except RecursionError:
+        return "a message that is nested too deeply to be shown"

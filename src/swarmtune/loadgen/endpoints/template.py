@@ -12,7 +12,16 @@ import orjson
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import prompt_of
-from swarmtune.loadgen.endpoints.sse import excerpt, is_stream, join, not_a_stream, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.sse import (
+    excerpt,
+    is_stream,
+    join,
+    not_a_stream,
+    read_events,
+    shown,
+    whole,
+    whole_number,
+)
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 
@@ -58,7 +67,7 @@ class Template(Endpoint):
             text = _at(event, self._field)
             if text:
                 answer.chunks.append(read)
-                texts.append(text if isinstance(text, str) else orjson.dumps(text).decode())
+                texts.append(text if isinstance(text, str) else shown(text))
             _take_usage(event.get("usage"), answer)
 
         if is_stream(pieces):

@@ -20,6 +20,7 @@ class Tgi(Endpoint):
     """
 
     default_path = "/generate_stream"
+    limit_field = "max_new_tokens"
 
     def __init__(self, model: str, options: LoadgenOptions) -> None:
         super().__init__(model, options)
@@ -47,11 +48,12 @@ def _read_stream(pieces: Sequence[Piece], keep_text: bool) -> Answer:
 
     def take(_name: str, event: Mapping[str, Any], read: int) -> None:
         token = event.get("token")
-        if isinstance(token, Mapping) and token.get("text") and not token.get("special"):
+        text = token.get("text") if isinstance(token, Mapping) and not token.get("special") else None
+        if text and isinstance(text, str):
             if answer.first_answer is None:
                 answer.first_answer = 0
             answer.chunks.append(read)
-            texts.append(str(token["text"]))
+            texts.append(text)
         if event.get("generated_text") is not None or isinstance(event.get("details"), Mapping):
             _take_details(event.get("details"), answer)
             answer.finished = True

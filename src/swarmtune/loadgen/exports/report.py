@@ -55,7 +55,8 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         records.observed.devices.without({NEIGHBOURS}), spec, records.started_ns, records.ended_ns
     )
     power = {} if watts is None else {POWER_WATTS: watts}
-    found = replace(found, scalars={**found.scalars, **certificate.facts, **power})
+    notes = (*found.notes, *records.observed.notes)
+    found = replace(found, scalars={**found.scalars, **certificate.facts, **power}, notes=notes)
     if spec.power_needed and absent:
         certificate = replace(certificate, reasons=(*certificate.reasons, f"{NO_POWER}{absent}"))
     inputs = digest(make_dataset(spec.options, spec.seed), endpoint, min(DIGESTED, len(records.requests)))

@@ -29,6 +29,7 @@ IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low c
 DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
 DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
+FALSE_USAGE = 0.05  # share of answers without a count of tokens above which the token metrics are of no use
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
@@ -79,9 +80,10 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
     _judge(
         offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
     )
+    if invalid and not records.lost and not records.interrupted and not starved:
+        degraded.append("give the load generator a free core or more workers, or lower the load")
+    _judge_usage(records, invalid, degraded)
     if invalid:
-        if not records.lost and not records.interrupted and not starved:
-            degraded.append("give the load generator a free core or more workers, or lower the load")
         return Certificate("invalid", (*invalid, *degraded), facts)
     return Certificate("degraded" if degraded else "valid", tuple(degraded), facts)
 
@@ -106,6 +108,23 @@ def _judge_neighbours(taken: Contention | None, limit: float, invalid: list[str]
         invalid.append(f"{told}the service was starved (limit {limit:g}); {way_out}")
     elif share > limit * DEGRADED:
         degraded.append(f"{told}the service may have been slowed down (degraded above {limit * DEGRADED:g})")
+
+
+def _judge_usage(records: Records, invalid: list[str], degraded: list[str]) -> None:
+    """Token counts of the service that cannot be true were left out: do the stream's own stand in for them?"""
+    done = records.requests["outcome"] == Outcome.COMPLETED
+    answers = records.requests[done & (records.requests["phase"] == Phase.MEASURED)]
+    false = answers["false_usage"]
+    if not false.any():
+        return
+    told = f"the service stated token counts that cannot be true in {np.count_nonzero(false):,} of {len(answers):,} answers"
+    uncounted = false & ~answers["server_counted"] & (answers["chunks"] <= 1) & (answers["asked_output_tokens"] != 1)
+    if np.count_nonzero(uncounted) > FALSE_USAGE * len(answers):
+        invalid.append(
+            f"{told}, and the answers came in one piece, so that their tokens cannot be counted: mend its usage"
+        )
+    else:
+        degraded.append(f"{told}: they were left out, and output tokens counted by the chunks of the stream")
 
 
 def disturbed(reasons: Iterable[str]) -> bool:

@@ -7,6 +7,7 @@ incomplete                  still running when the measurement was ended: neithe
 cancelled                   given up on purpose (request_cancellation_rate)
 dropped                     scheduled and never sent, because no slot came free before the end
 late                        sent more than 1 ms after the scheduled time
+false_usage_count           the service stated token counts that cannot be true; they were left out (read/counts.py)
 answered                    got an HTTP status, whatever it was
 retried                     sent twice, because the server had closed an idle connection
 success_rate                completed / (completed + failed); 0 when nothing completed
@@ -113,6 +114,7 @@ def counts(data: Columns, samples: Mapping[str, Floats]) -> dict[str, float]:
     return found | {
         "late": float(np.count_nonzero(samples["send_lag_ms"] > LATE_MS)),
         "retried": float(np.count_nonzero(data.rows["retried"])),
+        "false_usage_count": float(np.count_nonzero(data.rows["false_usage"])),
         "answered": float(np.count_nonzero(data.rows["status"] > 0)),
         "success_rate": found["completed"] / ended if ended else 0.0,
     }

@@ -15,7 +15,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece
+from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece, understood
+from swarmtune.loadgen.endpoints.sse import shown
+from swarmtune.loadgen.read.counts import Evidence, disbelieve
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
 from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
 from swarmtune.loadgen.wire.base import PIECE, RECORD
@@ -113,6 +115,9 @@ class _Rows:
     def add(self, note: Note, parts: list[bytes], stamps: list[bytes]) -> None:
         """One request, with what was read of its answer, and when (24 bytes each: read, kernel, last_empty)."""
         answer = self._understood(note, parts)
+        received = note.received_bytes or sum(map(len, parts))
+        evidence = Evidence(note.most_tokens, max(0, note.end_ns - note.sent_ns), note.sent_bytes, received)
+        false_usage = disbelieve(answer, evidence)
         outcome, error = note.outcome, note.error
         if outcome == Outcome.COMPLETED and answer.error:
             outcome, error = Outcome.FAILED, answer.error
@@ -125,8 +130,8 @@ class _Rows:
             note.connect_ns, first[1] or first[0], note.end_ns, note.end_read_ns, self._chunk_count, len(answer.chunks),
             _or(answer.first_answer, -1), note.asked_input_tokens, _or(answer.prompt_tokens, note.asked_input_tokens),
             note.asked_output_tokens, _or(answer.completion_tokens, self._counted(answer)),
-            _or(answer.reasoning_tokens, -1), _or(answer.cached_tokens, -1), counted, note.status or self._status,
-            note.retried, note.received_bytes or sum(map(len, parts)),
+            _or(answer.reasoning_tokens, -1), _or(answer.cached_tokens, -1), counted, false_usage,
+            note.status or self._status, note.retried, received,
             self._error(error) if outcome != Outcome.COMPLETED else -1,
         )  # fmt: skip
         self._add_chunks(answer, stamps)
@@ -149,7 +154,7 @@ class _Rows:
         framing.release()
         self._status = framing.status
         if framing.status == OK:
-            return self._endpoint.read(bodies)
+            return understood(self._endpoint, bodies)
         return Answer(error=_refusal(framing.status, b"".join(data for _, data in bodies)))
 
     def _add_chunks(self, answer: Answer, stamps: list[bytes]) -> None:
@@ -206,5 +211,5 @@ def _refusal(status: int, body: bytes) -> str:
     inner = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     if isinstance(inner, dict):
         inner = inner.get("message", inner)
-    text = body.decode(errors="replace") if inner is None else str(inner)
+    text = body.decode(errors="replace") if inner is None else shown(inner)
     return f"HTTP {status}: {' '.join(text.split())[:EXCERPT]}".rstrip(": ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-_FIXED = struct.Struct("<qiBBqqqqqqqiih?")
+_FIXED = struct.Struct("<qiBBqqqqqqqqqiih?")
 IN_FLIGHT = -1  # exchange of a note that only tells how many requests are in flight
 TEXT_LIMIT = 500  # characters of a transport error that are kept
 
@@ -25,6 +25,8 @@ class Note:
     end_ns: int
     end_read_ns: int
     received_bytes: int
+    sent_bytes: int
+    most_tokens: int  # that the request allowed; -1: it set no limit
     asked_input_tokens: int
     asked_output_tokens: int
     status: int
@@ -35,8 +37,8 @@ class Note:
         """As bytes for the spool."""
         return _FIXED.pack(
             self.session, self.turn, self.phase, self.outcome, self.scheduled_ns, self.ready_ns, self.sent_ns,
-            self.connect_ns, self.end_ns, self.end_read_ns, self.received_bytes, self.asked_input_tokens,
-            self.asked_output_tokens, self.status, self.retried,
+            self.connect_ns, self.end_ns, self.end_read_ns, self.received_bytes, self.sent_bytes,
+            self.most_tokens, self.asked_input_tokens, self.asked_output_tokens, self.status, self.retried,
         ) + self.error[:TEXT_LIMIT].encode(errors="replace")  # fmt: skip
 
     @classmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarmtune.loadgen.ask.target import Target
-from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint
+from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint, understood
 from swarmtune.loadgen.records import Outcome, Progress, WorkerFacts
 from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
 from swarmtune.loadgen.send.ownload import OwnLoad
@@ -33,6 +33,7 @@ REFUSED_PAUSE_NS = 100_000_000
 REFUSED_LIMIT = 20  # connections refused in a row after which the service counts as lost
 MAX_PAUSE_NS = 60 * NS  # the longest Retry-After that is obeyed
 ENDED_KEPT = 10_000  # ended requests that may wait in line for their time limit
+MOST_TOKENS = 2**31 - 1  # that a note holds
 TICK_NS = 200_000_000  # how often the observer is called
 
 
@@ -364,7 +365,7 @@ class Sender:
         status, headers, body = body_of(self._wire.kept(h.connection))
         if status != OK:
             return None, _retry_after_ns(headers.get(b"retry-after", b""))
-        answer = self._endpoint.read([(0, body)], keep_text=True)
+        answer = understood(self._endpoint, [(0, body)], keep_text=True)
         if answer.error:
             return None, 0
         return self._endpoint.continued(flight.ticket.history, flight.ticket.request, answer.text), 0
@@ -443,7 +444,7 @@ class Sender:
         self, flight: _Flight, outcome: Outcome, ns: int, read_ns: int, received: int, status: int, error: str
     ) -> None:
         flight.over = True
-        flight.payload = b""
+        sent_bytes, flight.payload = len(flight.payload), b""
         self._flights.discard(flight)
         ticket, turn = flight.ticket, flight.ticket.request
         if ticket.phase == 1 and outcome is not Outcome.DROPPED:
@@ -452,7 +453,9 @@ class Sender:
         asked = -1 if turn.output_tokens is None else turn.output_tokens
         note = Note(
             ticket.session.index, ticket.turn, ticket.phase, outcome, ticket.scheduled_ns, ticket.ready_ns, flight.sent_ns,
-            flight.connect_ns, ns, read_ns, received, turn.input_tokens, asked, status, flight.retried, error,
+            flight.connect_ns, ns, read_ns, received, sent_bytes,
+            min(self._endpoint.most_tokens(turn), MOST_TOKENS), min(turn.input_tokens, MOST_TOKENS), min(asked, MOST_TOKENS),
+            status, flight.retried, error,
         )  # fmt: skip
         self._wire.note(flight.number, note.pack())
 
