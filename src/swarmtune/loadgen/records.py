@@ -70,6 +70,7 @@ REQUEST = np.dtype(
         ("error", "i4"),  # index into errors; -1: none
     ]
 )
+ADDED_COLUMNS = frozenset({"false_usage"})  # that files of earlier versions lack: 0
 CHUNK = np.dtype(
     [
         ("ns", "i8"),  # arrival: the kernel's stamp, else the worker's

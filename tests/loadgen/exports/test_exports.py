@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots
 from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.records import ADDED_COLUMNS, Records
 from swarmtune.records import Measurement, from_plain
 from swarmtune.testing.fake_records import fake_records
 
@@ -56,6 +57,24 @@ def test_jsonl_holds_everything(records: Records, tmp_path: Path) -> None:
     assert (first["id"], first["phase"], first["outcome"]) == ("run-0-0", "warmup", "completed")
     assert len(first["token_ns"]) == records.requests["chunks"][0]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["requests.jsonl", "run.json"]
+
+
+def test_files_of_earlier_versions_lack_what_was_added_since(
+    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written here without the added columns."""
+    earlier = [n for n in records.requests.dtype.names if n not in ADDED_COLUMNS]
+    old = replace(records, requests=records.requests[earlier].copy())
+    rows = [{k: v for k, v in row.items() if k not in ADDED_COLUMNS} for row in jsonl.rows(records)]
+    for module in (jsonl, parquet):
+        monkeypatch.setattr(module, "REQUEST", old.requests.dtype)
+    for form in ("parquet", "npz"):
+        parquet.write(old, tmp_path / form, form)  # type: ignore[arg-type]
+    jsonl.write(records, tmp_path / "jsonl")
+    (tmp_path / "jsonl" / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.undo()
+    for read, folder in ((parquet.read, "parquet"), (parquet.read, "npz"), (jsonl.read, "jsonl")):
+        same(records, read(tmp_path / folder))
 
 
 @pytest.mark.parametrize("form", ["parquet", "npz"])

@@ -17,7 +17,7 @@ import orjson
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.judge.latencies import ragged
-from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
+from swarmtune.loadgen.records import ADDED_COLUMNS, CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
 
 ROWS_FILE = "requests.jsonl"
 RUN_FILE = "run.json"
@@ -85,7 +85,7 @@ def read(directory: Path) -> Records:
 def _records(lines: list[dict[str, Any]], facts: dict[str, Any]) -> Records:
     requests = np.zeros(len(lines), REQUEST)
     for name in (*PLAIN, "cached_tokens"):
-        requests[name] = [line[name] for line in lines]
+        requests[name] = [line.get(name, 0) if name in ADDED_COLUMNS else line[name] for line in lines]
     requests["phase"] = [Phase[line["phase"].upper()] for line in lines]
     requests["outcome"] = [Outcome[line["outcome"].upper()] for line in lines]
     errors: dict[str, int] = {}

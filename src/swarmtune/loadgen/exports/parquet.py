@@ -19,7 +19,7 @@ from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.exports.facts import optional, written
 from swarmtune.loadgen.exports.jsonl import run_facts
 from swarmtune.loadgen.judge.latencies import ragged
-from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
+from swarmtune.loadgen.records import ADDED_COLUMNS, CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
 
 REQUESTS_FILE, CHUNKS_FILE, NPZ_FILE = "requests.parquet", "chunks.parquet", "records.npz"
 KEY = b"swarmtune"
@@ -79,7 +79,7 @@ def _read_parquet(directory: Path) -> Records:
         "error": {None: -1, **{text: i for i, text in enumerate(facts["errors"])}},
     }
     requests, chunks = np.zeros(table.num_rows, REQUEST), np.zeros(stamps.num_rows, CHUNK)
-    for name in REQUEST.names or ():
+    for name in set(REQUEST.names or ()) - (ADDED_COLUMNS - set(table.column_names)):
         column = table[name]
         requests[name] = [codes[name][v] for v in column.to_pylist()] if name in codes else column.to_numpy()
     for name in CHUNK.names or ():
@@ -89,7 +89,11 @@ def _read_parquet(directory: Path) -> Records:
 
 def _read_npz(directory: Path) -> Records:
     with np.load(directory / NPZ_FILE, allow_pickle=False) as content:
-        return _records(content["requests"], content["chunks"], orjson.loads(content["facts"].tobytes()))
+        written = content["requests"]
+        requests = np.zeros(len(written), REQUEST)
+        for name in set(REQUEST.names or ()) - (ADDED_COLUMNS - set(written.dtype.names or ())):
+            requests[name] = written[name]
+        return _records(requests, content["chunks"], orjson.loads(content["facts"].tobytes()))
 
 
 def _records(requests: Any, chunks: Any, facts: dict[str, Any]) -> Records:
