@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(noticed(planned(settings, path, given)))
+    show(noticed(planned(settings)))
     return EXIT_DONE
 
 

@@ -99,7 +99,7 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
     settings = read_settings(path, given)
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
-    return settings, planned(settings, path, given), place, request
+    return settings, planned(settings), place, request
 
 
 def _sweep(place: Place) -> None:
