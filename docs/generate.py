@@ -33,8 +33,8 @@ OPTIONS_HEAD = """\
 
 Written by `make docs` from the settings' own models; do not edit.
 Precedence: command line, then environment, then file, then default. In the environment a key is written
-`SWARMTUNE_LOG_LEVEL`, one inside a table `SWARMTUNE_OPTIMIZER__SEED`. An unknown key is a mistake, and all mistakes are
-reported at once.
+`SWARMTUNE_LOG_LEVEL`, one inside a table `SWARMTUNE_OPTIMIZER__SEED`. An unknown key is a mistake, and so is a
+variable `SWARMTUNE_...` that names none; all mistakes are reported at once.
 """
 CLI_HEAD = """\
 # The command line
@@ -50,7 +50,7 @@ def documents() -> dict[str, str]:
 
 def options() -> str:
     """The reference of all settings, table by table."""
-    model = settings_model({})
+    model = settings_model()
     plain = {n: f for n, f in model.model_fields.items() if not _model_of(f) and n not in (*OLD_KEYS, *OLD_TABLES)}
     parts = [OPTIONS_HEAD, "## Keys outside any table\n", table(plain)]
     kinds = {

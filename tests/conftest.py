@@ -28,7 +28,7 @@ PROCESSES = (
     *("apps/test_commands.py::" + name for name in (
         "test_help_imports_nothing_heavy", "test_a_reader_that_goes_away", "test_head_of_the_plan",
         "test_a_terminal_without_unicode", "test_plugins_are_listed", "test_a_plugin_brings", "test_mistakes_in_a_plugins",
-        "test_a_missing_extra",
+        "test_a_missing_extra", "test_what_others_print", "test_an_output_that_cannot", "test_an_interruption_while",
     )),
     "apps/test_malformed.py::test_in_a_process_of_its_own",
     *("devices/test_device_reader", "devices/test_npu_smi", "devices/test_parties"),

@@ -20,7 +20,7 @@ from swarmtune.apps.cli import COMMANDS
 
 SOURCE = Path(swarmtune.__file__).parent
 PACKAGES = {
-    *("apps", "testing", "report", "tuner", "settings", "search", "engines", "loadgen", "simulator"),
+    *("apps", "testing", "report", "tuner", "settings", "sources", "search", "engines", "loadgen", "simulator"),
     *("cluster", "study", "fleet", "execution"),
     *("space", "objective", "workload", "devices", "database", "records", "clock", "registry", "errors"),
 }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import swarmtune
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.settings import CONFIG_PATH_VARIABLES, MAX_CONFIG_BYTES, OLD_KEYS, OLD_TABLES, config_path, read_settings
+from swarmtune.settings import MAX_CONFIG_BYTES, OLD_KEYS, OLD_TABLES, config_path, read_settings, settings_model
+from swarmtune.sources import CONFIG_PATH_VARIABLES, OWN_VARIABLES, environment
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
 
@@ -143,16 +146,120 @@ def test_one_sentence_for_one_value_whatever_types_were_tried(folder: Path) -> N
     assert found[0].startswith(f"{path}: simulated.target_field.0.value: ")
 
 
-def test_a_variable_that_is_no_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SWARMTUNE_OPTIMIZER", "{seed")
-    assert mistakes_of(None)[0].startswith("environment: ")
-    assert "optimizer" in mistakes_of(None)[0]
+@pytest.mark.parametrize(
+    ("text", "overrides", "variables", "mistakes"),
+    [
+        ("optimizer = 5", {}, {}, ["FILE: optimizer: input should be a table (it is 5)"]),
+        ("optimizer = 5", {"optimizer": {"seed": 3}}, {}, ["FILE: optimizer: input should be a table (it is 5)"]),
+        (
+            "parallel = 7\n[[optimizer]]\nengine = 'simulated'\n[vllm]\ncommand = 3",
+            {"optimizer": {"evaluations": 0}, "parallel": {"enabled": True}},
+            {"SWARMTUNE_VLLM__COMMAND__PORT": "80"},
+            [
+                "FILE: parallel: input should be a table (it is 7)",
+                "FILE: optimizer: input should be a table (it is [{'engine': 'simulated'}])",
+                "FILE: vllm.command: input should be a table (it is 3)",
+                "command line: optimizer.evaluations: input should be greater than or equal to 1 (it is 0)",
+            ],
+        ),
+        (
+            "[optimizer]\nseed = 1",
+            {"optimizer": {"seed": 3}},
+            {"SWARMTUNE_OPTIMIZER": "5"},
+            ["environment variable SWARMTUNE_OPTIMIZER: optimizer: input should be a table (it is 5)"],
+        ),
+    ],
+)
+def test_a_table_hides_no_mistake_below_it(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    overrides: dict[str, Any],
+    variables: dict[str, str],
+    mistakes: list[str],
+) -> None:
+    path = written(folder, text)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert sorted(mistakes_of(path, overrides)) == sorted(m.replace("FILE", str(path)) for m in mistakes)
+
+
+def test_a_table_over_a_value_is_the_tables_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARMTUNE_OPTIMIZER__SEED__X", "5")
+    (mistake,) = mistakes_of(written(folder, "[optimizer]\nseed = 1"))
+    assert mistake.startswith("environment variable SWARMTUNE_OPTIMIZER__SEED__X: optimizer.seed: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key"),
+    [
+        ("SWARMTUNE_OPTIMIZER", "{seed", "optimizer"),
+        ("SWARMTUNE_OPTIMIZER__USER_SETTINGS", "[", "optimizer.user_settings"),
+    ],
+)
+def test_a_variable_that_is_no_json(monkeypatch: pytest.MonkeyPatch, name: str, text: str, key: str) -> None:
+    monkeypatch.setenv(name, text)
+    monkeypatch.setenv("SWARMTUNE_OPTIMIZER__SEED", "-1")
+    first, second = mistakes_of(None)
+    assert first.startswith(f"environment variable {name}: {key}: not valid JSON: ")
+    assert second.startswith("environment variable SWARMTUNE_OPTIMIZER__SEED: optimizer.seed: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("SWARMTUNE_LOGLEVEL", "SWARMTUNE_LOG_LEVEL"),
+        ("SWARMTUNE_OPTIMISER__SEED", "SWARMTUNE_OPTIMIZER__SEED"),
+        ("SWARMTUNE_LOG_LEVEL__X", "SWARMTUNE_LOG_LEVEL"),
+        ("SWARMTUNE_APIKEY", "SWARMTUNE_API_KEY"),
+        ("SWARMTUNE_BOGUS", ""),
+    ],
+)
+def test_a_variable_that_names_no_setting(monkeypatch: pytest.MonkeyPatch, name: str, near: str) -> None:
+    monkeypatch.setenv(name, "1")
+    hint = f"; did you mean {near}?" if near else ""
+    assert mistakes_of(None) == [f"environment variable {name}: there is no such setting{hint}"]
+
+
+def test_variables_that_belong_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OWN_VARIABLES:
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("SWARMTUNE_VLLM__COMMAND__MODEL", "m")  # the table of an engine that is not in use
+    assert read_settings(None, {}).optimizer.engine == "llamacpp"
+
+
+def test_every_variable_in_the_source_is_known() -> None:
+    """Each name with our prefix in the source, or in the documentation, names a setting or is in OWN_VARIABLES."""
+    root = Path(swarmtune.__file__).parent
+    model = settings_model()
+    for path in root.rglob("*.py"):
+        for name in re.findall(r"\bSWARMTUNE_[A-Z_]*[A-Z]\b", path.read_text("utf-8")):
+            _, mistakes = environment(model, {name: "1"})
+            assert not mistakes or "not valid JSON" in mistakes[0], (path, name)
 
 
 def test_an_infinite_number_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SWARMTUNE_LOADGEN__REQUEST_RATE", "inf")
     name = "SWARMTUNE_LOADGEN__REQUEST_RATE"
     assert mistakes_of(None) == [f"environment variable {name}: loadgen.request_rate: inf is not a finite number"]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        (
+            "[optimizer]\nevaluations = 99999999999999999999999999",
+            "optimizer.evaluations: the number has more than 64 bits",
+        ),
+        ("[load_search]\nlow = nan", "load_search.low: nan is not a finite number"),
+        ("[load_search]\nhigh = inf", "load_search.high: inf is not a finite number"),
+        ("[load_search]\nlow = 'nan'", "load_search.low: nan is not a finite number"),
+        ("[optimizer]\ntimeout = -inf", "optimizer.timeout: -inf is not a finite number"),
+    ],
+)
+def test_a_number_that_is_never_usable_is_one_mistake(folder: Path, text: str, mistake: str) -> None:
+    path = written(folder, text)
+    assert mistakes_of(path) == [f"{path}: {mistake}"]
 
 
 def test_an_infinite_number_written_as_text(folder: Path) -> None:

@@ -1,5 +1,29 @@
-"""``python -m swarmtune`` is the command ``swarmtune``."""
+"""The door of the command ``swarmtune``: light, so that Ctrl-C is one line from the first moment to the last."""
 
-from swarmtune.apps.cli import main
+from __future__ import annotations
 
-main()
+import os
+import signal
+from types import FrameType
+
+
+def leave(_number: int = signal.SIGINT, _frame: FrameType | None = None) -> None:
+    """Leave while nothing runs yet: imports may swallow an exception."""
+    os.write(2, b"swarmtune: interrupted\n")
+    os._exit(130)
+
+
+def main() -> None:
+    """Import the command line and run it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup and & ignore it, and so do we then
+        signal.signal(signal.SIGINT, leave)
+    from swarmtune.apps.cli import main as run
+
+    try:
+        run()
+    finally:  # the command has ended, and its exit code stands
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,28 +7,37 @@ those parts; reading settings creates no directory and has no other side effect.
 from __future__ import annotations
 
 import difflib
-import json
 import math
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, create_model
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.records import looks_secret
 from swarmtune.search.swarm import Strategy
+from swarmtune.sources import (
+    CONFIG_PATH_VARIABLES,
+    ENVIRONMENT_PREFIX,
+    Layer,
+    environment,
+    merged,
+    origin,
+    replaced,
+    table_origin,
+)
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_DEPTH = 32  # tables and lists inside each other
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
-ENVIRONMENT_PREFIX = "SWARMTUNE_"
-CONFIG_PATH_VARIABLES = ("SWARMTUNE_CONFIG_PATH", "MODEL_EVAL_STATE_CONFIG_PATH")
+# pydantic's names of the mistakes of a number that lies outside its limits
+OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
 OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVALSTATE_LEVEL"}
 
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
@@ -229,6 +238,22 @@ class BaseSections(BaseSettings):
         "INFO", description="how much is logged (SWARMTUNE_LOG_LEVEL)"
     )
 
+    _layers: tuple[Layer, ...] = PrivateAttr((Layer("defaults", {}),))
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        *_: Any,
+        **sources: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is given is all that counts: ``read_settings`` reads the environment itself."""
+        return (sources["init_settings"],)
+
+    def origin(self, place: str) -> str:
+        """The source of the value at this dotted place, as mistakes call it: the command line, a variable or the file."""
+        return origin(self._layers, tuple(int(p) if p.isdecimal() else p for p in place.split(".")))[0]
+
     @property
     def engine_name(self) -> str:
         """The engine under tune: the simulated one where ``simulate`` says so."""
@@ -240,22 +265,8 @@ def section_name(part: Any) -> str:
     return str(getattr(part, "section", part.name))
 
 
-def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
-    """The settings with the tables of every registered part, reading this content of a config.toml."""
-
-    class FileSettings(BaseSections):
-        @classmethod
-        def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], *_: Any, **sources: PydanticBaseSettingsSource
-        ) -> tuple[PydanticBaseSettingsSource, ...]:
-            old = {key: os.environ[name] for key, name in OLD_VARIABLES.items() if os.environ.get(name)}
-            return (
-                sources["init_settings"],
-                sources["env_settings"],
-                InitSettingsSource(settings_cls, old),
-                InitSettingsSource(settings_cls, dict(content)),
-            )
-
+def settings_model() -> type[BaseSections]:
+    """The settings with the tables of every registered part."""
     registry.load_plugins()
     tables: dict[str, Any] = {}
     for parts in (registry.engines, registry.benchmarks):
@@ -275,7 +286,7 @@ def settings_model(content: Mapping[str, Any]) -> type[BaseSections]:
         tables.setdefault(name, (dict[str, Any] | list[Any] | None, None))
     for name in OLD_KEYS:
         tables[name] = (Any, None)
-    return create_model("Settings", __base__=FileSettings, **tables)
+    return create_model("Settings", __base__=BaseSections, **tables)
 
 
 def _table(name: str, model: Any) -> Any:
@@ -313,21 +324,31 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     ConfigPathError if the file cannot be read, ConfigValidationError with every mistake otherwise.
     """
     content = read_toml(path) if path else {}
-    model = settings_model(content)
-    source = str(path) if path else "defaults"
-    mistakes = [f"{source}: {_dotted(place)}: {what}" for place, what in _unusable(content)]
+    model = settings_model()
+    variables, mistakes = environment(model, os.environ)
+    old = [
+        Layer(f"environment variable {name}", {key: os.environ[name]})
+        for key, name in OLD_VARIABLES.items()
+        if os.environ.get(name)
+    ]
+    layers = (Layer("command line", overrides), *variables, *old, Layer(str(path) if path else "defaults", content))
+    data, hidden = merged(layers)
+    mistakes += [f"{layers[-1].name}: {_dotted(place)}: {what}" for place, what in _unusable(content)]
+    for one in hidden:  # where a table is laid over what is no table, the mistake would be lost
+        try:
+            model(**replaced(data, one.place, one.value))
+        except ValidationError as error:
+            mistakes += _sentences(error, layers[one.layer :], model, below=one.place)
     try:
-        settings = model(**overrides)
+        settings = model(**data)
     except ValidationError as error:
-        raise ConfigValidationError(mistakes + _sentences(error, source, content, overrides, model)) from error
-    except (ValueError, RecursionError) as error:  # pydantic-settings cannot parse a variable of the environment
-        raise ConfigValidationError([*mistakes, f"environment: {error}"]) from error
+        raise ConfigValidationError(mistakes + _sentences(error, layers, model)) from error
     if not mistakes:
         for place, what in _unusable(settings.model_dump(warnings=False)):
-            where, _ = _origin(place, source, content, overrides)
-            mistakes.append(f"{where}: {_dotted(place)}: {what}")
+            mistakes.append(f"{origin(layers, place)[0]}: {_dotted(place)}: {what}")
     if mistakes:
         raise ConfigValidationError(mistakes)
+    settings._layers = layers  # noqa: SLF001 - it is our own
     return settings
 
 
@@ -383,15 +404,22 @@ def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
     ]
     while waiting:
         place, value = waiting.pop()
-        if isinstance(value, str) and "\0" in value:
-            mistakes.append((place, "holds a NUL character, which no command or file name can carry"))
-        elif isinstance(value, float) and not math.isfinite(value):
-            mistakes.append((place, f"{value} is not a finite number"))
-        elif isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            mistakes.append((place, "the number has more than 64 bits"))
+        if what := _unusable_text(value):
+            mistakes.append((place, what))
         waiting += [((*place, key), inner) for key, inner in _items(value)]
         waiting += [((*place, "name"), key) for key, _ in _items(value) if isinstance(key, str) and "\0" in key]
     return mistakes
+
+
+def _unusable_text(value: Any) -> str:
+    """The reason why no key can have this value; empty if there is none."""
+    if isinstance(value, str) and "\0" in value:
+        return "holds a NUL character, which no command or file name can carry"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number"
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+        return "the number has more than 64 bits"
+    return ""
 
 
 def _dotted(place: tuple[Any, ...]) -> str:
@@ -406,18 +434,19 @@ def without_effect(settings: BaseSections) -> list[str]:
 
 
 def _sentences(
-    error: ValidationError,
-    source: str,
-    content: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    model: type[BaseModel],
+    error: ValidationError, layers: Sequence[Layer], model: type[BaseModel], below: tuple[str, ...] = ()
 ) -> list[str]:
-    """One sentence for each place that is wrong, however many types were tried on it."""
+    """One sentence for each place ``below`` this one that is wrong, however many types were tried on it."""
     by_place: dict[tuple[str, str], list[str]] = {}
     for mistake in error.errors():
-        where, place = _origin(mistake["loc"], source, content, overrides)
+        location = mistake["loc"]
+        if location[: len(below)] != below:
+            continue
+        where, place = origin(layers, location)
+        if mistake["type"] == "missing":
+            where = table_origin(layers, location[0]) if len(location) == 2 else where
         if mistake["type"] in ("missing", "extra_forbidden"):
-            place = mistake["loc"]
+            place = location
         what = _what(mistake, model)
         texts = by_place.setdefault((where, _dotted(place)), [])
         if what not in texts:
@@ -427,52 +456,27 @@ def _sentences(
 
 def _what(error: Any, model: type[BaseModel]) -> str:
     """The mistake, and a correct form."""
-    location = error["loc"]
+    location, given = error["loc"], error.get("input")
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
         return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else "")
+    if unusable := _unusable_text(_number(given) if error["type"] in OUT_OF_RANGE else given):
+        return unusable
     text = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
+    if error["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        text = "input should be a table"
     if error["type"] == "missing" or "env" in location or any(looks_secret(str(part)) for part in location):
         return text
-    shown = repr(error.get("input"))
+    shown = repr(given)
     return f"{text} (it is {shown[:80]}{'...' if len(shown) > 80 else ''})"
 
 
-def _origin(
-    location: tuple[Any, ...], source: str, content: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> tuple[str, tuple[Any, ...]]:
-    """The source of the value at this place, and the place without the names of types that pydantic adds."""
-    if place := _followed(overrides, location):
-        return "command line", place
-    variables = {name.upper(): value for name, value in os.environ.items()}
-    for end in range(len(location), 0, -1):
-        name = ENVIRONMENT_PREFIX + "__".join(str(part) for part in location[:end]).upper()
-        if name in variables:
-            whole = end == 1 and len(location) > 1  # a table in JSON; the file may have the same table
-            if not whole or _followed(_json(variables[name]), location[1:]):
-                return f"environment variable {name}", location[:end] if not whole else location
-    old = OLD_VARIABLES.get(str(location[0])) if location else None
-    if old and os.environ.get(old):
-        return f"environment variable {old}", location
-    return source, _followed(content, location) or location
-
-
-def _json(text: str) -> Any:
+def _number(given: Any) -> Any:
+    """The number that pydantic read from a text."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The longest beginning of the location that exists in this data; () if there is none."""
-    for i, part in enumerate(location):
-        inside = isinstance(data, Mapping) and part in data
-        if inside or (isinstance(data, (list, tuple)) and isinstance(part, int) and part < len(data)):
-            data = data[part]
-            continue
-        return () if i == 0 or (i == 1 and isinstance(data, Mapping)) else location[:i]
-    return location
+        return float(given) if isinstance(given, str) else given
+    except ValueError:
+        return given
 
 
 def _keys_beside(model: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

@@ -272,6 +272,27 @@ def test_arguments(clean: Path, cli: Cli, command: str, arguments: list[str], wo
     assert names_in(clean) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variables", "source"),
+    [
+        (["--node-string", "a,,b"], {}, "command line: parallel.node_string: node string, group 1: "),
+        (["--hostfile", "nodes.txt"], {}, "command line: parallel.hostfile: nodes.txt, line 1: "),
+        (["--parallel"], {"SWARMTUNE_PARALLEL__NODE_STRING": "a,,b"},
+         "environment variable SWARMTUNE_PARALLEL__NODE_STRING: parallel.node_string: "),
+        ([], {"SWARMTUNE_OPTIMIZER": '{"algorithm": "nope"}'}, "environment variable SWARMTUNE_OPTIMIZER: optimizer.alg"),
+    ],
+)  # fmt: skip
+def test_a_mistake_of_the_plan_names_its_source(
+    clean: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: list[str], variables: dict[str, str], source: str
+) -> None:
+    (clean / "nodes.txt").write_text("[::1\n")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ended = cli("check", "-e", "simulated", *arguments)
+    assert ended.code == 2
+    assert f"  - {source}" in ended.err
+
+
 def test_a_seed_of_zero_on_the_command_line_counts(clean: Path, cli: Cli) -> None:
     (clean / "config.toml").write_text(HEAD + "seed = 5\n")
     assert "seed 5" in cli("check").out

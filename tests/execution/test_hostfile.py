@@ -138,3 +138,19 @@ def test_any_text_gives_hosts_or_mistakes(text: str) -> None:
     groups, wrong = parse_node_string(text)
     assert any(groups) or bool(wrong)
     assert all(host.name.isascii() and 1 <= host.port <= 65535 for group in [hosts, *groups] for host in group)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[::1", "'[::1' is no IPv6 address in brackets; write it like [fe80::1]"),
+        ("fe80::1]:22", "is no IPv6 address in brackets"),
+        ("n[1-99999999999]", "a number in '1-99999999999' is too long; at most 9 digits"),
+        ("n[1-99999]", "the range 1-99999 is too long"),
+        ("user@@h", "'user@@h' has several '@'; write USER@HOST"),
+    ],
+)
+def test_a_mistake_names_what_is_wrong(text: str, words: str) -> None:
+    hosts, (mistake,) = parse_hosts(text)
+    assert hosts == []
+    assert words in mistake

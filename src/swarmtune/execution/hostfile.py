@@ -14,7 +14,8 @@ MAX_SLOTS = 1024
 SSH_PORT = 22
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
-_RANGE = re.compile(r"([0-9]{1,9})(?:-([0-9]{1,9})(?:/([0-9]{1,9}))?)?")
+_RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?:/([0-9]+))?)?")
+_MAX_DIGITS = 9  # of a number in a range
 _IPV6 = re.compile(r"\[([^\[\]]*:[^\[\]]*)\](?::(.*))?", re.DOTALL)
 _OUTSIDE_BRACKETS = r"(?![^\[]*\])"
 _COMMA = re.compile("," + _OUTSIDE_BRACKETS)
@@ -93,10 +94,14 @@ def _hosts(piece: str) -> list[Host]:
     if not piece:
         raise ValueError("a host is missing; write names with one comma or colon between them")
     username, at, place = piece.rpartition("@")
+    if "@" in username:
+        raise ValueError(f"{piece[:60]!r} has several '@'; write USER@HOST")
     if at and not _USER.fullmatch(username):
         raise ValueError(f"{username[:40]!r} is not a user name; write USER@HOST")
     if address := _IPV6.fullmatch(place):
         names, port = [_ipv6(address[1])], address[2]
+    elif place.count(":") > 1 and ("[" in place or "]" in place):
+        raise ValueError(f"{place[:60]!r} is no IPv6 address in brackets; write it like [fe80::1] or [fe80::1]:2222")
     else:
         pattern, colon, rest = place.partition(":")
         if ":" in rest:
@@ -128,6 +133,8 @@ def _numbers(part: str, pattern: str) -> list[str]:
     match = _RANGE.fullmatch(part)
     if not match:
         raise ValueError(f"{pattern[:60]!r}: {part[:40]!r} is not a range; write it like node[0-7,12]")
+    if any(len(digits or "") > _MAX_DIGITS for digits in match.groups()):
+        raise ValueError(f"{pattern[:60]!r}: a number in {part[:40]!r} is too long; at most {_MAX_DIGITS} digits")
     low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
     if high < low or step < 1:
         raise ValueError(f"{pattern[:60]!r}: the range {part} goes backwards; write the smaller number first")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 from swarmtune import __version__
+from swarmtune.apps.cli.output import Output, wants_json
 from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError
 
 THREADS = "OPENBLAS_NUM_THREADS"
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOTHING_FEASIBLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_UNPRINTED = 74  # EX_IOERR of sysexits.h
 
 # name -> (module in this package, one line for --help); adding a command is one file and one line here.
 COMMANDS = {
@@ -41,13 +46,22 @@ EPILOG = "exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 3 
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of the command ``swarmtune``."""
+    """The command line; SystemExit with the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")
-    if arguments and arguments[0] in COMMANDS:
-        sys.exit(_run(arguments[0], arguments[1:]))
+    name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
+    with Output(wants_json(name, arguments)) as output:
+        code = _run(name, arguments[1:], output) if name else _overview(arguments)
+    if output.trouble:
+        print(f"swarmtune {name}: {output.trouble}".replace(" :", ":"), file=sys.stderr)
+        code = code or EXIT_UNPRINTED
+    sys.exit(code)
+
+
+def _overview(arguments: Sequence[str]) -> int:
+    """Help and version, and the mistake of a command that does not exist."""
     parser = argparse.ArgumentParser(
         prog="swarmtune", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
-    parser.parse_args(arguments)
+    try:
+        parser.parse_args(arguments)
+    except SystemExit as left:
+        return int(left.code or 0)
+    return EXIT_DONE
 
 
 def _one_thread_for_matrices() -> None:
@@ -73,11 +91,17 @@ def _one_thread_for_matrices() -> None:
         del os.environ[THREADS]
 
 
-def _run(name: str, arguments: Sequence[str]) -> int:
-    if name == "optimizer":
-        _one_thread_for_matrices()
-    module = importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[name][0]}")
-    parser = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    mistake = ""
+
+    def error(self, message: str) -> NoReturn:
+        self.mistake = message
+        super().error(message)
+
+
+def _run(name: str, arguments: Sequence[str], output: Output) -> int:
+    """Run a command; the exit code. Each error is told on stderr, and as a JSON object where the output is one."""
+    parser = _Parser(
         prog=f"swarmtune {name}",
         description=COMMANDS[name][1],
         epilog=EPILOG,
@@ -85,20 +109,44 @@ def _run(name: str, arguments: Sequence[str]) -> int:
         allow_abbrev=False,  # a secret behind half an option could not be recognised
     )
     try:
+        if name == "optimizer":
+            _one_thread_for_matrices()
+        module = importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[name][0]}")
         module.add_arguments(parser)
-        try:
-            return int(module.run(parser.parse_args(arguments)))
-        finally:
-            sys.stdout.flush()  # here, where a reader that has gone can still be handled; --help leaves this way, too
+        parsed = parser.parse_args(arguments)
+        parsed.result = output
+        with _interruptible():
+            return int(module.run(parsed))
+    except SystemExit as left:
+        code = int(left.code or 0)
+        if code:
+            output.fail(parser.mistake, code)
+        return code
     except KeyboardInterrupt:
+        print(f"swarmtune {name}: interrupted", file=sys.stderr)
+        output.fail("interrupted", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
     except SwarmTuneError as error:
         print(f"swarmtune {name}: {error}", file=sys.stderr)
-        if isinstance(error, ConfigurationError):
-            return EXIT_CONFIGURATION
-        if error.culprit is Culprit.BUG:
+        code = EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_FAILED
+        if code == EXIT_FAILED and error.culprit is Culprit.BUG:
             print("This should not happen. Please report it with the lines above.", file=sys.stderr)
-        return EXIT_FAILED
+        output.fail(error, code)
+        return code
+    except Exception as error:
+        output.fail(repr(error), EXIT_FAILED, Culprit.BUG)
+        raise
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt in the body; before and after it, the door of the command leaves at once."""
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or before is signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

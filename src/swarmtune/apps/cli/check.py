@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from dataclasses import replace
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(noticed(planned(settings, path, given)))
+    show(noticed(planned(settings)))
     return EXIT_DONE
 
 
@@ -71,6 +72,29 @@ def show(plan: Plan) -> None:
     console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
     for notice in plan.notices:
         console.print(f"note: {notice}", markup=False)
+
+
+def document(plan: Plan) -> dict[str, Any]:
+    """The plan for programs: what ``optimizer --dry-run --json`` prints."""
+    group = replace(plan.groups[0], port=plan.groups[0].port or DEFAULT_PORT)
+    load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{group.port}")
+    dimensions, baseline = {d.name: d for d in plan.space.dimensions}, plan.baseline()
+    return {
+        "plan": {name: one_line(text) for name, text in facts(plan)},
+        "parameters": [
+            {
+                "name": field.name,
+                "position": field.config_position,
+                "values": described(field, dimensions.get(field.name)),
+                "baseline": baseline.values[field.name],
+            }
+            for field in plan.space.fields
+        ],
+        "rules": [constraint.text for constraint in plan.space.constraints],
+        "service": [command_line(command) for command in plan.engine.commands(baseline, group)],
+        "load": command_line(load),
+        "notices": list(plan.notices),
+    }
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

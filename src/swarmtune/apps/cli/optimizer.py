@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
 from swarmtune.apps.cli.machine import noticed
@@ -25,7 +22,7 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
-from swarmtune.report.document import write_report
+from swarmtune.report.document import REPORT_FILE, write_report
 from swarmtune.settings import BaseSections, read_settings
 from swarmtune.study.place import Place, last_place, merged, new_place
 from swarmtune.tuner.planning.plan import Plan
@@ -54,21 +51,24 @@ def run(args: argparse.Namespace) -> int:
     settings, plan, place, request = _prepare(args)
     plan = noticed(plan)
     if args.dry_run:
-        check.show(plan)
+        if args.json:
+            args.result.write_json(check.document(plan))
+        else:
+            check.show(plan)
         return EXIT_DONE
     place = place or new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
     view = View(plan, place.folder, settings.log_level)
-    with view, contextlib.redirect_stdout(sys.stderr if args.json else sys.stdout):  # Ray prints its troubles
+    with view:
         result = asyncio.run(_tune(plan, place, request, view))
     if result is None:
-        print(
-            f"\nInterrupted. Nothing is lost: `{resume_line(args)}` resumes. The study: {place.folder}",
-            file=sys.stderr,
-        )
+        message = f"Interrupted. Nothing is lost: `{resume_line(args)}` resumes. The study: {place.folder}"
+        print(f"\n{message}", file=sys.stderr)
+        args.result.fail(message, EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     report = write_report(result)
+    args.result.place = str(place.folder / REPORT_FILE)
     if args.json:
-        sys.stdout.write(orjson.dumps(report).decode() + "\n")
+        args.result.write_json(report)
     else:
         show_result(result, resume_line(args))
     if result.proof_failure is not None:
@@ -99,7 +99,7 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
     settings = read_settings(path, given)
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
-    return settings, planned(settings, path, given), place, request
+    return settings, planned(settings), place, request
 
 
 def _sweep(place: Place) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,18 +127,14 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: table for name, table in tables.items() if table}
 
 
-def planned(settings: BaseSections, path: Path | None, given: Mapping[str, Any]) -> Plan:
-    """The plan of these settings; each mistake begins with where it was written: the file or the command line."""
+def planned(settings: BaseSections) -> Plan:
+    """The plan of these settings; each mistake begins with where it was written: file, variable or command line."""
     from swarmtune.tuner.planning.make import make_plan
 
-    options = [f"{table}.{name}:" for table, names in given.items() for name in names]
     try:
         return make_plan(settings)
     except ConfigValidationError as error:
-        source = str(path) if path else "defaults"
-        mistakes = [
-            f"{'command line' if m.startswith(tuple(options)) else source}: {m}" for m in map(one_line, error.mistakes)
-        ]
+        mistakes = [f"{settings.origin(mistake.partition(':')[0])}: {one_line(mistake)}" for mistake in error.mistakes]
         raise ConfigValidationError(mistakes) from error
 
 

@@ -10,6 +10,7 @@ from swarmtune import registry
 from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.execution.config import ParallelConfig
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits
 from swarmtune.records import Group, Setting
@@ -51,7 +52,7 @@ def make_plan(settings: BaseSections) -> Plan:
     given = settings.parallel
     if given.port is None and engine.port:
         given = given.model_copy(update={"port": engine.port})
-    parallel = given.resolved() if given.enabled else None
+    parallel = _resolved(given) if given.enabled else None
     groups = parallel.groups() if parallel else _groups(o.groups, engine)
     check_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
     goal = aims.objective(settings, limits)
@@ -98,6 +99,17 @@ def make_plan(settings: BaseSections) -> Plan:
         notices=tuple(notices),
         early_stop=_early_stop(settings, limits, benchmark),
     )
+
+
+def _resolved(given: ParallelConfig) -> ParallelConfig:
+    """The groups spelled out; ConfigValidationError, each mistake with the key that gave the hosts."""
+    key = next((name for name in ("hostfile", "node_string") if getattr(given, name)), "service_groups")
+    try:
+        return given.resolved()
+    except ConfigValidationError as error:
+        raise ConfigValidationError(
+            [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
+        ) from error
 
 
 def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | None:

@@ -1,0 +1,122 @@
+"""Standard output of one command: the result alone with ``--json``, and what happens when it cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from swarmtune.errors import SwarmTuneError
+
+
+class _Descriptor(io.RawIOBase):
+    """A descriptor that is written to until an error, which is kept and not raised."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self.descriptor = descriptor
+        self.error: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self.descriptor)
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        while rest and self.error is None:
+            try:
+                rest = rest[os.write(self.descriptor, rest) :]
+            except OSError as error:
+                self.error = error
+        return size
+
+
+class Output:
+    """``sys.stdout`` for the time of a command. ``alone``: only the JSON object goes there, all else to stderr."""
+
+    def __init__(self, alone: bool) -> None:
+        self.alone = alone
+        self.place = ""  # the file that holds the result, too
+        self._written = False
+        self._raw: _Descriptor | None = None
+        self._stack = contextlib.ExitStack()
+        self._stream: TextIO = sys.stdout
+
+    def __enter__(self) -> Output:
+        if sys.stdout is None:  # closed: a file that is opened later must not get its descriptor
+            _take(1, os.O_RDONLY)
+        if sys.stdout is None or sys.stdout is sys.__stdout__:
+            self._raw = self._replaced()
+        if self.alone:
+            self._stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        return self
+
+    def _replaced(self) -> _Descriptor:
+        before = sys.stdout
+        raw = _Descriptor(self._kept() if self.alone else 1)
+        encoding = before.encoding if before is not None else "utf-8"
+        lines = raw.isatty()
+        self._stream = io.TextIOWrapper(
+            io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines
+        )
+        self._stack.enter_context(contextlib.redirect_stdout(self._stream))
+        return raw
+
+    def _kept(self) -> int:
+        """A copy of standard output; the descriptor itself leads to stderr until the end, for child processes as well."""
+        kept = os.dup(1)
+        os.dup2(2, 1)
+        self._stack.callback(os.close, kept)
+        self._stack.callback(os.dup2, kept, 1)
+        return kept
+
+    def __exit__(self, *_: object) -> None:
+        if self._raw is not None:
+            self._stream.flush()
+        self._stack.close()
+
+    def write_json(self, data: Any) -> None:
+        """Print the one object."""
+        self._written = True
+        self._stream.write(json.dumps(data) + "\n")
+
+    def fail(self, error: SwarmTuneError | str, code: int, culprit: str = "user") -> None:
+        """Print an error as the one object, where only that may be printed and nothing is yet."""
+        if not self.alone or self._written:
+            return
+        culprit = str(error.culprit) if isinstance(error, SwarmTuneError) else culprit
+        data: dict[str, Any] = {"error": str(error), "culprit": culprit, "exit_code": code}
+        if mistakes := getattr(error, "mistakes", None):
+            data["mistakes"] = mistakes
+        self.write_json(data)
+
+    @property
+    def trouble(self) -> str:
+        """The reason why the result could not be printed; empty if it was, or if its reader has gone, as ``| head``."""
+        error = self._raw.error if self._raw is not None else None
+        if error is None or error.errno == errno.EPIPE:
+            return ""
+        return f"the result could not be printed: {error.strerror}" + (f"; it is in {self.place}" if self.place else "")
+
+
+def _take(descriptor: int, flags: int) -> None:
+    null = os.open(os.devnull, flags)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
+
+
+def wants_json(command: str, arguments: Sequence[str]) -> bool:
+    """Whether standard output must hold one JSON object and nothing else."""
+    return command == "optimizer" and "--json" in arguments and not {"-h", "--help"} & set(arguments)
