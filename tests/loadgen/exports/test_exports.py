@@ -66,8 +66,7 @@ def test_files_of_earlier_versions_lack_what_was_added_since(
     earlier = [n for n in records.requests.dtype.names if n not in ADDED_COLUMNS]
     old = replace(records, requests=records.requests[earlier].copy())
     rows = [{k: v for k, v in row.items() if k not in ADDED_COLUMNS} for row in jsonl.rows(records)]
-    for module in (jsonl, parquet):
-        monkeypatch.setattr(module, "REQUEST", old.requests.dtype)
+    monkeypatch.setattr(parquet, "REQUEST", old.requests.dtype)
     for form in ("parquet", "npz"):
         parquet.write(old, tmp_path / form, form)  # type: ignore[arg-type]
     jsonl.write(records, tmp_path / "jsonl")
