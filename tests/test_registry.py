@@ -9,8 +9,13 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from swarmtune import registry
-from swarmtune.errors import ConfigurationError
+from swarmtune.engines.simulated import SimulatedEngine
+from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.registry import GROUP, Registry
+from swarmtune.search.random import RandomSearch
+from swarmtune.settings import read_settings
+from swarmtune.tuner.planning.make import make_plan
 
 
 @pytest.fixture(autouse=True)
@@ -22,13 +27,41 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "settings_sections", dict(registry.settings_sections))
 
 
+class AnEngine(SimulatedEngine):
+    """A plugin's engine."""
+
+
 def register_one() -> None:
-    registry.register_simulator("from_plugin", int, "an engine")
-    registry.register_benchmarks("from_plugin", "json:JSONDecoder")
-    registry.register_endpoints("from_plugin", dict)
-    registry.register_search("from_plugin", float)
-    registry.register_executor("from_plugin", bytes)
+    registry.register_simulator("from_plugin", AnEngine, "an engine")
+    registry.register_benchmarks("from_plugin", "swarmtune.loadgen.benchmark:SwarmtuneBenchmark")
+    registry.register_endpoints("from_plugin", "swarmtune.loadgen.endpoints.chat:Chat")
+    registry.register_search("from_plugin", RandomSearch)
+    registry.register_executor("from_plugin", LocalExecutor)
     registry.register_settings("from_plugin", dict)
+
+
+class OwnError(BaseException):
+    """No Exception, so that a plain handler misses it."""
+
+
+def raises_its_own() -> None:
+    raise OwnError("hard luck")
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def numbered() -> None:
+    registry.register_engine(5, object, "five")  # type: ignore[arg-type]
+
+
+def nameless() -> None:
+    registry.register_engine("two words", object)
+
+
+def no_class() -> None:
+    registry.register_engine("thing", "no-colon")
 
 
 def fails() -> None:
@@ -88,11 +121,11 @@ def test_a_name_is_replaced_by_who_comes_later() -> None:
 
 def test_a_plugin_registers_all_kinds() -> None:
     assert registry.load_plugins(lambda: [EntryPoint("one", f"{__name__}:register_one", GROUP)]) == []
-    assert registry.engines.load("from_plugin") is int
-    assert registry.benchmarks.load("from_plugin").__name__ == "JSONDecoder"
-    assert registry.endpoints.load("from_plugin") is dict
-    assert registry.searches.load("from_plugin") is float
-    assert registry.executors.load("from_plugin") is bytes
+    assert registry.engines.load("from_plugin") is AnEngine
+    assert registry.benchmarks.load("from_plugin").__name__ == "SwarmtuneBenchmark"
+    assert registry.endpoints.load("from_plugin").__name__ == "Chat"
+    assert registry.searches.load("from_plugin") is RandomSearch
+    assert registry.executors.load("from_plugin") is LocalExecutor
     assert registry.settings_sections["from_plugin"] is dict
 
 
@@ -107,6 +140,30 @@ def test_broken_plugins_are_reported_and_skipped() -> None:
     assert "SystemExit(3)" in lines[2]
     assert "from_plugin" in registry.engines
     assert registry.load_plugins() == lines
+
+
+def test_what_cannot_be_a_part_is_refused_at_the_door_and_names_its_plugin() -> None:
+    lines = registry.load_plugins(lambda: [entry(n) for n in ("numbered", "nameless", "no_class", "raises_its_own")])
+    assert [line.partition(" is broken")[0].split("'")[1] for line in lines] == [
+        "numbered", "nameless", "no_class", "raises_its_own"
+    ]  # fmt: skip
+    assert "5 cannot be the name of a part" in lines[0]
+    assert "must be a class or 'package.module:Class', not 'no-colon'" in lines[2]
+    assert list(registry.engines) == sorted(registry.engines), "no name that cannot be sorted"
+    with pytest.raises(KeyboardInterrupt):
+        registry.load_plugins(lambda: [entry("interrupted")])
+
+
+def test_a_part_of_a_wrong_type_is_told_when_it_is_chosen() -> None:
+    registry.register_engine("wrong", int)
+    lacks = r"engine 'wrong' .* it has no base class swarmtune.engines.base.Engine, no Config"
+    with pytest.raises(ConfigurationError, match=lacks):
+        registry.engines.load("wrong")
+    registry.register_executor("x7", str, "z")
+    groups = {"enabled": True, "node_string": "a", "nodes_per_group": 1, "executor": "x7"}
+    settings = read_settings(None, {"optimizer": {"engine": "simulated"}, "parallel": groups})
+    with pytest.raises(ConfigValidationError, match=r"parallel\.executor: The executor 'x7'"):
+        make_plan(settings)
 
 
 def test_built_in_parts_come_through_the_same_door() -> None:

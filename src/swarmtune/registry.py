@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -16,18 +17,27 @@ from typing import Any
 from swarmtune.errors import ConfigurationError
 
 GROUP = "swarmtune.plugins"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 class Registry:
     """name -> class, given as the class itself or as ``"package.module:Class"``."""
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: str = "", needs: tuple[str, ...] = ()) -> None:
+        """``base``: "package.module:Class" of which every part is a subclass; ``needs``: attributes of its class."""
+        self.kind, self._base, self._needs = kind, base, needs
         self._entries: dict[str, tuple[type | str, str]] = {}
 
-    def register(self, name: str, target: type | str, summary: str = "") -> None:
-        """Add a part. Registering a name again replaces it: a plugin may override a built-in part."""
-        self._entries[name] = (target, summary)
+    def register(self, name: Any, target: Any, summary: Any = "") -> None:
+        """Add a part. Registering a name again replaces it: a plugin may override a built-in part.
+
+        ValueError if the name or the target cannot be that of a part.
+        """
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a part: letters, digits and . _ + - only, 64 at most")
+        if not isinstance(target, type) and not (isinstance(target, str) and ":" in target):
+            raise ValueError(f"the {self.kind} {name!r} must be a class or 'package.module:Class', not {target!r}")
+        self._entries[name] = (target, str(summary or ""))
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
@@ -44,6 +54,11 @@ class Registry:
         """One line for ``--help``."""
         return self._entries[name][1]
 
+    def is_ours(self, name: str) -> bool:
+        """Is it a part of SwarmTune itself? Those are known to be right, and some are slow to import."""
+        target = self._entries[name][0]
+        return (target if isinstance(target, str) else target.__module__).startswith("swarmtune.")
+
     def check(self, name: str) -> None:
         """Raise ConfigurationError if no part has this name; it lists the nearest name and all names."""
         if name not in self._entries:
@@ -55,21 +70,32 @@ class Registry:
         """The class registered under this name; ConfigurationError names the near ones if there is none."""
         self.check(name)
         target = self._entries[name][0]
-        if not isinstance(target, str):
-            return target
-        module, _, attribute = target.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
-        except Exception as error:  # a plugin's module may raise anything
+            found = _imported(target) if isinstance(target, str) else target
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin's module may raise anything
             message = f"The {self.kind} {name!r} cannot be loaded from {target}: {error!r}"
             raise ConfigurationError(message, details={"name": name, "target": target}) from error
+        lacking = [attribute for attribute in self._needs if not hasattr(found, attribute)]
+        if self._base and not (isinstance(found, type) and issubclass(found, _imported(self._base))):
+            lacking.insert(0, f"base class {self._base.replace(':', '.')}")
+        if lacking:
+            message = f"The {self.kind} {name!r} ({found!r}) cannot be used: it has no {', no '.join(lacking)}"
+            raise ConfigurationError(message, details={"name": name})
+        return found
 
 
-engines = Registry("engine")
-benchmarks = Registry("benchmark")
-endpoints = Registry("endpoint")
-searches = Registry("search algorithm")
-executors = Registry("executor")
+def _imported(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+engines = Registry("engine", "swarmtune.engines.base:Engine", ("Config",))
+benchmarks = Registry("benchmark", "swarmtune.loadgen.base:Benchmark", ("Config",))
+endpoints = Registry("endpoint", "swarmtune.loadgen.endpoints.base:Endpoint")
+searches = Registry("search algorithm", "swarmtune.search.base:Search")
+executors = Registry("executor", "swarmtune.execution.executors.base:Executor")
 settings_sections: dict[str, type] = {}
 
 _broken: list[str] = []
@@ -121,7 +147,9 @@ def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[st
         for entry in found() if found else list(entry_points(group=GROUP)):
             try:
                 entry.load()()
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
                 skip(f"plugin {entry.name!r} ({entry.value})", error)
     return list(_broken)
 

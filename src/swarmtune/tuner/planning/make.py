@@ -11,6 +11,8 @@ from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
+from swarmtune.execution.executors import executor_class
+from swarmtune.execution.reach import executor_of
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits
 from swarmtune.records import Group, Setting
@@ -102,14 +104,24 @@ def make_plan(settings: BaseSections) -> Plan:
 
 
 def _resolved(given: ParallelConfig) -> ParallelConfig:
-    """The groups spelled out; ConfigValidationError, each mistake with the key that gave the hosts."""
+    """The groups spelled out; ConfigValidationError, each mistake with the key that gave the hosts, or the executor that
+    cannot reach them.
+    """
     key = next((name for name in ("hostfile", "node_string") if getattr(given, name)), "service_groups")
     try:
-        return given.resolved()
+        parallel = given.resolved()
     except ConfigValidationError as error:
         raise ConfigValidationError(
             [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
         ) from error
+    nodes = [node for group in parallel.service_groups for node in group.nodes]
+    for name in dict.fromkeys(executor_of(parallel, node.host, node.ssh_port) for node in nodes):
+        try:
+            if not registry.executors.is_ours(name):
+                executor_class(name)
+        except ConfigurationError as error:
+            raise ConfigValidationError([f"parallel.executor: {error.message}"]) from error
+    return parallel
 
 
 def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | None:
