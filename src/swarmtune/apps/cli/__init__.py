@@ -42,7 +42,10 @@ Start here:
   swarmtune optimizer -lb                  resume after an interruption
 """
 
-EPILOG = "exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 3 nothing feasible found, 130 interrupted"
+EPILOG = (
+    "exit codes: 0 done, 1 the run failed, 2 the configuration is wrong, 3 nothing feasible found, 74 done and not "
+    "printed,\n130 interrupted"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
