@@ -118,9 +118,9 @@ def test_the_table_judges_each_slo_and_shows_what_was_changed_first() -> None:
 
     rows = comparison(replace(result(), remeasured={0: measured(10.0, 620.0), 1: measured(14.0, 300.0)}))
     assert [(row.name, row.baseline, row.winner, row.difference) for row in rows] == [
-        ("goodput (req/s)", "12", "16.8", "+40.0 % (95 % CI +20.0 to +60.0 %)"),  # 1.2 times as fast under load
-        ("p95_ttft_ms (SLO: <= 500)", "620 broken", "300 kept", ""),
-        ("success_rate (SLO: >= 0.99)", "1 kept", "1 kept", ""),
+        ("goodput (req/s)", "12", "16.8", "+40.0 % (+20.0 to +60.0)"),  # 1.2 times as fast under load
+        ("p95_ttft_ms <= 500", "620 broken", "300 kept", ""),
+        ("success_rate >= 0.99", "1 kept", "1 kept", ""),
         ("output_throughput", "80", "80", ""),
         ("load", "concurrency 3", "concurrency 3", ""),
         ("batch", "8", "64", "changed"),
@@ -133,7 +133,7 @@ def test_beside_a_baseline_that_is_kept_stands_the_finalist_that_was_no_better()
     kept = replace(result(), proof=Proof(0, Significance(False, -3.0, (-8.0, 2.0), 3, "no", 2.0), candidate=3))
     rows = {row.name: row for row in comparison(kept)}
     assert (rows["cache"].winner, rows["cache"].difference) == ("q4", "changed")
-    assert rows["goodput (req/s)"].difference == "-3.0 % (95 % CI -8.0 to +2.0 %)"
+    assert rows["goodput (req/s)"].difference == "-3.0 % (-8.0 to +2.0)"
 
 
 def test_a_number_format_that_may_change_the_answers_is_warned_of() -> None:

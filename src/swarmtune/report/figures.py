@@ -33,16 +33,16 @@ def comparison(result: Result) -> list[Compared]:
     gain, interval = result.verdict.gain_percent, result.verdict.ci95_percent
     difference = "" if gain is None else f"{gain:+.1f} %"
     if interval is not None:
-        difference += f" (95 % CI {interval[0]:+.1f} to {interval[1]:+.1f} %)"
+        difference += f" ({interval[0]:+.1f} to {interval[1]:+.1f})"
     objective = result.plan.objective
     name, numbers = f"{type(objective).__name__.lower()} ({objective.unit})", [_number(v) for v in values]
     rows = [Compared(name, numbers[0], numbers[1], difference)]
     for metric, limit in objective.limits.items():
         shown = (_judged(shown_metric(result, t, metric), limit, upper=True) for t in pair)
-        rows.append(Compared(f"{metric} (SLO: <= {limit:g})", *shown))
+        rows.append(Compared(f"{metric} <= {limit:g}", *shown))
     least = objective.min_success_rate
     shown = (_judged(shown_metric(result, t, "success_rate"), least, upper=False) for t in pair)
-    rows.append(Compared(f"success_rate (SLO: >= {least:g})", *shown))
+    rows.append(Compared(f"success_rate >= {least:g}", *shown))
     rows.append(Compared("output_throughput", *(_number(shown_metric(result, t, "output_throughput")) for t in pair)))
     loads = [load_of(result, t) for t in pair]
     rows.append(Compared("load", *(" ".join(f"{k} {v:g}" for k, v in load.items()) or "-" for load in loads)))

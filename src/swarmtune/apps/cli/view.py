@@ -222,12 +222,12 @@ def show_result(result: Result, resume: str) -> None:
     for number, line in enumerate(sentences.nothing_lines(result)):
         console.print(line if number else f"\n{line}", markup=False)
     found = "winner" if sentences.proven(result) else "best found"
-    table = Table("", "baseline", found, "difference", box=None, header_style="bold", pad_edge=False)
+    table = Table("", "baseline", found, "difference (95 % CI)", box=None, header_style="bold", pad_edge=False)
     for row in comparison(result):
         table.add_row(*(Text(text) for text in (row.name, row.baseline, row.winner, row.difference)))
     console.print()
     console.print(table)
-    console.print(Text(f"\n{sentences.verdict_text(result)}", style="bold"))
+    console.print(Text(f"\n{sentences.verdict_text(result)}", style="bold"), soft_wrap=True)
     remarks = (sentences.open_text(result, resume), sentences.answers_text(result), sentences.groups_text(result))
     for line in (*filter(None, remarks), *sentences.tied_lines(result)):
         say(line)
