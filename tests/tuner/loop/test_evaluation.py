@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +166,8 @@ async def test_an_invalid_measurement_is_repeated_and_never_used() -> None:
     invalid = replace(GOOD, valid=False, reasons=("the loop lagged",))
     bed = Bed(invalid, GOOD)
     assert (await bed.use()).measurement.valid
+    first, second = (json.loads(h.command.files[0].content)["seed"] for h in bed.executor.started)
+    assert second == first + 1, "the service may know the first prompts from its prefix cache"
     assert [Path(h.command.directory).name for h in bed.executor.started] == ["load-0", "load-0-again-1"]
     hopeless = Bed(invalid, invalid, invalid)
     with pytest.raises(

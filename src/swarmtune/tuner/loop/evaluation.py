@@ -195,7 +195,8 @@ class Evaluation(Job[Measured]):
         reasons, advice, starved = "", "", False
         for repeat in range(1 + INVALID_REPEATS):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
-            measurement = await self._measure(service, workload, directory, timeout_s)
+            fresh = replace(workload, seed=workload.seed + repeat)  # the service may remember the prompts
+            measurement = await self._measure(service, fresh, directory, timeout_s)
             if measurement.valid or (refused(measurement) and not disturbed(measurement.reasons)):
                 taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
                 return replace(
