@@ -11,7 +11,7 @@ from swarmtune.engines.simulated import SimulatedEngine
 from swarmtune.records import AttemptResult, Command, Measurement, Score, Setting, Trial, TrialState, command_line
 from swarmtune.report.document import document
 from swarmtune.report.figures import comparison
-from swarmtune.report.sentences import answers_text, open_text, run_text, tied_lines, verdict_text
+from swarmtune.report.sentences import answers_text, nothing_lines, open_text, run_text, tied_lines, verdict_text
 from swarmtune.study.place import Place
 from swarmtune.tuner.proof.confirm import ABOVE_ZERO, NO_GAIN, Proof, Significance, Standing, unproven
 from swarmtune.tuner.proof.paired import Difference
@@ -134,6 +134,18 @@ def test_beside_a_baseline_that_is_kept_stands_the_finalist_that_was_no_better()
     rows = {row.name: row for row in comparison(kept)}
     assert (rows["cache"].winner, rows["cache"].difference) == ("q4", "changed")
     assert rows["goodput (req/s)"].difference == "-3.0 % (-8.0 to +2.0)"
+
+
+def test_a_finalist_that_breaks_its_slos_in_the_proof_is_shown_and_nothing_is_said_of_the_search() -> None:
+    verdict = Significance(False, 84.0, (27.0, 165.0), 4, "the best finalist (trial 3) broke its SLOs", 20.0)
+    broken = replace(result(), proof=Proof(None, verdict, candidate=3))
+    assert {row.name: row.winner for row in comparison(broken)}["cache"] == "q4"
+    first, second = nothing_lines(broken)
+    assert first == "Nothing can be recommended: the best finalist (trial 3) broke its SLOs."
+    assert "more rounds" in second
+    none = replace(result(), proof=unproven(None, "no setting kept the SLOs"))
+    assert nothing_lines(none)[0] == "Nothing feasible was found in 4 evaluations: no setting kept the SLOs."
+    assert nothing_lines(result()) == []
 
 
 def test_a_number_format_that_may_change_the_answers_is_warned_of() -> None:

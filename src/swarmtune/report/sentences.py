@@ -100,9 +100,14 @@ def load_text(facts: LoadFacts) -> str:
 
 
 def nothing_lines(result: Result) -> list[str]:
-    """The message and the ways out if no setting kept the SLOs; empty if one did."""
+    """The message and the ways out if no setting can be recommended; empty if one can."""
     if result.best is not None:
         return []
+    if result.proof.candidate is not None:  # the search found settings that keep the SLOs, and the proof did not
+        return [
+            f"Nothing can be recommended: {result.verdict.reason}.",
+            "Leave more room in [objective.slo], lower the load, or resume with more rounds on a quieter machine.",
+        ]
     return [
         f"Nothing feasible was found in {result.evaluations} evaluations: {result.verdict.reason}.",
         "Loosen [objective.slo], widen the ranges, or give more evaluations.",

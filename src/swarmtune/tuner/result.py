@@ -44,8 +44,8 @@ class Result:
 
     @property
     def compared(self) -> Trial | None:
-        """The trial that stands beside the baseline: the recommended one, or the finalist that proved no better."""
-        number = self.proof.candidate if self.best is self.baseline else self.proof.best
+        """The trial that stands beside the baseline: the recommended one, or the finalist that the proof did not confirm."""
+        number = self.proof.candidate if self.best in (None, self.baseline) else self.proof.best
         return next((t for t in self.trials if t.number == number), None)
 
     @property

@@ -61,7 +61,8 @@ class Standing:
     """A finalist in the proof. ``over_baseline``: its gain, of the winner over the rounds, of others in the qualifying
     round; ``against_best``: its difference from the recommended setting in the qualifying round.
 
-    ``tied``: not told apart from the recommended one, by the noise of the rounds; that is no proof of equality.
+    ``tied``: its difference from the recommended one lies within the noise of the rounds, which does not prove that the two
+    are equal.
     """
 
     trial: int
