@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from swarmtune.fleet.service_run import free_port
 from tests.e2e.conftest import QUICK, Workplace
 
 pytestmark = pytest.mark.e2e
@@ -44,7 +45,8 @@ def installed(workplace: Workplace) -> Workplace:
     script = workplace.folder / "start.sh"
     script.write_text(START)
     script.chmod(0o755)
-    workplace.config(QUICK.replace('"simulated"', '"command"') + SECTION.format(folder=workplace.folder))
+    nodes = f"[parallel]\nport = {free_port()}\n"
+    workplace.config(QUICK.replace('"simulated"', '"command"') + SECTION.format(folder=workplace.folder) + nodes)
     return workplace
 
 
