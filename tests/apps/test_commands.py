@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -254,6 +255,23 @@ def test_init_writes_what_check_accepts(clean: Path, cli: Cli, arguments: tuple[
     checked = cli("check")
     assert checked.code == 0, checked
     assert arguments[0] in checked.out
+    assert "at most about" in checked.out  # the time is known
+    if arguments[-1] != "vllm_benchmark":
+        assert "prompts of 512 ± 128 tokens, answers of 128 ± 32; a load lasts 30 s" in " ".join(checked.out.split())
+        assert "a guess" not in checked.out
+        assert tomllib.loads(path.read_text())["load_search"]["high"] == 1024
+
+
+def test_check_says_what_it_had_to_guess(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text("[optimizer]\nengine = 'simulated'\n")
+    out = " ".join(cli("check").out.split())
+    assert "the lengths are a guess: prompts of 64 tokens and answers of 32" in out
+    assert "the length of a load is a guess: 100 requests" in out
+    assert "if a start takes 30 s and an answer 2.6 s, as the SLOs allow" in out
+    (clean / "config.toml").write_text(
+        "[optimizer]\nengine = 'simulated'\n[loadgen]\nisl = 64\nbenchmark_duration = 9\n"
+    )
+    assert "a guess" not in cli("check").out
 
 
 def test_init_for_mindie_says_what_is_missing(clean: Path, cli: Cli) -> None:

@@ -268,6 +268,51 @@ async def test_what_still_runs_after_the_grace_is_incomplete_and_not_failed(load
     assert given_up["end_ns"] - given_up["scheduled_ns"] >= 0.39e9  # as long as somebody waited for it
 
 
+def slow(seconds: float) -> Script:
+    """Every answer takes so long."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.sleep(seconds)
+            await peer.answer(TEXT)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("least", "wanted"),
+    [
+        ({"benchmark_min_requests": 8}, 8),
+        ({"benchmark_min_requests_per_user": 3}, 6),
+        ({"benchmark_min_requests": 1}, 1),
+    ],
+)
+async def test_a_duration_goes_on_until_enough_requests_have_ended(
+    load: Load, raw_server: Start, least: dict[str, object], wanted: int
+) -> None:
+    server = await raw_server(slow(0.1))
+    done = await load(server.url, concurrency=2, benchmark_duration=0.15, **least)
+    assert set(done.outcomes) == {"completed"}  # those under way at the end are waited for
+    assert wanted <= len(done.outcomes) <= max(wanted, 4) + 2
+
+
+async def test_a_rate_goes_on_until_enough_requests_have_ended(load: Load, raw_server: Start) -> None:
+    server = await raw_server(slow(0.01))
+    options = {"arrival_pattern": "constant", "benchmark_min_requests": 12}
+    done = await load(server.url, request_rate=20.0, benchmark_duration=0.2, **options)
+    assert set(done.outcomes) == {"completed"}
+    assert 12 <= len(done.outcomes) <= 15
+
+
+async def test_a_service_that_never_comes_to_so_many_requests_is_not_waited_for_without_end(
+    load: Load, raw_server: Start
+) -> None:
+    server = await raw_server(slow(0.1))
+    done = await load(server.url, concurrency=1, benchmark_duration=0.05, benchmark_min_requests=1000)
+    assert 1 <= len(done.outcomes) <= 7  # ten times the duration
+
+
 async def test_answers_after_the_end_of_the_duration_count(load: Load, raw_server: Start) -> None:
     asked, release = asyncio.Event(), asyncio.Event()
 

@@ -10,8 +10,17 @@ from tests.tuner.loop.test_coordinator import Loop, plan
 from swarmtune.engines.simulated import SimulatedEngine
 from swarmtune.records import AttemptResult, Command, Measurement, Score, Setting, Trial, TrialState, command_line
 from swarmtune.report.document import document
-from swarmtune.report.figures import comparison
-from swarmtune.report.sentences import answers_text, nothing_lines, open_text, run_text, tied_lines, verdict_text
+from swarmtune.report.figures import at_ceiling, comparison
+from swarmtune.report.sentences import (
+    answers_text,
+    ceiling_text,
+    nothing_lines,
+    open_text,
+    run_text,
+    tied_lines,
+    verdict_text,
+)
+from swarmtune.search.load import LoadSearch
 from swarmtune.study.place import Place
 from swarmtune.tuner.proof.confirm import ABOVE_ZERO, NO_GAIN, Proof, Significance, Standing, unproven
 from swarmtune.tuner.proof.paired import Difference
@@ -146,6 +155,15 @@ def test_a_finalist_that_breaks_its_slos_in_the_proof_is_shown_and_nothing_is_sa
     none = replace(result(), proof=unproven(None, "no setting kept the SLOs"))
     assert nothing_lines(none)[0] == "Nothing feasible was found in 4 evaluations: no setting kept the SLOs."
     assert nothing_lines(result()) == []
+
+
+@pytest.mark.parametrize(("high", "warned"), [(4, True), (5, False)])
+def test_a_load_search_that_ended_at_its_ceiling_is_named(high: float, *, warned: bool) -> None:
+    found = result()
+    search = LoadSearch(low=1, high=high, start=2)
+    found = replace(found, plan=replace(found.plan, load_search=search, load_variable="concurrency"))
+    assert at_ceiling(found) is warned
+    assert ("ended at its ceiling (concurrency 4)" in ceiling_text(found)) is warned
 
 
 def test_a_number_format_that_may_change_the_answers_is_warned_of() -> None:

@@ -58,10 +58,8 @@ def llamacpp_schema(cores: int) -> Schema:
     )
 
 
-DEFAULT_FIELDS = (
-    *("n_threads", "n_threads_batch", "n_parallel", "n_batch", "n_ubatch"),
-    *("flash_attn", "cache_type_k", "cache_type_v", "kv_unified", "cont_batching"),
-)
+# None of them changes what the model answers: a quantised cache must be asked for.
+DEFAULT_FIELDS = ("n_threads", "n_threads_batch", "n_parallel", "n_batch", "n_ubatch", "flash_attn", "kv_unified")
 
 
 class LlamacppConfig(ServiceConfig):
@@ -109,12 +107,12 @@ class LlamacppEngine(Engine):
         return installed("xllamacpp")
 
     def fields(self) -> tuple[Field, ...]:
-        """The user's, or threads, slots, batch sizes, attention and cache types."""
+        """The user's, or threads, slots, batch sizes, attention and the kind of KV buffer."""
         known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
         return self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
 
     def constraints(self) -> tuple[str, ...]:
-        """A physical batch is part of a logical one; a quantised V cache needs flash attention."""
+        """A physical batch is part of a logical one; a quantised V cache, where it is a field, needs flash attention."""
         return self.schema.constraints(self.fields())
 
     def mistakes(self) -> list[str]:

@@ -62,6 +62,22 @@ class Benchmark(ABC):
     def command(self, workload: Workload, url: str) -> Command:
         """How to put this load on the service at ``url``. Result files go to the command's working directory."""
 
+    def described(self, workload: Workload) -> str:
+        """What is sent to the service at one load, in a few words for people."""
+        ends = [f"{workload.requests} requests"] if workload.requests is not None else []
+        ends += [f"{workload.duration_s:g} s"] if workload.duration_s is not None else []
+        warm = f", {workload.warmup_requests} requests before it" if workload.warmup_requests else ", no warm-up"
+        lengths = (
+            (workload.input_tokens_mean, workload.input_tokens_stddev),
+            (workload.output_tokens_mean, workload.output_tokens_stddev),
+        )
+        prompts, answers = (f"{mean:g}{f' ± {spread:g}' if spread else ''}" for mean, spread in lengths)
+        return f"prompts of {prompts} tokens, answers of {answers}; a load lasts {' or '.join(ends)}{warm}"
+
+    def guesses(self) -> list[str]:
+        """What the user has not said of the workload and was guessed, as sentences."""
+        return []
+
     def command_for(self, workload: Workload, service: LoadedService) -> Command:
         """``command``, for a benchmark that also wants to know what the service runs on."""
         return self.command(workload, service.url)

@@ -71,6 +71,32 @@ class SwarmtuneBenchmark(Benchmark):
             request_slos=dict(request_slos),
         )
 
+    def described(self, workload: Workload) -> str:
+        """With the file or the data set in place of lengths, and the number of answers that a load waits for."""
+        config, text = self.config, super().described(workload)
+        source = Path(config.input_file).name if config.input_file else config.public_dataset
+        if source:
+            text = f"requests of {source}; {text.split('; ')[1]}"
+        least = [f"{config.benchmark_min_requests} answers"] if config.benchmark_min_requests else []
+        per_user = config.benchmark_min_requests_per_user
+        least += [f"{per_user:g} answers for each user"] if per_user else []
+        return f"{text}; at least {' and '.join(least)}" if least else text
+
+    def guesses(self) -> list[str]:
+        """Lengths, and the length of a load."""
+        given, found = self.config.model_fields_set, []
+        if not given & {"isl", "osl", "sequence_distribution", "input_file", "public_dataset", "fixed_schedule"}:
+            found.append(
+                f"the lengths are a guess: prompts of {self.config.isl:g} tokens and answers of {self.config.osl:g}; "
+                "describe your requests in [loadgen] (isl, osl, or input_file)"
+            )
+        if not given & {"request_count", "conversation_num", "benchmark_duration", "fixed_schedule"}:
+            found.append(
+                f"the length of a load is a guess: {DEFAULT_REQUESTS} requests, which is short for many users; set "
+                "benchmark_duration and benchmark_min_requests_per_user in [loadgen]"
+            )
+        return found
+
     def no_power(self, nodes: Sequence[Node]) -> str:
         """Nodes elsewhere need an exporter; this machine must have accelerators or processors that tell it."""
         if self.config.gpu_telemetry:

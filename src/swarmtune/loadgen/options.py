@@ -159,6 +159,20 @@ class LoadgenOptions(BaseModel):
         "load", None, "requests to measure; 100 if nothing else ends the run", ge=1, le=MOST_REQUESTS
     )
     benchmark_duration: float | None = option("load", None, "length of the measurement, s", gt=0, le=MOST_SECONDS)
+    benchmark_min_requests: int = option(
+        "load",
+        0,
+        "with a duration: go on until so many requests have ended, at most 10 times as long",
+        ge=0,
+        le=MOST_REQUESTS,
+    )
+    benchmark_min_requests_per_user: float = option(
+        "load",
+        0,
+        "the same for each user of a closed loop: 3 = three answers for each, on average",
+        ge=0,
+        le=MOST_REQUESTS,
+    )
     benchmark_grace_period: float = option(
         "load",
         10.0,
@@ -291,6 +305,8 @@ class LoadgenOptions(BaseModel):
                 "only one of fixed_schedule, user_centric_rate and request_rate can be given",
             ),
             ((self.user_centric_rate is None) == (self.num_users is None), "user_centric_rate and num_users go together"),
+            (self.benchmark_duration or not (self.benchmark_min_requests or self.benchmark_min_requests_per_user),
+             "benchmark_min_requests and benchmark_min_requests_per_user need a benchmark_duration"),
             (self.user_centric_rate is None or self.conversation_turn_mean >= 2 or self.input_file,
              "user_centric_rate needs sessions of at least 2 turns (conversation_turn_mean)"),
             (self.request_count is None or self.conversation_num is None,

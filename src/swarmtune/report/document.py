@@ -9,7 +9,7 @@ from typing import Any
 
 from swarmtune.records import Trial, to_plain
 from swarmtune.report.commands import keep_files, kept_files, live_lines, run_lines
-from swarmtune.report.figures import answer_changes, budget, no_difference, rounds_to_tell
+from swarmtune.report.figures import answer_changes, at_ceiling, budget, no_difference, rounds_to_tell
 from swarmtune.report.pareto import pareto_set
 from swarmtune.study.place import write_private
 from swarmtune.tuner.proof.confirm import Standing
@@ -57,7 +57,9 @@ def document(result: Result) -> dict[str, Any]:
         },
         "finalists": [_standing(result, s) for s in proof.finalists],
         "tied": proof.tied,
+        "rejected": list(proof.rejected),
         "may_change_answers": answer_changes(result),
+        "load_search_ended_at_its_ceiling": at_ceiling(result),
         "no_difference": no_difference(result),
         "pareto": pareto_set(result.plan.objective, result.trials),
         "budget": budget(result),

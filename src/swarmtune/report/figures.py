@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from swarmtune.records import Trial, Value
+from swarmtune.tuner.proof.again import observed
 from swarmtune.tuner.proof.paired import rounds_for
-from swarmtune.tuner.proof.remeasure import observed
 from swarmtune.tuner.result import Result
 
 MOST_CONFIRM = 50  # rounds that the option takes
@@ -64,6 +64,14 @@ def answer_changes(result: Result) -> list[str]:
         for name, value in result.best.setting.values.items()
         if value != before[name] and name.lower().lstrip("-").replace("-", "_") in names
     ]
+
+
+def at_ceiling(result: Result) -> bool:
+    """Did the load search of the recommended setting end at the highest load that it may try, with all SLOs kept?"""
+    search, best = result.plan.load_search, result.best
+    if search is None or best is None or best.measurement is None or best.score is None:
+        return False
+    return best.score.feasible and result.plan.load_value(best.measurement) >= search.high
 
 
 def rounds_to_tell(result: Result, gain_percent: float) -> tuple[int | None, float | None]:

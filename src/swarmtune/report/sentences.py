@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from swarmtune.objective import Objective
@@ -13,7 +14,7 @@ from swarmtune.records import (
     TrialFinishedFacts,
     TrialRetriedFacts,
 )
-from swarmtune.report.figures import MOST_CONFIRM, answer_changes, budget, no_difference, rounds_to_tell
+from swarmtune.report.figures import MOST_CONFIRM, answer_changes, at_ceiling, budget, no_difference, rounds_to_tell
 from swarmtune.report.pareto import pareto_set
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
@@ -205,6 +206,28 @@ def answers_text(result: Result) -> str:
         f"This setting may change what the model answers: {', '.join(changes)}. SwarmTune measures speed only: check the "
         "quality of the answers before you use it."
     )
+
+
+def rejected_text(result: Result) -> str:
+    """The finalists that were given up before the recommended one was judged; else empty."""
+    trials = [f"trial {number}" for number in result.proof.rejected]
+    if not trials:
+        return ""
+    return f"Left out, because the SLOs were broken when measured again: {', '.join(trials)}."
+
+
+def ceiling_text(result: Result) -> str:
+    """A warning if the load search ended at the highest load that it may try; else empty."""
+    if not at_ceiling(result):
+        return ""
+    high = result.plan.load_search.high if result.plan.load_search else math.inf
+    return (
+        f"The load search ended at its ceiling ({result.plan.load_variable} {high:g}), and no SLO broke there: this setting "
+        "may carry more. Raise load_search.high to learn how much."
+    )
+
+
+REMARKS = (answers_text, rejected_text, ceiling_text, groups_text)  # on the result, each a sentence or nothing
 
 
 def pareto_lines(result: Result) -> list[str]:

@@ -118,6 +118,37 @@ async def test_a_favourite_that_breaks_its_slos_does_not_qualify() -> None:
     assert Counter(found.order) == {0: 4, 1: 1, 2: 4, 3: 1}
 
 
+async def test_a_finalist_that_breaks_its_slos_in_its_rounds_leaves_them_to_the_next() -> None:
+    def again(rank: int, n: int) -> Score:
+        if rank == 1:
+            return broken(30) if n else kept(30)  # it qualifies as the best, and breaks its SLOs ever after
+        return kept(10 + 0.1 * n + 5 * (rank == 2))
+
+    found = await proven(again)
+    numbers = {rank: trial.number for trial in found.loop.store.trials() if (rank := found.rank.get(trial.setting.key))}
+    assert found.best == 2
+    assert Counter(found.order) == {0: 1 + 3 + 3, 1: 1 + 3, 2: 1 + 3, 3: 1}
+    assert found.proof.verdict.significant
+    assert found.proof.verdict.rounds == 3, "the rounds of the rejected one are not part of the verdict"
+    assert (found.proof.candidate, found.proof.rejected) == (numbers[2], (numbers[1],))
+    assert {s.trial: s.keeps_slos for s in found.proof.finalists} == {
+        numbers[1]: False,
+        numbers[2]: True,
+        numbers[3]: True,
+    }
+    assert numbers[1] not in found.proof.tied
+    resumed = await proven(again, found.loop.store)
+    assert (resumed.order, resumed.best, resumed.proof) == ([], 2, found.proof)
+
+
+async def test_when_the_last_that_qualified_breaks_its_slos_nothing_is_recommended_but_the_baseline() -> None:
+    found = await proven(lambda rank, n: broken(30) if rank and n else kept(20 if rank else 10))
+    assert found.best == 0
+    assert len(found.proof.rejected) == 2
+    assert Counter(found.order) == {0: 1 + 3 * 3, 1: 4, 2: 4, 3: 4}
+    assert "broke its SLOs when measured again" in found.proof.verdict.reason
+
+
 async def test_both_sides_of_a_round_get_the_same_requests_and_each_round_fresh_ones_on_fresh_services() -> None:
     found = await proven(lambda rank, _n: kept(10 + rank))
     store, requests = found.loop.store, []

@@ -113,6 +113,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("benchmark", plan.benchmark.name),
         ("objective", objective_text(plan)),
         ("SLOs", f"{slos}, success rate >= {plan.objective.min_success_rate:g}"),
+        ("workload", plan.benchmark.described(plan.workload)),
         ("load", loads),
         (
             "search",
@@ -145,9 +146,9 @@ def objective_text(plan: Plan) -> str:
 
 
 def expected_time(plan: Plan) -> str:
-    """A rough estimate of the time, with its assumption."""
-    window = plan.workload.duration_s
+    """A rough estimate of the time and of the accelerators' time, with its assumptions."""
     limit = "" if plan.timeout_s is None else f", the search at most {plan.timeout_s / 60:.1f} min"
+    window, assumed = load_seconds(plan)
     if window is None:
         return f"unknown: the load is a number of requests, not of seconds{limit}"
     points = plan.load_search.points if plan.load_search else 1
@@ -157,7 +158,25 @@ def expected_time(plan: Plan) -> str:
     rounds = plan.proof_rounds(search, 2 * one, (1 + plan.finalists) * one, groups)
     proof = (2 * math.ceil(rounds / groups) + 2 + plan.finalists) * one if rounds else 0.0
     total = search + proof
-    return f"at most about {math.ceil(total / 60)} min, if a start takes {start:g} s{limit}"
+    devices = sum(group.accelerators for group in plan.groups)
+    spent = f" ({devices * total / 3600:.2g} accelerator-hours)" if any(g.nodes[0].devices for g in plan.groups) else ""
+    return f"at most about {math.ceil(total / 60)} min{spent}, if a start takes {start:g} s{assumed}{limit}"
+
+
+def load_seconds(plan: Plan) -> tuple[float | None, str]:
+    """The seconds that one load takes, and what was assumed for that; None: unknown.
+
+    Of a load that is a number of requests, from the longest answers that the SLOs allow and the load that is tried first.
+    """
+    workload, limits = plan.workload, plan.objective.limits
+    if workload.duration_s is not None:
+        return workload.duration_s, ""
+    users = plan.load_search.start if plan.load_search else workload.load.concurrency
+    parts = {name.rsplit("_", 2)[-2]: value / 1000 for name, value in limits.items() if name.count("_") >= 2}
+    answer_s = parts.get("e2el", parts.get("ttft", 0.0) + parts.get("tpot", 0.0) * workload.output_tokens_mean)
+    if not workload.requests or not users or not answer_s or plan.load_variable != "concurrency":
+        return None, ""
+    return math.ceil(workload.requests / users) * answer_s, f" and an answer {answer_s:.2g} s, as the SLOs allow"
 
 
 def space_table(plan: Plan) -> Table:

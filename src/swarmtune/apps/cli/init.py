@@ -12,6 +12,7 @@ import psutil
 
 from swarmtune import registry
 from swarmtune.apps.cli import EXIT_DONE
+from swarmtune.apps.cli.init_load import load_lines
 from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.settings import BaseSections, ObjectiveSection, Optimizer, expanded, read_settings, section_name
@@ -78,6 +79,7 @@ def config_text(settings: BaseSections, engine_name: str, benchmark_name: str, m
         *key(ObjectiveSection, "name", "goodput"),
         f"# {ObjectiveSection.model_fields['slo'].description}",
         f"slo = {toml(DEFAULT_SLOS)}",
+        *load_lines(registry.benchmarks.load(benchmark_name).Config),
         "",
         *engine_lines(engine, model),
     ]

@@ -228,7 +228,7 @@ def show_result(result: Result, resume: str) -> None:
     console.print()
     console.print(table)
     console.print(Text(f"\n{sentences.verdict_text(result)}", style="bold"), soft_wrap=True)
-    remarks = (sentences.open_text(result, resume), sentences.answers_text(result), sentences.groups_text(result))
+    remarks = (sentences.open_text(result, resume), *(text(result) for text in sentences.REMARKS))
     for line in (*filter(None, remarks), *sentences.tied_lines(result)):
         say(line)
     if best is not None:

@@ -18,7 +18,7 @@ from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Records
-from swarmtune.loadgen.send.plan import concurrency_of, mode_of
+from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_of
 from swarmtune.objective.objectives import NO_POWER
 from swarmtune.objective.objectives import POWER as POWER_WATTS
 from swarmtune.records import EarlyStop
@@ -48,7 +48,7 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
         confidence=spec.options.confidence_level,
         target_concurrency=concurrency_of(spec.options),
         closed=mode_of(spec.options) == "closed",
-        offered_s=spec.options.benchmark_duration,
+        offered_s=None if least_requests_of(spec.options) else spec.options.benchmark_duration,
         streamed=endpoint.streams,
     )
     watts, absent = power_watts(

@@ -27,7 +27,7 @@ from swarmtune.loadgen.judge.early import early_stop
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.read.spool import SpoolReader
 from swarmtune.loadgen.records import Outcome, Phase, Records
-from swarmtune.loadgen.send.plan import mode_of
+from swarmtune.loadgen.send.plan import least_requests_of, longest_s, mode_of
 from swarmtune.loadgen.send.sender import Sender
 from swarmtune.records import EarlyStop
 
@@ -137,7 +137,8 @@ def _expected_s(options: LoadgenOptions) -> float | None:
     if options.request_rate is None or mode_of(options) != "rate":
         return None
     counted = math.inf if options.request_count is None else options.request_count / options.request_rate
-    expected = min(counted, options.benchmark_duration or math.inf)
+    least = least_requests_of(options) / options.request_rate
+    expected = min(counted, longest_s(options) or math.inf, max(least, options.benchmark_duration or math.inf))
     return expected if math.isfinite(expected) else None
 
 

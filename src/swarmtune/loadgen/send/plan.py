@@ -5,6 +5,7 @@ same spec, so that nothing has to be sent to it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -20,6 +21,7 @@ from swarmtune.workload.session import Dataset
 NS = 1_000_000_000
 DEFAULT_REQUESTS = 100  # when nothing else ends the run
 DEFAULT_CONCURRENCY = 8  # when no other load is given
+LONGEST = 10  # durations: a run that waits for a number of answers ends then, however few have come
 WARMUP_SESSIONS = 2**40  # numbers of the warm-up's sessions: far from those that are measured
 Mode = Literal["closed", "rate", "scheduled"]
 
@@ -62,6 +64,21 @@ def limit_of(options: LoadgenOptions, dataset: Dataset) -> tuple[int | None, int
     return sessions, requests
 
 
+def least_requests_of(options: LoadgenOptions) -> int:
+    """How many requests must have ended before a duration ends the run; 0: the duration alone counts."""
+    if options.benchmark_duration is None:
+        return 0
+    users = (concurrency_of(options) or 0) if mode_of(options) == "closed" else 0
+    return max(options.benchmark_min_requests, math.ceil(users * options.benchmark_min_requests_per_user))
+
+
+def longest_s(options: LoadgenOptions) -> float | None:
+    """The time in which requests may be sent, s; None: until their number is reached."""
+    if options.benchmark_duration is None or not least_requests_of(options):
+        return options.benchmark_duration
+    return LONGEST * options.benchmark_duration
+
+
 def all_credits(options: LoadgenOptions, dataset: Dataset) -> Block:
     """All sessions of the measurement; the last one may be cut so that the number of requests is kept exactly."""
     sessions, requests = limit_of(options, dataset)
@@ -91,13 +108,14 @@ def share_of(block: Block, share: Share) -> Block:
 
 def arrivals(options: LoadgenOptions, dataset: Dataset, seed: int) -> Iterator[int]:
     """Intended starts of all sessions, ns after the start of the measurement, for a mode that is not closed."""
-    limit_ns = FOREVER if options.benchmark_duration is None else round(options.benchmark_duration * NS)
+    longest = longest_s(options)
+    limit_ns = FOREVER if longest is None else round(longest * NS)
     if mode_of(options) == "rate":
         rate = options.request_rate or 0.0
         process = ArrivalProcess(
             options.arrival_pattern, rate, seed, options.arrival_smoothness, options.request_rate_ramp_duration
         )
-        for block in process.blocks(None, options.benchmark_duration):
+        for block in process.blocks(None, longest):
             yield from block.tolist()
         return
     for number in itertools.count():
@@ -125,7 +143,9 @@ def measured(
         times = itertools.islice(arrivals(options, dataset, seed), share.worker, None, share.workers)
     until = FOREVER if options.benchmark_duration is None else started_ns + round(options.benchmark_duration * NS)
     grace = None if options.benchmark_duration is None else round(options.benchmark_grace_period * NS)
-    return TimedPhase(Timing(shape, source, started_ns, times, before), until, grace)
+    least, longest = share.of(least_requests_of(options)), longest_s(options)
+    latest = FOREVER if longest is None else started_ns + round(longest * NS)
+    return TimedPhase(Timing(shape, source, started_ns, times, before), until, grace, least, latest)
 
 
 def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, started_ns: int) -> TimedPhase | None:

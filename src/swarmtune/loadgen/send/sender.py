@@ -41,12 +41,15 @@ TICK_NS = 200_000_000  # how often the observer is called
 class TimedPhase:
     """One phase of the run: its timing, when it stops sending, and how long answers are waited for after that.
 
-    ``grace_ns`` None: until they have all come.
+    ``grace_ns`` None: until they have all come. With ``least_requests`` it goes on sending until so many have ended, or
+    until ``latest_ns``.
     """
 
     timing: Timing
     until_ns: int = FOREVER
     grace_ns: int | None = None
+    least_requests: int = 0
+    latest_ns: int = FOREVER
 
 
 @dataclass(slots=True, eq=False)
@@ -113,6 +116,7 @@ class Sender:
         self._timeout_ns = round(self._options.request_timeout_seconds * NS)
         self._cycles: Counter[int] = Counter()
         self._finished_ns = 0
+        self._enough_ns = 0  # when as many requests had ended as a phase waits for
         self._followed: dict[int, Callable[[], None]] = {}  # descriptor -> what to do when it can be read
         self._watched: dict[int, Callable[[], None]] = {}  # the same, by the wire's number
         self._numbers_followed: dict[int, int] = {}
@@ -232,7 +236,12 @@ class Sender:
 
     def _until(self, phase: TimedPhase) -> int:
         """When it stops sending."""
-        return min(phase.until_ns, self._finished_ns or FOREVER)
+        until_ns = phase.until_ns
+        if phase.least_requests:
+            if not self._enough_ns and self.progress.ended >= phase.least_requests:
+                self._enough_ns = time.monotonic_ns()
+            until_ns = min(phase.latest_ns, max(until_ns, self._enough_ns or FOREVER))
+        return min(until_ns, self._finished_ns or FOREVER)
 
     def _tells_answering(self, timing: Timing) -> bool:
         return timing.shape.prefill_concurrency is not None

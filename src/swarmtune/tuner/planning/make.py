@@ -61,6 +61,7 @@ def make_plan(settings: BaseSections) -> Plan:
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
     notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")

@@ -29,7 +29,8 @@ LEAST_ROUNDS, MOST_ROUNDS = 3, 30  # of the proof, when their number follows fro
 PROOF_SHARE = 0.25  # of the search's time is the proof's, where nothing is said
 # Options that say which measurements count, and so can be changed while a study goes on.
 TRUST = frozenset({"max_contended_cpu_share", "max_other_device_share"})
-ADDED: frozenset[str] = frozenset()  # options of engines and load generators that studies of schema 1 may not have
+# Options of engines and load generators that studies of schema 1 may not have.
+ADDED = frozenset({"benchmark_min_requests", "benchmark_min_requests_per_user"})
 
 
 @dataclass(frozen=True)

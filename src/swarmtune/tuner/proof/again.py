@@ -10,10 +10,11 @@ from swarmtune.errors import BenchmarkExecutionError, CommunicationError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
-from swarmtune.records import AttemptResult, Group, Trial
+from swarmtune.records import AttemptResult, Group, Score, Trial
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.proof.confirm import Observed
 
 
 class Again:
@@ -57,7 +58,8 @@ class Again:
                 failure = error.message
                 break
             if outcome.score is not None:
-                self._attempts.emit("remeasured", {"trial": trial.number, "value": outcome.score.value, **facts})
+                value = observed(self._plan, outcome).value
+                self._attempts.emit("remeasured", {"trial": trial.number, "value": value, **facts})
                 return outcome
             failure = outcome.failure
         self._attempts.emit("finalist_lost", {"trial": trial.number, "group": name, "failure": failure})
@@ -102,3 +104,12 @@ class _OneTrial:
             self.outcome = replace(self.outcome, score=None)
         self._attempts.close(self._evaluation, group, self.outcome)
         return False
+
+
+def observed(plan: Plan, outcome: AttemptResult) -> Observed:
+    """The score, and how much faster the service was while its load was on than over the whole run."""
+    score, metric = outcome.score or Score.failed(), plan.objective.metric
+    blocks = outcome.measurement.blocks.get(metric, ()) if outcome.measurement else ()
+    whole = outcome.measurement.metrics.get(metric, 0.0) if outcome.measurement else 0.0
+    loaded = sum(blocks) / len(blocks) if blocks else 0.0
+    return Observed(score, loaded / whole if whole > 0 and loaded > 0 else 1.0)

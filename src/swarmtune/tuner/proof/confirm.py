@@ -76,7 +76,8 @@ class Standing:
 class Proof:
     """The result of the proof: the trial to deploy (None: none can be recommended), the significance, and the finalists.
 
-    ``round_s``: seconds of a round, None if unknown. ``candidate``: the finalist that the verdict is about.
+    ``round_s``: seconds of a round, None if unknown. ``candidate``: the finalist that the verdict is about. ``rejected``:
+    finalists that broke their SLOs in rounds of their own before.
     """
 
     best: int | None
@@ -86,6 +87,7 @@ class Proof:
     group_effects_percent: Mapping[str, float] = field(default_factory=dict)  # speed of each beside the mean of all
     round_s: float | None = None
     candidate: int | None = None
+    rejected: tuple[int, ...] = ()
 
     @property
     def tied(self) -> list[int]:
@@ -121,8 +123,12 @@ def judge(
     finalists: Sequence[int],
     direction: Direction,
     groups: int = 1,
+    rejected: Sequence[int] = (),
 ) -> Proof:
-    """The verdict on the ``winner`` from the ``rounds`` alone; the baseline is recommended if the winner is no better."""
+    """The verdict on the ``winner`` from the ``rounds`` alone; the baseline is recommended if the winner is no better.
+
+    ``rejected``: finalists that broke their SLOs in rounds of their own.
+    """
     gain = compare(rounds, winner, baseline, direction)
     best: int | None = winner
     verdict = _verdict(gain, rounds, baseline)
@@ -134,7 +140,8 @@ def judge(
         reason = f"the best finalist (trial {winner}) came out {worse} the baseline"
         best, verdict = baseline, replace(verdict, significant=False, reason=reason)
     standings = _standings(qualifying, rounds, baseline, winner, finalists, direction, best == winner)
-    return Proof(best, verdict, standings, groups, candidate=winner)
+    standings = tuple(replace(s, keeps_slos=False, tied=False) if s.trial in rejected else s for s in standings)
+    return Proof(best, verdict, standings, groups, candidate=winner, rejected=tuple(rejected))
 
 
 def compare(rounds: Sequence[Round], first: int, second: int, direction: Direction) -> Difference:

@@ -19,8 +19,17 @@ from swarmtune.search.load import with_margin
 from swarmtune.study.store import Remeasured, fair_load_of, proof_of
 from swarmtune.tuner.loop.loads import load_point, score_of
 from swarmtune.tuner.planning.plan import MOST_ROUNDS, Plan
-from swarmtune.tuner.proof.again import Again
-from swarmtune.tuner.proof.confirm import Observed, Proof, group_effects, judge, qualified, unproven
+from swarmtune.tuner.proof.again import Again, observed
+from swarmtune.tuner.proof.confirm import (
+    Observed,
+    Proof,
+    group_effects,
+    judge,
+    keeps_slos,
+    qualified,
+    scores,
+    unproven,
+)
 
 MARGIN = 0.1  # of each SLO's limit is kept free at the load of the proof: on the cliff, chance decides
 REPEATS = 2  # of a disturbed round
@@ -58,8 +67,11 @@ class _Stage:
 
 
 async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[Trial]) -> tuple[Proof, Rounds]:
-    """The trial to deploy, the significance of its gain, and the re-measurements behind both; of finalists that were not
-    chosen those of the qualifying round, last.
+    """The trial to deploy, the significance of its gain, and the re-measurements behind both; last those of other finalists.
+
+    A finalist that breaks its SLOs in its rounds is rejected, and the next one that kept them in the qualifying round is
+    judged in rounds of its own. Each verdict rests on rounds that chose nothing; of two verdicts on one gain each, at most
+    one is given, so that false gains stay below twice 2.5 %.
 
     After a cancelled or failed call the re-measurements so far are in the study; the next call continues from them.
     """
@@ -81,22 +93,36 @@ async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[T
     chosen = qualified(qualifying, finalists, direction)
     if chosen is None:
         return unproven(baseline.number if starts else None, "no finalist could be measured again"), first
-    winner = next(t for t in rivals if t.number == chosen)
-    if starts:
-        own = first[0].get(baseline.number)
-        loads[baseline.number] = await _fair_load(again, store, baseline, winner, loads, own)
-    pair = (baseline, winner) if starts else (winner,)
-    round_s = _round_s(first[0], [t.number for t in pair])
-    count = _rounds(plan, again, store, [t.number for t in pair], round_s, first[0])
-    rounds = await Remeasurement(plan, again, store, _Stage(pair, loads, "prove", count), baseline.number).run()
-    seen = [_observed(plan, r) for r in rounds]
-    if not starts:
-        seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
+    earlier: Rounds = [dict(first[0])]  # measurements that the verdict does not rest on
+    rejected: list[int] = []
+    while True:
+        winner = next(t for t in rivals if t.number == chosen)
+        fair = {**loads}
+        if starts:
+            own = first[0].get(baseline.number)
+            fair[baseline.number] = await _fair_load(again, store, baseline, winner, loads, own)
+        pair = (baseline, winner) if starts else (winner,)
+        round_s = _round_s(first[0], [t.number for t in pair])
+        count = _rounds(plan, again, store, [t.number for t in pair], round_s, _seconds(earlier))
+        rounds = await Remeasurement(plan, again, store, _Stage(pair, fair, "prove", count), baseline.number).run()
+        seen = [_observed(plan, r) for r in rounds]
+        if not starts:
+            seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
+        following = None
+        if not keeps_slos(scores(seen, chosen)):
+            rest = [n for n in finalists if n not in (chosen, *rejected) and keeps_slos(scores([qualifying], n))]
+            following = qualified(qualifying, rest, direction)
+        if following is None:
+            break
+        rejected.append(chosen)
+        earlier += rounds
+        chosen = following
     groups = [next((one.group for one in r.values()), "") for r in rounds]
-    proof = judge(qualifying, seen, baseline.number, chosen, finalists, direction, len({*groups} - {""}))
+    proof = judge(qualifying, seen, baseline.number, chosen, finalists, direction, len({*groups} - {""}), rejected)
     effects = group_effects(seen, groups, direction)
-    others = {n: one for n, one in first[0].items() if n not in {t.number for t in pair}}
-    return replace(proof, group_effects_percent=effects, round_s=round_s or None), [*rounds, others]
+    in_pair = {t.number for t in pair}
+    others = [{n: one for n, one in measured.items() if n not in in_pair} for measured in earlier]
+    return replace(proof, group_effects_percent=effects, round_s=round_s or None), [*rounds, *others]
 
 
 def finalists_of(plan: Plan, complete: Sequence[Trial]) -> list[Trial]:
@@ -235,22 +261,29 @@ def _round_s(measured: Mapping[int, Remeasured], numbers: Sequence[int]) -> floa
     return sum(float(measured[n].outcome.facts.get("seconds", 0.0)) for n in numbers if n in measured)
 
 
+def _seconds(rounds: Rounds) -> float:
+    """Seconds that the measurements of these rounds took."""
+    return sum(float(one.outcome.facts.get("seconds", 0.0)) for r in rounds for one in r.values())
+
+
 def _rounds(
     plan: Plan,
     again: Again,
     store: Remembers,
     pair: Sequence[int],
     round_s: float,
-    qualifying: Mapping[int, Remeasured],
+    spent_s: float,
 ) -> int:
-    """How many rounds: ``confirm``, else as many as the time allows. It is recorded before the first one, and kept then."""
+    """How many rounds: ``confirm``, else as many as the time allows. It is recorded before the first one, and kept then.
+
+    ``spent_s``: seconds of the proof so far.
+    """
     if plan.confirm is not None:
         return plan.confirm
     for facts in store.recorded(PLANNED):
         rounds = facts.get("rounds")
         if facts.get("contenders") == list(pair) and isinstance(rounds, int):
             return max(1, min(MOST_ROUNDS, rounds))
-    spent_s = sum(float(one.outcome.facts.get("seconds", 0.0)) for one in qualifying.values())
     rounds = plan.proof_rounds(store.search_seconds(), round_s, spent_s, len(again.group_names))
     again.emit(PLANNED, {"contenders": list(pair), "rounds": rounds, "round_s": round(round_s, 1)})
     return rounds
@@ -272,15 +305,6 @@ def _recorded(store: Remembers, stage: _Stage) -> tuple[list[int], Rounds]:
 
 def _observed(plan: Plan, measured: Mapping[int, Remeasured]) -> dict[int, Observed]:
     return {number: observed(plan, again.outcome) for number, again in measured.items()}
-
-
-def observed(plan: Plan, outcome: AttemptResult) -> Observed:
-    """The score, and how much faster the service was while its load was on than over the whole run."""
-    score, metric = outcome.score or Score.failed(), plan.objective.metric
-    blocks = outcome.measurement.blocks.get(metric, ()) if outcome.measurement else ()
-    whole = outcome.measurement.metrics.get(metric, 0.0) if outcome.measurement else 0.0
-    loaded = sum(blocks) / len(blocks) if blocks else 0.0
-    return Observed(score, loaded / whole if whole > 0 and loaded > 0 else 1.0)
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
