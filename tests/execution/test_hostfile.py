@@ -63,7 +63,7 @@ def test_all_mistakes_are_named_with_their_lines() -> None:
     for part in (
         "line 2: node1 is given twice, first in line 1",
         "line 3: 'node2:99999': '99999' is not a port",
-        "write: node3 slots=8; a colon means a port",
+        "write: node3 slots=8; a colon means an SSH port",
         "write an IPv6 address in brackets: [::1]",
         "line 6: 'node[7-0]': the range 7-0 goes backwards",
         "line 7: 'node[1-': '[' without ']'",
@@ -74,6 +74,19 @@ def test_all_mistakes_are_named_with_their_lines() -> None:
         "[12:zz] is not an IPv6 address",
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("number", [1, 8, 16, 21, 32, 64, 128, 512])
+def test_a_number_behind_a_colon_that_may_be_devices_is_asked_about(number: int) -> None:
+    """Intel MPI and MPICH write processes there."""
+    hosts, mistakes = parse_hostfile(f"n1:{number}\n")
+    assert hosts == []
+    assert f"is {number} a number of devices? write: n1 slots={number}" in mistakes[0]
+
+
+@pytest.mark.parametrize("port", [22, 222, 1022, 2222, 65535])
+def test_a_number_behind_a_colon_that_is_no_number_of_devices_is_a_port(port: int) -> None:
+    assert parse_hostfile(f"n1:{port}\n") == ([Host("n1", port)], [])
 
 
 @pytest.mark.parametrize("text", ["", "\n\n# nothing\n"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -207,6 +208,48 @@ async def test_what_is_wrong_is_named(lab: Lab, changes: dict[str, Any], culprit
         await executor.start(Command(("true",)))
     assert caught.value.culprit is culprit
     await executor.close()
+
+
+def config_with(lab: Lab, folder: Path, extra: str) -> Path:
+    """The lab's configuration after these lines, which come first and so count."""
+    path = folder / "config"
+    path.write_text(f"{extra}\n{lab.config.read_text()}")
+    return path
+
+
+async def test_an_identity_file_that_is_absent_or_no_key_is_passed_over(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    (tmp_path / "broken").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nxx\n")
+    lines = "\n".join(f"IdentityFile {path}" for path in (tmp_path / "absent", tmp_path / "broken", f"{lab.folder}/id.pub"))
+    executor = reach(lab.machines[0], config=config_with(lab, tmp_path, lines))
+    assert await finished(await executor.start(Command(("true",)))) == 0
+
+
+async def test_a_node_behind_jump_hosts_is_reached_and_leaves_nothing(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    one, two, three = lab.machines
+    lines = f"Host {three.name}\n  ProxyJump {one.name},{two.name}\nHost *"
+    executor = reach(three, config=config_with(lab, tmp_path, lines))
+    assert await finished(await executor.start(Command(("true",)))) == 0
+    assert (logins(one), logins(two), logins(three)) >= (1, 1, 1)
+    await executor.close()
+    await until(lambda: (logins(one), logins(two), logins(three)) == (0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("jumps", "culprit", "text"),
+    [
+        ("no-such-host.invalid", Culprit.USER, "h3 is reached through no-such-host.invalid .*there is no host 'no-such-host"),
+        ("h1,no-such-host.invalid", Culprit.INFRASTRUCTURE, "h3 is reached through no-such-host.invalid "),
+        ("h1:1", Culprit.INFRASTRUCTURE, "h3 is reached through h1 .*no connection to h1"),
+        ("h3", Culprit.USER, "go in a circle .*: h3 through h3"),
+    ],
+)
+async def test_a_jump_host_that_fails_is_named(
+    lab: Lab, reach: Open, tmp_path: Path, jumps: str, culprit: Culprit, text: str
+) -> None:
+    executor = reach(lab.machines[2], config=config_with(lab, tmp_path, f"Host h3\n  ProxyJump {jumps}\nHost *"))
+    error = await refused(executor)
+    assert re.search(text, str(error)), error
+    assert error.culprit is culprit
 
 
 # ------------------------------------------------------------------------------------------------------ one connection

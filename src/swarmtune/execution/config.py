@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, field_validator
 from pydantic import Field as Option
 
 from swarmtune import registry
@@ -31,6 +31,11 @@ _Device = Annotated[int, Option(ge=0, lt=4096)]
 _SlurmName = Annotated[str, Option(pattern=r"^[a-z][a-z0-9_-]*$")]
 _SlurmValue = bool | int | Annotated[str, Option(pattern=r"^[ -~]+$")]  # a line of the job's script
 _Seconds = Annotated[float, Option(gt=0, le=1e7, allow_inf_nan=False)]
+
+
+def _name(value: Any) -> Any:
+    """The older extension numbers its groups."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 class NodeConfig(BaseModel):
@@ -82,7 +87,9 @@ class ServiceOptions(BaseModel):
 class ServiceGroupConfig(ServiceOptions):
     """Nodes that serve one candidate at a time."""
 
-    group_id: str = Option(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="its name")
+    group_id: Annotated[str, BeforeValidator(_name)] = Option(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="its name; a whole number will do"
+    )
     nodes: tuple[NodeConfig, ...] = Option(min_length=1, max_length=1024, description="its machines")
     master_node_index: int = Option(0, ge=0, description="which of the nodes answers")
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 MAX_HOSTS = 10_000
 MAX_SLOTS = 1024
 SSH_PORT = 22
+SSH_PORTS = frozenset({SSH_PORT, 222})  # ports of SSH servers among numbers that may be devices or processes
+MOST_DEVICES = 512  # that Intel MPI and MPICH users write behind a colon
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9](?:[A-Za-z0-9_.-]*[A-Za-z0-9])?")
 _RANGE = re.compile(r"([0-9]+)(?:-([0-9]+)(?:/([0-9]+))?)?")
@@ -168,10 +170,11 @@ def _port(text: str | None, piece: str) -> int:
         return SSH_PORT
     if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
         raise ValueError(f"{piece[:60]!r}: {text[:20]!r} is not a port; ports are numbers from 1 to 65535")
-    if int(text) < SSH_PORT:
+    if int(text) <= MOST_DEVICES and int(text) not in SSH_PORTS:
         host = piece.rpartition(":")[0]
         raise ValueError(
-            f"{piece[:60]!r}: is {text} a number of devices? write: {host} slots={text}; a colon means a port"
+            f"{piece[:60]!r}: is {text} a number of devices? write: {host} slots={text}; a colon means an SSH port (for a "
+            f"server that really listens there: Port {text} in ~/.ssh/config)"
         )
     return int(text)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, MissingExtraError
@@ -14,6 +14,8 @@ try:
     import asyncssh
 except ImportError as missing:
     raise MissingExtraError("Nodes over SSH", "ssh") from missing
+
+from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 __all__ = ["SshTarget", "asyncssh", "login"]
 
@@ -54,28 +56,55 @@ class SshTarget:
 
 
 async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientConnection:
-    """Log in. CommunicationError: for the user if the node, its key or our login is refused, else infrastructure.
+    """Log in, through the jump hosts of ~/.ssh/config. CommunicationError: for the user if a node, its key or our login is
+    refused, else infrastructure; it names the jump host that failed. A failed or cancelled call leaves no connection open.
 
     ``again``: an earlier login succeeded, so the host name is right.
     """
+    config = [str(target.config)] if target.config else []
+    last = Hop(target.host, target.port if target.port != 22 else None, target.username)
+    try:
+        way = route(last, config)
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise _refusal(target, error, "", again) from error
+    connection: asyncssh.SSHClientConnection | None = None
+    for hop in way:
+        at = target if hop is last else replace(target, host=hop.host, port=hop.port or 22, username=hop.username)
+        try:
+            following = await _login(hop, at, config, connection, again)
+            following.set_tunnel(connection)  # it closes with the connection through it
+            connection = following
+        except BaseException as error:
+            if connection is not None:
+                connection.abort()
+            if isinstance(error, CommunicationError) and hop is not last:
+                text = f"{target.host} is reached through {hop.host} (ProxyJump): {error.message}"
+                raise type(error)(text, culprit=error.culprit) from error
+            raise
+    assert connection is not None  # noqa: S101 - a way has a hop
+    return connection
+
+
+async def _login(
+    hop: Hop, at: SshTarget, config: list[str], through: asyncssh.SSHClientConnection | None, again: bool
+) -> asyncssh.SSHClientConnection:
     doorkeeper = _Doorkeeper()
     try:
-        options = asyncssh.SSHClientConnectionOptions(
-            host=target.host,
-            port=target.port if target.port != 22 else (),
-            username=target.username or (),
-            config=[str(target.config)] if target.config else (),
-            known_hosts=[str(target.known_hosts)] if target.known_hosts else (),
+        options = hop.options(
+            config,
+            **keys(hop, config),
+            known_hosts=[str(at.known_hosts)] if at.known_hosts else (),
             client_factory=lambda: doorkeeper,
             agent_forwarding=False,
             connect_timeout=CONNECT_S,
             keepalive_interval=KEEPALIVE_S,
             keepalive_count_max=KEEPALIVES,
+            tunnel=through,
         )
         doorkeeper.trusted = _trusted(options)
-        return await asyncssh.connect(target.host, options=options, known_hosts=doorkeeper.trusted)
+        return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.trusted)
     except (asyncssh.Error, OSError, ValueError) as error:
-        raise _refusal(target, error, doorkeeper.story, again) from error
+        raise _refusal(at, error, doorkeeper.story, again) from error
 
 
 def _trusted(options: asyncssh.SSHClientConnectionOptions) -> list[str]:

@@ -1,0 +1,114 @@
+"""The way to a node as OpenSSH takes it: the jump hosts before it, and the keys that are there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+MOST_HOPS = 16
+MOST_KEY_BYTES = 1024 * 1024
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]+))?/?")
+
+
+@dataclass(frozen=True)
+class Hop:
+    """A machine on the way. ``port`` and ``username`` None: as the configuration says."""
+
+    host: str
+    port: int | None = None
+    username: str | None = None
+
+    def options(self, config: Sequence[str], **more: Any) -> asyncssh.SSHClientConnectionOptions:
+        """The options of a login there. ``config``: files in place of ~/.ssh/config. ValueError, OSError or asyncssh.Error
+        if something in them is wrong.
+        """
+        return asyncssh.SSHClientConnectionOptions(
+            host=self.host, port=self.port or (), username=self.username or (), config=list(config) or (), **more
+        )
+
+
+def route(target: Hop, config: Sequence[str] = ()) -> list[Hop]:
+    """The hops to the target, in the order of the logins, the target last: those of ProxyJump, and before them those of the
+    first jump host's own ProxyJump, and so on. ValueError if they go in a circle.
+    """
+    way = [target]
+    while jumps := _jumps(way[0], config):
+        names = [hop.host.lower() for hop in way]
+        for jump in jumps:
+            if jump.host.lower() in names:
+                circle = " through ".join(hop.host for hop in reversed([jump, *jumps[jumps.index(jump) + 1 :], *way]))
+                raise ValueError(f"the jump hosts go in a circle (ProxyJump): {circle}")
+        way[:0] = jumps
+        if len(way) > MOST_HOPS:
+            raise ValueError(f"more than {MOST_HOPS} jump hosts (ProxyJump)")
+    return way
+
+
+def _jumps(hop: Hop, config: Sequence[str]) -> list[Hop]:
+    text = hop.options(config, client_keys=None).tunnel
+    if not isinstance(text, str):
+        return []
+    jumps = []
+    for part in text.split(","):
+        match = _JUMP.fullmatch(part.strip())
+        if match is None or not match["host"]:
+            raise ValueError(f"ProxyJump {text!r}: {part.strip()!r} is not [USER@]HOST[:PORT]")
+        jumps.append(Hop(match["host"].strip("[]"), int(match["port"]) if match["port"] else None, match["user"] or None))
+    return jumps
+
+
+def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
+    """Options that name the keys of the configuration's IdentityFile which can be used; empty without one.
+
+    A file that is absent, or no key, is passed over. A public key, also beside an absent private one, chooses a key of the
+    agent. A private key that asks for a passphrase is left to the agent.
+    """
+    found = hop.options(config, client_keys=None).config
+    private, public = [], []
+    for name in found.get("IdentityFile", ()):
+        path = Path(str(name)).expanduser()
+        data = _read(path)
+        if _is_public(data):
+            public.append(str(path))
+        elif _is_private(data):
+            private.append(str(path))
+        beside = path.with_name(f"{path.name}.pub")
+        if _is_public(_read(beside)):
+            public.append(str(beside))
+    if not found.get("IdentityFile", ()):
+        return {}
+    chosen: dict[str, Any] = {"client_keys": private, "ignore_encrypted": True}
+    if found.get("IdentitiesOnly") and public:
+        chosen["agent_identities"] = public
+    return chosen
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MOST_KEY_BYTES)
+    except OSError:
+        return b""
+
+
+def _is_public(data: bytes) -> bool:
+    try:
+        asyncssh.import_public_key(data)
+    except (asyncssh.KeyImportError, ValueError):
+        return False
+    return True
+
+
+def _is_private(data: bytes) -> bool:
+    try:
+        asyncssh.import_private_key(data)
+    except asyncssh.KeyEncryptionError:
+        return True
+    except (asyncssh.KeyImportError, ValueError) as error:
+        return "passphrase" in str(error).lower()
+    return True

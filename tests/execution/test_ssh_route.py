@@ -1,0 +1,73 @@
+"""Jump hosts and keys as OpenSSH reads them from a configuration. Nothing is connected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from swarmtune.execution.executors.ssh_route import Hop, keys, route
+
+
+def written(folder: Path, text: str) -> list[str]:
+    (folder / "config").write_text(text)
+    return [str(folder / "config")]
+
+
+@pytest.mark.parametrize(
+    ("text", "way"),
+    [
+        ("Host *\n  User u", ["n1"]),
+        ("Host n1\n  ProxyJump none\nHost *\n  ProxyJump b", ["n1"]),
+        ("Host n1\n  ProxyJump b", ["b", "n1"]),
+        ("Host n1\n  ProxyJump me@b:2222,[fe80::1]:22,ssh://c/", ["b:2222 me", "fe80::1:22", "c", "n1"]),
+        ("Host n1\n  ProxyJump b\nHost b\n  ProxyJump a", ["a", "b", "n1"]),
+        ("Host n1\n  ProxyJump b,c\nHost b\n  ProxyJump a\nHost c\n  ProxyJump x", ["a", "b", "c", "n1"]),
+        ("Host n*\n  ProxyJump b", ["b", "n1"]),
+    ],
+)
+def test_the_way_is_that_of_openssh(tmp_path: Path, text: str, way: list[str]) -> None:
+    hops = route(Hop("n1"), written(tmp_path, text))
+    shown = [h.host + (f":{h.port}" if h.port else "") + (f" {h.username}" if h.username else "") for h in hops]
+    assert shown == way
+
+
+@pytest.mark.parametrize(
+    ("text", "circle"),
+    [
+        ("Host *\n  ProxyJump n1", "n1 through n1"),
+        ("Host *\n  ProxyJump b", "n1 through b through b"),
+        ("Host n1\n  ProxyJump b\nHost b\n  ProxyJump N1", "n1 through b through N1"),
+        ("Host n1\n  ProxyJump a\nHost a\n  ProxyJump b\nHost b\n  ProxyJump c,a", "n1 through a through b through a"),
+    ],
+)
+def test_a_circle_is_a_mistake(tmp_path: Path, text: str, circle: str) -> None:
+    with pytest.raises(ValueError, match="go in a circle") as caught:
+        route(Hop("n1"), written(tmp_path, text))
+    assert str(caught.value).endswith(f"(ProxyJump): {circle}")
+
+
+@pytest.mark.parametrize("jump", ["b:x", "@", ":22", "b,,c"])
+def test_a_jump_that_is_none_is_named(tmp_path: Path, jump: str) -> None:
+    with pytest.raises(ValueError, match="ProxyJump"):
+        route(Hop("n1"), written(tmp_path, f"Host n1\n  ProxyJump {jump}"))
+
+
+def test_keys_are_those_that_are_there(tmp_path: Path) -> None:
+    plain, locked = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    plain.write_private_key(tmp_path / "plain")
+    plain.write_public_key(tmp_path / "plain.pub")
+    locked.write_private_key(tmp_path / "locked", passphrase="secret")
+    locked.write_public_key(tmp_path / "only.pub")
+    (tmp_path / "broken").write_text("no key")
+    (tmp_path / "folder").mkdir()
+    names = ("absent", "broken", "folder", "locked", "plain", "only.pub", "only")
+    lines = "\n".join(f"IdentityFile {tmp_path}/{name}" for name in names)
+    config = written(tmp_path, lines)
+    found = keys(Hop("n1"), config)
+    assert found == {"client_keys": [f"{tmp_path}/locked", f"{tmp_path}/plain"], "ignore_encrypted": True}
+    assert Hop("n1").options(config, **found).client_keys
+    only = keys(Hop("n1"), written(tmp_path, f"IdentitiesOnly yes\n{lines}"))
+    assert only["agent_identities"] == [f"{tmp_path}/plain.pub", f"{tmp_path}/only.pub", f"{tmp_path}/only.pub"]
+    assert keys(Hop("n1"), written(tmp_path, "User u")) == {}
