@@ -293,3 +293,23 @@ def test_the_plugin_example_keeps_the_contract(plugin: Path) -> None:
 def test_the_picture_is_drawn_from_the_recorded_run() -> None:
     draw = runpy.run_path(str(DOCS / "assets" / "make_picture.py"))["picture"]
     assert draw(text_of("docs/assets/demo.txt")) == text_of("docs/assets/demo.svg"), "run docs/assets/make_picture.py"
+
+
+def messages() -> list[str]:
+    """The texts of the program, with ... for what is filled in."""
+    found = []
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "..." for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_what_troubleshooting_quotes_is_what_the_program_says() -> None:
+    rows = [line for line in text_of("docs/troubleshooting.md").splitlines() if line.startswith("| `")]
+    quoted = [quote for row in rows for quote in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    known = messages()
+    assert len(quoted) > 20
+    assert [quote for quote in quoted if not any(quote in message for message in known)] == []

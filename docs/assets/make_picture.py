@@ -26,8 +26,10 @@ STYLES = (
     (r"\(ETA [^)]*\)", "bright_black"),
     (r"^(The winner is better|No significant gain).*$", "bold green"),
     (r"^Run the (winner|baseline):$", "bold"),
-    (r"^ +baseline +winner +difference *$", "bold"),
+    (r"^ +baseline +(winner|best found) +difference.*$", "bold"),
     (r"\bchanged\b", "yellow"),
+    (r"\bbroken\b", "red"),
+    (r"\bkept\b", "green"),
 )
 
 

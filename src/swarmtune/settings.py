@@ -30,6 +30,7 @@ from swarmtune.sources import (
     merged,
     origin,
     replaced,
+    rest_of,
     table_origin,
 )
 
@@ -321,7 +322,8 @@ def expanded(path: str) -> Path:
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSections:
     """Read everything. ``overrides`` is the command line as nested tables, with unset options left out.
 
-    ConfigPathError if the file cannot be read, ConfigValidationError with every mistake otherwise.
+    ConfigPathError if the file cannot be read, ConfigValidationError with every mistake otherwise; its ``details["rest"]``
+    is a ``sources.Rest``, or None.
     """
     content = read_toml(path) if path else {}
     model = settings_model()
@@ -342,7 +344,11 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     try:
         settings = model(**data)
     except ValidationError as error:
-        raise ConfigValidationError(mistakes + _sentences(error, layers, model)) from error
+        wrong = ConfigValidationError(mistakes + _sentences(error, layers, model))
+        wrong.details["rest"] = rest = rest_of(model, data, error)
+        if rest is not None:
+            rest.settings._layers = layers  # noqa: SLF001 - it is our own
+        raise wrong from error
     if not mistakes:
         for place, what in _unusable(settings.model_dump(warnings=False)):
             mistakes.append(f"{origin(layers, place)[0]}: {_dotted(place)}: {what}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 ENVIRONMENT_PREFIX = "SWARMTUNE_"
@@ -105,6 +106,16 @@ def replaced(data: Mapping[str, Any], place: Sequence[str], value: Any) -> dict[
     return {**data, first: replaced(data.get(first, {}), rest, value) if rest else value}
 
 
+def cut(data: Any, place: Sequence[Any]) -> Any:
+    """The data without the value at this place of tables and lists."""
+    first, *rest = place
+    if isinstance(data, Mapping) and first in data:
+        return {k: cut(v, rest) if rest and k == first else v for k, v in data.items() if rest or k != first}
+    if isinstance(data, (list, tuple)) and isinstance(first, int) and rest:
+        return [cut(v, rest) if i == first else v for i, v in enumerate(data)]
+    return data
+
+
 def origin(layers: Sequence[Layer], location: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     """The source of the value at this place, and the place without the names of types that pydantic adds.
 
@@ -128,3 +139,33 @@ def followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
             continue
         return () if i == 0 or (i == 1 and isinstance(data, Mapping)) else location[:i]
     return location
+
+
+@dataclass(frozen=True)
+class Rest:
+    """Settings without what is wrong in them. ``tables``: in which something that matters was left out."""
+
+    settings: Any
+    tables: frozenset[str]
+
+
+def rest_of(model: type[BaseModel], data: dict[str, Any], error: ValidationError) -> Rest | None:
+    """What is left of the data without these mistakes; None if that is not valid, either.
+
+    Unknown keys are left out alone; for other mistakes their key, of a list the whole list, and where that is not enough,
+    the whole table.
+    """
+    tables: set[str] = set()
+    for tables_too in (False, True):
+        for mistake in error.errors():
+            place = followed(data, mistake["loc"])
+            if mistake["type"] != "extra_forbidden" or tables_too:
+                place = tuple(takewhile(lambda part: isinstance(part, str), place))
+                tables.add(str(mistake["loc"][0]))
+            if place:
+                data = cut(data, place[:1] if tables_too else place)
+        try:
+            return Rest(model(**data), frozenset(tables))
+        except ValidationError as further:
+            error = further
+    return None

@@ -48,3 +48,5 @@ def test_a_study_that_optuna_touched_goes_on(workplace: Workplace) -> None:
     assert "trials 2, 3, 4 of the study" in err
     assert "4 evaluations," in out
     assert first["evaluations"] == 2
+    again = workplace.tune("-lb", "--evaluations", "4")  # nothing is left to do
+    assert again["wall_seconds"] > first["wall_seconds"], "the time is that of all runs"

@@ -23,7 +23,10 @@ class Spent:
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run. With a ``proof_failure`` the best is the search's favourite, and nothing is proven."""
+    """A finished run. With a ``proof_failure`` the best is the search's favourite, and nothing is proven.
+
+    ``wall_seconds``: of all runs of the study.
+    """
 
     study: str
     plan: Plan

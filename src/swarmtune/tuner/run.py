@@ -77,6 +77,7 @@ async def tune(
     started = clock.monotonic()
     async with session(plan, place, request, clock, listen) as study:
         writer, accelerators = study.writer, {group.name: group.accelerators for group in plan.groups}
+        started -= writer.ownership.active_seconds()  # of earlier runs: the result is that of all of them
         spent = writer.accelerator_seconds(accelerators)
         trials = await study.coordinator.search(writer.search_seconds(), spent)
         wall_s = study.coordinator.budget.wall_s

@@ -20,12 +20,11 @@ from swarmtune.apps.cli.options import (
     chosen_config,
     one_line,
     overrides,
-    planned,
+    read_plan,
 )
 from swarmtune.execution.reach import executor_of
 from swarmtune.records import command_line
 from swarmtune.report.commands import DEFAULT_PORT, live_lines
-from swarmtune.settings import read_settings
 from swarmtune.space import Dimension, Field
 from swarmtune.tuner.planning.plan import Plan
 
@@ -42,8 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
-    settings = read_settings(path, given)
-    show(noticed(planned(settings)))
+    show(noticed(read_plan(path, given)[1]))
     return EXIT_DONE
 
 

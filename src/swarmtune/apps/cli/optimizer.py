@@ -18,7 +18,7 @@ from swarmtune.apps.cli.options import (
     add_search_arguments,
     chosen_config,
     overrides,
-    planned,
+    read_plan,
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
@@ -96,10 +96,10 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
             path = Path(before["config"])
         if not args.dry_run:
             _sweep(place)
-    settings = read_settings(path, given)
+    settings, plan = read_plan(path, given)
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
-    return settings, planned(settings), place, request
+    return settings, plan, place, request
 
 
 def _sweep(place: Place) -> None:

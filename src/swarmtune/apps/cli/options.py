@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmtune import registry
-from swarmtune.errors import ConfigValidationError
+from swarmtune.errors import ConfigurationError, ConfigValidationError
 
 if TYPE_CHECKING:
     from swarmtune.settings import BaseSections
+    from swarmtune.sources import Rest
     from swarmtune.tuner.planning.plan import Plan
 
 
@@ -127,14 +129,45 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: table for name, table in tables.items() if table}
 
 
-def planned(settings: BaseSections) -> Plan:
-    """The plan of these settings; each mistake begins with where it was written: file, variable or command line."""
+def read_plan(path: Path | None, given: dict[str, dict[str, Any]]) -> tuple[BaseSections, Plan]:
+    """The settings and their plan. ConfigValidationError with the mistakes in both: those that the plan finds in what is
+    right are told with those of the settings.
+    """
+    from swarmtune.settings import read_settings
+
+    try:
+        settings = read_settings(path, given)
+    except ConfigValidationError as error:
+        raise ConfigValidationError([*error.mistakes, *_further(error.details.get("rest"))]) from error
+    return settings, planned(settings)
+
+
+def _further(rest: Rest | None) -> list[str]:
+    """The mistakes of the plan in tables in which nothing that matters was left out."""
+    if rest is None or "optimizer" in rest.tables:  # which engine is meant is not known
+        return []
+    try:
+        planned(rest.settings, rest.tables)
+    except ConfigValidationError as error:
+        return error.mistakes
+    except ConfigurationError:
+        pass
+    return []
+
+
+def planned(settings: BaseSections, without: Collection[str] = ()) -> Plan:
+    """The plan of these settings; each mistake begins with where it was written: file, variable or command line.
+
+    Mistakes in tables ``without`` some of their keys are left out, and so are those in rules between parameters then.
+    """
     from swarmtune.tuner.planning.make import make_plan
 
     try:
         return make_plan(settings)
     except ConfigValidationError as error:
-        mistakes = [f"{settings.origin(mistake.partition(':')[0])}: {one_line(mistake)}" for mistake in error.mistakes]
+        places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes]
+        known = {*without, *(["constraints", "optimizer"] if without else [])}
+        mistakes = [f"{settings.origin(p)}: {one_line(m)}" for p, m in places if p.split(".")[0] not in known]
         raise ConfigValidationError(mistakes) from error
 
 

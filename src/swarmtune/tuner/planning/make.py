@@ -14,7 +14,7 @@ from swarmtune.execution.config import ParallelConfig
 from swarmtune.execution.executors import executor_class
 from swarmtune.execution.reach import executor_of
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits
+from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits, slo_mistakes
 from swarmtune.records import Group, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
@@ -25,7 +25,7 @@ from swarmtune.tuner.planning import aims
 from swarmtune.tuner.planning.parts import engine_and_benchmark, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
-from swarmtune.tuner.planning.runnable import check_runnable
+from swarmtune.tuner.planning.runnable import not_runnable
 from swarmtune.workload import StopRules
 
 DEFAULT_EVALUATIONS = 16
@@ -46,17 +46,19 @@ def make_plan(settings: BaseSections) -> Plan:
     space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
-    if mistakes or engine is None or benchmark is None or space is None:
+    given = settings.parallel
+    if given.port is None and engine is not None and engine.port:
+        given = given.model_copy(update={"port": engine.port})
+    parallel = _resolved(given, mistakes) if given.enabled else None
+    if engine is None or benchmark is None or space is None or slo_mistakes(limits):
         raise ConfigValidationError(mistakes)
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    given = settings.parallel
-    if given.port is None and engine.port:
-        given = given.model_copy(update={"port": engine.port})
-    parallel = _resolved(given) if given.enabled else None
     groups = parallel.groups() if parallel else _groups(o.groups, engine)
-    check_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    if mistakes:
+        raise ConfigValidationError(mistakes)
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
@@ -104,24 +106,24 @@ def make_plan(settings: BaseSections) -> Plan:
     )
 
 
-def _resolved(given: ParallelConfig) -> ParallelConfig:
-    """The groups spelled out; ConfigValidationError, each mistake with the key that gave the hosts, or the executor that
+def _resolved(given: ParallelConfig, mistakes: list[str]) -> ParallelConfig | None:
+    """The groups spelled out; else None and the mistakes, each with the key that gave the hosts, or the executor that
     cannot reach them.
     """
     key = next((name for name in ("hostfile", "node_string") if getattr(given, name)), "service_groups")
     try:
         parallel = given.resolved()
     except ConfigValidationError as error:
-        raise ConfigValidationError(
-            [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
-        ) from error
+        mistakes += [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
+        return None
     nodes = [node for group in parallel.service_groups for node in group.nodes]
     for name in dict.fromkeys(executor_of(parallel, node.host, node.ssh_port) for node in nodes):
         try:
             if not registry.executors.is_ours(name):
                 executor_class(name)
         except ConfigurationError as error:
-            raise ConfigValidationError([f"parallel.executor: {error.message}"]) from error
+            mistakes.append(f"parallel.executor: {error.message}")
+            return None
     return parallel
 
 

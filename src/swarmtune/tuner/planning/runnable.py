@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.engines.base import Engine
-from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.errors import ConfigurationError
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.records import Group
 from swarmtune.settings import section_name
@@ -17,15 +17,15 @@ from swarmtune.tuner.planning.parts import keyed
 from swarmtune.workload import Workload
 
 
-def check_runnable(
+def not_runnable(
     engine: Engine,
     benchmark: Benchmark,
     space: Space,
     workload: Workload,
     groups: tuple[Group, ...],
     timeout_s: float,
-) -> None:
-    """Can the baseline's commands be made, and can they end within ``timeout_s`` seconds? ConfigValidationError if not."""
+) -> list[str]:
+    """Why the baseline's commands cannot be made, or cannot end within ``timeout_s`` seconds, as mistakes."""
     mistakes = []
     ports = [g.port for g in groups if g.port > 65535]
     if ports:
@@ -53,8 +53,7 @@ def check_runnable(
             mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
             mistakes.append(f"{section}: no command can be made of these values: {error}")
-    if mistakes or (mistakes := _shared_files(engine, space, groups)):
-        raise ConfigValidationError(mistakes)
+    return mistakes or _shared_files(engine, space, groups)
 
 
 def _shared_files(engine: Engine, space: Space, groups: tuple[Group, ...]) -> list[str]:

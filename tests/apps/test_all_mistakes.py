@@ -1,0 +1,80 @@
+"""All mistakes of a configuration in one pass: of its structure, its names, its ranges and its commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cli_runs import Cli
+
+BROKEN = """
+evalutions = 5
+[optimizer]
+engine = "vllm"
+evaluation = 7
+[objective]
+slo = { p95_tft_ms = 100 }
+[load_search]
+low = 8
+start = 4
+[vllm.command]
+model = "org/model"
+[[vllm.target_field]]
+name = "max_num_seqs"
+config_position = "--max-nums-seqs"
+min = 1
+max = 8
+colour = "red"
+[loadgen]
+input_file = "nowhere.jsonl"
+[parallel]
+enabled = true
+node_string = "n1,n1"
+"""
+MISTAKES = (
+    "evalutions: unknown key",
+    "optimizer.evaluation: unknown key; did you mean evaluations?",
+    "p95_tft_ms",
+    "load_search: start 4 must lie between low 8",
+    "--max-nums-seqs",
+    "colour: unknown key",
+    "nowhere.jsonl is not a file",
+    "n1 is given twice",
+)
+
+
+def test_one_pass_finds_all(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text(BROKEN)
+    ended = cli("check")
+    assert ended.code == 2
+    text = " ".join(ended.err.split())
+    assert [mistake for mistake in MISTAKES if mistake not in text] == []
+    assert "Traceback" not in text
+    assert cli("optimizer", "--dry-run").err.split() == ended.err.split()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "consequences"),
+    [
+        ('[vllm.command]\nmodel = 3\n[[vllm.target_field]]\nname = "a"', ("vllm.command.model: needed", "target_field")),
+        ('[[vllm.target_field]]\nname = "a"\nmin = "x"\n[vllm.command]\nmodel = "m"\n', ("constraints",)),
+        ('constraints = ["max_num_seqs >= nothing"]\n[[vllm.target_field]]\nname = 1\n', ("constraints",)),
+    ],
+)
+def test_a_mistake_is_not_followed_by_its_consequences(
+    clean: Path, cli: Cli, wrong: str, consequences: tuple[str, ...]
+) -> None:
+    top, _, tables = wrong.partition("[")
+    (clean / "config.toml").write_text(f'{top}\n[optimizer]\nengine = "vllm"\n[load_search]\nlow = 8\n[{tables}')
+    ended = cli("check")
+    assert ended.code == 2
+    assert "load_search: start 4 must lie between" in ended.err
+    own = [line for line in ended.err.splitlines() if line.lstrip().startswith("- ")]
+    assert len([line for line in own if any(text in line for text in consequences)]) <= 1, own
+
+
+def test_of_an_engine_that_is_not_known_nothing_is_guessed(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text("[optimizer]\nengine = 5\n[load_search]\nlow = 8\n")
+    ended = cli("check")
+    assert ended.code == 2
+    assert "llamacpp" not in ended.err
