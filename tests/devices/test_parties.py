@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -37,11 +38,11 @@ for line in sys.stdin:
 
 
 @contextlib.contextmanager
-def started(program: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+def started(program: str, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A process in a session of its own, as a supervisor starts it; it ends, and its children, with its standard input."""
     process = subprocess.Popen(
-        [sys.executable, "-c", program], env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, start_new_session=True,
+        [sys.executable, "-c", program, *arguments], env={**os.environ, **environment}, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     with process:
         try:
@@ -136,21 +137,43 @@ def test_a_service_without_load_leaves_its_cpus_to_others() -> None:
     assert service.pid not in process_ids()
 
 
-def test_what_the_tuner_has_started_beside_the_service_is_no_neighbour() -> None:
-    """A tuner with two groups on this machine: its other service and itself are its user's wish; a stranger's are not."""
-    tuner = """
-import os, subprocess, sys
-wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-for token in ("one-load", "two"):
-    print(subprocess.Popen(wait, env={**os.environ, "SWARMTUNE_TOKEN": token}, start_new_session=True).pid, flush=True)
-sys.stdin.read()
+# A tuner with two groups on this machine: it starts a service, its load and the service of the other group, as tuners do.
+TUNER = """
+import asyncio, sys
+from pathlib import Path
+from swarmtune.clock import RealClock
+from swarmtune.execution.executors.local import LocalExecutor
+from swarmtune.records import Command
+
+async def main():
+    executor = LocalExecutor(Path(sys.argv[1]), RealClock())
+    for token, program in (("token-one", sys.argv[2]), ("token-one-load", WAIT), ("token-two", WAIT)):
+        handle = await executor.start(Command((sys.executable, "-c", program), env={"SWARMTUNE_TOKEN": token}))
+        while not (told := await handle.logs(1)).endswith(chr(10)):
+            await asyncio.sleep(0.01)
+        print(told, end="", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    await executor.close()
+
+WAIT = "import os, signal; print(os.getpid(), flush=True); signal.pause()"
+asyncio.run(main())
 """
-    with started(SERVICE, SWARMTUNE_TOKEN="one") as service, started(tuner) as ours, started(SERVICE) as stranger:
-        port = int(says(service))
-        assert ours.stdout is not None
-        load, other_group = int(ours.stdout.readline()), int(ours.stdout.readline())
-        parties = Parties(ServiceMark((port,), "one"), load)
+LISTENS = """
+import os, signal, socket
+server = socket.create_server(("127.0.0.1", 0))
+print(os.getpid(), server.getsockname()[1], flush=True)
+signal.pause()
+"""
+
+
+def test_what_the_tuner_has_started_beside_the_service_is_no_neighbour(tmp_path: Path) -> None:
+    """Its other service and itself are its user's wish; a stranger's are not."""
+    with started(TUNER, str(tmp_path), LISTENS) as ours, started(SERVICE) as stranger:
+        service, port = map(int, says(ours).split())
+        load, other_group = int(says(ours)), int(says(ours))
+        parties = Parties(ServiceMark((port,), "token-one"), load)
         parties.find()
-        assert parties.of(Party.SERVICE).keys() == {service.pid}
-        assert {load, other_group, ours.pid} == parties.of(Party.LOAD_GENERATOR).keys()
-        assert stranger.pid in {one.pid for one in parties.others()}
+        assert parties.of(Party.SERVICE).keys() == {service}
+        assert {load, other_group, ours.pid} <= parties.of(Party.LOAD_GENERATOR).keys()
+        others = {one.pid for one in parties.others()}
+        assert {stranger.pid, os.getpid()} <= others

@@ -8,6 +8,8 @@ import pytest
 from tests.tuner.loop.test_coordinator import Loop, plan
 
 from swarmtune.engines.simulated import SimulatedEngine
+from swarmtune.errors import CommunicationError, Culprit, FitnessCalculationError, SwarmTuneError
+from swarmtune.fleet.job import RunResult, Stage
 from swarmtune.records import AttemptResult, Command, Measurement, Score, Setting, Trial, TrialState, command_line
 from swarmtune.report.document import document
 from swarmtune.report.figures import at_ceiling, comparison
@@ -22,6 +24,7 @@ from swarmtune.report.sentences import (
 )
 from swarmtune.search.load import LoadSearch
 from swarmtune.study.place import Place
+from swarmtune.tuner.loop.evaluation import Measured
 from swarmtune.tuner.proof.confirm import ABOVE_ZERO, NO_GAIN, Proof, Significance, Standing, unproven
 from swarmtune.tuner.proof.paired import Difference
 from swarmtune.tuner.result import Result
@@ -195,3 +198,27 @@ async def test_a_proof_that_failed_is_told_and_nothing_counts_as_proven(monkeypa
     shown = document(found)
     assert shown["best"]["trial"] == found.best.number
     assert (shown["verdict"]["significant"], shown["verdict"]["proof_failure"]) == (False, found.proof_failure)
+
+
+@pytest.mark.parametrize("error", [
+    FitnessCalculationError("Nothing can be counted per watt: the driver does not answer."),
+    CommunicationError("No group of nodes can be reached.", culprit=Culprit.USER),
+])  # fmt: skip
+async def test_what_a_measurement_of_the_proof_lacks_does_not_cost_the_report(
+    error: SwarmTuneError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimulatedEngine, "command", lambda *_: Command(("serve",)))
+    made = plan(6)
+    loop = Loop(made)
+    trials = await loop.coordinator.search()
+    (group,) = loop.groups
+
+    async def lacks(*_: object) -> RunResult[Measured]:
+        return group.failed(error, Stage.USE)
+
+    monkeypatch.setattr(group, "run", lacks)
+    session = Session(loop.coordinator, loop.again, loop.store, NOTHING)  # type: ignore[arg-type]
+    found = await _prove(made, Place("s", Path("s"), "s.db"), session, trials, 0.0, loop.clock)
+    assert found.best is not None
+    assert error.message in (found.proof_failure or "")
+    assert document(found)["best"]["trial"] == found.best.number

@@ -144,11 +144,16 @@ def _ancestors(pid: int) -> Iterable[int]:
 
 
 def _tuner_of(pid: int) -> int:
-    """The process that started this one as one of SwarmTune's: its nearest ancestor without the mark; itself without one."""
-    for above in _ancestors(pid):
-        if not any(text.startswith(f"{MARK}=".encode()) for text in environment(above)):
-            return above
-    return pid
+    """The tuner that started this process through a supervisor, which runs on the tuner's own Python; without such a tuner
+    the supervisor, or the process itself.
+    """
+    one = process(pid)
+    while one and any(text.startswith(f"{MARK}=".encode()) for text in environment(one.pid)):
+        one = process(one.parent)
+    if one is None or one.pid == pid:
+        return pid
+    program = _program(one.pid)  # of the supervisor
+    return one.parent if program and _program(one.parent) == program else one.pid
 
 
 def _program(pid: int) -> str:

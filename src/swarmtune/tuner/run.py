@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from swarmtune.clock import Clock
-from swarmtune.errors import Culprit, OptimizationError, SwarmTuneError
+from swarmtune.errors import Culprit, StoreError, StudyBusyError, SwarmTuneError
 from swarmtune.execution.executors.local import sweep_leftovers
 from swarmtune.records import AttemptResult, Event, Trial, TrialState
 from swarmtune.study.ownership import RENEW_EVERY_S
@@ -137,8 +137,8 @@ async def _prove(
     try:
         proof, rounds = await prove(plan, study.again, study.writer, complete)
     except SwarmTuneError as error:
-        if isinstance(error, OptimizationError) or error.culprit is Culprit.BUG:
-            raise
+        if isinstance(error, StoreError | StudyBusyError) or error.culprit is Culprit.BUG:
+            raise  # the study cannot be read, or is another's
         failure = error.message
         best = next((t.number for t in finalists_of(plan, complete)), None)
         proof = unproven(best, f"the proof failed: {failure}")

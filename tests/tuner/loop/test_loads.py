@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tests.tuner.loop.test_coordinator import plan
 
 from swarmtune.objective import Goodput
 from swarmtune.records import EarlyStop, Measurement, from_plain, to_plain
+from swarmtune.search.load import with_margin
 from swarmtune.tuner.loop.loads import best_point, load_point, savings, score_of, together
 
 OBJECTIVE = Goodput(limits={"p95_ttft_ms": 500.0})
@@ -63,6 +66,16 @@ def test_failures_enter_the_load_search_relative_to_what_is_allowed() -> None:
     point = load_point(made, measurement, OBJECTIVE.score(measurement))
     assert point.violations["success_rate"] == pytest.approx(1.0)
     assert not point.kept
+
+
+def test_where_no_failure_is_allowed_none_is_no_reason_for_a_lower_load() -> None:
+    strict = Goodput(limits={"p95_ttft_ms": 500.0}, min_success_rate=1.0)
+    made = plan(objective=strict)
+    points = [load_point(made, m, strict.score(m)) for m in (measured(5.0, 250.0, 6.0), measured(9.0, 300.0, 8.0))]
+    assert points[0].violations["success_rate"] == -1.0
+    assert with_margin(made.load_search, points, 8.0, 0.1) == 8.0
+    lost = replace(measured(5.0), metrics={**measured(5.0).metrics, "success_rate": 0.999})
+    assert not load_point(made, lost, strict.score(lost)).kept
 
 
 def test_savings_count_seconds_and_wrong_decisions() -> None:

@@ -354,12 +354,39 @@ async def test_the_baseline_gets_the_winners_load_if_it_does_better_there_and_is
         async def spy(job: Any, report: Any, run: Any = run, loads: Any = loads) -> RunResult[Measured]:
             loads.append((job.attempt.trial_number, job.loads.fixed))
             done = await run(job, report)
-            better = replace(done.result, score=Score(99.0, -99.0, {"latency": -0.1}))
+            slos = {"latency": -0.1, "success_rate": 1 - 1 / 0.99}  # not a single failure
+            better = replace(done.result, score=Score(99.0, -99.0, slos))
             return replace(done, result=better) if job.loads.fixed == 8.0 else done
 
         loop.groups[0].run = spy
         await prove(chosen, loop.again, store, store.trials())
         assert loads == expected
+
+
+async def at_other_load(store: MemoryStore, lose: Callable[[Any], bool], groups: int = 1) -> Loop:
+    """A proof in which the search's favourite was scored at another load than the baseline."""
+    chosen = plan(6, confirm=2, finalists=1)
+    best = next(t for t in finalists_of(chosen, store.trials()) if t.number)
+    store._trials[best.number] = replace(best, measurement=replace(best.measurement, load={"concurrency": 8.0}))
+    loop = Loop(chosen, groups=groups, store=store, lose=lose)
+    await prove(chosen, loop.again, store, store.trials())
+    return loop
+
+
+async def test_the_other_load_is_tried_on_the_group_of_the_qualifying_round() -> None:
+    """Else the faster of two groups would decide."""
+    store = await searched(groups=2)
+    loop = await at_other_load(store, lambda a: a.group == "g0" and a.kind.startswith("qualify"), groups=2)
+    groups = {a.kind.split(":")[0]: a.group for a in attempts_of(loop)}
+    assert (groups["qualify"], groups["fair-load"]) == ("g1", "g1")
+
+
+async def test_a_proof_that_has_begun_keeps_its_load() -> None:
+    store = await searched()
+    await at_other_load(store, lambda a: a.kind.startswith("fair-load"))
+    assert not [a for a, o in store.attempts if a.kind.startswith("fair-load") and o.score]
+    again = await at_other_load(store, lambda _: False)
+    assert attempts_of(again) == []
 
 
 def measured(number: int, setting: Setting, origin: str, load: float) -> Trial:

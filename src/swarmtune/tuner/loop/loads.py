@@ -30,11 +30,15 @@ def score_of(objective: Objective, measurement: Measurement) -> Score:
 
 def load_point(plan: Plan, measurement: Measurement, score: Score) -> LoadPoint:
     """The measurement as a point of the load search. The success rate enters as the share of failures, relative to the
-    allowed share.
+    allowed share; where none is allowed, no failure keeps it with all the margin there is.
     """
     violations, least = dict(score.violations), plan.objective.min_success_rate
-    if "success_rate" in violations and least < 1:
-        violations["success_rate"] = (1 - (1 - violations["success_rate"]) * least) / (1 - least) - 1
+    if "success_rate" in violations:
+        failed = 1 - (1 - violations["success_rate"]) * least
+        if least < 1:
+            violations["success_rate"] = failed / (1 - least) - 1
+        elif failed <= 0:
+            violations["success_rate"] = -1.0
     value = score.value if plan.objective.direction == "maximize" else None
     return LoadPoint(plan.load_value(measurement), violations, value, measurement.stopped_early)
 

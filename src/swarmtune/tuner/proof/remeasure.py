@@ -34,6 +34,7 @@ from swarmtune.tuner.proof.confirm import (
 MARGIN = 0.1  # of each SLO's limit is kept free at the load of the proof: on the cliff, chance decides
 REPEATS = 2  # of a disturbed round
 DISTURBED = 0.1  # of the machine, or of a device, was taken by other programs while none was idle
+QUALIFY, PROVE = "qualify", "prove"  # the stages
 PLANNED = "proof_planned"  # event: the number of rounds, and the contenders
 
 Rounds = list[dict[int, Remeasured]]  # one entry per round: the re-measurement of each trial
@@ -87,7 +88,7 @@ async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[T
     starts = baseline.score is not None and baseline.score.value is not None
     entrants = (baseline, *rivals) if starts else tuple(rivals)
     loads = {t.number: proof_load(plan, store.measurements_of(t.number), again.load_of(t)) for t in entrants}
-    first = await Remeasurement(plan, again, store, _Stage(entrants, loads, "qualify", 1), baseline.number).run()
+    first = await Remeasurement(plan, again, store, _Stage(entrants, loads, QUALIFY, 1), baseline.number).run()
     direction, finalists = plan.objective.direction, [t.number for t in rivals]
     qualifying = _observed(plan, first[0])
     chosen = qualified(qualifying, finalists, direction)
@@ -100,11 +101,11 @@ async def prove(plan: Plan, again: Again, store: Remembers, complete: Sequence[T
         fair = {**loads}
         if starts:
             own = first[0].get(baseline.number)
-            fair[baseline.number] = await _fair_load(again, store, baseline, winner, loads, own)
+            fair[baseline.number] = await _fair_load(plan, again, store, (baseline, winner), loads, own)
         pair = (baseline, winner) if starts else (winner,)
         round_s = _round_s(first[0], [t.number for t in pair])
         count = _rounds(plan, again, store, [t.number for t in pair], round_s, _seconds(earlier))
-        rounds = await Remeasurement(plan, again, store, _Stage(pair, fair, "prove", count), baseline.number).run()
+        rounds = await Remeasurement(plan, again, store, _Stage(pair, fair, PROVE, count), baseline.number).run()
         seen = [_observed(plan, r) for r in rounds]
         if not starts:
             seen = [{**r, baseline.number: Observed(Score.failed())} for r in seen]
@@ -230,29 +231,34 @@ def in_order(contenders: Sequence[Trial], number: int) -> list[Trial]:
 
 
 async def _fair_load(
+    plan: Plan,
     again: Again,
     store: Remembers,
-    baseline: Trial,
-    winner: Trial,
+    pair: tuple[Trial, Trial],
     loads: Mapping[int, float | None],
     own: Remeasured | None,
 ) -> float | None:
     """The load at which the baseline is measured: its own, or the winner's if it does better there and keeps the margin.
 
     The winner's load search started where better settings had led; the baseline's did not. None without load search.
+    ``pair``: baseline and winner; ``own``: the baseline in the qualifying round, on whose group the other load is tried
+    first. A proof that has begun keeps its load.
     """
+    baseline, winner = pair
     mine, other = loads[baseline.number], loads[winner.number]
     if mine is None or other is None or mine == other or own is None or own.outcome.score is None:
         return mine
-    kind = fair_load_of(winner.number, other)
-    outcome = next((a.outcome for a in store.confirmations() if a.kind == kind), None)
-    for name in again.group_names:
+    kind, before = fair_load_of(winner.number, other), store.confirmations()
+    outcome = next((a.outcome for a in before if a.kind == kind), None)
+    begun = any(a.trial_number == winner.number and a.kind.startswith(f"{PROVE}:") for a in before)
+    for name in () if begun else sorted(again.group_names, key=lambda name: name != own.group):
         if outcome is None:
             with contextlib.suppress(BenchmarkExecutionError):
                 outcome = await again.measure(baseline, name, kind, other, {})
-    if outcome is None or outcome.score is None or outcome.score.value is None:
+    if outcome is None or outcome.measurement is None or outcome.score is None or outcome.score.value is None:
         return mine
-    kept = all(violation <= -MARGIN / 2 for violation in outcome.score.violations.values())
+    found = load_point(plan, outcome.measurement, outcome.score)
+    kept = all(violation <= -MARGIN / 2 for violation in found.violations.values())
     return other if kept and outcome.score.rank < own.outcome.score.rank else mine
 
 
