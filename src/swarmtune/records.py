@@ -72,6 +72,8 @@ class Command:
     ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown,
     and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
+    ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
+    stop.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +82,7 @@ class Command:
     directory: str = ""
     memory_limit_bytes: int | None = None
     secrets: frozenset[str] = frozenset()
+    lives_on: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _frozen(self.env))
@@ -101,12 +104,11 @@ class Command:
 
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the same process as ``other``? Then no restart is needed (C7)."""
-        return other is not None and (self.argv, dict(self.env), self.files, self.memory_limit_bytes) == (
-            other.argv,
-            dict(other.env),
-            other.files,
-            other.memory_limit_bytes,
-        )
+        return other is not None and self._process() == other._process()
+
+    def _process(self) -> tuple[Any, ...]:
+        """What the processes depend on."""
+        return self.argv, dict(self.env), self.files, self.memory_limit_bytes, self.lives_on
 
 
 def command_line(command: Command) -> str:

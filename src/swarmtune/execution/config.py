@@ -69,12 +69,19 @@ class ServiceOptions(BaseModel):
     port: int | None = Option(
         None, ge=1, le=65535, description="where the master answers; 8000, or the next one free of other groups"
     )
+    start: Literal["master", "every_node"] = Option(
+        "master",
+        description="master: start_script runs on the master alone, with --config PATH, and starts the other nodes "
+        "itself; every_node: it runs on each node",
+    )
     start_script: str = Option(
         "./start_service.sh",
         min_length=1,
-        description="run on every node; a relative path is a file here that is sent along, with arguments if wanted",
+        description="starts the service; a relative path is a file here that is sent along, with arguments if wanted",
     )
-    stop_script: str | None = Option(None, min_length=1, description="run on every node before its processes are ended")
+    stop_script: str | None = Option(
+        None, min_length=1, description="run where start_script runs, before its processes are ended"
+    )
     config_path: str = Option(
         "config.json", min_length=1, description="where the script finds the setting as JSON; relative to where it runs"
     )

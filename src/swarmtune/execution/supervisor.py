@@ -429,7 +429,8 @@ class Supervisor:
 
     ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES); directory ("~" is the home); files [{path, content,
     restore}], relative to the directory; log_path (default output.log in the directory); memory_limit_bytes (of address
-    space, per process); grace_s; lease_s (null: none); token; redact (values that must not appear in the log).
+    space, per process); lives_on (the end of the main process with 0 is not the command's); grace_s; lease_s (null: none);
+    token; redact (values that must not appear in the log).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
@@ -592,9 +593,12 @@ class Supervisor:
                 if pid == 0:
                     return
                 self._reaped = True
-                if self.main is not None and pid == self.main.pid and self.status is None:
-                    self.status = status
+                if self.main is not None and pid == self.main.pid and self.main.returncode is None:
                     self._drain()
+                    if status == 0 and self.spec.get("lives_on"):
+                        self.main.returncode = 0
+                        continue
+                    self.status = status
                     code, number = os.WEXITSTATUS(status), os.WTERMSIG(status)
                     self.main.returncode = -number if number else code
                     emit("exited", code=None if number else code, signal=number or None)

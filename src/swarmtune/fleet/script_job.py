@@ -89,6 +89,11 @@ class ScriptService:
     http: aiohttp.ClientSession
     clock: Clock
 
+    @property
+    def on_master(self) -> bool:
+        """Does the start script run on the master alone?"""
+        return self.config.start == "master"
+
     @classmethod
     def of(
         cls, config: ServiceGroupConfig, fitness: Fitness, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
@@ -111,15 +116,22 @@ class ScriptJob(Job[float]):
         self.facts = {"particle": folder.name.rpartition("-")[0]}
 
     def commands(self, group: Group) -> tuple[Command, ...]:
-        """The start script on each node, with the values in ``config_path``."""
+        """The start script where it runs, and on each node the values in ``config_path``.
+
+        A script that runs on the master alone may end with 0 and leave the service behind.
+        """
         path, script = self._service.config.config_path, self._service.start
+        environment = {"SWARMTUNE_CONFIG": path}
         # A file at an absolute path is the user's and is restored; a relative path is in a folder of our own.
         content = json.dumps(dict(self.values), indent=2) + "\n"
-        files = (*script.files, File(path, content, restore=Path(path).is_absolute()))
-        return tuple(
-            Command(script.argv, {"SWARMTUNE_CONFIG": path}, files, directory=of_rank(self.place, rank))
-            for rank in range(len(group.nodes))
-        )
+        values = File(path, content, restore=Path(path).is_absolute())
+        files, places = (*script.files, values), [of_rank(self.place, rank) for rank in range(len(group.nodes))]
+        if not self._service.on_master:
+            return tuple(Command(script.argv, environment, files, place) for place in places)
+        argv = (*script.argv, "--config", path)
+        first = Command(argv, environment, files, places[0], lives_on=True)
+        # On the others a command holds the file for as long as the service runs, and shows whether the node is there.
+        return (first, *(Command(("true",), environment, (values,), place, lives_on=True) for place in places[1:]))
 
     async def ready(self, service: Service) -> bool:  # noqa: ARG002 - the URL is the user's
         """Does the health URL answer 200?"""
@@ -140,8 +152,9 @@ class ScriptJob(Job[float]):
         return SimulatorHealthCheckError(with_last_line(text, log), culprit=Culprit.INFRASTRUCTURE)
 
     async def use(self, service: Service) -> float:
-        """The cost. Errors of the fitness function are blamed on the particle. A fitness function that runs in a thread
-        cannot be cancelled: its result is then ignored.
+        """The cost. Errors of the fitness function are blamed on the particle, unless the service that a script has left
+        behind does not answer any more. A fitness function that runs in a thread cannot be cancelled: its result is then
+        ignored.
         """
         limit_s = self._service.timeout_s
         try:
@@ -149,9 +162,14 @@ class ScriptJob(Job[float]):
         except TimeoutError as error:
             text = f"no result within evaluation_timeout, {limit_s:g} s"
             raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+        except BenchmarkExecutionError as error:
+            if not self._service.on_master or await self.ready(service):
+                raise
+            text = f"the service does not answer any more at {self._service.config.health_url}: {error.message}"
+            raise SimulatorHealthCheckError(text, culprit=Culprit.INFRASTRUCTURE) from error
 
     async def before_stop(self, service: Service) -> None:
-        """Run the stop script on every node, if there is one."""
+        """Run the stop script, if there is one, where the start script ran."""
         script = self._service.stop
         if script is None:
             return
@@ -166,10 +184,10 @@ class ScriptJob(Job[float]):
             finally:
                 await handle.stop()
 
-        await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._nodes.executors)))
+        await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._with_script)))
 
     async def keep(self, result: Mapping[str, Any], remote: bool) -> str | None:
-        """Write ``result.json`` here and, with ``remote``, on the master, and fetch the output of every rank.
+        """Write ``result.json`` here and, with ``remote``, on the master, and fetch the output of each start script.
 
         Returns the reason if a file could not be written or fetched.
         """
@@ -180,12 +198,17 @@ class ScriptJob(Job[float]):
             if not remote:
                 return None
             await self._nodes.executors[0].put(file, f"{self.place}/result.json")
-            for rank, executor in enumerate(self._nodes.executors):
+            for rank, executor in enumerate(self._with_script):
                 log = f"{of_rank(self.place, rank)}/output.log"
                 await executor.get(log, self.folder / f"{of_rank('output', rank)}.log")
         except (SwarmTuneError, OSError) as error:
             return str(error)
         return None
+
+    @property
+    def _with_script(self) -> tuple[Executor, ...]:
+        """The nodes on which start and stop script run, the master first."""
+        return self._nodes.executors[: 1 if self._service.on_master else None]
 
     async def _call(self, url: str) -> Any:
         fitness = self._service.fitness
