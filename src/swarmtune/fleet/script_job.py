@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import json
-import math
 import shlex
 import signal
-import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from swarmtune.execution.config import ServiceGroupConfig
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup, of_rank, with_rank
 from swarmtune.execution.supervisor import make_private
+from swarmtune.fleet.fitness import Measure
 from swarmtune.fleet.job import Job, Service
 from swarmtune.records import Command, File, Group, Value
 
@@ -38,9 +35,6 @@ POLL_S = 0.25
 OK = 200
 KILLED = {sign * number + base for number in (signal.SIGKILL, signal.SIGTERM) for sign, base in ((-1, 0), (1, 128))}
 """Exit codes of a process that was killed by the kernel or a person; a shell adds 128."""
-
-Fitness = Callable[[Mapping[str, Value], str], float | Awaitable[float]]
-"""Measures the service at a URL, which runs with these values; returns the cost, which is minimised."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class ScriptService:
     config: ServiceGroupConfig
     start: Script
     stop: Script | None
-    fitness: Fitness
+    measure: Measure
     timeout_s: float
     http: aiohttp.ClientSession
     clock: Clock
@@ -96,11 +90,11 @@ class ScriptService:
 
     @classmethod
     def of(
-        cls, config: ServiceGroupConfig, fitness: Fitness, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
+        cls, config: ServiceGroupConfig, measure: Measure, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
     ) -> ScriptService:
         """ConfigValidationError if a script cannot be read. ``timeout_s``: seconds that one measurement may take."""
         stop = Script.read(config.stop_script) if config.stop_script else None
-        return cls(config, Script.read(config.start_script), stop, fitness, timeout_s, http, clock)
+        return cls(config, Script.read(config.start_script), stop, measure, timeout_s, http, clock)
 
 
 class ScriptJob(Job[float]):
@@ -156,9 +150,9 @@ class ScriptJob(Job[float]):
         behind does not answer any more. A fitness function that runs in a thread cannot be cancelled: its result is then
         ignored.
         """
-        limit_s = self._service.timeout_s
+        limit_s, measured = self._service.timeout_s, self._service.measure(self.values, service, self.folder)
         try:
-            return _cost(await within(self._service.clock, limit_s, self._call(service.url)))
+            return await within(self._service.clock, limit_s, measured)
         except TimeoutError as error:
             text = f"no result within evaluation_timeout, {limit_s:g} s"
             raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
@@ -210,19 +204,6 @@ class ScriptJob(Job[float]):
         """The nodes on which start and stop script run, the master first."""
         return self._nodes.executors[: 1 if self._service.on_master else None]
 
-    async def _call(self, url: str) -> Any:
-        fitness = self._service.fitness
-        try:
-            if inspect.iscoroutinefunction(fitness):
-                return await fitness(self.values, url)
-            result = await _in_thread(fitness, self.values, url)
-            return await result if inspect.isawaitable(result) else result
-        except SwarmTuneError:
-            raise
-        except Exception as error:
-            text = f"fitness_func raised {type(error).__name__}: {error}"
-            raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
-
 
 async def answers_ok(http: aiohttp.ClientSession, url: str) -> bool:
     """Does this URL answer 200?"""
@@ -237,41 +218,3 @@ def with_last_line(text: str, log: str) -> str:
     """The text, followed by the last line that the service printed."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return f"{text}; its last line: {lines[-1][:500]}" if lines else text
-
-
-def _cost(result: Any) -> float:
-    try:
-        cost = float(result)
-    except (TypeError, ValueError):
-        cost = math.nan
-    if math.isnan(cost):
-        text = f"fitness_func returned {str(result)[:100]!r}, which is not a number"
-        raise BenchmarkExecutionError(text, culprit=Culprit.SETTING)
-    return cost
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function in a daemon thread of its own, so that a hung function delays neither others nor the exit."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def deliver(result: Any, error: Exception | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    def run() -> None:
-        try:
-            outcome: tuple[Any, Exception | None] = (function(*arguments), None)
-        except BaseException as error:  # noqa: BLE001 - also SystemExit must not end the dispatcher
-            outcome = (None, RuntimeError(f"{type(error).__name__}: {error}"))
-            if isinstance(error, Exception) and not isinstance(error, StopIteration):
-                outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(deliver, *outcome)
-
-    threading.Thread(target=run, name="fitness_func", daemon=True).start()
-    return await done

@@ -25,7 +25,7 @@ from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
 from swarmtune.loadgen.base import LoadedService
-from swarmtune.loadgen.judge.certify import disturbed
+from swarmtune.loadgen.judge.certify import disturbed, refused
 from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
@@ -197,7 +197,7 @@ class Evaluation(Job[Measured]):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             fresh = replace(workload, seed=workload.seed + repeat)  # the service may remember the prompts
             measurement = await self._measure(service, fresh, directory, timeout_s)
-            if measurement.valid or (refused(measurement) and not disturbed(measurement.reasons)):
+            if measurement.valid or refused(measurement):
                 taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
                 return replace(
                     measurement,
@@ -265,11 +265,6 @@ class Evaluation(Job[Measured]):
             raise SimulatorHealthCheckError(
                 "The service still runs but no longer answers after the measurement.", details={"cause": "hang"}
             )
-
-
-def refused(measurement: Measurement) -> bool:
-    """Has the service answered, and not completed a single request?"""
-    return measurement.metrics.get("completed") == 0 and measurement.metrics.get("answered", 0) > 0
 
 
 def seed_of(seed: int, requests: int | str, point: int) -> int:
