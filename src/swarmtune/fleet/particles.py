@@ -139,10 +139,7 @@ class ParticleDispatcher:
             self._dispatcher: Dispatcher[Particle, float] = Dispatcher(
                 self._pool, self._clock, retry, self._forward, self._release_nodes
             )
-            every_s = config.health_check_interval
-            await stack.enter_async_context(
-                HealthMonitor(self._pool, lambda group: group.answers(), self._clock, every_s)
-            )
+            await stack.enter_async_context(HealthMonitor(self._pool, config.health_check_interval))
             stack.push_async_callback(self._dispatcher.close)
             self._stack = stack.pop_all()
         return self

@@ -130,7 +130,7 @@ async def looked_after(
     if parallel is None:
         yield
         return
-    async with HealthMonitor(dispatcher.pool, lambda group: group.answers(), clock, parallel.health_check_interval):
+    async with HealthMonitor(dispatcher.pool, parallel.health_check_interval):
         watching = asyncio.create_task(_follow(plan.hostfile, parallel, groups, dispatcher, clock, listen))
         try:
             yield
