@@ -69,7 +69,7 @@ class File:
 class Command:
     """What an executor runs: argv, never a shell line.
 
-    ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown,
+    ``env`` is added to the environment of the executor ("$PATH" in its PATH is the PATH there); names in ``secrets`` are redacted wherever the command is shown,
     and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
     ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
@@ -114,8 +114,13 @@ class Command:
 def command_line(command: Command) -> str:
     """A command as a shell line, secrets of environment and flags redacted."""
     hidden = set(command.secret_values)
-    variables = [f"{k}={'***' if k in command.secrets else shlex.quote(v)}" for k, v in sorted(command.env.items())]
+    variables = [f"{k}={'***' if k in command.secrets else _value(k, v)}" for k, v in sorted(command.env.items())]
     return " ".join([*variables, *(_shown(argument, hidden) for argument in command.argv)])
+
+
+def _value(name: str, value: str) -> str:
+    """A value for a shell, which expands $PATH in PATH as an executor does."""
+    return '"$PATH"'.join(map(shlex.quote, value.split("$PATH"))) if name == "PATH" else shlex.quote(value)
 
 
 def _shown(argument: str, hidden: set[str]) -> str:

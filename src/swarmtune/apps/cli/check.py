@@ -61,7 +61,7 @@ def show(plan: Plan) -> None:
     port = group.port or DEFAULT_PORT
     console.print("\n[bold]Service, baseline:[/bold]")
     for node, command in zip(
-        group.nodes, plan.engine.commands(plan.baseline(), replace(group, port=port)), strict=True
+        group.nodes, plan.commands(plan.baseline(), replace(group, port=port)), strict=True
     ):
         where = f"{node.host}: " if len(group.nodes) > 1 else ""
         console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
@@ -91,7 +91,7 @@ def document(plan: Plan) -> dict[str, Any]:
             for field in plan.space.fields
         ],
         "rules": [constraint.text for constraint in plan.space.constraints],
-        "service": [command_line(command) for command in plan.engine.commands(baseline, group)],
+        "service": [command_line(command) for command in plan.commands(baseline, group)],
         "load": command_line(load),
         "notices": list(plan.notices),
     }

@@ -117,7 +117,7 @@ class Evaluation(Job[Measured]):
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The engine's commands for this setting."""
-        commands = self.plan.engine.commands(self.attempt.setting, group)
+        commands = self.plan.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
 
@@ -135,7 +135,7 @@ class Evaluation(Job[Measured]):
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """The engine's diagnosis; of a service that still runs, with the time-out and what it answered last."""
-        error = self.plan.engine.diagnose(exit_code, log)
+        error = self._diagnosed(exit_code, log)
         if exit_code is not None:
             return error
         waited = f"not ready after {self.ready_s:g} s (wait_start_time). "
@@ -145,9 +145,13 @@ class Evaluation(Job[Measured]):
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
         """The engine's diagnosis of a service that was ready before."""
-        error = self.plan.engine.diagnose(exit_code, log)
+        error = self._diagnosed(exit_code, log)
         text = f"The service died while it was measured. {error.message}"
         return SimulatorHealthCheckError(text, details=error.details, culprit=error.culprit)
+
+    def _diagnosed(self, exit_code: int | None, log: str) -> SwarmTuneError:
+        """The engine's diagnosis, unless a text of the user shows another cause."""
+        return self.plan.health_check.of_service(self.plan.engine.diagnose(exit_code, log), log)
 
     async def after_stop(self, nodes: ServiceGroup) -> None:
         """Fetch the folder of the service; the log on a lost node is not fetched."""
@@ -241,10 +245,10 @@ class Evaluation(Job[Measured]):
                 await clock.sleep(POLL_S)
             if code != 0:
                 await self._check_answers(service)
-                raise BenchmarkExecutionError(
-                    f"The load generator {benchmark.name} ended with code {code}: {await handle.logs(LOG_LINES)}",
-                    details={"exit_code": code},
-                )
+                log = await handle.logs(LOG_LINES)
+                text = f"The load generator {benchmark.name} ended with code {code}: {log}"
+                error = BenchmarkExecutionError(text, details={"exit_code": code})
+                raise self.plan.health_check.of_benchmark(error, log)
         finally:
             await handle.stop(grace_s=2.0)
         try:

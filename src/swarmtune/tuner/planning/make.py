@@ -101,6 +101,8 @@ def make_plan(settings: BaseSections) -> Plan:
         study=o.study,
         notices=tuple(notices),
         early_stop=_early_stop(settings, limits, benchmark),
+        health_check=settings.health_check,
+        deploy=settings.deploy,
     )
 
 
