@@ -71,9 +71,9 @@ class PsoOptions(Section):
 class PsoStrategy(Section):
     """[pso_strategy]: how the coefficients change over the budget."""
 
-    c1: Strategy = Field("constant", description="course of c1")
-    c2: Strategy = Field("constant", description="course of c2")
-    w: Strategy = Field("constant", description="course of w")
+    c1: Strategy = Field("constant", description="course of c1: down to 0.5 of its start")
+    c2: Strategy = Field("constant", description="course of c2: up to 1.5 of its start")
+    w: Strategy = Field("constant", description="course of w: down to 0.4 of its start")
 
 
 class Optimizer(Section):
