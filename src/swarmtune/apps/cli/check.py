@@ -14,10 +14,12 @@ from rich.text import Text
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
+    add_older_arguments,
     add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
     chosen_config,
+    older_notes,
     one_line,
     overrides,
     planned,
@@ -37,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_arguments(parser)
     add_search_arguments(parser)
     add_parallel_arguments(parser)
+    add_older_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(noticed(planned(settings)))
+    show(noticed(older_notes(planned(settings), args)))
     return EXIT_DONE
 
 
