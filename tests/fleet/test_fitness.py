@@ -106,6 +106,35 @@ def test_a_service_that_lists_no_model_is_told_with_the_way_out(parallel: Parall
         dispatcher.evaluate_particles([{"max_batch_size": 8}])
 
 
+def on_master(parallel: ParallelConfig, python: Path | str) -> ParallelConfig:
+    return parallel.model_copy(update={"benchmark_on": "master", "benchmark_python": str(python)})
+
+
+def test_the_load_generator_runs_on_the_master_where_that_is_asked_for(parallel: ParallelConfig, tmp_path: Path) -> None:
+    config = on_master(parallel, sys.executable)
+    with ParticleDispatcher(config, FIELDS, lambda perf: perf.throughput, benchmark=LOAD) as dispatcher:
+        (result,) = dispatcher.evaluate_particles([{"max_batch_size": 8}])
+        folder = dispatcher.results_dir
+    assert (result.failure, result.cost > 0) == (None, True)
+    there = tmp_path / "work" / "127.0.0.1" / "loads" / folder.name / "000-00000-1" / "load"
+    assert (there / "spec.json").is_file()  # it ran on the "node", and its files came here
+    here = folder / "000-00000-1" / "load"
+    assert (here / "measurement.json").read_bytes() == (there / "measurement.json").read_bytes()
+
+
+def test_a_master_without_swarmtune_is_told_to_the_user(parallel: ParallelConfig, tmp_path: Path) -> None:
+    bare = tmp_path / "bare-python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S "$@"\n')
+    bare.chmod(0o700)
+    for python, words in ((bare, r"cannot run swarmtune\.loadgen\. Install"), ("/no/python", r"no such program")):
+        with (
+            ParticleDispatcher(on_master(parallel, python), FIELDS, lambda perf: 1.0, benchmark=LOAD) as dispatcher,
+            pytest.raises(SwarmTuneError, match=words) as caught,
+        ):
+            dispatcher.evaluate_particles([{"max_batch_size": 8}])
+        assert "parallel.benchmark_python" in str(caught.value)
+
+
 def test_units_are_those_of_the_older_tool() -> None:
     metrics = {
         "output_throughput": 800.0,

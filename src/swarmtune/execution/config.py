@@ -161,6 +161,14 @@ class ParallelConfig(ServiceOptions):
         "gpu", pattern=r"^[\w:.-]+$", description='what Slurm counts devices by: "gpu" or "npu"'
     )
     slurm_pending_timeout: _Seconds = Option(3600, description="seconds that a group's job may wait for its nodes")
+    benchmark_on: Literal["tuner", "master"] = Option(
+        "tuner",
+        description="where our load generator runs: on the tuner's machine, which all groups share, or on each group's "
+        "master, by benchmark_python",
+    )
+    benchmark_python: str = Option(
+        "python3", min_length=1, description="a Python of 3.11 or later with swarmtune on each master"
+    )
     mode: Literal["single_node", "multi_node"] = Option("multi_node", description="single_node: every node is a group")
     service_groups: tuple[ServiceGroupConfig, ...] = Option((), max_length=1024, description="the groups, one by one")
     hostfile: str | None = Option(None, min_length=1, description="file with one host a line (--hostfile)")
@@ -195,6 +203,11 @@ class ParallelConfig(ServiceOptions):
         if name not in registry.executors:
             raise ValueError(f"unknown executor {name!r}; use {', '.join(registry.executors)}")
         return name
+
+    @property
+    def load_python(self) -> str | None:
+        """The Python by which load generators run on the masters; None: they run on the tuner's machine."""
+        return self.benchmark_python if self.benchmark_on == "master" else None
 
     @property
     def start_s(self) -> float:

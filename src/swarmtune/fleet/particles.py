@@ -27,6 +27,7 @@ from swarmtune.fleet.fitness import ByBenchmark, ByPerformance, ByUrl, Fitness, 
 from swarmtune.fleet.health import HealthMonitor, RetryPolicy
 from swarmtune.fleet.history import SAME_FAILURES
 from swarmtune.fleet.loop_thread import LoopThread
+from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.fleet.particle_values import FieldLike, ParticleResults, decode, space_of
 from swarmtune.fleet.performance import Meter
 from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
@@ -188,7 +189,8 @@ class ParticleDispatcher:
             return ByUrl(self._fitness)
         if self._older.benchmark_func is not None:
             return ByBenchmark(self._fitness, self._older.benchmark_func)
-        return ByPerformance(self._fitness, Meter(self._benchmark, here, self._http, self._clock))
+        place = LoadPlace(here, self.config.load_python)
+        return ByPerformance(self._fitness, Meter(self._benchmark, place, self._http, self._clock))
 
     # --- what a batch needs -------------------------------------------------------------------------------------------
 

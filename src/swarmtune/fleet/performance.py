@@ -12,8 +12,8 @@ import aiohttp
 
 from swarmtune.clock import Clock
 from swarmtune.errors import BenchmarkExecutionError, BenchmarkParseError, Culprit
-from swarmtune.execution.executors.base import Executor
 from swarmtune.fleet.job import LOG_LINES, Service
+from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.loadgen.base import LoadedService
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.judge.certify import refused
@@ -54,12 +54,12 @@ class Performance:
 
 
 class Meter:
-    """Puts a load on a service, from this machine."""
+    """Puts a load on a service."""
 
-    def __init__(self, options: LoadgenOptions, executor: Executor, http: aiohttp.ClientSession, clock: Clock) -> None:
-        """``executor`` runs the load generator."""
+    def __init__(self, options: LoadgenOptions, place: LoadPlace, http: aiohttp.ClientSession, clock: Clock) -> None:
+        """``place``: where the load generator runs."""
         self._benchmark = SwarmtuneBenchmark(options)
-        self._executor, self._http, self._clock = executor, http, clock
+        self._place, self._http, self._clock = place, http, clock
 
     async def __call__(self, service: Service, folder: Path) -> Performance:
         """One valid measurement, with its files below ``folder``; one that the load generator rejects is repeated.
@@ -79,19 +79,16 @@ class Meter:
         raise BenchmarkExecutionError(text, details={"reasons": list(reasons)})
 
     async def _measure(self, workload: Workload, service: Service, folder: Path) -> Measurement:
-        group = service.group
-        command = self._benchmark.command_for(workload, LoadedService(service.url, group.nodes, token=service.token))
-        handle = await self._executor.start(replace(command, directory=str(folder.absolute())))
+        folder, loaded = folder.absolute(), LoadedService(service.url, service.group.nodes, token=service.token)
+        handle = await self._place.start(self._benchmark.command_for(workload, loaded), service, folder)
         try:
             while (code := await handle.poll()) is None:
                 await self._clock.sleep(POLL_S)
             if code != 0:
-                raise BenchmarkExecutionError(
-                    f"the load generator ended with code {code}: {await handle.logs(LOG_LINES)}",
-                    details={"exit_code": code},
-                )
+                raise self._place.failed(service, "the load generator", code, await handle.logs(LOG_LINES))
         finally:
             await handle.stop(grace_s=2.0)
+        await self._place.fetch(service, folder)
         try:
             return self._benchmark.read(folder)
         except OSError as error:

@@ -23,6 +23,7 @@ from swarmtune.errors import (
     SimulatorStartError,
 )
 from swarmtune.execution.executors.base import Handle
+from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import Service
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.judge.certify import DISTURBED
@@ -47,7 +48,14 @@ class Results(SwarmtuneBenchmark):
 class Bed:
     """An evaluation, and a service that it may use."""
 
-    def __init__(self, *results: Measurement, life: Life | None = None, ready: bool = True, **changes: Any) -> None:
+    def __init__(
+        self,
+        *results: Measurement,
+        life: Life | None = None,
+        ready: bool = True,
+        python: str | None = None,
+        **changes: Any,
+    ) -> None:
         self.clock = VirtualClock()
         benchmark = Results(LoadgenOptions())
         benchmark.results = iter(results)
@@ -57,7 +65,7 @@ class Bed:
         self.kept: list[Measurement] = []
         self.phases: list[str] = []
         attempt = Attempt(7, 3, self.plan.baseline(), "g", "mark")
-        bench = Bench(self.executor, self.clock, Path("study/attempts"))
+        bench = Bench(self.executor, self.clock, Path("study/attempts"), python)
         self.job = Evaluation(self.plan, attempt, bench, lambda kind, _: self.phases.append(kind), self.kept.append)
         self.job.started_at = self.clock.monotonic()
         service: Handle = VirtualHandle(Command(("serve",)), Life(), self.clock, 0.0)
@@ -112,6 +120,17 @@ class Checked(Bed):
     (200, "x" * 2_000_000, "POST /v1/completions answered more than can be an answer to that"),
     (404, "", "POST /v1/completions answered 404"),
 ])  # fmt: skip
+async def test_the_load_of_a_service_may_come_from_its_master() -> None:
+    bed = Bed(GOOD, python="/opt/python")
+    node = VirtualExecutor(bed.clock, lambda _: Life(10.0))
+    bed.service = replace(bed.service, nodes=ServiceGroup(bed.service.group, [node]))
+    assert (await bed.use()).measurement.metrics["request_goodput"] == 5.0
+    (handle,) = node.started
+    assert handle.command.argv == ("/opt/python", "-P", "-m", "swarmtune.loadgen", "spec.json")
+    assert handle.command.directory == "loads/attempts/0003-7/load-0"
+    assert bed.executor.started == []
+
+
 async def test_texts_of_the_user_in_a_log_give_the_cause_and_the_path_its_beginning() -> None:
     texts = {"fatal_patterns": {"out_of_memory": ["HBM exhausted"]}, "retryable_patterns": {"io_error": ["disk asleep"]}}
     health = HealthCheck.model_validate({"service_errors": texts, "benchmark_errors": texts})

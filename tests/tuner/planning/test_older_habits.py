@@ -66,6 +66,16 @@ def test_what_only_the_weighted_objective_uses_is_noted() -> None:
     assert not [n for n in plan(SIMULATED).notices if "weighted" in n]
 
 
+def test_only_our_own_load_generator_runs_on_masters() -> None:
+    parallel = '[parallel]\nenabled = true\nmode = "single_node"\nnode_string = "127.0.0.1"\nnpus_per_node = 0\n'
+    text = f'{SIMULATED}{parallel}benchmark_on = "master"\n'
+    assert plan(text).load_python == "python3"
+    assert plan(f'{text}benchmark_python = "/opt/python"\n').load_python == "/opt/python"
+    assert plan(SIMULATED + parallel).load_python is None
+    with pytest.raises(ConfigValidationError, match="load generator vllm_benchmark runs only on the tuner's machine"):
+        plan(text, optimizer={"benchmark": "vllm_benchmark"})
+
+
 def test_start_scripts_are_not_the_engines() -> None:
     parallel = '[parallel]\nenabled = true\nmode = "single_node"\nnode_string = "127.0.0.1"\nnpus_per_node = 0\n'
     made = plan(f'{SIMULATED}{parallel}start_script = "./serve.sh"\nhealth_check_timeout = 9\n')

@@ -71,7 +71,8 @@ def show(plan: Plan) -> None:
     for line in live_lines(plan, plan.baseline()):
         console.print(f"  when it is ready: {line}", markup=False, soft_wrap=True)
     load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
-    console.print("[bold]Load:[/bold]")
+    console.print(f"[bold]{'Load, on the master of each group' if plan.load_python else 'Load'}:[/bold]")
+    load = replace(load, argv=(plan.load_python, *load.argv[1:])) if plan.load_python else load
     console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
     for notice in plan.notices:
         console.print(f"note: {notice}", markup=False)

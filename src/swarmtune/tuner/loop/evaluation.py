@@ -24,6 +24,7 @@ from swarmtune.errors import (
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
+from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.loadgen.base import LoadedService
 from swarmtune.loadgen.judge.certify import disturbed, refused
 from swarmtune.objective.objectives import ACCELERATORS
@@ -79,11 +80,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all evaluations of a study share: the executor of the load generator, and the parent folder of all attempts."""
+    """What all evaluations of a study share: the executor of the load generator, and the parent folder of all attempts.
+
+    ``python``: see LoadPlace.
+    """
 
     executor: Executor
     clock: Clock
     directory: Path
+    python: str | None = None
 
 
 class Evaluation(Job[Measured]):
@@ -230,10 +235,11 @@ class Evaluation(Job[Measured]):
 
     async def _measure(self, service: Service, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
         clock, benchmark = self._bench.clock, self.plan.benchmark
+        place = LoadPlace(self._bench.executor, self._bench.python)
         command = benchmark.command_for(workload, self._loaded(service))
         deadline = clock.monotonic() + max(1.0, timeout_s)
         environment = {**command.env, "SWARMTUNE_TOKEN": f"{self.attempt.token}-load"}
-        handle = await self._bench.executor.start(replace(command, directory=str(directory), env=environment))
+        handle = await place.start(replace(command, env=environment), service, directory)
         try:
             while (code := await handle.poll()) is None:
                 if clock.monotonic() > deadline:
@@ -246,11 +252,11 @@ class Evaluation(Job[Measured]):
             if code != 0:
                 await self._check_answers(service)
                 log = await handle.logs(LOG_LINES)
-                text = f"The load generator {benchmark.name} ended with code {code}: {log}"
-                error = BenchmarkExecutionError(text, details={"exit_code": code})
+                error = place.failed(service, f"The load generator {benchmark.name}", code, log)
                 raise self.plan.health_check.of_benchmark(error, log)
         finally:
             await handle.stop(grace_s=2.0)
+        await place.fetch(service, directory)
         try:
             return benchmark.read(directory)
         except OSError as error:

@@ -37,7 +37,7 @@ class Groups:
         self._clock = clock
         self._reach = Reach(plan.parallel or ParallelConfig(), clock, lambda _: None, None, leftovers, folder.name)
         self._local = LocalExecutor(folder, clock)
-        self.bench = Bench(self._local, clock, folder.resolve() / "attempts")
+        self.bench = Bench(self._local, clock, folder.resolve() / "attempts", plan.load_python)
         self._open: dict[str, ServiceRun[Measured]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._waiters: dict[str, asyncio.Event] = {}  # set when a group that left the pool has ended its work

@@ -41,7 +41,7 @@ def make_plan(settings: BaseSections) -> Plan:
     output = output_folder(settings.output, mistakes)
     check_study(o.study, mistakes)
     limits = aims.slos(settings, mistakes)
-    mistakes += aims.mistakes_of(settings, benchmark)
+    mistakes += aims.mistakes_of(settings, benchmark) + _place_mistakes(settings.parallel, benchmark)
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
     space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
@@ -115,6 +115,16 @@ def _script_notes(parallel: ParallelConfig) -> list[str]:
     if not parallel.enabled or not keys:
         return []
     return [f"{', '.join(keys)}: only ParticleDispatcher uses this; here the engine starts the service (-e command: a script)"]
+
+
+def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:
+    """That this load generator cannot run on the masters."""
+    if not parallel.enabled or parallel.load_python is None or benchmark is None or benchmark.runs_anywhere:
+        return []
+    return [
+        f"parallel.benchmark_on: the load generator {benchmark.name} runs only on the tuner's machine; take -b swarmtune, or "
+        'benchmark_on = "tuner"'
+    ]
 
 
 def _resolved(given: ParallelConfig) -> ParallelConfig:

@@ -79,6 +79,11 @@ class Plan:
         """The commands of the service with this setting, one for each node of the group."""
         return tuple(map(self.deploy.on_path, self.engine.commands(setting, group)))
 
+    @property
+    def load_python(self) -> str | None:
+        """The Python by which load generators run on the groups' masters; None: they run on this machine."""
+        return self.parallel.load_python if self.parallel else None
+
     def proof_rounds(self, search_s: float, round_s: float, qualifying_s: float, groups: int) -> int:
         """How many rounds the proof has: ``confirm``, else as many as fit into its time without ``qualifying_s``."""
         if self.confirm is not None:
