@@ -169,7 +169,11 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
         lab = stack.enter_context(Lab(2 * groups))
         addresses = [m.address for m in lab.machines]
         together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
-        options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} -S {work.SERVICE}"}
+        options: dict[str, Any] = {
+            "npus_per_node": 0,
+            "start": "every_node",
+            "start_script": f"{sys.executable} -S {work.SERVICE}",
+        }
         executors: Callable[[NodeConfig], Executor] | None = None
         if kind == "ray":
             options |= in_ray(stack, lab)

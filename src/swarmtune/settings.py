@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
+from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.records import looks_secret
@@ -25,17 +26,19 @@ from swarmtune.search.swarm import Strategy
 from swarmtune.sources import (
     CONFIG_PATH_VARIABLES,
     ENVIRONMENT_PREFIX,
+    MAX_DEPTH,
     Layer,
     environment,
+    items,
     merged,
     origin,
     replaced,
     rest_of,
     table_origin,
+    too_deep,
 )
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
-MAX_DEPTH = 32  # tables and lists inside each other
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 # pydantic's names of the mistakes of a number that lies outside its limits
 OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
@@ -44,8 +47,8 @@ OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVA
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (
-    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "deploy", "health_check",
-    "kubectl", "latency_model", "suggrogate", "surrogate",
+    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "kubectl", "latency_model", "suggrogate",
+    "surrogate",
 )  # fmt: skip
 OLD_KEYS = (
     "ftol", "ftol_iter", "max_fine_tune", "mem_coefficient", "scaling_coefficient", "service", "simulator_output",
@@ -71,9 +74,9 @@ class PsoOptions(Section):
 class PsoStrategy(Section):
     """[pso_strategy]: how the coefficients change over the budget."""
 
-    c1: Strategy = Field("constant", description="course of c1")
-    c2: Strategy = Field("constant", description="course of c2")
-    w: Strategy = Field("constant", description="course of w")
+    c1: Strategy = Field("constant", description="course of c1: down to 0.5 of its start")
+    c2: Strategy = Field("constant", description="course of c2: up to 1.5 of its start")
+    w: Strategy = Field("constant", description="course of w: down to 0.4 of its start")
 
 
 class Optimizer(Section):
@@ -208,6 +211,8 @@ class BaseSections(BaseSettings):
     pso_options: PsoOptions = PsoOptions()
     pso_strategy: PsoStrategy = PsoStrategy()
     parallel: ParallelConfig = ParallelConfig()
+    health_check: HealthCheck = HealthCheck()
+    deploy: Deploy = Deploy()
     constraints: list[str] = Field(
         [], max_length=1000, description="rules between parameters, e.g. 'max_num_batched_tokens >= max_num_seqs'"
     )
@@ -376,27 +381,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigValidationError([f"{path}: not valid TOML: nested too deep"]) from error
     except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise ConfigValidationError([f"{path}: not valid TOML: {error}"]) from error
-    if deep := _too_deep(content):
+    if deep := too_deep(content):
         raise ConfigValidationError([f"{path}: {deep}: nested deeper than {MAX_DEPTH} levels"])
     return content
-
-
-def _items(data: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(data, Mapping):
-        yield from data.items()
-    elif isinstance(data, (list, tuple)):
-        yield from enumerate(data)
-
-
-def _too_deep(content: Any) -> str:
-    """The place that is nested too deep; empty if there is none."""
-    waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
-    while waiting:
-        place, data = waiting.pop()
-        if len(place) > MAX_DEPTH:
-            return _dotted(place[:3]) + " ..."
-        waiting += [((*place, key), value) for key, value in _items(data) if isinstance(value, (dict, list, tuple))]
-    return ""
 
 
 def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
@@ -412,8 +399,8 @@ def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
         place, value = waiting.pop()
         if what := _unusable_text(value):
             mistakes.append((place, what))
-        waiting += [((*place, key), inner) for key, inner in _items(value)]
-        waiting += [((*place, "name"), key) for key, _ in _items(value) if isinstance(key, str) and "\0" in key]
+        waiting += [((*place, key), inner) for key, inner in items(value)]
+        waiting += [((*place, "name"), key) for key, _ in items(value) if isinstance(key, str) and "\0" in key]
     return mistakes
 
 

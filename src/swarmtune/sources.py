@@ -23,6 +23,8 @@ OWN_VARIABLES = (  # variables with our prefix that are no settings; every other
     *("SWARMTUNE_BUILD_NATIVE", "SWARMTUNE_DATA", "SWARMTUNE_PEERS"),  # hatch_build.py, tests/, benchmarks/
 )
 
+MAX_DEPTH = 32  # tables and lists inside each other
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -104,6 +106,24 @@ def replaced(data: Mapping[str, Any], place: Sequence[str], value: Any) -> dict[
     """The data with this value at this place."""
     first, *rest = place
     return {**data, first: replaced(data.get(first, {}), rest, value) if rest else value}
+
+
+def items(data: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(data, Mapping):
+        yield from data.items()
+    elif isinstance(data, (list, tuple)):
+        yield from enumerate(data)
+
+
+def too_deep(content: Any) -> str:
+    """The place that is nested too deep; empty if there is none."""
+    waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
+    while waiting:
+        place, data = waiting.pop()
+        if len(place) > MAX_DEPTH:
+            return ".".join(map(str, place[:3])) + " ..."
+        waiting += [((*place, key), value) for key, value in items(data) if isinstance(value, (dict, list, tuple))]
+    return ""
 
 
 def cut(data: Any, place: Sequence[Any]) -> Any:
