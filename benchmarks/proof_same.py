@@ -83,7 +83,9 @@ def main() -> None:
     drawn = [is_better([rounds[i] for i in rng.choice(len(rounds), ROUNDS, replace=False)])[0] for _ in range(DRAWN)]
     values = [np.log(pair[1].value or np.nan) - np.log(pair[0].value or np.nan) for pair in rounds]
     print(f"{len(rounds)} rounds; the gain of one spreads by {100 * np.std(values, ddof=1):.1f} %")
-    print(f"{len(proofs)} proofs: {sum(p[0] for p in proofs)} false gains, {sum(p[1] for p in proofs)} the other way round")
+    print(
+        f"{len(proofs)} proofs: {sum(p[0] for p in proofs)} false gains, {sum(p[1] for p in proofs)} the other way round"
+    )
     print(f"four rounds drawn at random, {DRAWN:,} times: {np.mean(drawn):.1%} false gains")
 
 

@@ -382,7 +382,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise ConfigValidationError([f"{path}: not valid TOML: {error}"]) from error
     if deep := too_deep(content):
-        raise ConfigValidationError([f"{path}: {deep}: nested deeper than {MAX_DEPTH} levels"])
+        raise ConfigValidationError([f"{path}: {_dotted(deep)} ...: nested deeper than {MAX_DEPTH} levels"])
     return content
 
 

@@ -115,15 +115,15 @@ def items(data: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(data)
 
 
-def too_deep(content: Any) -> str:
-    """The place that is nested too deep; empty if there is none."""
+def too_deep(content: Any) -> tuple[Any, ...]:
+    """The beginning of a place that is nested too deep; empty if there is none."""
     waiting: list[tuple[tuple[Any, ...], Any]] = [((), content)]
     while waiting:
         place, data = waiting.pop()
         if len(place) > MAX_DEPTH:
-            return ".".join(map(str, place[:3])) + " ..."
+            return place[:3]
         waiting += [((*place, key), value) for key, value in items(data) if isinstance(value, (dict, list, tuple))]
-    return ""
+    return ()
 
 
 def cut(data: Any, place: Sequence[Any]) -> Any:

@@ -50,13 +50,16 @@ def test_one_pass_finds_all(clean: Path, cli: Cli) -> None:
     text = " ".join(ended.err.split())
     assert [mistake for mistake in MISTAKES if mistake not in text] == []
     assert "Traceback" not in text
-    assert cli("optimizer", "--dry-run").err.split() == ended.err.split()
+    assert cli("optimizer", "--dry-run").err.splitlines()[1:] == ended.err.splitlines()[1:]
 
 
 @pytest.mark.parametrize(
     ("wrong", "consequences"),
     [
-        ('[vllm.command]\nmodel = 3\n[[vllm.target_field]]\nname = "a"', ("vllm.command.model: needed", "target_field")),
+        (
+            '[vllm.command]\nmodel = 3\n[[vllm.target_field]]\nname = "a"',
+            ("vllm.command.model: needed", "target_field"),
+        ),
         ('[[vllm.target_field]]\nname = "a"\nmin = "x"\n[vllm.command]\nmodel = "m"\n', ("constraints",)),
         ('constraints = ["max_num_seqs >= nothing"]\n[[vllm.target_field]]\nname = 1\n', ("constraints",)),
     ],
@@ -64,8 +67,7 @@ def test_one_pass_finds_all(clean: Path, cli: Cli) -> None:
 def test_a_mistake_is_not_followed_by_its_consequences(
     clean: Path, cli: Cli, wrong: str, consequences: tuple[str, ...]
 ) -> None:
-    top, _, tables = wrong.partition("[")
-    (clean / "config.toml").write_text(f'{top}\n[optimizer]\nengine = "vllm"\n[load_search]\nlow = 8\n[{tables}')
+    (clean / "config.toml").write_text(f'{wrong}\n[optimizer]\nengine = "vllm"\n[load_search]\nlow = 8\n')
     ended = cli("check")
     assert ended.code == 2
     assert "load_search: start 4 must lie between" in ended.err

@@ -68,7 +68,9 @@ def test_a_load_generator_has_texts_of_its_own(health: HealthCheck) -> None:
 
 def test_mistakes_in_the_tables_are_told(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
-    path.write_text('[health_check.service_errors.fatal_patterns]\nout_of_memroy = []\nio_error = ["x"]\ndevice_error = [""]')
+    path.write_text(
+        '[health_check.service_errors.fatal_patterns]\nout_of_memroy = []\nio_error = ["x"]\ndevice_error = [""]'
+    )
     with pytest.raises(ConfigValidationError) as caught:
         read_settings(path, {})
     where = f"{path}: health_check.service_errors.fatal_patterns"

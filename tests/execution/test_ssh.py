@@ -219,7 +219,9 @@ def config_with(lab: Lab, folder: Path, extra: str) -> Path:
 
 async def test_an_identity_file_that_is_absent_or_no_key_is_passed_over(lab: Lab, reach: Open, tmp_path: Path) -> None:
     (tmp_path / "broken").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nxx\n")
-    lines = "\n".join(f"IdentityFile {path}" for path in (tmp_path / "absent", tmp_path / "broken", f"{lab.folder}/id.pub"))
+    lines = "\n".join(
+        f"IdentityFile {path}" for path in (tmp_path / "absent", tmp_path / "broken", f"{lab.folder}/id.pub")
+    )
     executor = reach(lab.machines[0], config=config_with(lab, tmp_path, lines))
     assert await finished(await executor.start(Command(("true",)))) == 0
 
@@ -237,7 +239,11 @@ async def test_a_node_behind_jump_hosts_is_reached_and_leaves_nothing(lab: Lab, 
 @pytest.mark.parametrize(
     ("jumps", "culprit", "text"),
     [
-        ("no-such-host.invalid", Culprit.USER, "h3 is reached through no-such-host.invalid .*there is no host 'no-such-host"),
+        (
+            "no-such-host.invalid",
+            Culprit.USER,
+            "h3 is reached through no-such-host.invalid .*there is no host 'no-such-host",
+        ),
         ("h1,no-such-host.invalid", Culprit.INFRASTRUCTURE, "h3 is reached through no-such-host.invalid "),
         ("h1:1", Culprit.INFRASTRUCTURE, "h3 is reached through h1 .*no connection to h1"),
         ("h3", Culprit.USER, "go in a circle .*: h3 through h3"),

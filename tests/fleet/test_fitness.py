@@ -110,7 +110,9 @@ def on_master(parallel: ParallelConfig, python: Path | str) -> ParallelConfig:
     return parallel.model_copy(update={"benchmark_on": "master", "benchmark_python": str(python)})
 
 
-def test_the_load_generator_runs_on_the_master_where_that_is_asked_for(parallel: ParallelConfig, tmp_path: Path) -> None:
+def test_the_load_generator_runs_on_the_master_where_that_is_asked_for(
+    parallel: ParallelConfig, tmp_path: Path
+) -> None:
     config = on_master(parallel, sys.executable)
     with ParticleDispatcher(config, FIELDS, lambda perf: perf.throughput, benchmark=LOAD) as dispatcher:
         (result,) = dispatcher.evaluate_particles([{"max_batch_size": 8}])
@@ -182,7 +184,9 @@ def test_a_function_of_one_argument_is_the_older_form(function: Any, older: bool
 
 @pytest.mark.parametrize("function", [3, "cost", lambda: 1.0, lambda a, b, c: 1.0])
 def test_what_is_no_fitness_function_is_told(function: Any) -> None:
-    with pytest.raises(ConfigurationError, match="fitness_func must be a function of values and url, or of the measured"):
+    with pytest.raises(
+        ConfigurationError, match="fitness_func must be a function of values and url, or of the measured"
+    ):
         weighs_performance(function)
 
 

@@ -132,7 +132,10 @@ async def test_the_load_of_a_service_may_come_from_its_master() -> None:
 
 
 async def test_texts_of_the_user_in_a_log_give_the_cause_and_the_path_its_beginning() -> None:
-    texts = {"fatal_patterns": {"out_of_memory": ["HBM exhausted"]}, "retryable_patterns": {"io_error": ["disk asleep"]}}
+    texts = {
+        "fatal_patterns": {"out_of_memory": ["HBM exhausted"]},
+        "retryable_patterns": {"io_error": ["disk asleep"]},
+    }
     health = HealthCheck.model_validate({"service_errors": texts, "benchmark_errors": texts})
     bed = Bed(life=Life(1.0, 4, "disk asleep\n"), health_check=health, deploy=Deploy(path_prefix="/opt/stack"))
     log = "HBM exhausted"
@@ -141,7 +144,10 @@ async def test_texts_of_the_user_in_a_log_give_the_cause_and_the_path_its_beginn
     assert bed.job.died(1, "disk asleep").culprit is Culprit.INFRASTRUCTURE
     with pytest.raises(BenchmarkExecutionError, match="io error, by a text of .health_check.: disk asleep") as caught:
         await bed.use()
-    assert (caught.value.details, caught.value.culprit) == ({"exit_code": 4, "cause": "io_error"}, Culprit.INFRASTRUCTURE)
+    assert (caught.value.details, caught.value.culprit) == (
+        {"exit_code": 4, "cause": "io_error"},
+        Culprit.INFRASTRUCTURE,
+    )
     (command,) = bed.job.commands(Group("g", port=8000))
     assert command.env["PATH"] == "/opt/stack:/opt/stack/bin:$PATH"
 

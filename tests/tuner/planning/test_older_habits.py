@@ -31,7 +31,9 @@ def plan(text: str, **given: Any) -> Plan:
 def test_the_engine_whose_table_is_given_is_meant(text: str, engine: str) -> None:
     made = plan(text)
     assert made.engine.name == engine
-    assert [n for n in made.notices if NOTE in n] == ([] if engine == "llamacpp" else [f"the engine is {engine}, {NOTE}"])
+    assert [n for n in made.notices if NOTE in n] == (
+        [] if engine == "llamacpp" else [f"the engine is {engine}, {NOTE}"]
+    )
 
 
 @pytest.mark.parametrize("given", [{"optimizer": {"engine": "simulated"}}, {"simulate": True}])

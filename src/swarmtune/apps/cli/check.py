@@ -61,9 +61,7 @@ def show(plan: Plan) -> None:
     group = plan.groups[0]
     port = group.port or DEFAULT_PORT
     console.print("\n[bold]Service, baseline:[/bold]")
-    for node, command in zip(
-        group.nodes, plan.commands(plan.baseline(), replace(group, port=port)), strict=True
-    ):
+    for node, command in zip(group.nodes, plan.commands(plan.baseline(), replace(group, port=port)), strict=True):
         where = f"{node.host}: " if len(group.nodes) > 1 else ""
         console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
     for line in live_lines(plan, plan.baseline()):

@@ -58,7 +58,9 @@ def _jumps(hop: Hop, config: Sequence[str]) -> list[Hop]:
         match = _JUMP.fullmatch(part.strip())
         if match is None or not match["host"]:
             raise ValueError(f"ProxyJump {text!r}: {part.strip()!r} is not [USER@]HOST[:PORT]")
-        jumps.append(Hop(match["host"].strip("[]"), int(match["port"]) if match["port"] else None, match["user"] or None))
+        jumps.append(
+            Hop(match["host"].strip("[]"), int(match["port"]) if match["port"] else None, match["user"] or None)
+        )
     return jumps
 
 
@@ -69,8 +71,9 @@ def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
     agent. A private key that asks for a passphrase is left to the agent.
     """
     found = hop.options(config, client_keys=None).config
+    named = found.get("IdentityFile")
     private, public = [], []
-    for name in found.get("IdentityFile", ()):
+    for name in named if isinstance(named, list) else ():
         path = Path(str(name)).expanduser()
         data = _read(path)
         if _is_public(data):
@@ -80,7 +83,7 @@ def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
         beside = path.with_name(f"{path.name}.pub")
         if _is_public(_read(beside)):
             public.append(str(beside))
-    if not found.get("IdentityFile", ()):
+    if not named:
         return {}
     chosen: dict[str, Any] = {"client_keys": private, "ignore_encrypted": True}
     if found.get("IdentitiesOnly") and public:

@@ -48,7 +48,7 @@ def make_plan(settings: BaseSections) -> Plan:
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
     given = settings.parallel
-    if given.port is None and engine is not None and engine.port:
+    if given.port is None and engine is not None and space is not None and engine.port:
         given = given.model_copy(update={"port": engine.port})
     parallel = _resolved(given, mistakes) if given.enabled else None
     if engine is None or benchmark is None or space is None or slo_mistakes(limits):
@@ -116,7 +116,9 @@ def _script_notes(parallel: ParallelConfig) -> list[str]:
     keys = [f"parallel.{key}" for key in SCRIPT_KEYS if key in given]
     if not parallel.enabled or not keys:
         return []
-    return [f"{', '.join(keys)}: only ParticleDispatcher uses this; here the engine starts the service (-e command: a script)"]
+    return [
+        f"{', '.join(keys)}: only ParticleDispatcher uses this; here the engine starts the service (-e command: a script)"
+    ]
 
 
 def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:

@@ -30,7 +30,9 @@ def engine_name(settings: BaseSections, mistakes: list[str]) -> str | None:
     given = () if _is_named(settings) else engines_with_table(settings)
     if len(given) > 1:
         tables = ", ".join(f"[{section_name(registry.engines.load(name))}]" for name in given)
-        mistakes.append(f"optimizer.engine: the tables of several engines are given, {tables}; choose one of them with -e")
+        mistakes.append(
+            f"optimizer.engine: the tables of several engines are given, {tables}; choose one of them with -e"
+        )
         return None
     return given[0] if given else settings.engine_name
 
