@@ -55,10 +55,10 @@ def test_a_jump_that_is_none_is_named(tmp_path: Path, jump: str) -> None:
 
 
 def test_keys_are_those_that_are_there(tmp_path: Path) -> None:
-    plain, locked = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
+    plain, locked = (asyncssh.generate_private_key("ecdsa-sha2-nistp256") for _ in range(2))
     plain.write_private_key(tmp_path / "plain")
     plain.write_public_key(tmp_path / "plain.pub")
-    locked.write_private_key(tmp_path / "locked", passphrase="secret")
+    locked.write_private_key(tmp_path / "locked", "pkcs8-pem", passphrase="secret")
     locked.write_public_key(tmp_path / "only.pub")
     (tmp_path / "broken").write_text("no key")
     (tmp_path / "folder").mkdir()

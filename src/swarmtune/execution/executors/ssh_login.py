@@ -102,7 +102,7 @@ async def _login(
             tunnel=through,
         )
         doorkeeper.trusted = _trusted(options)
-        return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.trusted)
+        return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.trusted, tunnel=through)
     except (asyncssh.Error, OSError, ValueError) as error:
         raise _refusal(at, error, doorkeeper.story, again) from error
 

@@ -12,7 +12,7 @@ import asyncssh
 
 MOST_HOPS = 16
 MOST_KEY_BYTES = 1024 * 1024
-_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]+))?/?")
+_JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:/]*)(?::(?P<port>[0-9]+))?/?")
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
     for name in named if isinstance(named, list) else ():
         path = Path(str(name)).expanduser()
         data = _read(path)
-        if _is_public(data):
-            public.append(str(path))
-        elif _is_private(data):
+        if _is_private(data):  # first, since a private key can be read as its public one, too
             private.append(str(path))
+        elif _is_public(data):
+            public.append(str(path))
         beside = path.with_name(f"{path.name}.pub")
         if _is_public(_read(beside)):
             public.append(str(beside))
