@@ -38,6 +38,11 @@ def test_a_busy_machine_is_named_in_check_and_dry_run(cli: Cli, monkeypatch: pyt
     found(monkeypatch, BUSY)
     for command in (("check",), ("optimizer", "--dry-run")):
         assert f"note: {BUSY_NOTE}" in " ".join(cli(*command, "-e", "simulated").out.split())
+    hidden = replace(BUSY, busiest=(Program("cron", 7, 0.02),))
+    found(monkeypatch, hidden)
+    assert "are in use before anything was started, some of it by cron (pid 7, 2%)." in " ".join(
+        cli("check", "-e", "simulated").out.split()
+    )
     found(monkeypatch, replace(BUSY, share=0.2))
     assert "busy" not in cli("check", "-e", "simulated").out
 

@@ -13,7 +13,7 @@ import pytest
 from swarmtune.devices import busiest, cpus
 from swarmtune.devices.busiest import Busiest, MachineLook, growth, most_busy
 from swarmtune.devices.cpus import CpuTimes, CpuUse, Limit, cgroup_limit, cpu_use, read_times
-from swarmtune.devices.neighbours import IDLE, OTHER, NeighbourSource, shares
+from swarmtune.devices.neighbours import IDLE, OTHER, STOLEN, NeighbourSource, shares
 from swarmtune.devices.parties import ServiceMark
 from swarmtune.devices.processes import TICKS_PER_S, CpuAccount, Process, WaitAccount, process, shown, since_boot
 from swarmtune.devices.readings import ReadError
@@ -72,6 +72,8 @@ def test_waiting_counts_for_known_processes_and_only_if_it_matters() -> None:
     assert waits.share({(1, 1): (270 * ms, 1000 * ms), **new_thread, **late}, 11.0) == pytest.approx(300 / 600)
     assert waits.share({(1, 1): (280 * ms, 1040 * ms), **new_thread, **late}, 12.0) == 0.0, "40 ms in a second"
     assert waits.share({}, 13.0) is None
+    uncounted = WaitAccount()
+    assert [uncounted.share({(1, 1): (0, 0)}, at_s) for at_s in (10.0, 11.0)] == [None, None], "delay accounting is off"
 
 
 # --- the CPUs --------------------------------------------------------------------------------------------------------
@@ -98,6 +100,15 @@ def test_a_limit_of_a_cgroup_counts_where_less_of_it_is_idle() -> None:
     assert cpu_use(times(10, 0, limit=before), times(12, free, limit=other), range(4)) == CpuUse(4, 2, 4.0, 0.5)
     unused = replace(after, used_s=100.1)
     assert cpu_use(times(10, 0, limit=before), times(12, free, limit=unused), range(4)) == CpuUse(4, 2, 4.0, 0.5)
+
+
+def test_what_the_hypervisor_gave_to_other_machines_is_told_apart() -> None:
+    before, after = times(10, 0), replace(times(12, TICKS_PER_S), stolen=dict.fromkeys(range(4), TICKS_PER_S // 2))
+    use = cpu_use(before, after, range(4))
+    assert use == CpuUse(4, 2, 4.0, 0.5, stolen_s=2.0)
+    assert {r.name: r.value for r in shares(use, 1.0, 0.5)}[STOLEN] == 0.25
+    everything = replace(after, stolen=dict.fromkeys(range(4), 9 * TICKS_PER_S))
+    assert cpu_use(before, everything, range(4)) == CpuUse(4, 2, 4.0, 0.5, stolen_s=4.0), "no more than was used"
 
 
 def test_a_kernel_that_counts_nothing_or_no_such_cpu_is_not_known() -> None:

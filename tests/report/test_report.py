@@ -120,6 +120,15 @@ def test_an_open_verdict_says_what_would_decide_it_and_names_no_winner() -> None
     assert run_text(result()) == "Run the winner:"
 
 
+def test_without_rounds_or_rivals_nothing_is_said_to_be_insignificant() -> None:
+    unmeasured = replace(result(), proof=unproven(1, "nothing was re-measured"))
+    assert verdict_text(unmeasured) == "Not proven: nothing was re-measured."
+    assert open_text(unmeasured, "tune -lb") == "What would decide: `tune -lb --confirm 5`."
+    alone = replace(result(), proof=unproven(0, "the baseline is the best setting"))
+    assert verdict_text(alone) == "No significant gain: keep the baseline; the baseline is the best setting."
+    assert open_text(alone, "tune -lb") == ""
+
+
 def test_the_table_judges_each_slo_and_shows_what_was_changed_first() -> None:
     blocks = {"request_goodput": (6.0, 6.0)}
 

@@ -34,6 +34,11 @@ class MachineUse:
     busiest: tuple[Program, ...] = ()
 
 
+def how_much(named: float, share: float) -> str:
+    """What the named programs have of a use: the others are too small to be named, or cannot be seen from here."""
+    return "most of it" if 2 * named >= share else "some of it"
+
+
 def growth(first: Iterable[Process], now: Iterable[Process], since: int) -> list[tuple[int, Process]]:
     """The CPU ticks that each process has used from ``first`` to ``now``, with its children that ended meanwhile.
 

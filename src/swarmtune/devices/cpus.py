@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from swarmtune.devices.processes import TICKS_PER_S
@@ -25,13 +25,16 @@ class Limit:
 
 @dataclass(frozen=True)
 class CpuTimes:
-    """Of each CPU, in ticks since boot: ``idle``, ``interrupts`` (nobody's), and ``total``. ``at_s``: monotonic."""
+    """Of each CPU, in ticks since boot: ``idle``, ``interrupts`` (nobody's), ``stolen`` (given to other machines by the
+    hypervisor), and ``total``. ``at_s``: monotonic.
+    """
 
     at_s: float
     idle: Mapping[int, int]
     interrupts: Mapping[int, int]
     total: Mapping[int, int]
     limit: Limit | None = None
+    stolen: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -43,7 +46,8 @@ class CpuTimes:
 class CpuUse:
     """Between two readings: CPUs at hand, seconds that passed, CPU seconds used by programs, and share of idle CPU time.
 
-    ``limited``: the CPUs are a cgroup's share, and the use is that of its processes.
+    ``limited``: the CPUs are a cgroup's share, and the use is that of its processes. ``stolen_s``: the part of the use that
+    the hypervisor has given to other machines.
     """
 
     cpus: float
@@ -51,11 +55,12 @@ class CpuUse:
     used_s: float
     idle_share: float
     limited: bool = False
+    stolen_s: float = 0.0
 
 
 def read_times(cgroup_of: int | None = None) -> CpuTimes:
     """All CPUs now, with the tightest limit on the process ``cgroup_of``. OSError or ValueError: the kernel tells none."""
-    idle, interrupts, total = {}, {}, {}
+    idle, interrupts, stolen, total = {}, {}, {}, {}
     with Path("/proc/stat").open(encoding="ascii") as file:
         at_s = time.monotonic()
         for line in file:
@@ -65,10 +70,10 @@ def read_times(cgroup_of: int | None = None) -> CpuTimes:
             if name != "cpu":
                 ticks, cpu = [int(text) for text in fields], int(name[3:])
                 idle[cpu] = ticks[3] + ticks[4]
-                interrupts[cpu] = ticks[5] + ticks[6]
+                interrupts[cpu], stolen[cpu] = ticks[5] + ticks[6], ticks[7]
                 total[cpu] = sum(ticks[:8])  # the last two, of guests, are part of the first two
     limit = None if cgroup_of is None else cgroup_limit(cgroup_of)
-    return CpuTimes(at_s, idle, interrupts, total, limit)
+    return CpuTimes(at_s, idle, interrupts, total, limit, stolen)
 
 
 def cpu_use(before: CpuTimes, after: CpuTimes, cpus: Collection[int]) -> CpuUse | None:
@@ -84,8 +89,9 @@ def cpu_use(before: CpuTimes, after: CpuTimes, cpus: Collection[int]) -> CpuUse 
         return None
     idle_s = sum(max(0, after.idle[cpu] - before.idle[cpu]) for cpu in known) / TICKS_PER_S
     nobody_s = sum(max(0, after.interrupts[cpu] - before.interrupts[cpu]) for cpu in known) / TICKS_PER_S
-    idle_share = min(1.0, idle_s / capacity_s)
-    use = CpuUse(len(known), seconds, max(0.0, capacity_s - idle_s - nobody_s), idle_share)
+    idle_share, used_s = min(1.0, idle_s / capacity_s), max(0.0, capacity_s - idle_s - nobody_s)
+    stolen_s = sum(max(0, after.stolen.get(cpu, 0) - before.stolen.get(cpu, 0)) for cpu in known) / TICKS_PER_S
+    use = CpuUse(len(known), seconds, used_s, idle_share, stolen_s=min(used_s, stolen_s))
     limited = _limited(before.limit, after.limit, seconds)
     return limited if limited and limited.cpus < len(known) and limited.idle_share < idle_share else use
 

@@ -12,6 +12,7 @@ from swarmtune.devices.readings import ReadError, Reading
 
 NEIGHBOURS = "neighbours"  # the name of the source, in the spool
 OTHER, IDLE = "cpu_other_share", "cpu_idle_share"  # of the CPUs that the service may use, since the reading before
+STOLEN = "cpu_stolen_share"  # the part of the use by others that is other machines' (steal)
 WAIT = "cpu_service_wait_share"  # of the time in which the service could run; 1 where the kernel does not tell it
 SPAN = "cpu_reading_seconds"  # between the two
 BUSY_PROCESS = "cpu_process_share"  # of another process, since the first reading; labels: pid, name
@@ -104,6 +105,7 @@ def shares(use: CpuUse, service_s: float, load_generator_s: float) -> list[Readi
     values = {
         OTHER: other_s / capacity_s,
         IDLE: use.idle_share,
+        STOLEN: use.stolen_s / capacity_s,
         "cpu_service_share": service_s / capacity_s,
         "cpu_load_generator_share": load_generator_s / capacity_s,
     }

@@ -147,10 +147,10 @@ class WaitAccount:
     def share(self, now: Mapping[tuple[int, int], tuple[int, int]], at_s: float) -> float | None:
         """Since the call before, at ``at_s`` seconds; 0 if they waited for less than SHORT_WAIT of that time together.
 
-        None at the first call, and where no thread is known.
+        None at the first call, and where no thread is known or the kernel does not count (no thread has ever run).
         """
         last, seconds, self._last, self._at_s = self._last, at_s - self._at_s, now, at_s
-        if not last or not now or seconds <= 0:
+        if not last or not any(ran_ns for ran_ns, _ in now.values()) or seconds <= 0:
             return None
         known = {pid for pid, _ in last}
         ran = waited = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from swarmtune.devices.busiest import how_much
 from swarmtune.objective import Objective
 from swarmtune.records import (
     GroupsFacts,
@@ -30,7 +31,7 @@ FEW_ROUNDS = 5  # of a proof, where nothing is known of the noise
 def busy_text(share: float, busiest: Sequence[tuple[str, int, float]]) -> str:
     """The machine is not free: the share of its CPUs in use, and the programs (name, pid, share) that use most."""
     named = " and ".join(f"{name} (pid {pid}, {part:.0%})" for name, pid, part in busiest)
-    most = f", most of it by {named}" if named else ""
+    most = f", {how_much(sum(part for _, _, part in busiest), share)} by {named}" if named else ""
     return (
         f"This machine is busy: {share:.0%} of its CPUs are in use before anything was started{most}. Results will be "
         "noisy, and measurements may be rejected; end these programs, or wait until they have ended."
@@ -135,6 +136,8 @@ def verdict_text(result: Result) -> str:
         return f"No setting can be recommended: {verdict.reason}."
     if result.best is result.baseline:
         return f"No significant gain: keep the baseline; {verdict.reason}."
+    if not verdict.rounds:
+        return f"Not proven: {verdict.reason}."
     groups = f" on {result.proof.groups} groups" if result.proof.groups > 1 else ""
     rounds = "1 round" if verdict.rounds == 1 else f"{verdict.rounds} interleaved rounds"
     basis = f"({rounds}{groups})"
@@ -178,12 +181,15 @@ def run_text(result: Result) -> str:
 
 
 def open_text(result: Result, command: str) -> str:
-    """What would decide a gain of ``TELLS_GAIN`` percent; empty if the verdict is not open. ``command``: that resumes."""
+    """What would decide a gain of ``TELLS_GAIN`` percent; empty if the verdict is not open, or there is nothing to compare
+    the baseline with. ``command``: that resumes.
+    """
     verdict = result.verdict
     if verdict.significant or result.proof_failure is not None or None in (result.best, result.baseline):
         return ""
     if verdict.noise_percent is None:
-        return f"What would decide: `{command} --confirm {FEW_ROUNDS}`." if verdict.rounds < 2 else ""
+        undecided = verdict.rounds < 2 and result.compared is not None
+        return f"What would decide: `{command} --confirm {FEW_ROUNDS}`." if undecided else ""
     rounds, seconds = rounds_to_tell(result, TELLS_GAIN)
     spread = f"the gain of a single round spreads by {verdict.noise_percent:.1f} %"
     if rounds is None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, WAIT
+from swarmtune.devices.neighbours import BUSY_PROCESS, IDLE, NEIGHBOURS, OTHER, SPAN, STOLEN, WAIT
 from swarmtune.devices.readings import Reading, of_device
 from swarmtune.devices.spool import Lines
 from swarmtune.loadgen.judge.certify import certify, disturbed
@@ -19,10 +19,11 @@ S = 10**9
 Sample = tuple[float, float, float]  # at (s), share of others, idle share
 
 
-def lines(*samples: Sample, span_s: float = 1.0, wait: float = 0.5) -> Lines:
+def lines(*samples: Sample, span_s: float = 1.0, wait: float = 0.5, stolen: float = 0.0) -> Lines:
     found = Lines()
     for at_s, other, idle in samples:
-        readings = [Reading(OTHER, other), Reading(IDLE, idle), Reading(WAIT, wait), Reading(SPAN, span_s)]
+        values = {OTHER: other, IDLE: idle, WAIT: wait, SPAN: span_s, STOLEN: stolen}
+        readings = [Reading(name, value) for name, value in values.items()]
         found.add(round(at_s * S), NEIGHBOURS, readings)
     return found
 
@@ -34,6 +35,11 @@ def test_neighbours_take_only_what_is_not_left_over() -> None:
 
 def test_neighbours_take_little_from_a_service_that_need_not_wait() -> None:
     assert contention(lines((1, 0.9, 0.0), wait=0.08), 0, S) == Contention(pytest.approx(0.9), 0.0)
+
+
+def test_what_other_machines_took_counts_though_nobody_here_waited() -> None:
+    found = contention(lines((1, 0.5, 0.3), wait=0.0, stolen=0.4), 0, S)
+    assert found == Contention(pytest.approx(0.5), pytest.approx(0.4), stolen_share=pytest.approx(0.4))
 
 
 def test_only_the_measurement_counts_and_each_reading_by_the_time_it_covers() -> None:
@@ -63,6 +69,7 @@ def test_the_last_look_names_the_busiest_and_hostile_names_are_harmless() -> Non
     found = contention(made, 0, 2 * S)
     assert found is not None
     assert found.busiest == f"{'b' * 40} (pid 1, 40%), a?[2J (pid 0, 20%), c (pid 2, 10%)"
+    assert found.named_share == pytest.approx(0.7)
 
 
 def test_of_several_accelerators_the_one_that_others_use_most_counts() -> None:
@@ -76,14 +83,14 @@ def test_of_several_accelerators_the_one_that_others_use_most_counts() -> None:
 # --- the certificate ---------------------------------------------------------------------------------------------
 
 
-def starved(share: float, idle: float = 0.0) -> Records:
+def starved(share: float, idle: float = 0.0, stolen: float = 0.0) -> Records:
     """A run without any other fault, beside which others used this share of the service's CPUs."""
     made = fake_records(400, seed=1)
     sent = made.requests["sent_ns"] > 0
     made.requests["ready_ns"] = (made.requests["sent_ns"] - made.requests["connect_ns"]) * sent
     made.chunks["doubt_ns"] = 0
     seconds = (made.ended_ns - made.started_ns) / S
-    beside = lines((made.ended_ns / S, share, idle), span_s=seconds)
+    beside = lines((made.ended_ns / S, share, idle), span_s=seconds, stolen=stolen)
     beside.add(made.ended_ns, NEIGHBOURS, [Reading(BUSY_PROCESS, share, (("name", "burn"), ("pid", "4711")))])
     return replace(made, observed=Observed(devices=beside))
 
@@ -112,6 +119,26 @@ def test_the_neighbours_are_blamed_by_name_and_not_the_load_generator() -> None:
     assert "load generator" not in " ".join(verdict.reasons)
     accepted = certify(starved(0.41), LoadgenOptions(concurrency=8, max_contended_cpu_share=1))
     assert accepted.level == "degraded"
+
+
+def test_programs_with_a_small_part_are_not_said_to_have_most() -> None:
+    """In a container, say, from which the others cannot be seen."""
+    made = starved(0.41)
+    made.observed.devices.add(
+        made.ended_ns + 1, NEIGHBOURS, [Reading(BUSY_PROCESS, 0.02, (("name", "cron"), ("pid", "7")))]
+    )
+    verdict = certify(made, LoadgenOptions(concurrency=8))
+    assert "none was idle, some of it cron (pid 7, 2%): the service was starved" in verdict.reasons[0]
+
+
+def test_a_hypervisor_that_gives_the_cpus_to_others_is_not_taken_for_a_program() -> None:
+    verdict = certify(starved(0.5, stolen=0.4), LoadgenOptions(concurrency=8))
+    assert verdict.level == "invalid"
+    assert disturbed(verdict.reasons)
+    assert verdict.reasons[0] == (
+        "other programs used 50% of the service's CPUs, most of it outside this virtual machine (steal): the service was "
+        "starved (limit 0.3); measure on a machine whose CPUs are its own"
+    )
 
 
 def test_a_service_that_was_starved_to_death_has_no_result() -> None:

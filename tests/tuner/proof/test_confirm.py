@@ -123,6 +123,9 @@ def test_too_few_to_tell() -> None:
     found = verdict(scores(12), scores(10))
     assert (found.significant, found.gain_percent, found.ci95_percent) == (False, pytest.approx(20.0), None)
     assert "too few" in found.reason
+    zero = verdict(scores(12, 0, 12), scores(10, 10, 10))
+    assert (zero.significant, zero.rounds) == (False, 3)
+    assert zero.reason == "in at least one round one of the two had nothing to compare"
 
 
 def test_finalists_are_told_apart_by_the_noise_of_the_rounds() -> None:

@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.devices.busiest import how_much
 from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
@@ -102,10 +103,13 @@ def _judge_neighbours(taken: Contention | None, limit: float, invalid: list[str]
     if taken is None:
         return
     share = taken.contended_cpu_share
-    most = f", most of it {taken.busiest}" if taken.busiest else ""
+    most = f", {how_much(taken.named_share, share)} {taken.busiest}" if taken.busiest else ""
     told = f"{DISTURBED}{share:.0%} of the service's CPUs while it waited for one and none was idle{most}: "
+    way_out = "stop them, or measure again when they have ended"
+    if 2 * taken.stolen_share > share:
+        told = f"{DISTURBED}{share:.0%} of the service's CPUs, most of it outside this virtual machine (steal): "
+        way_out = "measure on a machine whose CPUs are its own"
     if share > limit:
-        way_out = "stop them, or measure again when they have ended"
         invalid.append(f"{told}the service was starved (limit {limit:g}); {way_out}")
     elif share > limit * DEGRADED:
         degraded.append(f"{told}the service may have been slowed down (degraded above {limit * DEGRADED:g})")

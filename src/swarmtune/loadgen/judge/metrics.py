@@ -28,7 +28,8 @@ scheduled_good_..._share    those / (completed + failed + dropped)
 mean_concurrency            requests in flight, mean over the measurement by time (peak_concurrency: the most)
 power_watts                 mean power of all devices of the service during the measurement (observe/power.py)
 other_cpu_share             share of the CPUs that the service may use, used by neither the service nor the load generator
-contended_cpu_share         the same, counted only while none was idle and the service waited for one (observe/contention.py)
+contended_cpu_share         the same, counted only while none was idle and the service waited for one, or the hypervisor took
+                            it (observe/contention.py)
 other_device_share          share of the time in which others computed on the service's accelerator, the most of several
 little_concurrency          request_throughput * mean e2el: Little's law; below mean_concurrency by the share of the slots'
                             time that went to requests without a whole answer

@@ -21,6 +21,8 @@ Direction = Literal["maximize", "minimize"]
 NO_GAIN = "no significant gain"
 BASELINE_BREAKS = "the baseline breaks its SLOs, the winner keeps them"
 ABOVE_ZERO = "the 95 % interval of the gain lies above zero"
+TOO_FEW = "too few re-measurements to tell"
+NO_VALUE = "in at least one round one of the two had nothing to compare"
 BROKEN = "the best finalist (trial {}) broke its SLOs when measured again"
 
 
@@ -211,7 +213,7 @@ def _verdict(gain: Difference, rounds: Sequence[Round], baseline: int) -> Signif
     if clearly_breaks(scores(rounds, baseline)):
         significant, reason = True, BASELINE_BREAKS
     elif gain.ci95_percent is None:
-        significant, reason = False, "too few re-measurements to tell"
+        significant, reason = False, TOO_FEW if gain.rounds < 2 else NO_VALUE
     else:
         significant = gain.ci95_percent[0] > 0
         reason = ABOVE_ZERO if significant else NO_GAIN
