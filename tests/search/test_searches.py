@@ -100,6 +100,9 @@ def test_every_option_changes_the_search() -> None:
         {"topology": "ring"},
         {"c1_strategy": "exp_decay"},
         {"c2_strategy": "random"},
+        {"c2_strategy": "exp_decay"},
+        {"c2_strategy": "nonlin_mod"},
+        {"c2_strategy": "lin_variation"},
         {"w_strategy": "exp_decay"},
         {"w_strategy": "nonlin_mod"},
         {"w_strategy": "lin_variation"},
@@ -116,6 +119,14 @@ def test_strategies_fall_from_start_to_end(strategy: str) -> None:
     assert values[0] == pytest.approx(1.8)
     assert all(a > b for a, b in itertools.pairwise(values))
     assert values[-1] == pytest.approx(0.72, rel=0.05)
+
+
+@pytest.mark.parametrize("strategy", ["exp_decay", "nonlin_mod", "lin_variation"])
+def test_c2_gains_what_c1_loses(strategy: str) -> None:
+    rng = np.random.default_rng(0)
+    c1, c2 = ([coefficient(c, 1.5, strategy, t, rng) for t in np.linspace(0, 1, 11)] for c in ("c1", "c2"))
+    assert all(a < b for a, b in itertools.pairwise(c2))
+    assert [a + b for a, b in zip(c1, c2, strict=True)] == pytest.approx([3.0] * 11)
 
 
 def test_random_strategy_stays_between_half_and_whole() -> None:

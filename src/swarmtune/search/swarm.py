@@ -38,17 +38,18 @@ class SwarmOptions(BaseModel):
     c2: float = Option(1.496, ge=0, le=4, description="pull towards the best of its neighbours")
     w: float = Option(0.73, ge=0, le=2, description="inertia: how much of the last step is kept")
     c1_strategy: Strategy = Option("constant", description="how c1 changes over the budget")
-    c2_strategy: Strategy = Option("constant", description="how c2 changes over the budget")
+    c2_strategy: Strategy = Option("constant", description="how c2 changes over the budget: it rises")
     w_strategy: Strategy = Option("constant", description="how w changes over the budget")
     topology: Literal["gbest", "ring"] = Option("gbest", description="neighbours: the whole swarm, or one on each side")
 
 
-# What each coefficient ends at, as a share of its start: exploration gives way to exploitation.
-_END_SHARE = {"c1": 0.5, "c2": 1.0, "w": 0.4}
+# What each coefficient ends at, as a share of its start: exploration gives way to exploitation. The pull to the neighbours'
+# best gains what the pull to the own best loses (Ratnaweera, Halgamuge and Watson 2004).
+_END_SHARE = {"c1": 0.5, "c2": 1.5, "w": 0.4}
 
 
 def coefficient(name: str, start: float, strategy: Strategy, progress: float, rng: np.random.Generator) -> float:
-    """The value of c1, c2 or w at ``progress`` (0 = first move, 1 = budget spent).
+    """The value of c1, c2 or w at ``progress`` (0 = first move, 1 = budget spent): c1 and w fall, c2 rises.
 
     Between start s and end e: exp_decay e + (s-e) exp(-4 t); lin_variation e + (s-e) (1-t) (Shi and Eberhart 1998);
     nonlin_mod e + (s-e) (1-t)^1.2 (Chatterjee and Siarry 2006); random s (0.5 + u/2), u uniform (Eberhart and Shi 2001).
