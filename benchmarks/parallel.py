@@ -132,7 +132,7 @@ def measured(
         dispatcher.evaluate_particles([{"milliseconds": 1}] * len(config.service_groups))  # connections, actors
         began = time.monotonic()
         if barrier is None:
-            results = dispatcher.evaluate_particles(particles)
+            results = [*dispatcher.evaluate_particles(particles)]
         else:
             parts = [particles[i : i + barrier] for i in range(0, len(particles), barrier)]
             results = [result for part in parts for result in dispatcher.evaluate_particles(part)]

@@ -69,8 +69,8 @@ class File:
 class Command:
     """What an executor runs: argv, never a shell line.
 
-    ``env`` is added to the environment of the executor ("$PATH" in its PATH is the PATH there); names in ``secrets`` are redacted wherever the command is shown,
-    and every name of ``env`` that looks secret is one of them.
+    ``env`` is added to the environment of the executor ("$PATH" in its PATH is the PATH there); names in ``secrets`` are
+    redacted wherever the command is shown, and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
     ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
     stop.
@@ -104,11 +104,10 @@ class Command:
 
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the same process as ``other``? Then no restart is needed (C7)."""
-        return other is not None and self._process() == other._process()
-
-    def _process(self) -> tuple[Any, ...]:
-        """What the processes depend on."""
-        return self.argv, dict(self.env), self.files, self.memory_limit_bytes, self.lives_on
+        if other is None:
+            return False
+        mine, theirs = ((c.argv, dict(c.env), c.files, c.memory_limit_bytes, c.lives_on) for c in (self, other))
+        return mine == theirs
 
 
 def command_line(command: Command) -> str:
@@ -120,7 +119,9 @@ def command_line(command: Command) -> str:
 
 def _value(name: str, value: str) -> str:
     """A value for a shell, which expands $PATH in PATH as an executor does."""
-    return '"$PATH"'.join(map(shlex.quote, value.split("$PATH"))) if name == "PATH" else shlex.quote(value)
+    if name != "PATH":
+        return shlex.quote(value)
+    return '"$PATH"'.join(part and shlex.quote(part) for part in value.split("$PATH"))
 
 
 def _shown(argument: str, hidden: set[str]) -> str:

@@ -55,6 +55,9 @@ def test_a_function_of_the_performance_gets_what_our_load_generator_measures(par
     seen: list[Performance] = []
     told: list[float] = []
 
+    def told_of(fitness: float) -> None:
+        told.append(fitness)
+
     def minimum_algorithm(perf: Any) -> float:
         seen.append(perf)
         return float(1000 / perf.generate_speed + perf.time_to_first_token)
@@ -63,7 +66,7 @@ def test_a_function_of_the_performance_gets_what_our_load_generator_measures(par
         parallel_config=parallel,
         target_field=FIELDS,
         fitness_func=minimum_algorithm,
-        result_callback=lambda fitness: told.append(fitness),
+        result_callback=told_of,
         benchmark=LOAD,
     ) as dispatcher:
         results = dispatcher.evaluate_particles(np.array([[8.0, 1.0], [64.0, 2.0]]))
@@ -75,6 +78,7 @@ def test_a_function_of_the_performance_gets_what_our_load_generator_measures(par
     assert [result.max_batch_size for result in results] == [8, 64]
     for perf in seen:
         assert perf.success_rate == 1.0
+        assert perf.throughput is not None
         assert perf.generate_speed == pytest.approx(4 * perf.throughput)  # 4 tokens for each request
         assert 0 < perf.time_to_first_token < 10  # type: ignore[operator]
         assert 0 < perf.time_per_output_token < 10  # type: ignore[operator]
@@ -82,10 +86,13 @@ def test_a_function_of_the_performance_gets_what_our_load_generator_measures(par
 
 
 def test_a_benchmark_function_of_the_user_measures_instead(parallel: ParallelConfig) -> None:
-    with ParticleDispatcher(
-        parallel, FIELDS, lambda perf: perf["cost"], None, lambda: {"cost": 2.5}, True
-    ) as dispatcher:
+    dispatcher = ParticleDispatcher(parallel, FIELDS, lambda perf: perf["cost"], None, lambda: {"cost": 2.5}, True)
+    assert dispatcher.setup()
+    try:
         results = dispatcher.evaluate_particles([{"max_batch_size": 8}])
+    finally:
+        dispatcher.cleanup()
+        dispatcher.cleanup()
     assert [float(result) for result in results] == [2.5]
 
 

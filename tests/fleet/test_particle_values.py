@@ -83,7 +83,7 @@ def test_results_are_costs_and_more() -> None:
     assert (min(results), np.min(results), results.min(), float(results[1])) == (1.5,) * 4
     assert (np.argmin(results), results.argmin(), int(np.argsort(results)[0]), results.shape) == (1, 1, 1, (3,))
     assert np.isinf(results).tolist() == [False, False, True]
-    assert (results < np.array([3.0, 2.0, 5.0])).tolist() == [False, True, False]  # type: ignore[operator]
+    assert (results < np.array([3.0, 2.0, 5.0])).tolist() == [False, True, False]
     assert (results[0].cost, results[0].max_batch_size, results[0].tp, results[0].values["cost"]) == (3.0, 8, 2, 9)
     assert f"{results[0]:.2f}" == "3.00"
     for copied in (copy.deepcopy(results[2]), pickle.loads(pickle.dumps(results[2])), replace(results[2], attempts=2)):

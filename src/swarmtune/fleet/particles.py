@@ -26,8 +26,8 @@ from swarmtune.fleet.durations import Durations
 from swarmtune.fleet.fitness import ByBenchmark, ByPerformance, ByUrl, Fitness, Measure, weighs_performance
 from swarmtune.fleet.health import HealthMonitor, RetryPolicy
 from swarmtune.fleet.history import SAME_FAILURES
-from swarmtune.fleet.loop_thread import LoopThread
 from swarmtune.fleet.load_place import LoadPlace
+from swarmtune.fleet.loop_thread import LoopThread
 from swarmtune.fleet.particle_values import FieldLike, ParticleResults, decode, space_of
 from swarmtune.fleet.performance import Meter
 from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
@@ -150,6 +150,15 @@ class ParticleDispatcher:
             stack, self._stack = self._stack, None
             await stack.aclose()
 
+    def setup(self) -> bool:
+        """Begin, without ``with``, as the older extension does; call ``cleanup`` in the end. Always True."""
+        self.__enter__()
+        return True
+
+    def cleanup(self) -> None:
+        """End what ``setup`` began; twice does no harm."""
+        self.__exit__()
+
     # --- particles -------------------------------------------------------------------------------------------------
 
     def evaluate_particles(self, particles: Any) -> ParticleResults:
@@ -163,9 +172,10 @@ class ParticleDispatcher:
             raise ConfigurationError(
                 "write `with ParticleDispatcher(...) as d:`; in a coroutine, `await d.evaluate(...)`"
             )
-        results = self._thread.run(self.evaluate(particles))
-        for result in results if self._older.result_callback else ():
-            self._older.result_callback(fitness=result.cost)
+        results, callback = self._thread.run(self.evaluate(particles)), self._older.result_callback
+        if callback is not None:
+            for result in results:
+                callback(fitness=result.cost)
         return results
 
     async def evaluate(self, particles: Any) -> ParticleResults:

@@ -125,10 +125,8 @@ def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> li
     """That this load generator cannot run on the masters."""
     if not parallel.enabled or parallel.load_python is None or benchmark is None or benchmark.runs_anywhere:
         return []
-    return [
-        f"parallel.benchmark_on: the load generator {benchmark.name} runs only on the tuner's machine; take -b swarmtune, or "
-        'benchmark_on = "tuner"'
-    ]
+    text = f"the load generator {benchmark.name} runs only on the tuner's machine"
+    return [f'parallel.benchmark_on: {text}; take -b swarmtune, or benchmark_on = "tuner"']
 
 
 def _resolved(given: ParallelConfig, mistakes: list[str]) -> ParallelConfig | None:

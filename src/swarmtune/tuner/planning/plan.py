@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from hashlib import sha256
 from pathlib import Path
@@ -68,8 +68,8 @@ class Plan:
     earlier: tuple[str, ...] | None = None  # folders and databases; None: the studies in ``output``
     parallel: ParallelConfig | None = None  # resolved; None: only this machine
     hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
-    health_check: HealthCheck = HealthCheck()
-    deploy: Deploy = Deploy()
+    health_check: HealthCheck = field(default_factory=HealthCheck)
+    deploy: Deploy = field(default_factory=Deploy)
 
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""
