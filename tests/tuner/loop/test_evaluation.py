@@ -120,38 +120,6 @@ class Checked(Bed):
     (200, "x" * 2_000_000, "POST /v1/completions answered more than can be an answer to that"),
     (404, "", "POST /v1/completions answered 404"),
 ])  # fmt: skip
-async def test_the_load_of_a_service_may_come_from_its_master() -> None:
-    bed = Bed(GOOD, python="/opt/python")
-    node = VirtualExecutor(bed.clock, lambda _: Life(10.0))
-    bed.service = replace(bed.service, nodes=ServiceGroup(bed.service.group, [node]))
-    assert (await bed.use()).measurement.metrics["request_goodput"] == 5.0
-    (handle,) = node.started
-    assert handle.command.argv == ("/opt/python", "-P", "-m", "swarmtune.loadgen", "spec.json")
-    assert handle.command.directory == "loads/attempts/0003-7/load-0"
-    assert bed.executor.started == []
-
-
-async def test_texts_of_the_user_in_a_log_give_the_cause_and_the_path_its_beginning() -> None:
-    texts = {
-        "fatal_patterns": {"out_of_memory": ["HBM exhausted"]},
-        "retryable_patterns": {"io_error": ["disk asleep"]},
-    }
-    health = HealthCheck.model_validate({"service_errors": texts, "benchmark_errors": texts})
-    bed = Bed(life=Life(1.0, 4, "disk asleep\n"), health_check=health, deploy=Deploy(path_prefix="/opt/stack"))
-    log = "HBM exhausted"
-    for error in (bed.job.diagnose(1, log), bed.job.diagnose(None, log), bed.job.died(-9, log)):
-        assert (error.details["cause"], error.culprit) == ("out_of_memory", Culprit.SETTING)
-    assert bed.job.died(1, "disk asleep").culprit is Culprit.INFRASTRUCTURE
-    with pytest.raises(BenchmarkExecutionError, match="io error, by a text of .health_check.: disk asleep") as caught:
-        await bed.use()
-    assert (caught.value.details, caught.value.culprit) == (
-        {"exit_code": 4, "cause": "io_error"},
-        Culprit.INFRASTRUCTURE,
-    )
-    (command,) = bed.job.commands(Group("g", port=8000))
-    assert command.env["PATH"] == "/opt/stack:/opt/stack/bin:$PATH"
-
-
 async def test_a_service_that_does_not_become_ready_is_quoted(status: int, text: str, told: str) -> None:
     async with serving(status, text) as url:
         bed = Checked(url)
