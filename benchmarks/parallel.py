@@ -132,7 +132,7 @@ def measured(
         dispatcher.evaluate_particles([{"milliseconds": 1}] * len(config.service_groups))  # connections, actors
         began = time.monotonic()
         if barrier is None:
-            results = dispatcher.evaluate_particles(particles)
+            results = [*dispatcher.evaluate_particles(particles)]
         else:
             parts = [particles[i : i + barrier] for i in range(0, len(particles), barrier)]
             results = [result for part in parts for result in dispatcher.evaluate_particles(part)]
@@ -169,7 +169,11 @@ def on_machines(console: Console, kind: str, count: int, groups: int) -> None:
         lab = stack.enter_context(Lab(2 * groups))
         addresses = [m.address for m in lab.machines]
         together = ":".join(",".join(addresses[2 * i : 2 * i + 2]) for i in range(groups))
-        options: dict[str, Any] = {"npus_per_node": 0, "start_script": f"{sys.executable} -S {work.SERVICE}"}
+        options: dict[str, Any] = {
+            "npus_per_node": 0,
+            "start": "every_node",
+            "start_script": f"{sys.executable} -S {work.SERVICE}",
+        }
         executors: Callable[[NodeConfig], Executor] | None = None
         if kind == "ray":
             options |= in_ray(stack, lab)

@@ -86,7 +86,8 @@ def overheads(console: Console, rounds: int, lab: Any) -> None:
     script = Path("service.py").absolute()
     script.write_text(SERVICE)
     options: dict[str, Any] = {
-        "npus_per_node": 0, "nodes_per_group": 1, "start_script": f"{sys.executable} -S {script}"
+        "npus_per_node": 0, "nodes_per_group": 1, "start": "every_node",
+        "start_script": f"{sys.executable} -S {script}",
     }  # fmt: skip
     local = ParallelConfig.from_node_string("127.0.0.1", executor="local", work_dir="nodes", port=18_100, **options)
     with contextlib.ExitStack() as stack:

@@ -25,6 +25,11 @@ hypothesis.settings.load_profile("any machine")
 # `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
 PROCESSES = (
     *("e2e/", "vllm/test_vllm_e2e", "engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
+    *("fleet/test_fitness.py::" + name for name in (
+        "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",
+        "test_a_master_without",
+    )),
+    "engines/test_surroundings.py::test_programs_of",
     *("apps/test_commands.py::" + name for name in (
         "test_help_imports_nothing_heavy", "test_a_reader_that_goes_away", "test_head_of_the_plan",
         "test_a_terminal_without_unicode", "test_plugins_are_listed", "test_a_plugin_brings", "test_mistakes_in_a_plugins",

@@ -69,9 +69,11 @@ class File:
 class Command:
     """What an executor runs: argv, never a shell line.
 
-    ``env`` is added to the environment of the executor; names in ``secrets`` are redacted wherever the command is shown,
-    and every name of ``env`` that looks secret is one of them.
+    ``env`` is added to the environment of the executor ("$PATH" in its PATH is the PATH there); names in ``secrets`` are
+    redacted wherever the command is shown, and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
+    ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
+    stop.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +82,7 @@ class Command:
     directory: str = ""
     memory_limit_bytes: int | None = None
     secrets: frozenset[str] = frozenset()
+    lives_on: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _frozen(self.env))
@@ -101,19 +104,24 @@ class Command:
 
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the same process as ``other``? Then no restart is needed (C7)."""
-        return other is not None and (self.argv, dict(self.env), self.files, self.memory_limit_bytes) == (
-            other.argv,
-            dict(other.env),
-            other.files,
-            other.memory_limit_bytes,
-        )
+        if other is None:
+            return False
+        mine, theirs = ((c.argv, dict(c.env), c.files, c.memory_limit_bytes, c.lives_on) for c in (self, other))
+        return mine == theirs
 
 
 def command_line(command: Command) -> str:
     """A command as a shell line, secrets of environment and flags redacted."""
     hidden = set(command.secret_values)
-    variables = [f"{k}={'***' if k in command.secrets else shlex.quote(v)}" for k, v in sorted(command.env.items())]
+    variables = [f"{k}={'***' if k in command.secrets else _value(k, v)}" for k, v in sorted(command.env.items())]
     return " ".join([*variables, *(_shown(argument, hidden) for argument in command.argv)])
+
+
+def _value(name: str, value: str) -> str:
+    """A value for a shell, which expands $PATH in PATH as an executor does."""
+    if name != "PATH":
+        return shlex.quote(value)
+    return '"$PATH"'.join(part and shlex.quote(part) for part in value.split("$PATH"))
 
 
 def _shown(argument: str, hidden: set[str]) -> str:

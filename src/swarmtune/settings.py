@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
+from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.records import looks_secret
@@ -43,8 +44,8 @@ OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVA
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (
-    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "deploy", "health_check",
-    "kubectl", "latency_model", "suggrogate", "surrogate",
+    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "kubectl", "latency_model", "suggrogate",
+    "surrogate",
 )  # fmt: skip
 OLD_KEYS = (
     "ftol", "ftol_iter", "max_fine_tune", "mem_coefficient", "scaling_coefficient", "service", "simulator_output",
@@ -70,9 +71,9 @@ class PsoOptions(Section):
 class PsoStrategy(Section):
     """[pso_strategy]: how the coefficients change over the budget."""
 
-    c1: Strategy = Field("constant", description="course of c1")
-    c2: Strategy = Field("constant", description="course of c2")
-    w: Strategy = Field("constant", description="course of w")
+    c1: Strategy = Field("constant", description="course of c1: down to 0.5 of its start")
+    c2: Strategy = Field("constant", description="course of c2: up to 1.5 of its start")
+    w: Strategy = Field("constant", description="course of w: down to 0.4 of its start")
 
 
 class Optimizer(Section):
@@ -207,6 +208,8 @@ class BaseSections(BaseSettings):
     pso_options: PsoOptions = PsoOptions()
     pso_strategy: PsoStrategy = PsoStrategy()
     parallel: ParallelConfig = ParallelConfig()
+    health_check: HealthCheck = HealthCheck()
+    deploy: Deploy = Deploy()
     constraints: list[str] = Field(
         [], max_length=1000, description="rules between parameters, e.g. 'max_num_batched_tokens >= max_num_seqs'"
     )

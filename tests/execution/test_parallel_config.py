@@ -42,6 +42,37 @@ def test_the_defaults_are_those_of_the_older_tool() -> None:
     )
 
 
+def test_what_is_built_in_code_as_for_the_older_extension() -> None:
+    node = NodeConfig("n0", 2222, [0, 1], "/tmp/modelevalstate", "me")
+    assert node == NodeConfig(host="n0", ssh_port=2222, npu_ids=(0, 1), work_dir="/tmp/modelevalstate", username="me")
+    assert NodeConfig("n1", npu_ids=[3]).npu_ids == (3,)
+    group = ServiceGroupConfig(0, [node], 0, "./start.sh", None, "/tmp/config.json", "http://{host}:8000/health", 60)
+    assert (group.group_id, group.nodes, group.start_script, group.start) == ("0", (node,), "./start.sh", "master")
+    assert (group.config_path, group.health_url) == ("/tmp/config.json", "http://n0:8000/health")
+    assert group.health_check_timeout == 60
+    parallel = ParallelConfig(True, [group], 900, 1, 5, work_dir="/data")
+    assert parallel == ParallelConfig(
+        enabled=True, service_groups=(group,), evaluation_timeout=900, retry_count=1, retry_delay=5, work_dir="/data"
+    )
+    assert [g.url for g in parallel.groups()] == ["http://n0:8000"]
+
+
+def test_values_without_names_may_be_wrong_too() -> None:
+    with pytest.raises(TypeError, match="give each once, the others by name"):
+        NodeConfig("n0", host="n1")
+    with pytest.raises(TypeError, match=r"NodeConfig\(host, ssh_port, npu_ids, work_dir, username\)"):
+        NodeConfig("n0", 22, [0], "/tmp", "me", "more")
+    with pytest.raises(ValidationError, match="ssh_port"):
+        NodeConfig("n0", 0)
+
+
+def test_a_start_script_runs_on_the_master_unless_the_table_or_the_group_says_otherwise() -> None:
+    groups = [table("a", "h1"), table("b", "h2", start="every_node")]
+    assert [g.start for g in config(service_groups=groups).resolved().service_groups] == ["master", "every_node"]
+    everywhere = config(start="every_node", service_groups=[table("a", "h1"), table("b", "h2", start="master")])
+    assert [g.start for g in everywhere.resolved().service_groups] == ["every_node", "master"]
+
+
 def test_eight_servers_make_four_groups_of_sixteen_devices(tmp_path: Path) -> None:
     parallel = ParallelConfig.from_hostfile(hostfile(tmp_path, "server[1-8]"), nodes_per_group=2)
     groups = parallel.groups()

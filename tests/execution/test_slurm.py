@@ -252,7 +252,7 @@ async def test_a_look_reserves_no_nodes(slurm: Slurm, others: Sequence[Machine],
     (executor,) = group([machine], tmp_path)
     service = ServiceGroup(Group("a"), [executor])
     pool = ServiceGroupPool(["a"], RealClock(), lambda name: name, failures=1)
-    monitor = HealthMonitor(pool, lambda _: service.answers(), RealClock())
+    monitor = HealthMonitor(pool, check=lambda _: service.answers())
     with pytest.raises(NotHeldError):
         await ServiceRun(service, RealClock()).answers()
     await monitor.look()

@@ -102,6 +102,12 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def parent_of(pid: int) -> int:
+    process = supervisor.read_process(pid)
+    assert process is not None
+    return process.parent
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[Callable[..., Supervised]]:
     started: list[Supervised] = []
@@ -129,6 +135,32 @@ class TestEnding:
         assert supervised.rest() == ["done"]
         assert supervised.process.returncode == 0
         assert list(state.iterdir()) == []
+
+    def test_what_a_script_leaves_behind_lives_on_with_its_files(
+        self, run: Callable[..., Supervised], tmp_path: Path
+    ) -> None:
+        path = tmp_path / "config.json"
+        path.write_text("mine")
+        supervised = run("sh", "-c", "sleep 600 & echo $!", lives_on=True, files=[tuned(path)])
+        assert supervised.event()["event"] == "started"
+        log = supervised.directory / "output.log"
+        until(lambda: log.read_text().endswith("\n"))
+        left = int(log.read_text())
+        until(lambda: parent_of(left) == supervised.process.pid)  # the script has ended
+        assert path.read_text() == "tuned"
+        supervised.say("stop")
+        assert supervised.rest() == ["done"]
+        assert (alive(left), path.read_text()) == (False, "mine")
+
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_only_a_script_that_ends_well_lives_on(self, run: Callable[..., Supervised], code: int) -> None:
+        supervised = run("sh", "-c", f"exit {code}", lives_on=True)
+        assert supervised.event()["event"] == "started"
+        if code == 0:
+            supervised.say("stop")
+            assert supervised.rest() == ["done"]
+        else:
+            assert supervised.event() == {"event": "exited", "code": 3, "signal": None}
 
     @pytest.mark.parametrize("how", ["eof", "stop", "json", "lease", "term", "int", "hup"])
     def test_a_stubborn_family_ends(self, run: Callable[..., Supervised], how: str) -> None:

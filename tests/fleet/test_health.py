@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtune.clock import VirtualClock, within
+from swarmtune.clock import RealClock, VirtualClock, within
 from swarmtune.execution.executors.base import NotHeldError
 from swarmtune.fleet.health import Breaker, CircuitBreaker, HealthMonitor, RetryPolicy
 from swarmtune.fleet.pool import ServiceGroupPool
@@ -115,7 +116,7 @@ class Groups:
 async def test_a_monitor_takes_the_dead_out_and_lets_them_back(clock: VirtualClock) -> None:
     groups = Groups(clock, "a", "b")
     groups.dead = {"b"}
-    async with HealthMonitor(groups.pool, groups.check, clock, every_s=30):
+    async with HealthMonitor(groups.pool, 30, check=groups.check):
         await clock.sleep(61)
         assert groups.looks == [(30, "a"), (30, "b"), (60, "a"), (60, "b")]
         assert (groups.pool.counts.healthy, groups.pool.counts.open) == (1, 1)
@@ -135,7 +136,7 @@ async def test_a_monitor_takes_the_dead_out_and_lets_them_back(clock: VirtualClo
 async def test_a_look_that_hangs_is_a_no_and_holds_up_nobody(clock: VirtualClock) -> None:
     groups = Groups(clock, "a", "b")
     groups.mute = {"a"}
-    async with HealthMonitor(groups.pool, groups.check, clock, every_s=30):
+    async with HealthMonitor(groups.pool, 30, check=groups.check):
         await clock.sleep(125)
     assert [name for _, name in groups.looks] == ["a", "b", "a", "b"]
     assert (groups.pool.counts.healthy, groups.pool.counts.open) == (1, 1)
@@ -147,9 +148,60 @@ async def test_a_look_at_nodes_that_nobody_has_reserved_tells_nothing(clock: Vir
     async def check(_: str) -> bool:
         raise NotHeldError("not reserved")
 
-    monitor = HealthMonitor(pool, check, clock)
+    monitor = HealthMonitor(pool, check=check)
     await monitor.look()
     assert pool.try_acquire() == "a"
     pool.release("a", ok=False)
     await monitor.look()
     assert (pool.counts.open, pool.try_acquire()) == (1, None)  # no probe comes sooner for it
+
+
+class Member:
+    """A member of a pool that says itself whether it answers."""
+
+    def __init__(self, name: str, *, alive: bool = True) -> None:
+        self.name = name
+        self.alive = alive
+        self.asked = threading.Semaphore(0)
+
+    async def answers(self) -> bool:
+        self.asked.release()
+        if not self.alive:
+            raise OSError("no route to host")
+        return True
+
+
+async def test_a_monitor_needs_nothing_but_a_pool_and_starts_and_stops(clock: VirtualClock) -> None:
+    members = Member("a"), Member("b", alive=False)
+    pool = ServiceGroupPool(members, clock, lambda member: member.name)
+    monitor = HealthMonitor(pool)
+    assert [status.is_healthy for status in monitor.get_all_status()] == [True, True]  # nothing is known yet
+    monitor.start()
+    monitor.start()  # twice does no harm
+    await clock.sleep(61)
+    a, b = monitor.get_all_status()
+    assert (a.group_id, a.is_healthy, a.consecutive_failures, a.last_error) == ("a", True, 0, None)
+    assert (b.group_id, b.is_healthy, b.consecutive_failures, b.last_error) == ("b", False, 2, "no route to host")
+    assert b.last_check is not None
+    assert b.status_summary == "Group b: unhealthy (failures=2)"
+    monitor.stop()
+    monitor.stop()
+    await clock.sleep(100)
+    assert monitor.get_all_status() == [a, b]
+
+
+@pytest.mark.parametrize("as_context", [True, False])
+def test_a_monitor_without_an_event_loop_has_a_thread_of_its_own(as_context: bool) -> None:
+    member = Member("a")
+    monitor = HealthMonitor(ServiceGroupPool([member], RealClock(), lambda member: member.name), check_interval=0.01)
+    threads = threading.active_count()
+    if as_context:
+        with monitor:
+            assert all(member.asked.acquire(timeout=60) for _ in range(2))
+    else:
+        monitor.start()
+        assert all(member.asked.acquire(timeout=60) for _ in range(2))
+        monitor.stop()
+    (status,) = monitor.get_all_status()
+    assert (status.is_healthy, status.last_check is not None) == (True, True)
+    assert threading.active_count() == threads

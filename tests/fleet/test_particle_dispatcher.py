@@ -108,6 +108,7 @@ def group(here: Path, name: str, nodes: int = 1, **more: Any) -> ServiceGroupCon
 def config(here: Path, *groups: ServiceGroupConfig, **more: Any) -> ParallelConfig:
     keys: dict[str, Any] = {
         "executor": "local",
+        "start": "every_node",
         "start_script": f"{sys.executable} -S {here}/service.py {here}/pids",
         "retry_delay": 0.01,
         "service_groups": groups,
@@ -451,6 +452,83 @@ def test_scripts_are_sent_along_and_stopped_by_their_own(here: Path) -> None:
         (result,) = dispatcher.evaluate_particles([[3]])
     assert result.cost == 18
     assert sorted(file.name for file in here.glob("stopped*")) == ["stopped0", "stopped1"]
+
+
+BEHIND = """
+import http.server, json, os, subprocess, sys
+
+rank, hosts = int(os.environ["SWARMTUNE_RANK"]), os.environ["SWARMTUNE_HOSTS"].split(",")
+pids, flag, path, *told = sys.argv[1:]
+if flag != "--config" or rank != 0:
+    sys.exit(f"started wrongly: {sys.argv}, rank {rank}")
+if not told:  # the script: starts the service behind it, and ends
+    print("rank", rank, "of", len(hosts), "starts with", json.load(open(path)), flush=True)
+    if json.load(open(path))["x"] == 7:
+        sys.exit(3)
+    subprocess.Popen([sys.executable, "-S", *sys.argv, "serve"])
+    sys.exit()
+with open(os.path.join(pids, f"{os.getpid()}.pid"), "w"):
+    pass
+
+
+class Answers(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        values = json.load(open(path))
+        if self.path == "/value" and values["x"] == 5 and not os.path.exists("../died"):
+            open("../died", "w").close()
+            os._exit(0)
+        body = json.dumps({"value": values["x"] ** 2, **values}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+http.server.ThreadingHTTPServer((hosts[0], int(os.environ["SWARMTUNE_PORT"])), Answers).serve_forever()
+"""
+"""The start script of the older extension: it runs on the master alone, and ends when it has started the service."""
+
+
+def started_by_master(here: Path, name: str, nodes: int = 1, **more: Any) -> ServiceGroupConfig:
+    (here / "behind.py").write_text(BEHIND)
+    script = f"{sys.executable} -S {here}/behind.py {here}/pids"
+    return group(here, name, nodes, start_script=script, start="master", **more)
+
+
+def test_a_script_on_the_master_may_end_before_its_service(here: Path) -> None:
+    (here / "stop.py").write_text("import os, sys\nopen(sys.argv[1] + os.environ['SWARMTUNE_RANK'], 'w').close()\n")
+    stop = f"{sys.executable} {here}/stop.py {here}/stopped"
+    heard = Heard()
+    parallel = config(here, started_by_master(here, "a", 2, stop_script=stop))
+    seen: list[str] = []
+
+    def fitness(values: Mapping[str, Any], url: str) -> float:
+        for node in ("127.0.0.1", "127.0.0.2"):  # each node has the values
+            (file,) = (here / "a" / node / "particles").glob("*/000-*/config.json")
+            seen.append(f"{file.parent.name[10:]} {json.loads(file.read_text())['x']}")
+        return ask(values, url)
+
+    with ParticleDispatcher(parallel, FIELDS, fitness, listen=heard) as dispatcher:
+        results = dispatcher.evaluate_particles([{"x": 3}])
+        folder = dispatcher.results_dir / "000-00000-1"
+    assert [(r.cost, r.failure) for r in results] == [(9, None)]
+    assert seen == ["1 3", "1-rank-1 3"]
+    assert [file.name for file in here.glob("stopped*")] == ["stopped0"]
+    assert (folder / "output.log").read_text() == "rank 0 of 2 starts with {'x': 3, 'y': 9}\n"
+    assert not (folder / "output-rank-1.log").exists()
+    assert heard.of("group_trouble") == []
+
+
+def test_what_a_script_on_the_master_leaves_behind_is_watched_and_ended(here: Path) -> None:
+    """A script that fails is the setting's fault; a service that goes away while it is measured is tried again."""
+    with ParticleDispatcher(config(here, started_by_master(here, "a")), FIELDS, ask) as dispatcher:
+        results = dispatcher.evaluate_particles([{"x": 3}, {"x": 7}, {"x": 5}])
+    assert [r.cost for r in results] == [9, math.inf, 25]
+    assert "ended with code 3 before it was healthy" in str(results[1].failure)
+    assert (results[2].attempts, results[2].failure) == (2, None)
 
 
 def test_a_configuration_at_an_absolute_path_comes_back(here: Path) -> None:

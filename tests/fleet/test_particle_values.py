@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import math
+import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 
 from swarmtune.engines.target_field import TargetField
 from swarmtune.errors import ConfigValidationError
-from swarmtune.fleet.particle_values import decode, space_of
+from swarmtune.fleet.particle_values import ParticleResult, ParticleResults, decode, space_of
 from swarmtune.fleet.pool import PoolCounts
 from swarmtune.fleet.progress import Progress
 from swarmtune.space import Field
@@ -65,6 +69,27 @@ def test_all_wrong_particles_are_named() -> None:
         "particle 5: n = 10 is outside its range",
         "particle 6: could not convert string to float: 'x'",
     ]
+
+
+def test_results_are_costs_and_more() -> None:
+    values = [{"max_batch_size": size, "tp": 2, "cost": 9, "real": 7} for size in (8, 16, 32)]
+    costs = (3.0, 1.5, math.inf)
+    results = ParticleResults(
+        ParticleResult(cost, v, "a", 1.0, 1, "it failed" if cost == math.inf else None)
+        for cost, v in zip(costs, values, strict=True)
+    )
+    assert np.asarray(results, dtype=float).tolist() == list(costs)
+    assert np.asarray(results).dtype == float
+    assert (min(results), np.min(results), results.min(), float(results[1])) == (1.5,) * 4
+    assert (np.argmin(results), results.argmin(), int(np.argsort(results)[0]), results.shape) == (1, 1, 1, (3,))
+    assert np.isinf(results).tolist() == [False, False, True]
+    assert (results < np.array([3.0, 2.0, 5.0])).tolist() == [False, True, False]
+    assert (results[0].cost, results[0].max_batch_size, results[0].tp, results[0].values["cost"]) == (3.0, 8, 2, 9)
+    assert f"{results[0]:.2f}" == "3.00"
+    for copied in (copy.deepcopy(results[2]), pickle.loads(pickle.dumps(results[2])), replace(results[2], attempts=2)):
+        assert (float(copied), copied.failure, copied.max_batch_size) == (math.inf, "it failed", 32)
+    with pytest.raises(AttributeError, match="no attribute 'max_num_seqs'; the fields are: max_batch_size, tp, cost"):
+        _ = results[0].max_num_seqs
 
 
 def test_wrong_fields_are_told() -> None:

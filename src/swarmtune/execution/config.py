@@ -6,7 +6,7 @@ import ipaddress
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, field_validator
 from pydantic import Field as Option
@@ -38,10 +38,24 @@ def _name(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-class NodeConfig(BaseModel):
-    """A machine of a group, and how to reach it."""
+class InOrder(BaseModel):
+    """A frozen model that also takes values without names, in the order of the older extension."""
 
     model_config = _FROZEN
+    order: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *values: Any, **named: Any) -> None:
+        """TypeError for too many values, or one that is given twice; ValidationError for those that are wrong."""
+        given = dict(zip(self.order, values, strict=False))
+        if len(values) > len(self.order) or given.keys() & named.keys():
+            raise TypeError(f"{type(self).__name__}({', '.join(self.order)}): give each once, the others by name")
+        super().__init__(**given, **named)
+
+
+class NodeConfig(InOrder):
+    """A machine of a group, and how to reach it."""
+
+    order = ("host", "ssh_port", "npu_ids", "work_dir", "username")
 
     host: str = Option(description="name or address")
     ssh_port: int = Option(SSH_PORT, ge=1, le=65535, description="port of its SSH server")
@@ -61,20 +75,25 @@ class NodeConfig(BaseModel):
         return text
 
 
-class ServiceOptions(BaseModel):
+class ServiceOptions(InOrder):
     """How a service is started, checked for readiness, and stopped."""
-
-    model_config = _FROZEN
 
     port: int | None = Option(
         None, ge=1, le=65535, description="where the master answers; 8000, or the next one free of other groups"
     )
+    start: Literal["master", "every_node"] = Option(
+        "master",
+        description="master: start_script runs on the master alone, with --config PATH, and starts the other nodes "
+        "itself; every_node: it runs on each node",
+    )
     start_script: str = Option(
         "./start_service.sh",
         min_length=1,
-        description="run on every node; a relative path is a file here that is sent along, with arguments if wanted",
+        description="starts the service; a relative path is a file here that is sent along, with arguments if wanted",
     )
-    stop_script: str | None = Option(None, min_length=1, description="run on every node before its processes are ended")
+    stop_script: str | None = Option(
+        None, min_length=1, description="run where start_script runs, before its processes are ended"
+    )
     config_path: str = Option(
         "config.json", min_length=1, description="where the script finds the setting as JSON; relative to where it runs"
     )
@@ -86,6 +105,11 @@ class ServiceOptions(BaseModel):
 
 class ServiceGroupConfig(ServiceOptions):
     """Nodes that serve one candidate at a time."""
+
+    order = (
+        *("group_id", "nodes", "master_node_index", "start_script", "stop_script", "config_path"),
+        *("health_check_url", "health_check_timeout"),
+    )
 
     group_id: Annotated[str, BeforeValidator(_name)] = Option(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="its name; a whole number will do"
@@ -120,6 +144,8 @@ class ParallelConfig(ServiceOptions):
     The groups are those of ``hostfile``, else of ``node_string``, else ``service_groups``.
     """
 
+    order = ("enabled", "service_groups", "evaluation_timeout", "retry_count", "retry_delay")
+
     enabled: bool = Option(False, description="measure on several groups of nodes at once (--parallel)")
     executor: str = Option(
         "ssh",
@@ -135,6 +161,14 @@ class ParallelConfig(ServiceOptions):
         "gpu", pattern=r"^[\w:.-]+$", description='what Slurm counts devices by: "gpu" or "npu"'
     )
     slurm_pending_timeout: _Seconds = Option(3600, description="seconds that a group's job may wait for its nodes")
+    benchmark_on: Literal["tuner", "master"] = Option(
+        "tuner",
+        description="where our load generator runs: on the tuner's machine, which all groups share, or on each group's "
+        "master, by benchmark_python",
+    )
+    benchmark_python: str = Option(
+        "python3", min_length=1, description="a Python of 3.11 or later with swarmtune on each master"
+    )
     mode: Literal["single_node", "multi_node"] = Option("multi_node", description="single_node: every node is a group")
     service_groups: tuple[ServiceGroupConfig, ...] = Option((), max_length=1024, description="the groups, one by one")
     hostfile: str | None = Option(None, min_length=1, description="file with one host a line (--hostfile)")
@@ -169,6 +203,11 @@ class ParallelConfig(ServiceOptions):
         if name not in registry.executors:
             raise ValueError(f"unknown executor {name!r}; use {', '.join(registry.executors)}")
         return name
+
+    @property
+    def load_python(self) -> str | None:
+        """The Python by which load generators run on the masters; None: they run on the tuner's machine."""
+        return self.benchmark_python if self.benchmark_on == "master" else None
 
     @property
     def start_s(self) -> float:

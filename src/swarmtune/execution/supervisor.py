@@ -427,9 +427,10 @@ def prctl(option: int, value: int) -> None:
 class Supervisor:
     """One command from start to end.
 
-    ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES); directory ("~" is the home); files [{path, content,
-    restore}], relative to the directory; log_path (default output.log in the directory); memory_limit_bytes (of address
-    space, per process); grace_s; lease_s (null: none); token; redact (values that must not appear in the log).
+    ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES; "$PATH" in PATH is ours); directory ("~" is the home);
+    files [{path, content, restore}], relative to the directory; log_path (default output.log in the directory);
+    memory_limit_bytes (of address space, per process); lives_on (the end of the main process with 0 is not the command's);
+    grace_s; lease_s (null: none); token; redact (values that must not appear in the log).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
@@ -508,6 +509,9 @@ class Supervisor:
                 limited = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
                 resource.setrlimit(resource.RLIMIT_AS, (limited, limited))
 
+        environment = {**inherited(), **self.spec["env"], TOKEN: self.spec["token"]}
+        if "$PATH" in environment.get("PATH", ""):
+            environment["PATH"] = environment["PATH"].replace("$PATH", os.environ.get("PATH", os.defpath))
         try:
             self.main = subprocess.Popen(
                 self.spec["argv"],
@@ -515,7 +519,7 @@ class Supervisor:
                 stdout=self._output_of_child,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**inherited(), **self.spec["env"], TOKEN: self.spec["token"]},
+                env=environment,
                 start_new_session=True,
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
             )
@@ -592,9 +596,12 @@ class Supervisor:
                 if pid == 0:
                     return
                 self._reaped = True
-                if self.main is not None and pid == self.main.pid and self.status is None:
-                    self.status = status
+                if self.main is not None and pid == self.main.pid and self.main.returncode is None:
                     self._drain()
+                    if status == 0 and self.spec.get("lives_on"):
+                        self.main.returncode = 0
+                        continue
+                    self.status = status
                     code, number = os.WEXITSTATUS(status), os.WTERMSIG(status)
                     self.main.returncode = -number if number else code
                     emit("exited", code=None if number else code, signal=number or None)

@@ -15,7 +15,7 @@ from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Work
 from swarmtune.fleet.durations import Durations
 from swarmtune.fleet.job import RunResult
-from swarmtune.fleet.particle_values import ParticleResult
+from swarmtune.fleet.particle_values import ParticleResult, ParticleResults
 from swarmtune.fleet.pool import PoolCounts
 from swarmtune.fleet.progress import Progress
 from swarmtune.fleet.script_job import ScriptJob
@@ -54,7 +54,7 @@ class Batch:
     def __init__(self, batch: int, settings: Sequence[Setting], owner: Owner) -> None:
         self._owner = owner
         self._todo = [Particle(i, f"{batch:03d}-{i:05d}", setting) for i, setting in enumerate(settings)]
-        self.results = [ParticleResult(math.inf, setting.values, None, 0.0, 0) for setting in settings]
+        self.results = ParticleResults(ParticleResult(math.inf, s.values, None, 0.0, 0) for s in settings)
         self._ended = [False] * len(settings)
         self._progress = Progress(len(settings))
 

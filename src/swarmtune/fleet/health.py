@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from swarmtune.clock import Clock, within
 from swarmtune.execution.executors.base import NotHeldError
+from swarmtune.fleet.loop_thread import LoopThread
 
 M = TypeVar("M")
 M_co = TypeVar("M_co", covariant=True)
@@ -107,31 +108,106 @@ class Watched(Protocol[M_co]):
         """Record the result of a health check of an idle member."""
         ...
 
+    def name_of(self, member: Any, /) -> str:
+        """The name of a member."""
+        ...
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of all members."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of their breakers."""
+        ...
+
+
+@dataclass(frozen=True)
+class HealthStatus:
+    """What the last check of a member found; ``last_check`` in seconds since the epoch, None before the first one."""
+
+    group_id: str
+    is_healthy: bool = True
+    last_check: float | None = None
+    consecutive_failures: int = 0
+    last_error: str | None = None
+
+    @property
+    def status_summary(self) -> str:
+        """One line for people."""
+        state = "healthy" if self.is_healthy else "unhealthy"
+        return f"Group {self.group_id}: {state} (failures={self.consecutive_failures})"
+
 
 class HealthMonitor(Generic[M]):
-    """Checks the idle members of a pool every ``every_s`` seconds, while its ``async with`` lasts.
+    """Checks the idle members of a pool every ``check_interval`` seconds, while its ``async with`` lasts or from ``start``
+    to ``stop``.
 
-    ``check`` says whether a member answers; an error, or no answer within ``every_s``, counts as no. A member with an
-    open breaker that answers gets its probe at once; one that does not stays held back. A NotHeldError changes nothing.
+    ``check`` says whether a member answers, by default its method ``answers``; an error, or no answer within
+    ``check_interval``, counts as no. A member with an open breaker that answers gets its probe at once; one that does not
+    stays held back. A NotHeldError changes nothing.
     """
 
     def __init__(
-        self, pool: Watched[M], check: Callable[[M], Coroutine[Any, Any, bool]], clock: Clock, every_s: float = 30.0
+        self,
+        pool: Watched[M],
+        check_interval: float = 30.0,
+        *,
+        check: Callable[[M], Coroutine[Any, Any, bool]] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._pool = pool
-        self._check = check
-        self._clock = clock
-        self._every_s = every_s
+        self._check = check or _answers
+        self._clock = clock or pool.clock
+        self._every_s = check_interval
+        self._status: dict[str, HealthStatus] = {}
         self._task: asyncio.Task[None] | None = None
+        self._thread: LoopThread | None = None
+
+    def start(self) -> None:
+        """Begin, in the running event loop; without one in a thread of its own, and then nothing else may use the pool."""
+        if self._task is not None:
+            return
+        try:
+            self._task = asyncio.get_running_loop().create_task(self._run())
+        except RuntimeError:
+            self._thread = LoopThread()
+            self._thread.run(self.__aenter__())
+
+    def stop(self) -> None:
+        """End. In an event loop a check that runs is cancelled as soon as the caller waits for something."""
+        if self._thread is not None:
+            try:
+                self._thread.run(self.__aexit__())
+            finally:
+                self._thread.close()
+                self._thread = None
+        elif self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
 
     async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            task, self._task = self._task, None
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def get_all_status(self) -> list[HealthStatus]:
+        """What the last check of each member found; a member that is at work counts as it did before."""
+        return [self._status.get(name, HealthStatus(name)) for name in self._pool.names]
 
     async def look(self) -> None:
         """Check all idle members once, concurrently."""
@@ -143,10 +219,19 @@ class HealthMonitor(Generic[M]):
             await self.look()
 
     async def _look_at(self, member: M) -> None:
+        reason = None
         try:
             ok = await within(self._clock, self._every_s, self._check(member))
         except NotHeldError:
             return
-        except Exception:  # noqa: BLE001 - whatever keeps a member from answering, it does not answer
-            ok = False
+        except Exception as error:  # noqa: BLE001 - whatever keeps a member from answering, it does not answer
+            ok, reason = False, str(error) or type(error).__name__
+        name = self._pool.name_of(member)
+        failures = 0 if ok else self._status.get(name, HealthStatus(name)).consecutive_failures + 1
+        self._status[name] = HealthStatus(name, ok, self._clock.wall(), failures, reason)
         self._pool.checked(member, ok)
+
+
+async def _answers(member: Any) -> bool:
+    """Does it, by its own account?"""
+    return bool(await member.answers())

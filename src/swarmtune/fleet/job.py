@@ -33,12 +33,13 @@ class Stage(StrEnum):
 class Service:
     """A running service: its group, with the port on which it answers, and the handle of its processes.
 
-    ``token`` marks the processes: that of the job which started them.
+    ``token`` marks the processes: that of the job which started them. ``nodes``: where it runs.
     """
 
     group: Group
     handle: Handle
     token: str = ""
+    nodes: ServiceGroup | None = None
 
     @property
     def url(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -23,11 +23,13 @@ class FieldLike(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class ParticleResult:
-    """The result of one particle. ``cost`` is inf if it could not be measured; ``failure`` then says why.
+@dataclass(frozen=True, eq=False)
+class ParticleResult(float):
+    """The result of one particle, which is also its cost as a number, as in the older extension: ``float(result)``,
+    ``min(results)``. ``cost`` is inf if it could not be measured; ``failure`` then says why.
 
-    ``values`` has all fields, derived ones too. ``group`` served the last of ``attempts``, which took ``seconds``.
+    ``values`` has all fields, derived ones too; each is also an attribute, unless the result has its own of that name.
+    ``group`` served the last of ``attempts``, which took ``seconds``.
     """
 
     cost: float
@@ -36,6 +38,35 @@ class ParticleResult:
     seconds: float
     attempts: int
     failure: str | None = None
+
+    def __new__(cls, cost: float, *_: Any, **__: Any) -> Self:
+        return super().__new__(cls, cost)
+
+    def __getattr__(self, name: str) -> Value:
+        values: Mapping[str, Value] = self.__dict__.get("values", {})
+        if name in values:
+            return values[name]
+        known = ", ".join(values)
+        raise AttributeError(f"a result has no attribute {name!r}; the fields are: {known}", name=name, obj=self)
+
+
+class ParticleResults(list[ParticleResult]):
+    """The results of one call, in the order of its particles. As an array they are the costs: ``numpy.asarray(results)``,
+    ``numpy.argmin(results)``.
+    """
+
+    @property
+    def shape(self) -> tuple[int]:
+        """The shape of the array of costs."""
+        return (len(self),)
+
+    def min(self, *arguments: Any, **options: Any) -> Any:
+        """``numpy.ndarray.min`` of the costs."""
+        return np.array(self, dtype=float).min(*arguments, **options)
+
+    def argmin(self, *arguments: Any, **options: Any) -> Any:
+        """``numpy.ndarray.argmin`` of the costs."""
+        return np.array(self, dtype=float).argmin(*arguments, **options)
 
 
 def space_of(target_field: Sequence[Field | FieldLike | Mapping[str, Any]]) -> Space:

@@ -7,6 +7,7 @@ import itertools
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,23 +17,42 @@ from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import ConfigurationError, ConfigValidationError, Culprit, SwarmTuneError
 from swarmtune.execution.config import NodeConfig, ParallelConfig, ServiceGroupConfig
 from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.execution.reach import Reach
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.batch import Batch, Particle
 from swarmtune.fleet.dispatch import Dispatcher, Member
 from swarmtune.fleet.durations import Durations
+from swarmtune.fleet.fitness import ByBenchmark, ByPerformance, ByUrl, Fitness, Measure, weighs_performance
 from swarmtune.fleet.health import HealthMonitor, RetryPolicy
 from swarmtune.fleet.history import SAME_FAILURES
+from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.fleet.loop_thread import LoopThread
-from swarmtune.fleet.particle_values import FieldLike, ParticleResult, decode, space_of
+from swarmtune.fleet.particle_values import FieldLike, ParticleResults, decode, space_of
+from swarmtune.fleet.performance import Meter
 from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
-from swarmtune.fleet.script_job import Fitness, Script, ScriptJob, ScriptService, answers_ok
+from swarmtune.fleet.script_job import Script, ScriptJob, ScriptService, answers_ok
 from swarmtune.fleet.service_run import Listening, ServiceRun
 from swarmtune.fleet.turns import Turns, any_time
+from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Event, Group, Setting
 from swarmtune.space import Field
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class OlderArguments:
+    """Further arguments of the older extension's dispatcher, in its order.
+
+    ``evaluate_particles`` calls ``result_callback(fitness=...)`` for each particle when all have been measured.
+    ``benchmark_func()`` measures in place of our load generator, for a ``fitness_func`` of one argument; it is not told
+    which service. ``use_remote`` has no effect: [parallel] executor says how nodes are reached.
+    """
+
+    result_callback: Callable[..., Any] | None = None
+    benchmark_func: Callable[[], Any] | None = None
+    use_remote: bool = True
 
 
 class ParticleDispatcher:
@@ -44,26 +64,31 @@ class ParticleDispatcher:
 
     def __init__(
         self,
-        config: ParallelConfig,
+        parallel_config: ParallelConfig,
         target_field: Sequence[Field | FieldLike | Mapping[str, Any]],
         fitness_func: Fitness,
-        *,
+        *older: Any,
+        benchmark: LoadgenOptions | None = None,
         executors: Callable[[NodeConfig], Executor] | None = None,
         clock: Clock | None = None,
         listen: Callable[[Event], None] | None = None,
+        **named: Any,
     ) -> None:
         """``fitness_func(values, url)`` measures the service at ``url`` and returns its cost. It is a coroutine function,
-        or is run in a thread.
+        or is run in a thread. ``fitness_func(performance)``, a function of one argument, gets what our own load generator
+        measures (a ``Performance``), with the options of ``benchmark`` and the model that the service lists.
 
         ``executors`` replaces ``config.executor``: it makes the executor of a node. ``listen`` gets every event, in the
-        thread of the dispatcher. Raises ConfigValidationError with all mistakes in groups, scripts and fields.
+        thread of the dispatcher. ``older``, ``named``: see ``OlderArguments``. Raises ConfigValidationError with all
+        mistakes in groups, scripts and fields.
         """
-        self.config = config.resolved()
+        self.config = parallel_config.resolved()
         self.space = space_of(target_field)
         check_scripts(self.config.service_groups)
-        if not callable(fitness_func):
-            raise ConfigurationError(f"fitness_func must be a function of values and url, not {fitness_func!r}")
+        self._older = OlderArguments(*older, **named)
+        self._by_performance = weighs_performance(fitness_func)
         self._fitness = fitness_func
+        self._benchmark = benchmark or LoadgenOptions()
         self._clock = clock or RealClock()
         self._reach = Reach(
             self.config, self._clock, lambda text: self.emit("group_trouble", {"message": text}), executors
@@ -99,6 +124,10 @@ class ParticleDispatcher:
             stack.push_async_callback(self._reach.close)
             connector = aiohttp.TCPConnector(limit=0, force_close=True)  # services come and go
             self._http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+            self._run = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.wall())) + f"-{uuid.uuid4().hex[:4]}"
+            here = LocalExecutor(self.results_dir, self._clock)
+            stack.push_async_callback(here.close)
+            self._measure = self._measured_by(here)
             config = self.config
             self._pool: ServiceGroupPool[Member[float]] = ServiceGroupPool(
                 [self._member(group) for group in config.service_groups],
@@ -111,12 +140,8 @@ class ParticleDispatcher:
             self._dispatcher: Dispatcher[Particle, float] = Dispatcher(
                 self._pool, self._clock, retry, self._forward, self._release_nodes
             )
-            every_s = config.health_check_interval
-            await stack.enter_async_context(
-                HealthMonitor(self._pool, lambda group: group.answers(), self._clock, every_s)
-            )
+            await stack.enter_async_context(HealthMonitor(self._pool, config.health_check_interval))
             stack.push_async_callback(self._dispatcher.close)
-            self._run = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.wall())) + f"-{uuid.uuid4().hex[:4]}"
             self._stack = stack.pop_all()
         return self
 
@@ -125,9 +150,18 @@ class ParticleDispatcher:
             stack, self._stack = self._stack, None
             await stack.aclose()
 
+    def setup(self) -> bool:
+        """Begin, without ``with``, as the older extension does; call ``cleanup`` in the end. Always True."""
+        self.__enter__()
+        return True
+
+    def cleanup(self) -> None:
+        """End what ``setup`` began; twice does no harm."""
+        self.__exit__()
+
     # --- particles -------------------------------------------------------------------------------------------------
 
-    def evaluate_particles(self, particles: Any) -> list[ParticleResult]:
+    def evaluate_particles(self, particles: Any) -> ParticleResults:
         """One result for each particle, in their order. ``particles``: see ``particle_values.decode``.
 
         ConfigValidationError if a particle does not fit the fields, before anything starts. If no group can work at all,
@@ -138,9 +172,13 @@ class ParticleDispatcher:
             raise ConfigurationError(
                 "write `with ParticleDispatcher(...) as d:`; in a coroutine, `await d.evaluate(...)`"
             )
-        return self._thread.run(self.evaluate(particles))
+        results, callback = self._thread.run(self.evaluate(particles)), self._older.result_callback
+        if callback is not None:
+            for result in results:
+                callback(fitness=result.cost)
+        return results
 
-    async def evaluate(self, particles: Any) -> list[ParticleResult]:
+    async def evaluate(self, particles: Any) -> ParticleResults:
         """``evaluate_particles`` for coroutines, inside ``async with``. A cancelled call has stopped its services."""
         if self._stack is None:
             raise ConfigurationError("write `async with ParticleDispatcher(...) as d:` around it")
@@ -154,6 +192,15 @@ class ParticleDispatcher:
                 raise
             batch.end_all(error)
         return batch.results
+
+    def _measured_by(self, here: Executor) -> Measure:
+        """How the cost of a running service is found; ``here`` runs a load generator."""
+        if not self._by_performance:
+            return ByUrl(self._fitness)
+        if self._older.benchmark_func is not None:
+            return ByBenchmark(self._fitness, self._older.benchmark_func)
+        place = LoadPlace(here, self.config.load_python)
+        return ByPerformance(self._fitness, Meter(self._benchmark, place, self._http, self._clock))
 
     # --- what a batch needs -------------------------------------------------------------------------------------------
 
@@ -214,7 +261,7 @@ class ParticleDispatcher:
         turn = self._turns.of(group.ranks) if self.config.in_turn else any_time
         nodes = ServiceGroup(group.group, self._reach.of(group))
         member: ServiceRun[float] = ServiceRun(nodes, self._clock, turn, self.config.start_s, self._is_healthy(group))
-        service = ScriptService.of(group, self._fitness, self.config.evaluation_timeout, self._http, self._clock)
+        service = ScriptService.of(group, self._measure, self.config.evaluation_timeout, self._http, self._clock)
         self._services[group.group_id] = service, member
         return member
 

@@ -51,8 +51,8 @@ class ServiceGroupPool(Generic[M]):
         open_s: float = 60.0,
     ) -> None:
         """``failures`` and ``open_s`` (seconds) configure each member's ``CircuitBreaker``."""
-        self._clock = clock
-        self._name_of = name_of
+        self.clock = clock
+        self.name_of = name_of
         self._breaker_options = (failures, open_s)
         self._slots: dict[str, _Slot[M]] = {}
         self._waiters: dict[asyncio.Future[None], None] = {}
@@ -93,7 +93,7 @@ class ServiceGroupPool(Generic[M]):
 
     def holds(self, member: M) -> bool:
         """Is it still in the pool? A busy member that leaves is, until its work is done."""
-        slot = self._slots.get(self._name_of(member))
+        slot = self._slots.get(self.name_of(member))
         return slot is not None and slot.member is member
 
     async def acquire(self, avoid: Collection[str] = ()) -> M:
@@ -106,7 +106,7 @@ class ServiceGroupPool(Generic[M]):
 
     def release(self, member: M, ok: bool | None) -> None:
         """Give a member back. ``ok``: is its breaker to count a success or a failure? None: neither (cancelled work)."""
-        name = self._name_of(member)
+        name = self.name_of(member)
         slot = self._slots.pop(name)
         slot.busy = False
         slot.breaker.end(ok)
@@ -123,7 +123,7 @@ class ServiceGroupPool(Generic[M]):
         waiter = asyncio.get_running_loop().create_future()
         self._waiters[waiter] = None
         waits = [s.breaker.wait_s for s in self._slots.values() if s.breaker.state is Breaker.OPEN]
-        alarm = asyncio.ensure_future(self._clock.sleep(min(waits))) if waits else None
+        alarm = asyncio.ensure_future(self.clock.sleep(min(waits))) if waits else None
         try:
             await asyncio.wait({waiter, alarm} if alarm else {waiter}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -141,10 +141,10 @@ class ServiceGroupPool(Generic[M]):
 
     def join(self, member: M) -> None:
         """Add a member; ConfigurationError if the name is taken."""
-        name = self._name_of(member)
+        name = self.name_of(member)
         if name in self._slots:
             raise ConfigurationError(f"group {name!r} already exists; let it leave first, or use another name")
-        self._slots[name] = _Slot(member, CircuitBreaker(self._clock, *self._breaker_options))
+        self._slots[name] = _Slot(member, CircuitBreaker(self.clock, *self._breaker_options))
         self._notify()
 
     def leave(self, name: str) -> M:
@@ -180,7 +180,7 @@ class ServiceGroupPool(Generic[M]):
 
     def checked(self, member: M, ok: bool) -> None:
         """Record a health check; ignored for a member that has meanwhile got work or left."""
-        slot = self._slots.get(self._name_of(member))
+        slot = self._slots.get(self.name_of(member))
         if slot is None or slot.busy or slot.member is not member:
             return
         if ok:

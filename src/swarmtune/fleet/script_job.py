@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 import json
-import math
 import shlex
 import signal
-import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ from swarmtune.execution.config import ServiceGroupConfig
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup, of_rank, with_rank
 from swarmtune.execution.supervisor import make_private
+from swarmtune.fleet.fitness import Measure
 from swarmtune.fleet.job import Job, Service
 from swarmtune.records import Command, File, Group, Value
 
@@ -38,9 +35,6 @@ POLL_S = 0.25
 OK = 200
 KILLED = {sign * number + base for number in (signal.SIGKILL, signal.SIGTERM) for sign, base in ((-1, 0), (1, 128))}
 """Exit codes of a process that was killed by the kernel or a person; a shell adds 128."""
-
-Fitness = Callable[[Mapping[str, Value], str], float | Awaitable[float]]
-"""Measures the service at a URL, which runs with these values; returns the cost, which is minimised."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +78,23 @@ class ScriptService:
     config: ServiceGroupConfig
     start: Script
     stop: Script | None
-    fitness: Fitness
+    measure: Measure
     timeout_s: float
     http: aiohttp.ClientSession
     clock: Clock
 
+    @property
+    def on_master(self) -> bool:
+        """Does the start script run on the master alone?"""
+        return self.config.start == "master"
+
     @classmethod
     def of(
-        cls, config: ServiceGroupConfig, fitness: Fitness, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
+        cls, config: ServiceGroupConfig, measure: Measure, timeout_s: float, http: aiohttp.ClientSession, clock: Clock
     ) -> ScriptService:
         """ConfigValidationError if a script cannot be read. ``timeout_s``: seconds that one measurement may take."""
         stop = Script.read(config.stop_script) if config.stop_script else None
-        return cls(config, Script.read(config.start_script), stop, fitness, timeout_s, http, clock)
+        return cls(config, Script.read(config.start_script), stop, measure, timeout_s, http, clock)
 
 
 class ScriptJob(Job[float]):
@@ -111,15 +110,22 @@ class ScriptJob(Job[float]):
         self.facts = {"particle": folder.name.rpartition("-")[0]}
 
     def commands(self, group: Group) -> tuple[Command, ...]:
-        """The start script on each node, with the values in ``config_path``."""
+        """The start script where it runs, and on each node the values in ``config_path``.
+
+        A script that runs on the master alone may end with 0 and leave the service behind.
+        """
         path, script = self._service.config.config_path, self._service.start
+        environment = {"SWARMTUNE_CONFIG": path}
         # A file at an absolute path is the user's and is restored; a relative path is in a folder of our own.
         content = json.dumps(dict(self.values), indent=2) + "\n"
-        files = (*script.files, File(path, content, restore=Path(path).is_absolute()))
-        return tuple(
-            Command(script.argv, {"SWARMTUNE_CONFIG": path}, files, directory=of_rank(self.place, rank))
-            for rank in range(len(group.nodes))
-        )
+        values = File(path, content, restore=Path(path).is_absolute())
+        files, places = (*script.files, values), [of_rank(self.place, rank) for rank in range(len(group.nodes))]
+        if not self._service.on_master:
+            return tuple(Command(script.argv, environment, files, place) for place in places)
+        argv = (*script.argv, "--config", path)
+        first = Command(argv, environment, files, places[0], lives_on=True)
+        # On the others a command holds the file for as long as the service runs, and shows whether the node is there.
+        return (first, *(Command(("true",), environment, (values,), place, lives_on=True) for place in places[1:]))
 
     async def ready(self, service: Service) -> bool:  # noqa: ARG002 - the URL is the user's
         """Does the health URL answer 200?"""
@@ -140,18 +146,24 @@ class ScriptJob(Job[float]):
         return SimulatorHealthCheckError(with_last_line(text, log), culprit=Culprit.INFRASTRUCTURE)
 
     async def use(self, service: Service) -> float:
-        """The cost. Errors of the fitness function are blamed on the particle. A fitness function that runs in a thread
-        cannot be cancelled: its result is then ignored.
+        """The cost. Errors of the fitness function are blamed on the particle, unless the service that a script has left
+        behind does not answer any more. A fitness function that runs in a thread cannot be cancelled: its result is then
+        ignored.
         """
-        limit_s = self._service.timeout_s
+        limit_s, measured = self._service.timeout_s, self._service.measure(self.values, service, self.folder)
         try:
-            return _cost(await within(self._service.clock, limit_s, self._call(service.url)))
+            return await within(self._service.clock, limit_s, measured)
         except TimeoutError as error:
             text = f"no result within evaluation_timeout, {limit_s:g} s"
             raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+        except BenchmarkExecutionError as error:
+            if not self._service.on_master or await self.ready(service):
+                raise
+            text = f"the service does not answer any more at {self._service.config.health_url}: {error.message}"
+            raise SimulatorHealthCheckError(text, culprit=Culprit.INFRASTRUCTURE) from error
 
     async def before_stop(self, service: Service) -> None:
-        """Run the stop script on every node, if there is one."""
+        """Run the stop script, if there is one, where the start script ran."""
         script = self._service.stop
         if script is None:
             return
@@ -166,10 +178,10 @@ class ScriptJob(Job[float]):
             finally:
                 await handle.stop()
 
-        await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._nodes.executors)))
+        await asyncio.gather(*(run(rank, executor) for rank, executor in enumerate(self._with_script)))
 
     async def keep(self, result: Mapping[str, Any], remote: bool) -> str | None:
-        """Write ``result.json`` here and, with ``remote``, on the master, and fetch the output of every rank.
+        """Write ``result.json`` here and, with ``remote``, on the master, and fetch the output of each start script.
 
         Returns the reason if a file could not be written or fetched.
         """
@@ -180,25 +192,17 @@ class ScriptJob(Job[float]):
             if not remote:
                 return None
             await self._nodes.executors[0].put(file, f"{self.place}/result.json")
-            for rank, executor in enumerate(self._nodes.executors):
+            for rank, executor in enumerate(self._with_script):
                 log = f"{of_rank(self.place, rank)}/output.log"
                 await executor.get(log, self.folder / f"{of_rank('output', rank)}.log")
         except (SwarmTuneError, OSError) as error:
             return str(error)
         return None
 
-    async def _call(self, url: str) -> Any:
-        fitness = self._service.fitness
-        try:
-            if inspect.iscoroutinefunction(fitness):
-                return await fitness(self.values, url)
-            result = await _in_thread(fitness, self.values, url)
-            return await result if inspect.isawaitable(result) else result
-        except SwarmTuneError:
-            raise
-        except Exception as error:
-            text = f"fitness_func raised {type(error).__name__}: {error}"
-            raise BenchmarkExecutionError(text, culprit=Culprit.SETTING) from error
+    @property
+    def _with_script(self) -> tuple[Executor, ...]:
+        """The nodes on which start and stop script run, the master first."""
+        return self._nodes.executors[: 1 if self._service.on_master else None]
 
 
 async def answers_ok(http: aiohttp.ClientSession, url: str) -> bool:
@@ -214,41 +218,3 @@ def with_last_line(text: str, log: str) -> str:
     """The text, followed by the last line that the service printed."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     return f"{text}; its last line: {lines[-1][:500]}" if lines else text
-
-
-def _cost(result: Any) -> float:
-    try:
-        cost = float(result)
-    except (TypeError, ValueError):
-        cost = math.nan
-    if math.isnan(cost):
-        text = f"fitness_func returned {str(result)[:100]!r}, which is not a number"
-        raise BenchmarkExecutionError(text, culprit=Culprit.SETTING)
-    return cost
-
-
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a function in a daemon thread of its own, so that a hung function delays neither others nor the exit."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[Any] = loop.create_future()
-
-    def deliver(result: Any, error: Exception | None) -> None:
-        if done.done():
-            return
-        if error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)
-
-    def run() -> None:
-        try:
-            outcome: tuple[Any, Exception | None] = (function(*arguments), None)
-        except BaseException as error:  # noqa: BLE001 - also SystemExit must not end the dispatcher
-            outcome = (None, RuntimeError(f"{type(error).__name__}: {error}"))
-            if isinstance(error, Exception) and not isinstance(error, StopIteration):
-                outcome = (None, error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(deliver, *outcome)
-
-    threading.Thread(target=run, name="fitness_func", daemon=True).start()
-    return await done

@@ -166,7 +166,7 @@ class ServiceRun(Generic[R]):
         except TimeoutError as error:
             text = f"the nodes of {self.name} did not start a command within {self._start_s:g} s"
             raise IPCTimeoutError(text) from error
-        self._running = _Running(job, commands, Service(group, handle, job.token))
+        self._running = _Running(job, commands, Service(group, handle, job.token, self.nodes))
         stage.reached = Stage.READY
         await self._until_ready(job, self._running.service)
         report("ready", {})

@@ -34,6 +34,7 @@ class Benchmark(ABC):
 
     name: str
     Config: type
+    runs_anywhere = False  # is its command a module of swarmtune, which another machine's Python can run?
     measures_power = False  # can a measurement have power_watts, the mean power of the service's accelerators?
 
     def __init__(self, config: Any) -> None:

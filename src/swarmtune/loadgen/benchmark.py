@@ -28,6 +28,7 @@ class SwarmtuneBenchmark(Benchmark):
 
     name = "swarmtune"
     section = "loadgen"
+    runs_anywhere = True
     measures_power = True
     config: LoadgenOptions
     Config = LoadgenOptions

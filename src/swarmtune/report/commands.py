@@ -27,7 +27,7 @@ class KeptFile:
 def run_lines(plan: Plan, trial: Trial) -> list[str]:
     """The command lines that run the service with this trial's setting, one for each node, ready to paste."""
     group = plan.groups[0]
-    commands = plan.engine.commands(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
+    commands = plan.commands(trial.setting, replace(group, port=group.port or DEFAULT_PORT))
     return [command_line(command) for command in commands]
 
 

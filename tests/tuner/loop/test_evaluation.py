@@ -14,6 +14,7 @@ from aiohttp import web
 from tests.tuner.loop.test_coordinator import plan
 
 from swarmtune.clock import VirtualClock
+from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
@@ -22,6 +23,7 @@ from swarmtune.errors import (
     SimulatorStartError,
 )
 from swarmtune.execution.executors.base import Handle
+from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import Service
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.judge.certify import DISTURBED
@@ -46,7 +48,14 @@ class Results(SwarmtuneBenchmark):
 class Bed:
     """An evaluation, and a service that it may use."""
 
-    def __init__(self, *results: Measurement, life: Life | None = None, ready: bool = True, **changes: Any) -> None:
+    def __init__(
+        self,
+        *results: Measurement,
+        life: Life | None = None,
+        ready: bool = True,
+        python: str | None = None,
+        **changes: Any,
+    ) -> None:
         self.clock = VirtualClock()
         benchmark = Results(LoadgenOptions())
         benchmark.results = iter(results)
@@ -56,7 +65,7 @@ class Bed:
         self.kept: list[Measurement] = []
         self.phases: list[str] = []
         attempt = Attempt(7, 3, self.plan.baseline(), "g", "mark")
-        bench = Bench(self.executor, self.clock, Path("study/attempts"))
+        bench = Bench(self.executor, self.clock, Path("study/attempts"), python)
         self.job = Evaluation(self.plan, attempt, bench, lambda kind, _: self.phases.append(kind), self.kept.append)
         self.job.started_at = self.clock.monotonic()
         service: Handle = VirtualHandle(Command(("serve",)), Life(), self.clock, 0.0)
@@ -267,3 +276,35 @@ async def test_a_result_that_cannot_be_read_is_an_error_of_ours() -> None:
     bed.plan.benchmark.read = unreadable  # type: ignore[method-assign]
     with pytest.raises(BenchmarkParseError, match="the result cannot be read"):
         await bed.use()
+
+
+async def test_the_load_of_a_service_may_come_from_its_master() -> None:
+    bed = Bed(GOOD, python="/opt/python")
+    node = VirtualExecutor(bed.clock, lambda _: Life(10.0))
+    bed.service = replace(bed.service, nodes=ServiceGroup(bed.service.group, [node]))
+    assert (await bed.use()).measurement.metrics["request_goodput"] == 5.0
+    (handle,) = node.started
+    assert handle.command.argv == ("/opt/python", "-P", "-m", "swarmtune.loadgen", "spec.json")
+    assert handle.command.directory == "loads/attempts/0003-7/load-0"
+    assert bed.executor.started == []
+
+
+async def test_texts_of_the_user_in_a_log_give_the_cause_and_the_path_its_beginning() -> None:
+    texts = {
+        "fatal_patterns": {"out_of_memory": ["HBM exhausted"]},
+        "retryable_patterns": {"io_error": ["disk asleep"]},
+    }
+    health = HealthCheck.model_validate({"service_errors": texts, "benchmark_errors": texts})
+    bed = Bed(life=Life(1.0, 4, "disk asleep\n"), health_check=health, deploy=Deploy(path_prefix="/opt/stack"))
+    log = "HBM exhausted"
+    for error in (bed.job.diagnose(1, log), bed.job.diagnose(None, log), bed.job.died(-9, log)):
+        assert (error.details["cause"], error.culprit) == ("out_of_memory", Culprit.SETTING)
+    assert bed.job.died(1, "disk asleep").culprit is Culprit.INFRASTRUCTURE
+    with pytest.raises(BenchmarkExecutionError, match="io error, by a text of") as caught:
+        await bed.use()
+    assert (caught.value.details, caught.value.culprit) == (
+        {"exit_code": 4, "cause": "io_error"},
+        Culprit.INFRASTRUCTURE,
+    )
+    (command,) = bed.job.commands(Group("g", port=8000))
+    assert command.env["PATH"] == "/opt/stack:/opt/stack/bin:$PATH"

@@ -14,10 +14,12 @@ from rich.text import Text
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
+    add_older_arguments,
     add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
     chosen_config,
+    older_notes,
     one_line,
     overrides,
     planned,
@@ -37,13 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_arguments(parser)
     add_search_arguments(parser)
     add_parallel_arguments(parser)
+    add_older_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
     settings = read_settings(path, given)
-    show(noticed(planned(settings)))
+    show(noticed(older_notes(planned(settings), args)))
     return EXIT_DONE
 
 
@@ -60,15 +63,14 @@ def show(plan: Plan) -> None:
     group = plan.groups[0]
     port = group.port or DEFAULT_PORT
     console.print("\n[bold]Service, baseline:[/bold]")
-    for node, command in zip(
-        group.nodes, plan.engine.commands(plan.baseline(), replace(group, port=port)), strict=True
-    ):
+    for node, command in zip(group.nodes, plan.commands(plan.baseline(), replace(group, port=port)), strict=True):
         where = f"{node.host}: " if len(group.nodes) > 1 else ""
         console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
     for line in live_lines(plan, plan.baseline()):
         console.print(f"  when it is ready: {line}", markup=False, soft_wrap=True)
     load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
-    console.print("[bold]Load:[/bold]")
+    console.print(f"[bold]{'Load, on the master of each group' if plan.load_python else 'Load'}:[/bold]")
+    load = replace(load, argv=(plan.load_python, *load.argv[1:])) if plan.load_python else load
     console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
     for notice in plan.notices:
         console.print(f"note: {notice}", markup=False)
@@ -91,7 +93,7 @@ def document(plan: Plan) -> dict[str, Any]:
             for field in plan.space.fields
         ],
         "rules": [constraint.text for constraint in plan.space.constraints],
-        "service": [command_line(command) for command in plan.engine.commands(baseline, group)],
+        "service": [command_line(command) for command in plan.commands(baseline, group)],
         "load": command_line(load),
         "notices": list(plan.notices),
     }

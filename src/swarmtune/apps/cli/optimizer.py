@@ -13,10 +13,12 @@ from typing import Any
 from swarmtune.apps.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
 from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
+    add_older_arguments,
     add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
     chosen_config,
+    older_notes,
     overrides,
     planned,
 )
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_arguments(parser)
     add_search_arguments(parser)
     add_parallel_arguments(parser)
+    add_older_arguments(parser)
     parser.add_argument(
         "-lb", "--load-breakpoint", "--load_breakpoint", action="store_true", help="resume the last study"
     )
@@ -49,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run or resume a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
-    plan = noticed(plan)
+    plan = noticed(older_notes(plan, args))
     if args.dry_run:
         if args.json:
             args.result.write_json(check.document(plan))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,37 @@ def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"how hosts are reached (default ssh; this machine itself: local). {listed(registry.executors)}",
     )
+
+
+def add_older_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the older tuner that its scripts give; ``older_notes`` says what they mean here."""
+    group = parser.add_argument_group("options of the older tuner, which change nothing here")
+    group.add_argument(
+        "-d", "--deploy-policy", "--deploy_policy", choices=("single", "multiple"), dest="deploy_policy",
+        help="one machine or several for a service: name them with --hostfile or --nodes",
+    )  # fmt: skip
+    group.add_argument(
+        "--pd", choices=("competition", "disaggregation"),
+        help="prefill and decode in one service, or apart: for that, start it by a script of yours (-e command)",
+    )  # fmt: skip
+
+
+def older_notes(plan: Plan, args: argparse.Namespace) -> Plan:
+    """The plan, with a notice of each option of the older tuner that asks for what this plan does not do."""
+    notices, several = [], any(len(group.nodes) > 1 for group in plan.groups)
+    if args.deploy_policy == "multiple" and not several:
+        notices.append(
+            "-d multiple has no effect: each service runs on one machine; name the machines that serve together with "
+            "--hostfile or --nodes (docs/cluster.md)"
+        )
+    if args.deploy_policy == "single" and several:
+        notices.append("-d single has no effect: the groups that are given have several machines")
+    if args.pd == "disaggregation":
+        notices.append(
+            "--pd disaggregation has no effect: engines start prefill and decode together; start them apart by a script "
+            "of yours (-e command), with their numbers as fields"
+        )
+    return replace(plan, notices=(*plan.notices, *notices))
 
 
 def listed(parts: registry.Registry) -> str:

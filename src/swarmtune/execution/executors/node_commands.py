@@ -25,15 +25,21 @@ def message_of(command: Command) -> Message:
         "directory": command.directory,
         "memory_limit_bytes": command.memory_limit_bytes,
         "secrets": sorted(command.secrets),
+        "lives_on": command.lives_on,
     }
 
 
 def command_from(message: Message) -> Command:
     """Inverse of ``message_of``."""
     files = tuple(File(f["path"], f["content"], f["restore"]) for f in message["files"])
-    limit = message["memory_limit_bytes"]
     return Command(
-        tuple(message["argv"]), message["env"], files, message["directory"], limit, frozenset(message["secrets"])
+        tuple(message["argv"]),
+        message["env"],
+        files,
+        message["directory"],
+        message["memory_limit_bytes"],
+        frozenset(message["secrets"]),
+        bool(message.get("lives_on")),
     )
 
 

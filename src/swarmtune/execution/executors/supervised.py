@@ -60,6 +60,7 @@ def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | 
         "files": [{"path": f.path, "content": f.content, "restore": f.restore} for f in command.files],
         "directory": str(directory),
         "memory_limit_bytes": command.memory_limit_bytes,
+        "lives_on": command.lives_on,
         "grace_s": GRACE_S,
         "lease_s": lease_s,
         "token": token,

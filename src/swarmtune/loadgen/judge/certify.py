@@ -22,6 +22,7 @@ from swarmtune.loadgen.observe.contention import Contention, contention, other_d
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.loadgen.send.plan import mode_of
+from swarmtune.records import Measurement
 
 Level = Literal["valid", "degraded", "invalid"]
 DEGRADED = 0.2  # of the limit for "invalid"
@@ -130,6 +131,13 @@ def _judge_usage(records: Records, invalid: list[str], degraded: list[str]) -> N
 def disturbed(reasons: Iterable[str]) -> bool:
     """Do the reasons of a measurement that is not valid blame other programs on the service's machine?"""
     return any(reason.startswith(DISTURBED) for reason in reasons)
+
+
+def refused(measurement: Measurement) -> bool:
+    """Has an undisturbed service answered, and not completed a single request?"""
+    metrics = measurement.metrics
+    answered = metrics.get("completed") == 0 and metrics.get("answered", 0) > 0
+    return answered and not disturbed(measurement.reasons)
 
 
 def _broken(records: Records) -> list[str]:

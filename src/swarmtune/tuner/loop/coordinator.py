@@ -10,6 +10,7 @@ from swarmtune.errors import BenchmarkExecutionError, Culprit, PSOConvergenceErr
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
+from swarmtune.loadgen.judge.certify import refused
 from swarmtune.records import (
     AttemptResult,
     Group,
@@ -25,7 +26,7 @@ from swarmtune.records import (
 )
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.budget import Budget
-from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured, refused
+from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
 from swarmtune.tuner.loop.restarts import Restarts, free_fields
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart

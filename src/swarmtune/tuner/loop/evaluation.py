@@ -24,8 +24,9 @@ from swarmtune.errors import (
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import LOG_LINES, Job, Service
+from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.loadgen.base import LoadedService
-from swarmtune.loadgen.judge.certify import disturbed
+from swarmtune.loadgen.judge.certify import disturbed, refused
 from swarmtune.objective.objectives import ACCELERATORS
 from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
@@ -79,11 +80,15 @@ class Measured:
 
 @dataclass(frozen=True)
 class Bench:
-    """What all evaluations of a study share: the executor of the load generator, and the parent folder of all attempts."""
+    """What all evaluations of a study share: the executor of the load generator, and the parent folder of all attempts.
+
+    ``python``: see LoadPlace.
+    """
 
     executor: Executor
     clock: Clock
     directory: Path
+    python: str | None = None
 
 
 class Evaluation(Job[Measured]):
@@ -117,7 +122,7 @@ class Evaluation(Job[Measured]):
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The engine's commands for this setting."""
-        commands = self.plan.engine.commands(self.attempt.setting, group)
+        commands = self.plan.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
 
@@ -135,7 +140,7 @@ class Evaluation(Job[Measured]):
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """The engine's diagnosis; of a service that still runs, with the time-out and what it answered last."""
-        error = self.plan.engine.diagnose(exit_code, log)
+        error = self._diagnosed(exit_code, log)
         if exit_code is not None:
             return error
         waited = f"not ready after {self.ready_s:g} s (wait_start_time). "
@@ -145,9 +150,13 @@ class Evaluation(Job[Measured]):
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
         """The engine's diagnosis of a service that was ready before."""
-        error = self.plan.engine.diagnose(exit_code, log)
+        error = self._diagnosed(exit_code, log)
         text = f"The service died while it was measured. {error.message}"
         return SimulatorHealthCheckError(text, details=error.details, culprit=error.culprit)
+
+    def _diagnosed(self, exit_code: int | None, log: str) -> SwarmTuneError:
+        """The engine's diagnosis, unless a text of the user shows another cause."""
+        return self.plan.health_check.of_service(self.plan.engine.diagnose(exit_code, log), log)
 
     async def after_stop(self, nodes: ServiceGroup) -> None:
         """Fetch the folder of the service; the log on a lost node is not fetched."""
@@ -197,7 +206,7 @@ class Evaluation(Job[Measured]):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             fresh = replace(workload, seed=workload.seed + repeat)  # the service may remember the prompts
             measurement = await self._measure(service, fresh, directory, timeout_s)
-            if measurement.valid or (refused(measurement) and not disturbed(measurement.reasons)):
+            if measurement.valid or refused(measurement):
                 taken = float(self.plan.engine.accelerators(self.attempt.setting, service.group))
                 return replace(
                     measurement,
@@ -226,10 +235,11 @@ class Evaluation(Job[Measured]):
 
     async def _measure(self, service: Service, workload: Workload, directory: Path, timeout_s: float) -> Measurement:
         clock, benchmark = self._bench.clock, self.plan.benchmark
+        place = LoadPlace(self._bench.executor, self._bench.python)
         command = benchmark.command_for(workload, self._loaded(service))
         deadline = clock.monotonic() + max(1.0, timeout_s)
         environment = {**command.env, "SWARMTUNE_TOKEN": f"{self.attempt.token}-load"}
-        handle = await self._bench.executor.start(replace(command, directory=str(directory), env=environment))
+        handle = await place.start(replace(command, env=environment), service, directory)
         try:
             while (code := await handle.poll()) is None:
                 if clock.monotonic() > deadline:
@@ -241,12 +251,12 @@ class Evaluation(Job[Measured]):
                 await clock.sleep(POLL_S)
             if code != 0:
                 await self._check_answers(service)
-                raise BenchmarkExecutionError(
-                    f"The load generator {benchmark.name} ended with code {code}: {await handle.logs(LOG_LINES)}",
-                    details={"exit_code": code},
-                )
+                log = await handle.logs(LOG_LINES)
+                error = place.failed(service, f"The load generator {benchmark.name}", code, log)
+                raise self.plan.health_check.of_benchmark(error, log)
         finally:
             await handle.stop(grace_s=2.0)
+        await place.fetch(service, directory)
         try:
             return benchmark.read(directory)
         except OSError as error:
@@ -265,11 +275,6 @@ class Evaluation(Job[Measured]):
             raise SimulatorHealthCheckError(
                 "The service still runs but no longer answers after the measurement.", details={"cause": "hang"}
             )
-
-
-def refused(measurement: Measurement) -> bool:
-    """Has the service answered, and not completed a single request?"""
-    return measurement.metrics.get("completed") == 0 and measurement.metrics.get("answered", 0) > 0
 
 
 def seed_of(seed: int, requests: int | str, point: int) -> int:

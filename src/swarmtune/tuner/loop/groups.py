@@ -37,7 +37,7 @@ class Groups:
         self._clock = clock
         self._reach = Reach(plan.parallel or ParallelConfig(), clock, lambda _: None, None, leftovers, folder.name)
         self._local = LocalExecutor(folder, clock)
-        self.bench = Bench(self._local, clock, folder.resolve() / "attempts")
+        self.bench = Bench(self._local, clock, folder.resolve() / "attempts", plan.load_python)
         self._open: dict[str, ServiceRun[Measured]] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
         self._waiters: dict[str, asyncio.Event] = {}  # set when a group that left the pool has ended its work
@@ -130,7 +130,7 @@ async def looked_after(
     if parallel is None:
         yield
         return
-    async with HealthMonitor(dispatcher.pool, lambda group: group.answers(), clock, parallel.health_check_interval):
+    async with HealthMonitor(dispatcher.pool, parallel.health_check_interval):
         watching = asyncio.create_task(_follow(plan.hostfile, parallel, groups, dispatcher, clock, listen))
         try:
             yield

@@ -23,6 +23,9 @@ from swarmtune.objective.objectives import POWER_ADVICE
 from swarmtune.records import Group
 from swarmtune.settings import BaseSections
 
+WEIGHTED_KEYS = (
+    "ttft_penalty", "tpot_penalty", "success_rate_penalty", "success_rate_slo", "generate_speed_target",
+)  # fmt: skip
 DEFAULT_SLOS = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
 
 
@@ -104,6 +107,17 @@ def _weights(settings: BaseSections) -> Weights:
         ttft_statistic=p.ttft_statistic,
         tpot_statistic=p.tpot_statistic,
     )
+
+
+def notes(settings: BaseSections) -> list[str]:
+    """Keys that are given and that the objectives do not use, as sentences."""
+    given = [name for name in WEIGHTED_KEYS if name in settings.model_fields_set]
+    table = ("weights", "ttft_statistic", "tpot_statistic")
+    given += [f"objective.{name}" for name in table if name in settings.objective.model_fields_set]
+    if not given or any(issubclass(kind, Weighted) for kind in _kinds(settings).values()):
+        return []
+    text = f"only the weighted objective uses {', '.join(given)}, and the objective is {leading(settings)}"
+    return [f'{text}; [objective] name = "weighted" takes the older tuner\'s cost']
 
 
 def _price_mistakes(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:

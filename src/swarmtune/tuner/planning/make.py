@@ -22,13 +22,14 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.settings import BaseSections, section_name, without_effect
 from swarmtune.space import Field, Space
 from swarmtune.tuner.planning import aims
-from swarmtune.tuner.planning.parts import engine_and_benchmark, search_class
+from swarmtune.tuner.planning.parts import engine_and_benchmark, engine_notes, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.runnable import check_runnable
 from swarmtune.workload import StopRules
 
 DEFAULT_EVALUATIONS = 16
+SCRIPT_KEYS = ("start", "start_script", "stop_script", "config_path", "health_check_url", "health_check_timeout")
 
 
 def make_plan(settings: BaseSections) -> Plan:
@@ -40,7 +41,7 @@ def make_plan(settings: BaseSections) -> Plan:
     output = output_folder(settings.output, mistakes)
     check_study(o.study, mistakes)
     limits = aims.slos(settings, mistakes)
-    mistakes += aims.mistakes_of(settings, benchmark)
+    mistakes += aims.mistakes_of(settings, benchmark) + _place_mistakes(settings.parallel, benchmark)
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
     space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
@@ -63,6 +64,7 @@ def make_plan(settings: BaseSections) -> Plan:
     notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
+    notices += [*engine_notes(settings, engine), *aims.notes(settings), *_script_notes(settings.parallel)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
     if load_search and any(SLO_NAME.match(name) for name in settings.objective.pareto):
@@ -101,7 +103,28 @@ def make_plan(settings: BaseSections) -> Plan:
         study=o.study,
         notices=tuple(notices),
         early_stop=_early_stop(settings, limits, benchmark),
+        health_check=settings.health_check,
+        deploy=settings.deploy,
     )
+
+
+def _script_notes(parallel: ParallelConfig) -> list[str]:
+    """That keys for start scripts have no effect on an engine."""
+    given = {key for one in (parallel, *parallel.service_groups) for key in one.model_fields_set}
+    keys = [f"parallel.{key}" for key in SCRIPT_KEYS if key in given]
+    if not parallel.enabled or not keys:
+        return []
+    return [
+        f"{', '.join(keys)}: only ParticleDispatcher uses this; here the engine starts the service (-e command: a script)"
+    ]
+
+
+def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:
+    """That this load generator cannot run on the masters."""
+    if not parallel.enabled or parallel.load_python is None or benchmark is None or benchmark.runs_anywhere:
+        return []
+    text = f"the load generator {benchmark.name} runs only on the tuner's machine"
+    return [f'parallel.benchmark_on: {text}; take -b swarmtune, or benchmark_on = "tuner"']
 
 
 def _resolved(given: ParallelConfig) -> ParallelConfig:

@@ -17,8 +17,46 @@ MAX_MISTAKE = 500  # characters; the system's messages repeat file names of any 
 
 def engine_and_benchmark(settings: BaseSections, mistakes: list[str]) -> tuple[Engine | None, Benchmark | None]:
     """Both, each None if it cannot be made; ``mistakes`` then gets the reasons."""
-    engine = _part(settings, registry.engines, "optimizer.engine", settings.engine_name, mistakes)
+    name, engine = engine_name(settings, mistakes), None
+    if name is not None:
+        engine = _part(settings, registry.engines, "optimizer.engine", name, mistakes)
     return engine, _part(settings, registry.benchmarks, "optimizer.benchmark", settings.optimizer.benchmark, mistakes)
+
+
+def engine_name(settings: BaseSections, mistakes: list[str]) -> str | None:
+    """The engine that is named, else the one whose table is given, else the default; None and a mistake if the tables of
+    several are given.
+    """
+    given = () if _is_named(settings) else engines_with_table(settings)
+    if len(given) > 1:
+        tables = ", ".join(f"[{section_name(registry.engines.load(name))}]" for name in given)
+        mistakes.append(
+            f"optimizer.engine: the tables of several engines are given, {tables}; choose one of them with -e"
+        )
+        return None
+    return given[0] if given else settings.engine_name
+
+
+def engine_notes(settings: BaseSections, engine: Engine) -> list[str]:
+    """That the engine follows from its table, where nothing names it and it is not the default."""
+    if _is_named(settings) or engine.name == settings.engine_name:
+        return []
+    return [f"the engine is {engine.name}, because its table is given and no engine is named (-e)"]
+
+
+def _is_named(settings: BaseSections) -> bool:
+    return settings.simulate or "engine" in settings.optimizer.model_fields_set
+
+
+def engines_with_table(settings: BaseSections) -> tuple[str, ...]:
+    """The engines whose tables are given."""
+    named = {}
+    for name in registry.engines.by_registration:
+        try:
+            named[section_name(registry.engines.load(name))] = name
+        except ConfigurationError:  # an engine of a broken plugin
+            continue
+    return tuple(name for section, name in named.items() if section in settings.model_fields_set)
 
 
 def _part(settings: BaseSections, known: registry.Registry, key: str, name: str, mistakes: list[str]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from dataclasses import fields as dataclass_fields
 from hashlib import sha256
 from pathlib import Path
@@ -15,10 +15,11 @@ from pydantic import BaseModel
 from swarmtune import registry
 from swarmtune.engines.base import Engine
 from swarmtune.engines.placement import LOAD_FIELDS
+from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import Objective
-from swarmtune.records import Group, Measurement, Setting, looks_secret
+from swarmtune.records import Command, Group, Measurement, Setting, looks_secret
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
@@ -67,10 +68,21 @@ class Plan:
     earlier: tuple[str, ...] | None = None  # folders and databases; None: the studies in ``output``
     parallel: ParallelConfig | None = None  # resolved; None: only this machine
     hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
+    health_check: HealthCheck = field(default_factory=HealthCheck)
+    deploy: Deploy = field(default_factory=Deploy)
 
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""
         return replace(self.space.default(), origin="baseline")
+
+    def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
+        """The commands of the service with this setting, one for each node of the group."""
+        return tuple(map(self.deploy.on_path, self.engine.commands(setting, group)))
+
+    @property
+    def load_python(self) -> str | None:
+        """The Python by which load generators run on the groups' masters; None: they run on this machine."""
+        return self.parallel.load_python if self.parallel else None
 
     def proof_rounds(self, search_s: float, round_s: float, qualifying_s: float, groups: int) -> int:
         """How many rounds the proof has: ``confirm``, else as many as fit into its time without ``qualifying_s``."""
@@ -118,6 +130,7 @@ class Plan:
             "workload": self.workload.identity(),
             "load_search": self.load_search.identity() if self.load_search else None,
             "sections": _digest(self.engine.config, self.benchmark.config),
+            **({"path_prefix": self.deploy.path_prefix} if self.deploy.path_prefix else {}),
         }
 
     def service(self) -> str:
