@@ -1,5 +1,5 @@
 #!/bin/sh
-# MindIE on all nodes of a service group; swarmtune runs this on each of them (docs/cluster.md).
+# MindIE on all nodes of a service group; with start = "every_node" swarmtune runs this on each of them (docs/cluster.md).
 #   MIES_INSTALL_PATH   where MindIE Service is installed (its conf/config.json is the base)
 #   RANKTABLEFILE       the rank table of these nodes, with the master as rank 0
 # The setting (SWARMTUNE_CONFIG, JSON) has dotted paths as names: {"BackendConfig.ScheduleConfig.maxBatchSize": 200}.

@@ -1,5 +1,5 @@
 #!/bin/sh
-# vLLM on all nodes of a service group; swarmtune runs this on each of them (docs/cluster.md).
+# vLLM on all nodes of a service group; with start = "every_node" swarmtune runs this on each of them (docs/cluster.md).
 # It is told who it is: SWARMTUNE_HOSTS, _NODES, _RANK, _MASTER, _PORT, _DEVICES, and SWARMTUNE_CONFIG, the setting as JSON.
 #   MODEL           path or name of the model
 #   VLLM_BACKEND    mp (default): vLLM's own processes meet at the master; ray: a Ray cluster is made for each service

@@ -259,7 +259,7 @@ def test_bytes(clean: Path, cli: Cli, content: bytes) -> None:
         (["-c", "~nobody-of-that-name/c.toml"], "no such home"),
         (["--no-such-option"], "--no-such-option"),
         (["stray"], "stray"),
-        (["-d", "single"], "-d"),
+        (["-d", "many"], "-d"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("command", ["check", "optimizer"])
