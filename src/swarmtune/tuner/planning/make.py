@@ -25,6 +25,7 @@ from swarmtune.tuner.planning import aims
 from swarmtune.tuner.planning.parts import engine_and_benchmark, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import check_runnable
 from swarmtune.workload import StopRules
 
@@ -43,7 +44,8 @@ def make_plan(settings: BaseSections) -> Plan:
     mistakes += aims.mistakes_of(settings, benchmark)
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
-    space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
+    given, parallel, groups = _places(settings, engine, mistakes)
+    space, notices = _space(settings, engine, load_search, groups, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
     if mistakes or engine is None or benchmark is None or space is None:
@@ -51,16 +53,11 @@ def make_plan(settings: BaseSections) -> Plan:
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    given = settings.parallel
-    if given.port is None and engine.port:
-        given = given.model_copy(update={"port": engine.port})
-    parallel = _resolved(given) if given.enabled else None
-    groups = parallel.groups() if parallel else _groups(o.groups, engine)
     check_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
-    notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
@@ -101,6 +98,24 @@ def make_plan(settings: BaseSections) -> Plan:
         notices=tuple(notices),
         early_stop=_early_stop(settings, limits, benchmark),
     )
+
+
+def _places(
+    settings: BaseSections, engine: Engine | None, mistakes: list[str]
+) -> tuple[ParallelConfig, ParallelConfig | None, tuple[Group, ...]]:
+    """``[parallel]`` as given, with the engine's port, and spelled out; and the groups, none where there are mistakes."""
+    given = settings.parallel
+    if engine is None:
+        return given, None, ()
+    try:
+        port = engine.port
+        if given.port is None and port:
+            given = given.model_copy(update={"port": port})
+        parallel = _resolved(given) if given.enabled else None
+    except ConfigurationError as error:
+        mistakes += [m for m in getattr(error, "mistakes", [error.message]) if not any(o.endswith(m) for o in mistakes)]
+        return given, None, ()
+    return given, parallel, parallel.groups() if parallel else _groups(settings.optimizer.groups, port)
 
 
 def _resolved(given: ParallelConfig) -> ParallelConfig:
@@ -155,7 +170,11 @@ def _early_stop(settings: BaseSections, limits: dict[str, float], benchmark: Ben
 
 
 def _space(
-    settings: BaseSections, engine: Engine, load_search: LoadSearch | None, mistakes: list[str]
+    settings: BaseSections,
+    engine: Engine,
+    load_search: LoadSearch | None,
+    groups: Sequence[Group],
+    mistakes: list[str],
 ) -> tuple[Space | None, list[str]]:
     fields: Sequence[Field] = ()
     try:
@@ -167,7 +186,8 @@ def _space(
             notices = [
                 f"{name} is left to the load search ([load_search] enabled = false turns it off)" for name in loads
             ]
-        space = Space(fields, (*engine.constraints(), *settings.constraints))
+        ranks = rank_rules(engine.ranks(), groups, section_name(engine))
+        space = Space(fields, (*engine.constraints(), *ranks.reasons, *settings.constraints))
     except ConfigurationError as error:
         section = section_name(engine)
         for text in getattr(error, "mistakes", [error.message]):
@@ -182,11 +202,12 @@ def _space(
         key = f"{section_name(engine)}.target_field"
         mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
         return None, []
-    broken = space.broken(space.default())
-    mistakes += [
-        f"constraints: {text!r}: the baseline breaks it; change the rule or the fields' value" for text in broken
-    ]
-    return space, notices
+    mistakes += ranks.mistakes
+    for text in space.broken(space.default()):
+        why = ranks.reasons.get(text)
+        way = f"({why}); give its fields another value" if why else "; change the rule or the fields' value"
+        mistakes.append(f"constraints: {text!r}: the baseline breaks it{' ' if why else ''}{way}")
+    return space, [*notices, *ranks.notices]
 
 
 def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str]) -> tuple[Setting, ...]:
@@ -225,6 +246,5 @@ def _evaluation_timeout_s(settings: BaseSections) -> float:
     return settings.parallel.evaluation_timeout if given else settings.particles_time_out
 
 
-def _groups(count: int, engine: Engine) -> tuple[Group, ...]:
-    port = engine.port
+def _groups(count: int, port: int) -> tuple[Group, ...]:
     return tuple(Group(f"local-{i}" if count > 1 else "local", port=port + i if port else 0) for i in range(count))
