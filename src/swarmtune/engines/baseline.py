@@ -103,6 +103,8 @@ def range_notes(before: Iterable[Field], after: Iterable[Field]) -> list[str]:
 
 
 def _wider(now: Field, before: Field) -> bool:
-    if now.dtype_param != before.dtype_param or now.min is None or before.min is None:
-        return now.dtype_param != before.dtype_param
+    if now.dtype_param != before.dtype_param:
+        return True
+    if now.min is None or before.min is None:
+        return False
     return now.min < before.min or (now.max or 0) > (before.max or 0)

@@ -32,14 +32,17 @@ def rank_rules(ranks: Mapping[str, str], groups: Sequence[Group], section: str) 
     rules: dict[str, str] = {}
     if devices:
         rules[f"{product} <= {devices}"] = f"a group has {devices} device{'s' if devices > 1 else ''}"
-    elif parts:
+    elif searched := [part for part in parts if not part.isdecimal()]:
         found.notices.append(
-            f"the devices of the groups are not known, so nothing bounds the parallel ranks ({', '.join(parts)}); "
+            f"the devices of the groups are not known, so nothing bounds the parallel ranks ({', '.join(searched)}); "
             "a hostfile with slots= or a group's device list tells them"
         )
     for nodes in sorted({len(group.nodes) for group in groups} - {1}):
         whole = f"({product})" if len(parts) > 1 else product
-        rules[f"{whole} % {nodes} == 0"] = f"a service runs on {nodes} nodes, each with the same number of ranks"
+        told = f" with {devices} devices" if devices else ""
+        rules[f"{whole} % {nodes} == 0"] = (
+            f"a service runs on {nodes} nodes{told}, with the same number of ranks on each"
+        )
     for rule, reason in rules.items():
         constraint = Constraint.parse(rule)
         if constraint.names:
