@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -274,6 +275,45 @@ def test_check_says_what_it_had_to_guess(clean: Path, cli: Cli) -> None:
     assert "a guess" not in cli("check").out
 
 
+@pytest.mark.parametrize(
+    ("engine", "flags"),
+    [
+        ("vllm", ("--tensor-parallel-size", "--pipeline-parallel-size", "--data-parallel-size", "--kv-cache-dtype",
+                  "--gpu-memory-utilization", "--async-scheduling", "--max-num-seqs")),
+        ("sglang", ("--tp-size", "--dp-size", "--kv-cache-dtype", "--page-size", "--mem-fraction-static")),
+        ("llamacpp", ("--n-threads-http", "--n-parallel", "--flash-attn")),
+        ("mindie", ("maxPreemptCount", "prefillPolicyType", "maxPrefillTokens")),
+    ],
+)  # fmt: skip
+def test_init_writes_every_parameter(clean: Path, cli: Cli, engine: str, flags: tuple[str, ...]) -> None:
+    assert cli("init", "-e", engine, "--model", "org/model").code == 0
+    text = (clean / "config.toml").read_text()
+    for flag in flags:
+        assert re.search(rf'config_position = ".*{flag}"', text), flag
+    everything = re.sub(
+        r"^# (?=\[\[|(name|config_position|dtype|min|max|dtype_param|log|value) = )", "", text, flags=re.MULTILINE
+    )
+    names = [entry["name"] for entry in tomllib.loads(everything)[engine]["target_field"]]
+    assert len(names) == len(set(names))
+
+
+def test_init_for_a_command_asks_for_the_model(clean: Path, cli: Cli) -> None:
+    assert cli("init", "-e", "command").code == 0
+    ended = cli("check")
+    assert ended.code == 2
+    assert ended.err.count("  - ") == 1
+    assert "command.model: give the model name that requests must carry" in ended.err
+
+
+def test_init_for_mindie_keeps_folder_and_served_name_apart(clean: Path, cli: Cli) -> None:
+    (clean / "weights").mkdir()
+    assert cli("init", "-e", "mindie", "--model", "weights").code == 0
+    table = tomllib.loads((clean / "config.toml").read_text())["mindie"]
+    assert "model" not in table
+    assert table["target_field"][0]["config_position"].endswith(".modelWeightPath")
+    assert table["target_field"][0]["constant"] == str(clean / "weights")
+
+
 def test_init_for_mindie_says_what_is_missing(clean: Path, cli: Cli) -> None:
     assert cli("init", "-e", "mindie", "--model", "m").code == 0
     ended = cli("check")
@@ -355,6 +395,7 @@ def test_mistakes_in_a_plugins_part(clean: Path, plugin: Path) -> None:
 
 WITHOUT = """
 import sys
+import tomllib
 
 class Without:
     def __init__(self, finder, names):

@@ -300,7 +300,7 @@ def test_a_seed_of_zero_on_the_command_line_counts(clean: Path, cli: Cli) -> Non
 
 
 def test_markup_in_values_is_shown_as_it_is(clean: Path, cli: Cli) -> None:
-    text = field(name='"x"', dtype='"enum"', dtype_param='["[/red]", "[bold]"]', config_position='"--block-size"')
+    text = field(name='"x"', dtype='"enum"', dtype_param='["[/red]", "[bold]"]', config_position='"--record"')
     (clean / "config.toml").write_text(text.replace(HEAD, HEAD + '[simulated]\nmodel = "[/model]"\n'))
     ended = cli("check")
     assert ended.code == 0, ended

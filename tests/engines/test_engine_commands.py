@@ -70,7 +70,7 @@ def test_the_older_tuners_vllm_section_is_read_and_its_placeholders_are_mistakes
         "vllm.command.port: 'port' is not a port; give a number from 1 to 65535 or leave it out",
     ]
     tokens, seqs, *_ = engine.fields()
-    assert (tokens.value, seqs.value) == (8192, 64)  # the nearest to vLLM's default; the user's
+    assert (tokens.value, tokens.min, seqs.value) == (2048, 2048, 64)  # vLLM's default; the user's
     assert engine.constraints() == ("MAX_NUM_BATCHED_TOKENS >= MAX_NUM_SEQS",)
 
 
@@ -92,8 +92,18 @@ def test_vllm_memory_bounds_the_batch(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(model))
     memory = {"model_config_path": str(tmp_path / "config.json"), "kv_bytes": 2**30, "tokens_per_sequence": 1024}
     engine = make("vllm", command={"model": "/m"}, memory=memory)
-    assert engine.constraints() == ("max_num_batched_tokens >= max_num_seqs", "max_num_seqs <= 8")
-    assert Space(engine.fields(), engine.constraints()).default().values["max_num_seqs"] == 8
+    kept = "max_num_seqs <= 8 or max_num_seqs == 256"  # what vLLM does today: it queues what does not fit
+    assert engine.constraints() == ("max_num_batched_tokens >= max_num_seqs", kept)
+    space = Space(engine.fields(), engine.constraints())
+    assert space.default().values["max_num_seqs"] == 256
+    assert space.broken(space.default()) == []
+    assert space.broken(space.setting({"max_num_seqs": 9})) == [kept]
+    (note,) = engine.notes()
+    assert note.startswith("max_num_seqs: the baseline 256 is more than the KV cache holds")
+    chosen = [{"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 1024, "value": 512}]
+    (sentence,) = make("vllm", command={"model": "/m"}, memory=memory, target_field=chosen).mistakes()
+    assert sentence.startswith("vllm.target_field seqs: value 512 breaks the rule 'seqs <= 8'")
+    assert "[vllm.memory]" in sentence
 
 
 def test_unknown_vllm_flags_unless_told_not_to_look() -> None:
@@ -202,6 +212,16 @@ def test_command_engine_mistakes(tmp_path: Path) -> None:
     assert make("command", **section).mistakes() == ["command.target_field: a.b: a has no 'b'; it has c."]
 
 
+def test_a_place_in_two_fields_is_a_mistake(tmp_path: Path) -> None:
+    fields = [{"name": n, "config_position": "--x", "min": 1, "max": 2} for n in "ab"]
+    (sentence,) = make("command", argv=["./s"], model="m", target_field=fields).mistakes()
+    assert sentence == "command.target_field b: a sets --x too; leave one of them out"
+    place = "BackendConfig.ScheduleConfig.maxBatchSize"
+    twice = [{"name": n, "config_position": place, "min": 1, "max": 2} for n in "ab"]
+    (sentence,) = mindie(tmp_path, target_field=twice).mistakes()
+    assert sentence == f"mindie.target_field b: a sets {place} too; leave one of them out"
+
+
 def mindie(folder: Path, content: dict[str, Any] = MINDIE_FILE, **section: Any) -> Any:
     (folder / "config.json").write_text(json.dumps(content))
     return make("mindie", config_path=str(folder / "config.json"), **section)
@@ -242,6 +262,124 @@ def test_times_per_request_mean_something_only_with_select_batch(select: bool, t
     schedule = {"supportSelectBatch": select, "prefillTimeMsPerReq": 150, "decodeTimeMsPerReq": 50}
     corrected({"BackendConfig": {"ScheduleConfig": schedule}})
     assert [schedule["prefillTimeMsPerReq"], schedule["decodeTimeMsPerReq"]] == times
+
+
+def scheduled(**values: Any) -> dict[str, Any]:
+    """The daemon's file with these values of the scheduler."""
+    backend = MINDIE_FILE["BackendConfig"]
+    return {**MINDIE_FILE, "BackendConfig": {**backend, "ScheduleConfig": {**backend["ScheduleConfig"], **values}}}
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "baseline"),
+    [
+        ({"maxPreemptCount": 0}, "max_preempt_count", 0),
+        ({"maxPreemptCount": 1}, "max_preempt_count", 1),
+        ({"maxPreemptCount": 200}, "max_preempt_count", 200),
+        ({"maxPrefillBatchSize": 5}, "max_prefill_batch_size", 5),
+        ({"maxPrefillBatchSize": 199}, "max_prefill_batch_size", 199),
+        ({"maxBatchSize": 5000}, "max_batch_size", 5000),
+        ({"maxBatchSize": 4, "maxPrefillBatchSize": 2}, "max_batch_size", 4),
+        ({"maxQueueDelayMicroseconds": 7}, "max_queue_delay_microseconds", 7),
+        ({"maxQueueDelayMicroseconds": 2_000_000}, "max_queue_delay_microseconds", 2_000_000),
+        ({"supportSelectBatch": 0}, "support_select_batch", False),
+    ],
+)
+def test_mindies_baseline_is_what_the_file_holds(
+    tmp_path: Path, values: dict[str, int], name: str, baseline: int
+) -> None:
+    engine = mindie(tmp_path, scheduled(**values))
+    space = Space(engine.fields(), engine.constraints())
+    assert space.default().values[name] == baseline
+    assert space.broken(space.default()) == []
+    assert space.decode(space.encode(space.default())) == space.default()
+
+
+def test_what_does_not_matter_is_not_searched(tmp_path: Path) -> None:
+    engine = mindie(tmp_path, scheduled(supportSelectBatch=False))
+    space = Space(engine.fields(), engine.constraints())
+    costs = [space.setting({"prefill_time_ms_per_req": n}).values["prefill_time_ms_per_req"] for n in (0, 500)]
+    assert costs == [150, 150]  # at rest
+    used = space.setting({"support_select_batch": True, "prefill_time_ms_per_req": 500})
+    assert used.values["prefill_time_ms_per_req"] == 500
+    alone = [
+        {"name": "cost", "config_position": "BackendConfig.ScheduleConfig.prefillTimeMsPerReq", "min": 0, "max": 9},
+        {"name": "batch", "config_position": "BackendConfig.ScheduleConfig.maxBatchSize", "min": 1, "max": 9},
+    ]
+    engine = mindie(tmp_path, scheduled(supportSelectBatch=False), target_field=alone)
+    assert [d.name for d in Space(engine.fields(), engine.constraints()).dimensions] == ["batch"]
+    assert "cost has no effect beside the other settings of this service: it is not searched" in engine.notes()
+
+
+@pytest.mark.parametrize(
+    ("others", "names", "searched"),
+    [
+        ("", ["--long-prefill-token-threshold", "--max-num-seqs"], ["a", "b"]),
+        ("--no-enable-chunked-prefill", ["--long-prefill-token-threshold", "--max-num-seqs"], ["b"]),
+        ("", ["--prefill-schedule-interval", "--max-num-seqs"], ["b"]),
+        ("-dp 2", ["--prefill-schedule-interval", "--max-num-seqs"], ["a", "b"]),
+        ("", ["--gpu-memory-utilization", "--kv-cache-memory-bytes"], ["b"]),
+        ("--kv-cache-memory-bytes 4G", ["--gpu-memory-utilization", "--max-num-seqs"], ["b"]),
+    ],
+)
+def test_fields_without_effect_beside_the_others_are_not_searched(
+    others: str, names: list[str], searched: list[str]
+) -> None:
+    entries = [
+        {"name": n, "config_position": p, "min": 1, "max": 2, "dtype": "float" if "util" in p else "int", "value": 1}
+        for n, p in zip("ab", names, strict=True)
+    ]
+    engine = make("vllm", command={"model": "m", "others": others}, target_field=entries)
+    space = Space(engine.fields(), engine.constraints())
+    assert [d.name for d in space.dimensions] == searched
+    argv = engine.command(space.default(), GROUP).argv
+    assert (names[0] in argv) == ("a" in searched)
+
+
+@pytest.mark.parametrize(
+    ("others", "entries", "rules"),
+    [
+        ("", {"t": "--max-num-batched-tokens", "s": "--max-num-seqs"}, ("t >= s",)),
+        ("--max-num-seqs 512", {"t": "--max-num-batched-tokens"}, ("t >= 512",)),
+        ("--max-model-len 8k --no-enable-chunked-prefill", {"t": "--max-num-batched-tokens"}, ("t >= 8000",)),
+        ("--max-model-len 4096", {"t": "--max-num-batched-tokens"}, ()),
+        ("--max-model-len 4096", {"t": "--max-num-batched-tokens", "c": "--enable-chunked-prefill"}, ("c or t >= 4096",)),
+        ("--no-enable-chunked-prefill", {"t": "--max-num-batched-tokens", "n": "--max-model-len"}, ("t >= n",)),
+    ],
+)  # fmt: skip
+def test_rules_hold_also_for_what_is_no_field(others: str, entries: dict[str, str], rules: tuple[str, ...]) -> None:
+    fields = [
+        {"name": name, "config_position": flag, **({"dtype": "bool"} if name == "c" else {"min": 1, "max": 9999})}
+        for name, flag in entries.items()
+    ]
+    assert make("vllm", command={"model": "m", "others": others}, target_field=fields).constraints() == rules
+
+
+def test_the_models_own_length_and_heads_count(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 4096, "num_attention_heads": 32}')
+    tokens = {"name": "t", "config_position": "--max-num-batched-tokens", "min": 1, "max": 9999}
+    ranks = {"name": "tp", "config_position": "-tp", "min": 1, "max": 8}
+    command = {"model": str(tmp_path), "others": "--no-enable-chunked-prefill"}
+    engine = make("vllm", command=command, target_field=[tokens, ranks])
+    assert engine.constraints() == ("t >= 4096", "32 % tp == 0")
+    (sentence,) = make("vllm", command={"model": str(tmp_path), "others": "-tp 3"}).mistakes()
+    assert sentence.endswith("the model's 32 attention heads cannot be divided by 3 tensor ranks")
+    (sentence,) = make("sglang", command={"model": str(tmp_path), "others": "--tp 3"}).mistakes()
+    assert "cannot be divided by 3" in sentence
+    assert make("sglang", command={"model": str(tmp_path), "others": "--tp 3 --enable-dp-attention"}).mistakes() == []
+    for content in ("{", "[]", '{"num_attention_heads": true}', '{"text_config": 3}', "[" * 100_000):
+        (tmp_path / "config.json").write_text(content)
+        assert make("vllm", command={"model": str(tmp_path)}, target_field=[ranks]).constraints() == ()
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang", "llamacpp", "simulated"])
+def test_every_parameter_of_the_schema_is_a_field_or_offered(name: str) -> None:
+    section: dict[str, Any] = {"command": {"model": "m"}} if name in ("vllm", "sglang") else {}
+    engine = make(name, **section)
+    fields = [*engine.fields(), *(field for field, _ in engine.unused())]
+    known = {f.name for f in fields}
+    assert len(known) == len(fields)
+    assert [m for f in fields for m in f.mistakes(known)] == []
 
 
 def test_mindie_mistakes(tmp_path: Path) -> None:

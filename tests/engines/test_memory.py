@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.document import MAX_BYTES
 from swarmtune.engines.memory import KvMemory, MemoryConfig, kv_bound, kv_bytes_per_token
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
@@ -69,13 +70,15 @@ def test_rules(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("baselines", "given", "expected"),
-    [((), 16, 8), ((), 4, 4), (("a",), 16, 16)],
-    ids=["too large", "fits", "chosen by the user"],
+    [((), 16, 16), ((), 4, 8), (("a",), 4, 8), (("a",), 16, 64)],
+    ids=["kept", "fits", "chosen by the user", "chosen by the user and too large"],
 )
-def test_the_batch_ends_at_the_bound(tmp_path: Path, baselines: tuple[str, ...], given: int, expected: int) -> None:
+def test_the_batch_ends_at_the_bound_or_its_baseline(
+    tmp_path: Path, baselines: tuple[str, ...], given: int, expected: int
+) -> None:
     fields = (Field("a", "--a", 1, 64, value=given), Field("b", "--b", 1, 64, value=16))
-    bounded = KvMemory(table(tmp_path), baselines).bounded(fields, "a")
-    assert bounded == (Field("a", "--a", 1, 8, value=expected), fields[1])
+    bounded = BatchMemory(KvMemory(table(tmp_path), baselines), "x", baselines).bounded(fields, "a")
+    assert bounded == (Field("a", "--a", 1, expected, value=given), fields[1])
 
 
 def test_the_models_file_is_read_once(tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_the_models_file_is_read_once(tmp_path: Path) -> None:
     before = (engine.mistakes(), engine.fields(), engine.constraints())
     memory.model_config_path.unlink()
     assert (engine.mistakes(), engine.fields(), engine.constraints()) == before
-    assert "max_num_seqs <= 8" in before[2]
+    assert "max_num_seqs <= 8 or max_num_seqs == 16" in before[2]
 
 
 def test_a_file_that_comes_too_late_does_not_change_an_engine(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from swarmtune.engines.placement import (
     flag,
     live_requests,
     load_field,
+    lone_token,
     place,
     split,
     substitute,
@@ -83,6 +84,36 @@ def test_tokens_are_replaced_and_empty_arguments_dropped() -> None:
         "$PORTS",
     )
     assert unknown_tokens(argv, {"NAME", "PORT", "EMPTY"}) == ["OTHER", "PORTS"]
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("--mode fast", ("--mode", "fast")),
+        ("--mode '{\"a\": 1}' -x", ("--mode", '{"a": 1}', "-x")),
+        ("-O 3", ("-O", "3")),
+        ("--mode", ("--mode",)),
+        ("", ()),
+        ("a b", ("a b",)),
+        ("-1 2", ("-1 2",)),
+        ("--mode 'fast", ("--mode 'fast",)),
+    ],
+)
+def test_a_value_that_is_a_whole_option_becomes_its_arguments(value: str, words: tuple[str, ...]) -> None:
+    assert substitute(("$X",), {"X": value}) == words
+    assert substitute(("${X}",), {"X": value}) == words
+    assert substitute(("a=$X",), {"X": value}) == (f"a={value}",)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name"), [("$A_1", "A_1"), ("${A}", "A"), ("$a", ""), ("x$A", ""), ("$A$B", ""), ("", "")]
+)
+def test_a_token_that_stands_alone(argument: str, name: str) -> None:
+    assert lone_token(argument) == name
+
+
+def test_short_flags_are_kept_beside_what_the_user_wrote() -> None:
+    assert without_given(("--a", "1", "-tp", "2", "--b"), ("--a", "3")) == ("-tp", "2", "--b")
 
 
 def test_what_the_user_wrote_wins() -> None:

@@ -49,7 +49,8 @@ def spaces(draw: st.DrawFn) -> Space:
     twice = Field("tokens", dtype="times", dtype_param={"target_name": "batch", "product": draw(st.integers(1, 9))})
     a = Field("a", dtype="enum", dtype_param=[1, 2, 3, 4, 6, 8])
     b = Field("b", dtype="int", min=1, max=draw(st.integers(1, 20)))
-    policy = draw(st.sampled_from([{}, {"priority_policy": "fixed", "priority": "a"}]))
+    priorities = st.sampled_from(["a", ["a"], ["a", "b"], ["b", "a"]])
+    policy = draw(st.just({}) | priorities.map(lambda p: {"priority_policy": "fixed", "priority": p}))
     pair = {"target_names": ["a", "b"], "product": product}
     quotient = Field("c", dtype="ternary_factories", dtype_param={**pair, **policy})
     triple = Field("d", dtype="ternary_times", dtype_param={**pair})
@@ -211,3 +212,23 @@ def test_indivisible_targets_are_a_mistake() -> None:
 def test_the_twelve_dtypes_are_the_documented_ones() -> None:
     assert len(DTYPES) == 12
     assert all(name in (Field.__doc__ or "") for name in DTYPES)
+
+
+@pytest.mark.parametrize(
+    ("priority", "kept"),
+    [("a", "a"), (["a"], "a"), (["a", "b"], "a"), ("b", "b"), (["b", "a"], "b"), (("b", "a"), "b")],
+)
+def test_the_first_name_of_a_priority_keeps_its_value_longest(priority: object, kept: str) -> None:
+    param = {"target_names": ["a", "b"], "product": 16, "priority_policy": "fixed", "priority": priority}
+    fields = [Field(n, dtype="enum", dtype_param=[1, 2, 4, 8, 16]) for n in "ab"]
+    space = Space([*fields, Field("c", dtype="ternary_factories", dtype_param=param)])
+    wanted = space.decode([0.7, 0.7])  # 8 x 8 does not divide 16
+    assert wanted.values[kept] == 8
+
+
+@pytest.mark.parametrize("priority", [None, [], ["a", "x"], {"a": 1}, 3, "x", [["a"]]])
+def test_a_priority_names_targets(priority: object) -> None:
+    param = {"target_names": ["a", "b"], "product": 16, "priority_policy": "fixed", "priority": priority}
+    made = Field("c", dtype="ternary_factories", dtype_param=param)
+    (sentence,) = made.mistakes({"a", "b", "c"})
+    assert sentence == "c: priority_policy 'fixed' needs priority = one of a, b, or a list of them"

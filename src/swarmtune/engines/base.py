@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Any, Protocol
 
+from swarmtune.engines.baseline import range_notes
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import LiveRequest, live_requests
 from swarmtune.errors import SwarmTuneError
@@ -104,6 +105,27 @@ class Engine(ABC):
     @abstractmethod
     def fields(self) -> tuple[Field, ...]:
         """The parameters that may change: the user's ``target_field`` entries, or the engine's own defaults."""
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """Further parameters that the engine knows and ``fields`` does not have, each with a note on it, maybe empty."""
+        return ()
+
+    def model_fields(self, model: str) -> tuple[Field, ...]:
+        """Fields without a choice by which the service loads this model, where no key of the section does it."""
+        del model
+        return ()
+
+    def notes(self) -> list[str]:
+        """What the user should know of a plan with this engine, as sentences: ranges that were widened, fields without
+        effect. Called only where nothing is a mistake.
+        """
+        return range_notes([entry.to_field() for entry in getattr(self.config, "target_field", ())], self.fields())
+
+    def ranks(self) -> Mapping[str, str]:
+        """The kinds of parallel ranks whose product is the number of devices, each with the field that sets it, or with a
+        number as text; empty: nothing is known of them.
+        """
+        return {}
 
     def constraints(self) -> tuple[str, ...]:
         """Rules between the fields that this engine would refuse at start, in the language of ``space.Constraint``."""

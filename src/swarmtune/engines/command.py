@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from pydantic import Field as Option
@@ -12,7 +13,7 @@ from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.placement import BoolStyle, place, substitute, tokens, unknown_tokens
+from swarmtune.engines.placement import BoolStyle, flag, place, placed_twice, substitute, tokens, unknown_tokens
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import ServiceConfig, program
 from swarmtune.errors import SimulatorStartError
@@ -77,7 +78,7 @@ class CommandEngine(Engine):
             )
         paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
         paths = [path for path in paths if not path.startswith("-")]
-        return found + self._path_mistakes(paths)
+        return found + placed_twice(fields, "command") + self._path_mistakes(paths)
 
     def _path_mistakes(self, paths: list[str]) -> list[str]:
         if paths and not self.config.config_path:
@@ -93,7 +94,7 @@ class CommandEngine(Engine):
     def command(self, setting: Setting, group: Group) -> Command:
         """argv with the tokens replaced, flags appended; HOST, PORT and MODEL are also environment variables."""
         config = self.config
-        placed = place(self.fields(), setting, style=config.bool_flags)
+        placed = place(self.fields(), setting, write=partial(flag, style=config.bool_flags))
         places = {"HOST": group.master, "PORT": str(group.port), "MODEL": config.model}
         files: tuple[File, ...] = ()
         if placed.document:

@@ -11,6 +11,8 @@ from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe, installed
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.flag_checks import FlagChecks
+from swarmtune.engines.flags import read_flags
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.schema import Parameter, Schema
@@ -32,6 +34,34 @@ PATTERNS: Patterns = {
 }
 
 
+# The flags of ``python -m swarmtune.engines.llamacpp_server``.
+FLAGS = """
+--help -h = switch
+--model = text
+--alias = text
+--host = text
+--port = int >=1
+--n-parallel = int >=1
+--n-ctx = int >=1
+--n-batch = int >=1
+--n-ubatch = int >=1
+--n-threads = int >=1
+--n-threads-batch = int >=1
+--n-threads-http = int
+--flash-attn = auto|on|off
+--cache-type-k = f16|q8_0|q4_0
+--cache-type-v = f16|q8_0|q4_0
+--kv-unified = pair
+--cont-batching = pair
+--cache-ram = int
+"""
+OWN = {
+    "--port": "",
+    "--model": "; llamacpp.model_path sets it",
+    "--alias": "; llamacpp.model_name sets it",
+}
+
+
 def llamacpp_schema(cores: int) -> Schema:
     """Defaults are those of llama.cpp's own server without options: 4 slots with one KV buffer for all of them, batches of
     2048 and 512, flash attention auto, a thread per core.
@@ -48,12 +78,13 @@ def llamacpp_schema(cores: int) -> Schema:
             Parameter("--flash-attn", "enum", "auto", dtype_param=["auto", "on", "off"]),
             Parameter("--cache-type-k", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
             Parameter("--cache-type-v", "enum", "f16", dtype_param=CACHE_TYPES, note="changes the output slightly"),
-            Parameter("--kv-unified", "bool", True),
-            Parameter("--cont-batching", "bool", True),
+            Parameter("--kv-unified", "bool", True, when="{n_parallel} > 1"),
+            Parameter("--cont-batching", "bool", True, when="{n_parallel} > 1"),
             Parameter("--n-threads-http", default=4, min=1, max=16, log=True),
         ),
-        flags=frozenset({"--n-ctx", "--cache-ram", "--alias", "--host", "--port", "--model"}),
+        flags=read_flags(FLAGS),
         complete=True,
+        sure=frozenset({"n_batch", "n_ubatch", "flash_attn", "cache_type_v"}),
         rules=("{n_ubatch} <= {n_batch}", '{cache_type_v} == "f16" or {flash_attn} != "off"'),
     )
 
@@ -90,6 +121,7 @@ class LlamacppEngine(Engine):
     def __init__(self, config: LlamacppConfig) -> None:
         super().__init__(config)
         self.schema = llamacpp_schema(config.max_threads or len(os.sched_getaffinity(0)))
+        self._flags = FlagChecks(self.schema, "llamacpp", config.others, "llamacpp.others", OWN, env=config.variables)
 
     @classmethod
     def found(cls) -> bool:
@@ -108,15 +140,19 @@ class LlamacppEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or threads, slots, batch sizes, attention and the kind of KV buffer."""
-        known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
-        return self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
+        defaults = self.schema.defaults(DEFAULT_FIELDS)
+        return self.schema.fields(self.config.target_field, defaults, self._flags.known)
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """All others of its schema."""
+        return self.schema.unused(self.fields())
 
     def constraints(self) -> tuple[str, ...]:
-        """A physical batch is part of a logical one; a quantised V cache, where it is a field, needs flash attention."""
-        return self.schema.constraints(self.fields())
+        """A physical batch is part of a logical one; a quantised V cache needs flash attention."""
+        return self.schema.constraints(self.fields(), self._flags.known)
 
     def mistakes(self) -> list[str]:
-        """Unknown flags, a model file that is not there, a missing extra, and arguments that cannot be split."""
+        """Flags that it would refuse, a missing model file or extra, and arguments that cannot be split."""
         found = others_mistakes(self.config.others, "llamacpp.others")
         if self.config.model_path and not Path(self.config.model_path).is_file():
             found.append(f"llamacpp.model_path: no such file: {self.config.model_path}")
@@ -126,13 +162,13 @@ class LlamacppEngine(Engine):
             found.append(error.message)
         if self.config.memory:
             found.append("llamacpp.memory: a GGUF model has no config.json; bound n_parallel by its max instead")
-        return found + self.schema.field_mistakes(self.fields(), "llamacpp")
+        return found + self._flags.mistakes(self.fields(), bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
         """The server with the setting's flags; the context is ``context_per_slot`` times the slots."""
         config = self.config
         fields = self.fields()
-        placed = place(fields, setting, self.schema.flag_of)
+        placed = place(fields, setting, self.schema.flag_of, self.schema.write)
         slots = setting.values.get(self.schema.fields_by_parameter(fields).get("n_parallel", ""), 4)
         context = ("--n-ctx", str(config.context_per_slot * int(slots)), "--cache-ram", str(config.cache_ram_mib))
         others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})

@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pydantic import Field as Option
 
+from swarmtune.engines.baseline import with_default
 from swarmtune.engines.document import read_text
-from swarmtune.engines.schema import with_default
 from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.space import Field
 

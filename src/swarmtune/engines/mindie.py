@@ -6,8 +6,7 @@ It runs on Ascend hardware; here it is tested against a stand-in daemon that rea
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,20 +14,23 @@ from pydantic import Field as Option
 
 from swarmtune.engines import document
 from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.baseline import is_number, range_notes, with_default, with_result
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.mindie_schema import SCHEMA, default_fields
-from swarmtune.engines.placement import place, split, substitute, tokens
+from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields
+from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
 from swarmtune.engines.readiness import completes, healthy
-from swarmtune.engines.schema import is_number, with_default
+from swarmtune.engines.schema import underscored
 from swarmtune.engines.service_config import ServiceConfig
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, File, Group, Setting, Value
 from swarmtune.space import Field
 
 SCHEDULE = "BackendConfig.ScheduleConfig"
-MODEL_NAME = "BackendConfig.ModelDeployConfig.ModelConfig.0.modelName"
+MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
+MODEL_NAME = f"{MODEL}.modelName"
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
@@ -65,6 +67,7 @@ class MindieEngine(Engine):
     def __init__(self, config: MindieConfig) -> None:
         super().__init__(config)
         self.memory = KvMemory(config.memory, config.baselines)
+        self._bound = BatchMemory(self.memory, "mindie", config.baselines)
         self._file = ServiceFile(config.config_path)
 
     @property
@@ -94,37 +97,101 @@ class MindieEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or the scheduler's; the baseline of a field without a value is what the file holds."""
-        named = [entry.to_field() for entry in self.config.target_field] or default_fields()
-        fields = [self._with_current(made) for made in named]
-        return self.memory.bounded(fields, self._batch(fields))
+        fields = SCHEMA.in_use(self._with_values(self._named), self._switches)
+        return self._bound.bounded(fields, self._batch(fields))
+
+    @property
+    def _named(self) -> tuple[Field, ...]:
+        return tuple(entry.to_field() for entry in self.config.target_field) or default_fields()
+
+    def notes(self) -> list[str]:
+        """Ranges that were widened for what the file holds, also those of its own fields."""
+        fields = self.fields()
+        return [*range_notes(self._named, fields), *self._bound.notes(fields, self._batch(fields))]
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """All others of its schema."""
+        set_by = SCHEMA.fields_by_parameter(self.fields())
+        every = self._with_values((*default_fields(), *more_fields()))
+        return tuple((f, "") for f in every if underscored(f.config_position) not in set_by)
+
+    def model_fields(self, model: str) -> tuple[Field, ...]:
+        """The folder of the weights; the name under which it is served stays that of the file."""
+        try:
+            folder = Path(model).expanduser().absolute()
+            if not model.startswith(("/", "./", "../", "~")) and not folder.is_dir():
+                return ()
+        except (OSError, RuntimeError, ValueError):  # a name that no path can have
+            return ()
+        return (Field("model_weight_path", f"{MODEL}.modelWeightPath", dtype="enum", constant=str(folder)),)
+
+    @property
+    def _switches(self) -> dict[str, Value]:
+        """The switch of the file on which other parameters depend, as rules name it."""
+        selected = document.read_or(self._content, f"{SCHEDULE}.supportSelectBatch", None)
+        return {"supportselectbatch": selected} if isinstance(selected, bool) else {}
+
+    @property
+    def _content(self) -> Any:
+        try:
+            return self.original
+        except DocumentError:
+            return {}
+
+    def ranks(self) -> Mapping[str, str]:
+        """Tensor, pipeline and data parallel ranks: fields, or what the file says."""
+        known = {name: document.read_or(self._content, f"{MODEL}.{name}", 1) for name in SCHEMA.ranks}
+        numbers = {
+            name: n for name, n in known.items() if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31
+        }
+        return SCHEMA.rank_names(self.fields(), numbers)
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
-    def _with_current(self, made: Field) -> Field:
-        if made.config_position in ("env", "") or made.live or made.value is not None:
+    def _with_values(self, fields: Sequence[Field]) -> tuple[Field, ...]:
+        made = {f.name: self._with_current(f) for f in fields}
+        return tuple(
+            self._with_result(f, made.get(str(f.dtype_param))) if f.dtype == "ratio" else made[f.name] for f in fields
+        )
+
+    def _with_result(self, made: Field, target: Field | None) -> Field:
+        """A ratio of which the file holds the resulting number, not the share."""
+        current = self._current(made)
+        whole = None if target is None else target.value if target.fixed is None else target.fixed
+        if made.value is not None or not made.searched or not is_number(current):
             return made
+        return (
+            with_result(made, float(whole), int(current)) if is_number(whole) and whole and float(whole) > 0 else made
+        )
+
+    def _with_current(self, made: Field) -> Field:
+        return made if made.value is not None else with_default(made, self._current(made))
+
+    def _current(self, made: Field) -> Any:
+        """What the file holds, or the daemon's default where it may leave the parameter out; None for other places."""
+        if made.config_position in ("env", "") or made.live:
+            return None
         try:
-            current = document.read(self.original, made.config_position)
+            return document.read(self.original, made.config_position)
         except DocumentError:
             known = SCHEMA.find(made.config_position)
-            current = known.default if known else None
-        if made.dtype == "ratio" and is_number(current) and current > (made.max or 0):  # as the resulting number
-            return replace(made, value=current)
-        return with_default(made, current)
+            return known.default if known else None
 
     def constraints(self) -> tuple[str, ...]:
         """A prefill batch is at most a batch, and no batch is larger than the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        return SCHEMA.constraints(fields) + self._bound.rules(fields, self._batch(fields))
 
     def mistakes(self) -> list[str]:
         """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
-        found = self.memory.mistakes()
+        found: list[str] = []
         if isinstance(self.config.command, dict) and self.config.command:
             found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
         try:
-            paths = [f.config_position for f in self.fields() if f.config_position != "env" and not f.live]
+            fields = self.fields()
+            found += self._bound.mistakes(fields, self._batch(fields)) + placed_twice(fields, "mindie")
+            paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             _ = self.port

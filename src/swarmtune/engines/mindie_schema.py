@@ -5,6 +5,7 @@ from __future__ import annotations
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.space import Field
 
+SELECTED = "{supportselectbatch}"  # these times are costs by which batches are selected
 _S = "BackendConfig.ScheduleConfig."
 SCHEMA = Schema(
     "MindIE",
@@ -13,8 +14,8 @@ SCHEMA = Schema(
         Parameter(_S + "maxBatchSize", default=200, min=10, max=1000),
         Parameter(_S + "maxPrefillBatchSize", "ratio", 50, min=0.1, max=0.7, dtype_param="max_batch_size"),
         Parameter(_S + "maxPrefillTokens", default=8192, min=4096, max=409600, log=True),
-        Parameter(_S + "prefillTimeMsPerReq", "range", 150, min=0, max=1000, dtype_param=10),
-        Parameter(_S + "decodeTimeMsPerReq", "range", 50, min=0, max=1000, dtype_param=10),
+        Parameter(_S + "prefillTimeMsPerReq", "range", 150, min=0, max=1000, dtype_param=10, when=SELECTED),
+        Parameter(_S + "decodeTimeMsPerReq", "range", 50, min=0, max=1000, dtype_param=10, when=SELECTED),
         Parameter(_S + "supportSelectBatch", "bool", False),
         Parameter(_S + "maxQueueDelayMicroseconds", "range", 5000, min=500, max=1_000_000, dtype_param=100),
         Parameter(_S + "maxPreemptCount", "ratio", 0, min=0, max=1, dtype_param="max_batch_size"),
@@ -22,6 +23,7 @@ SCHEMA = Schema(
         Parameter(_S + "decodePolicyType", "enum", 0, dtype_param=[0, 1, 3]),
     ),
     rules=("{maxprefillbatchsize} <= {maxbatchsize}",),
+    ranks=("tp", "pp", "dp"),
 )
 _DEFAULT_FIELDS = {
     "max_batch_size": "maxBatchSize",
@@ -36,11 +38,17 @@ _DEFAULT_FIELDS = {
 
 def default_fields() -> tuple[Field, ...]:
     """The fields that the older tuner searched by default, without values: the daemon's file has them."""
-    found = []
-    for name, parameter in _DEFAULT_FIELDS.items():
-        known = SCHEMA.find(_S + parameter)
-        if known is not None:
-            found.append(
-                Field(name, known.name, known.min, known.max, known.dtype, dtype_param=known.dtype_param, log=known.log)
-            )
-    return tuple(found)
+    return tuple(_field(name, parameter) for name, parameter in _DEFAULT_FIELDS.items())
+
+
+def more_fields() -> tuple[Field, ...]:
+    """The others that the schema knows, without values."""
+    names = {"prefill_policy_type": "prefillPolicyType", "decode_policy_type": "decodePolicyType"}
+    return tuple(
+        _field(name, parameter) for name, parameter in {**names, "max_prefill_tokens": "maxPrefillTokens"}.items()
+    )
+
+
+def _field(name: str, parameter: str) -> Field:
+    known = next(p for p in SCHEMA.parameters if p.name == _S + parameter)
+    return Field(name, known.name, known.min, known.max, known.dtype, dtype_param=known.dtype_param, log=known.log)

@@ -22,6 +22,8 @@ LOAD_FIELDS: Mapping[str, Literal["concurrency", "request_rate"]] = MappingProxy
         "requestrate": "request_rate",
     }
 )
+_NAME = re.compile(r"--?[A-Za-z]")
+_OPTION = re.compile(r"--?[A-Za-z]\S*\s")  # the name of a flag, and something behind it
 _TOKEN = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)\}|([A-Z][A-Z0-9_]*))")
 
 
@@ -63,19 +65,25 @@ def flag(name: str, value: Value, style: BoolStyle = "pair") -> tuple[str, ...]:
     if isinstance(value, bool) and style != "value":
         if value:
             return (name,)
-        return ("--no-" + name.removeprefix("--"),) if style == "pair" else ()
+        return (opposite(name),) if style == "pair" else ()
     return (name, text(value))
+
+
+def opposite(name: str) -> str:
+    """--no-x of --x, and --x of --no-x."""
+    return "--" + name.removeprefix("--no-") if name.startswith("--no-") else "--no-" + name.removeprefix("--")
 
 
 def place(
     fields: Iterable[Field],
     setting: Setting,
     flag_of: Callable[[str], str | None] = lambda _: None,
-    style: BoolStyle = "pair",
+    write: Callable[[str, Value], tuple[str, ...]] = flag,
 ) -> Placed:
     """The values of a setting that are part of how the service is started, by place.
 
     ``flag_of`` maps the names of fields with the position "env" to the flags of this engine; None: it has no such flag.
+    ``write`` makes the arguments of one flag and its value.
     """
     flags: list[str] = []
     env: dict[str, str] = {}
@@ -90,10 +98,23 @@ def place(
             if name is None:
                 env[f.name.upper()] = text(value)
         if name is not None:
-            flags += flag(name, value, style)
+            flags += write(name, value)
         elif f.config_position != "env":
             document[f.config_position] = value
     return Placed(tuple(flags), env, document)
+
+
+def placed_twice(fields: Iterable[Field], key: str) -> list[str]:
+    """A sentence for each field whose place an earlier one has, unless conditions keep them apart."""
+    owners: dict[str, Field] = {}
+    found = []
+    for made in fields:
+        first = owners.setdefault(made.config_position, made)
+        if first is not made and not made.live and made.config_position != "env" and not (first.when and made.when):
+            found.append(
+                f"{key}.target_field {made.name}: {first.name} sets {made.config_position} too; leave one of them out"
+            )
+    return found
 
 
 def live_requests(fields: Iterable[Field], setting: Setting) -> tuple[LiveRequest, ...]:
@@ -120,14 +141,34 @@ def unknown_tokens(argv: Iterable[str], known: Iterable[str]) -> list[str]:
     return [n for n in dict.fromkeys(found) if n not in names]
 
 
+def lone_token(argument: str) -> str:
+    """The NAME of an argument that is $NAME or ${NAME} and nothing else; empty if it is not."""
+    match = _TOKEN.fullmatch(argument)
+    return (match[1] or match[2]) if match else ""
+
+
 def substitute(argv: Iterable[str], values: Mapping[str, str]) -> tuple[str, ...]:
-    """Replace ``$UPPER_NAME`` and ``${UPPER_NAME}``; unknown names stay as they are. Empty arguments are dropped."""
+    """Replace ``$UPPER_NAME`` and ``${UPPER_NAME}``; unknown names stay as they are. Empty arguments are dropped.
+
+    A $NAME that stands alone and whose value is a whole option with its argument (``--mode fast``) becomes several
+    arguments, by the quoting rules of a shell.
+    """
 
     def known(match: re.Match[str]) -> str:
         return values.get(match[1] or match[2], match[0])
 
-    replaced = (_TOKEN.sub(known, argument) for argument in argv)
+    replaced: list[str] = []
+    for argument in argv:
+        made = _TOKEN.sub(known, argument)
+        replaced += _words(made) if lone_token(argument) and _OPTION.match(made) else [made]
     return tuple(argument for argument in replaced if argument)
+
+
+def _words(option: str) -> Sequence[str]:
+    try:
+        return split(option)
+    except ValueError:  # a quote that is not closed; the engine's mistakes name it
+        return [option]
 
 
 def without_given(flags: Sequence[str], given: Sequence[str]) -> tuple[str, ...]:
@@ -136,7 +177,7 @@ def without_given(flags: Sequence[str], given: Sequence[str]) -> tuple[str, ...]
     kept: list[str] = []
     skipping = False
     for argument in flags:
-        if argument.startswith("--"):
+        if _NAME.match(argument):
             skipping = _bare(argument) in names
         if not skipping:
             kept.append(argument)

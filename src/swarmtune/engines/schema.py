@@ -1,22 +1,24 @@
-"""Known parameters of an engine: defaults, ranges, rules; and a check against the installed engine's --help."""
+"""Known parameters of an engine: flags, defaults, ranges, and the rules between them."""
 
 from __future__ import annotations
 
-import difflib
+import ast
+import keyword
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from swarmtune.engines.placement import load_field
+from swarmtune.engines.baseline import is_sound, with_default
+from swarmtune.engines.flags import FLOAT, INT, PAIR, TEXT, Flag, Flags, Spelling
+from swarmtune.engines.placement import BoolStyle, flag, load_field, opposite, text
 from swarmtune.engines.target_field import TargetField
 from swarmtune.records import Value
-from swarmtune.space import Dimension, Field
-from swarmtune.space.field import MAX_NUMBER
+from swarmtune.space import Constraint, Dimension, Field
 
-_FLAG = re.compile(r"(?<![\w-])--[A-Za-z0-9][\w.-]*")
-# The start of an option in the help of argparse and of most others: its own line, indented by a few spaces.
-_OPTION_LINE = re.compile(r"^\s{0,8}(-{1,2}[A-Za-z0-9].*)$", re.MULTILINE)
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_KINDS = {"bool": PAIR, "int": INT, "float": FLOAT}
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Parameter:
     """One parameter: the name of its flag or path, the engine's default, the range worth searching, and a note.
 
     ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``. ``live``: the method and
-    path by which the running engine takes a new value; empty: only at its start.
+    path by which the running engine takes a new value; empty: only at its start. ``when``: the rule, written as those of
+    ``Schema.rules``, without which the parameter has no effect.
     """
 
     name: str
@@ -36,6 +39,7 @@ class Parameter:
     log: bool = False
     note: str = ""
     live: str = ""
+    when: str = ""
 
     def to_field(self, name: str, config_position: str | None = None) -> Field:
         """A field of the search space for this parameter, with the engine's default as its value."""
@@ -45,138 +49,168 @@ class Parameter:
         return with_default(made, self.default)
 
 
-def with_default(made: Field, default: Any) -> Field:
-    """The field with the engine's default as its baseline where the user gave none: the nearest value of its range."""
-    usable = (isinstance(default, (bool, str)) or is_number(default)) and made.searched and made.dtype != "ratio"
-    if made.value is not None or not usable or made.mistakes({made.name, *made.targets}):
-        return made
-    dimension = Dimension.of(made)
-    if dimension.contains(default):
-        return replace(made, value=default)
-    if not is_number(default) or dimension.kind == "category":
-        return made
-    return replace(made, value=dimension.decode(dimension.encode(default)))
-
-
-def is_number(value: Any) -> bool:
-    """Is it a number that a field may have? Files of services may also hold NaN, Infinity and thousands of digits."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER
-
-
 @dataclass(frozen=True)
 class Schema:
     """The parameters of one engine in a range of versions.
 
-    ``flags`` are all names that are known to exist. ``complete`` False: there may be more, and only a name that looks
-    like a misspelling of a known one is a mistake. ``rules`` are constraints with parameters in braces, in lower case and
-    with underscores, the last part of a dotted path alone: ``{max_num_batched_tokens} >= {max_num_seqs}``.
+    ``flags`` are all that are known to exist; those of ``parameters`` need not be among them. ``complete`` False: there may
+    be more, and only a name that looks like a misspelling of a known one is a mistake. ``rules`` are constraints with
+    parameters in braces, in lower case and with underscores, the last part of a dotted path alone:
+    ``{max_num_batched_tokens} >= {max_num_seqs}``. ``sure``: parameters whose defaults hold on every machine.
+    ``ranks``: the parameters that multiply into the number of devices. ``switches``: how an unknown boolean flag is
+    written. ``way_out``: the key that turns the checks off.
     """
 
     engine: str
     versions: str
     parameters: tuple[Parameter, ...]
-    flags: frozenset[str] = field(default_factory=frozenset)
+    flags: tuple[Flag, ...] = ()
     complete: bool = False
     rules: tuple[str, ...] = ()
+    sure: frozenset[str] = field(default_factory=frozenset)
+    ranks: tuple[str, ...] = ()
+    underscores: bool = False
+    switches: bool = False
+    way_out: str = ""
+
+    @cached_property
+    def commands(self) -> Flags:
+        """All known flags, those of the parameters included."""
+        known = {name for one in self.flags for name in one.names}
+        more = [p for p in self.parameters if p.name.startswith("-") and p.name not in known]
+        made = [Flag((p.name,), _KINDS.get(p.dtype, TEXT)) for p in more]
+        return Flags((*self.flags, *made), self.underscores)
 
     def find(self, name: str) -> Parameter | None:
-        """By flag (--max-num-seqs) or field name in any case (MAX_NUM_SEQS)."""
-        wanted = normal(name)
+        """By flag in any spelling (--max-num-seqs, -tp), or field name in any case (MAX_NUM_SEQS)."""
+        spelling = self.commands.find(name)
+        wanted = normal(spelling.flag.name if spelling and not spelling.path else name)
         return next((p for p in self.parameters if normal(p.name) == wanted), None)
-
-    def knows(self, name: str) -> bool:
-        """Is it a flag of this engine?"""
-        wanted = normal(name)
-        return any(wanted in (normal(f), "no-" + normal(f)) for f in self.names())
-
-    def names(self) -> list[str]:
-        """All known flags, sorted."""
-        return sorted({*self.flags, *(p.name for p in self.parameters)})
 
     def flag_of(self, name: str) -> str | None:
         """The flag that a field of this name sets, if the engine has one."""
         wanted = normal(name)
-        return next((f for f in self.names() if normal(f) == wanted), None)
+        return next((f for f in self.commands.names if f.startswith("--") and normal(f) == wanted), None)
 
-    def mistake(self, name: str, key: str) -> str | None:
-        """A sentence if this engine has no such flag, with the near ones; ``key`` says where it was written."""
-        if self.knows(name):
-            return None
-        near = _near(name, self.names(), 0.6 if self.complete else 0.85)
-        if not self.complete and not near:
-            return None
-        hint = f" Near: {', '.join(near)}." if near else ""
-        return f"{key}: {self.engine} {self.versions} has no parameter {name}.{hint}"
+    def spelling(self, made: Field) -> Spelling | None:
+        """The flag that a field sets; None if it sets none, or one that is not known."""
+        if made.config_position.startswith("-"):
+            return self.commands.find(made.config_position)
+        name = self.flag_of(made.name) if made.config_position == "env" and not load_field(made.name) else None
+        return self.commands.find(name) if name else None
+
+    def write(self, name: str, value: Value) -> tuple[str, ...]:
+        """One flag as arguments, a boolean as this flag wants it."""
+        spelling = self.commands.find(name)
+        if not isinstance(value, bool):
+            return (name, text(value))
+        if spelling is None or not spelling.flag.boolean:
+            return (name, text(value)) if spelling and spelling.path else flag(name, value, self._style)
+        if value or spelling.flag.takes != PAIR:
+            return (name,) if value else ()
+        return (opposite(spelling.flag.name) if not spelling.negated else spelling.flag.name,)
+
+    @property
+    def _style(self) -> BoolStyle:
+        return "present" if self.switches else "pair"
 
     def fields_by_parameter(self, fields: Iterable[Field]) -> dict[str, str]:
         """Names of the fields that set each parameter: {"max_num_seqs": "MAX_NUM_SEQS"}."""
         found: dict[str, str] = {}
         for made in fields:
             place = made.name if made.config_position == "env" or made.live else made.config_position
-            key = normal(place.rpartition(".")[2]).replace("-", "_")
-            if made.name.isidentifier():
-                found.setdefault(key, made.name)
+            spelling = self.commands.find(place) if place.startswith("-") else None
+            if _speakable(made.name) and not (spelling and spelling.path):
+                found.setdefault(underscored(spelling.flag.name if spelling else place), made.name)
         return found
 
-    def constraints(self, fields: Iterable[Field]) -> tuple[str, ...]:
-        """The rules all of whose parameters are fields, in the names of those fields."""
+    def constraints(self, fields: Iterable[Field], known: Mapping[str, Value] | None = None) -> tuple[str, ...]:
+        """The rules between the fields, in their names. A parameter that is no field counts with its value in ``known``."""
         names = self.fields_by_parameter(fields)
-        return tuple(
-            rule.format_map(names) for rule in self.rules if set(re.findall(r"\{(\w+)\}", rule)) <= names.keys()
-        )
+        found = []
+        for rule in self.rules:
+            made = self._told(rule, names, known or {})
+            if made is not None and Constraint.parse(made).names:
+                found.append(made)
+        return tuple(found)
 
-    def field_mistakes(self, fields: Iterable[Field], key: str, document: bool = False) -> list[str]:
-        """Fields whose ``config_position`` this engine does not have. ``document``: it has a file for dotted paths."""
-        found: list[str | None] = []
-        for made in fields:
-            position, where = made.config_position, f"{key}.target_field {made.name}"
-            if load_field(made.name):
-                continue
-            if made.live:
-                found.append(self._live_mistake(made, where))
-                continue
-            if position.startswith("-"):
-                found.append(self.mistake(position, where))
-            elif position == "env" and not self.flag_of(made.name):
-                near = _near(made.name, self.names(), 0.85)
-                if near:
-                    found.append(f"{where}: {self.engine} has no parameter of this name. Near: {', '.join(near)}.")
-            elif position != "env" and not document:
-                found.append(
-                    f"{where}: config_position {position!r} is a path, but {self.engine} has no file to put it"
-                )
-        return [sentence for sentence in found if sentence]
+    def broken(self, fields: Iterable[Field], known: Mapping[str, Value]) -> list[str]:
+        """The rules that values in ``known`` break among themselves, whatever the fields."""
+        names = self.fields_by_parameter(fields)
+        made = [(rule, self._told(rule, names, known)) for rule in self.rules]
+        made = [(rule, told) for rule, told in made if told and not Constraint.parse(told).names]
+        return [_PARAMETER.sub(r"\1", rule) for rule, told in made if told and not Constraint.parse(told).holds({})]
 
-    def _live_mistake(self, made: Field, where: str) -> str | None:
-        """An engine that declares what it takes while it runs takes nothing else."""
-        known = {p.name.removeprefix("--").replace("-", "_"): p.live for p in self.parameters if p.live}
-        if not known or known.get(made.name) == made.config_position:
-            return None
-        ways = ", ".join(f"{name} by {way}" for name, way in known.items())
-        return f"{where}: {self.engine} does not take it by {made.config_position} while it runs; it takes {ways}"
+    def _told(self, rule: str, names: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
+        """A rule in the names of fields and in values; None if one of its parameters is neither."""
+        defaults = {key: p.default for p in self.parameters if (key := underscored(p.name)) in self.sure}
+        values = {key: expression(v) for key, v in {**defaults, **known}.items() if v is not None}
+        given = {**values, **names}
+        return plain(rule.format_map(given)) if set(_PARAMETER.findall(rule)) <= given.keys() else None
 
-    def check_against_help(self, text: str, names: Iterable[str] | None = None) -> list[str]:
-        """Which of ``names`` (default: our parameters) the installed engine's own help does not list, as sentences."""
-        listed = flags_in_help(text)
-        known = {normal(f) for f in listed} | {normal(f).removeprefix("no-") for f in listed}
-        missing = []
-        for name in names if names is not None else [p.name for p in self.parameters]:
-            if normal(name).removeprefix("no-") not in known:
-                near = _near(name, sorted(listed), 0.6)
-                hint = f" Near: {', '.join(near)}." if near else ""
-                missing.append(f"The installed {self.engine} has no {name}.{hint}")
-        return missing
+    def rank_names(self, fields: Iterable[Field], known: Mapping[str, Value]) -> dict[str, str]:
+        """For each of ``ranks`` the field that sets it, or its number as text; "1" where nothing says more."""
+        names = self.fields_by_parameter(fields)
+        numbers = {rank: value for rank in self.ranks if type(value := known.get(rank)) is int}
+        return {rank: names.get(rank) or str(numbers.get(rank, 1)) for rank in self.ranks}
 
-    def fields(self, target_fields: Sequence[TargetField], defaults: Sequence[Field]) -> tuple[Field, ...]:
-        """The user's fields, each with the engine's default as baseline where none is given; else ``defaults``."""
+    def fields(
+        self,
+        target_fields: Sequence[TargetField],
+        defaults: Sequence[Field],
+        known: Mapping[str, Value] | None = None,
+    ) -> tuple[Field, ...]:
+        """The user's fields, each with the engine's default as baseline where none is given; else ``defaults``, without
+        those whose flags have a value in ``known``. A parameter that has no effect beside the others is not in use.
+        """
+        told = known or {}
         if not target_fields:
-            return tuple(defaults)
-        made = []
-        for entry in target_fields:
-            position = entry.config_position
-            known = self.find(position if position.startswith("-") else entry.name)
-            made.append(with_default(entry.to_field(), known.default if known else None))
-        return tuple(made)
+            made = [f for f in defaults if underscored(f.config_position) not in told]
+        else:
+            entries = [(entry, self._of(entry)) for entry in target_fields]
+            made = [with_default(entry.to_field(), p.default if p else None) for entry, p in entries]
+        return self.in_use(made, told)
+
+    def _of(self, entry: TargetField) -> Parameter | None:
+        position = entry.config_position
+        return self.find(position if position.startswith("-") else entry.name)
+
+    def in_use(self, fields: Sequence[Field], known: Mapping[str, Value]) -> tuple[Field, ...]:
+        """The fields, each with the condition without which its parameter has no effect."""
+        names = self.fields_by_parameter(fields)
+        by_name = {name: key for key, name in names.items()}
+        parameters = {underscored(p.name): p for p in self.parameters if p.when}
+        return tuple(self._with_when(f, parameters.get(by_name.get(f.name, "")), names, known) for f in fields)
+
+    def _with_when(
+        self, made: Field, parameter: Parameter | None, names: Mapping[str, str], known: Mapping[str, Value]
+    ) -> Field:
+        told = self._told(parameter.when, names, known) if parameter else None
+        if told is None or made.live:
+            return made
+        condition = Constraint.parse(told)
+        if condition.names:
+            return replace(made, when=told if made.when is None else f"({made.when}) and ({told})")
+        if condition.holds({}) or not made.searched or not is_sound(made):
+            return made
+        resting = Dimension.of(made).decode(0.5) if made.value is None else made.value
+        return replace(made, constant=resting, when="false")
+
+    def unused(self, fields: Iterable[Field]) -> tuple[tuple[Field, str], ...]:
+        """Every parameter that these fields do not set, as a field, and the note on it."""
+        names = self.fields_by_parameter(fields)
+        rest = [(underscored(p.name), p) for p in self.parameters]
+        return tuple((p.to_field(key), p.note) for key, p in rest if key not in names)
+
+    def defaults(self, names: Sequence[str]) -> list[Field]:
+        """The fields of these parameters, under these names."""
+        known = [(name, self.find(name)) for name in names]
+        return [p.to_field(name) for name, p in known if p]
+
+
+def _speakable(name: str) -> bool:
+    """Can rules speak of a field of this name?"""
+    return name.isidentifier() and len(name) <= 100 and not keyword.iskeyword(name) and name not in ("true", "false")
 
 
 def normal(name: str) -> str:
@@ -184,15 +218,26 @@ def normal(name: str) -> str:
     return name.lstrip("-").lower().replace("_", "-")
 
 
-def flags_in_help(text: str) -> frozenset[str]:
-    """All long flags that a help text defines (those it only mentions in running text are left out)."""
-    found: set[str] = set()
-    for line in _OPTION_LINE.findall(text):
-        declaration = re.split(r"\s{2,}", line)[0]
-        found.update(_FLAG.findall(declaration))
-    return frozenset(found)
+def underscored(name: str) -> str:
+    """The name by which rules speak of a flag or of the last part of a path: max_num_seqs."""
+    return normal(name.rpartition(".")[2]).replace("-", "_")
 
 
-def _near(name: str, known: Sequence[str], cutoff: float) -> list[str]:
-    by_normal = {normal(k): k for k in known}
-    return [by_normal[n] for n in difflib.get_close_matches(normal(name), list(by_normal), n=3, cutoff=cutoff)]
+def plain(rule: str) -> str:
+    """A rule of alternatives or of several conditions, without those that name no field: their value is known."""
+    tree = Constraint.parse(rule).tree
+    if not isinstance(tree, ast.BoolOp):
+        return rule
+    parts = [Constraint.parse(ast.unparse(part)) for part in tree.values]
+    decisive = isinstance(tree.op, ast.Or)
+    if any(not part.names and part.holds({}) == decisive for part in parts):
+        return "true" if decisive else "false"
+    open_parts = [part.text for part in parts if part.names]
+    if len(open_parts) == len(parts):
+        return rule
+    return (" or " if decisive else " and ").join(open_parts) or ("false" if decisive else "true")
+
+
+def expression(value: Value) -> str:
+    """A value as the language of constraints writes it."""
+    return text(value) if isinstance(value, (bool, int, float)) else repr(value)

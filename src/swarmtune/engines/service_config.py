@@ -29,6 +29,12 @@ class ServiceConfig(BaseModel):
     process_name: str = Option("", description="read for older files; not used, nothing is ended by name")
 
     @property
+    def variables(self) -> dict[str, str]:
+        """The environment variables of which no field has the name."""
+        names = {entry.name.upper() for entry in self.target_field}
+        return {name: value for name, value in self.env.items() if name not in names}
+
+    @property
     def baselines(self) -> frozenset[str]:
         """Names of the fields whose baseline the user chose."""
         return frozenset(entry.name for entry in self.target_field if entry.value is not None)

@@ -6,49 +6,32 @@ Written from SGLang 0.5.23's documentation and source; it needs a GPU, so only i
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.flag_checks import FlagChecks
 from swarmtune.engines.memory import KvMemory
+from swarmtune.engines.model_facts import ModelFacts, head_mistakes, head_rules
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
-from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
+from swarmtune.engines.sglang_schema import sglang_schema
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
-POLICIES = ["lpm", "random", "fcfs", "dfs-weight", "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first"]
-SCHEMA = Schema(
-    "SGLang",
-    "0.5",
-    (
-        Parameter("--max-running-requests", default=256, min=1, max=2048, log=True, note="computed from free memory"),
-        Parameter("--chunked-prefill-size", "enum", 8192, dtype_param=[512, 1024, 2048, 4096, 8192, 16384]),
-        Parameter("--max-prefill-tokens", default=16384, min=1024, max=65536, log=True),
-        Parameter("--mem-fraction-static", "float", 0.88, min=0.5, max=0.95, note="weights and KV cache of the total"),
-        Parameter("--schedule-policy", "enum", "fcfs", dtype_param=POLICIES),
-        Parameter("--schedule-conservativeness", "float", 1.0, min=0.1, max=2.0),
-        Parameter("--page-size", "enum", 1, dtype_param=[1, 16, 32, 64, 128]),
-        Parameter("--num-continuous-decode-steps", default=1, min=1, max=16),
-        Parameter("--prefill-max-requests", min=1, max=256, log=True),
-        Parameter("--max-queued-requests", min=1, max=4096, log=True),
-        Parameter("--prefill-decode-interval", default=1, min=1, max=16),
-        Parameter("--enable-mixed-chunk", "bool", False),
-        Parameter("--cuda-graph-max-bs-decode", min=8, max=512, log=True),
-        Parameter("--cuda-graph-max-bs-prefill", min=8, max=512, log=True),
-        Parameter("--attn-dp-size", default=1, min=1, max=64),
-        Parameter("--tp-size", default=1, min=1, max=64),
-        Parameter("--dp-size", default=1, min=1, max=64),
-        Parameter("--pp-size", default=1, min=1, max=64),
-    ),
-    rules=("{chunked_prefill_size} % {page_size} == 0", "{max_prefill_tokens} >= {chunked_prefill_size}"),
-)
 DEFAULT_FIELDS = ("max_running_requests", "chunked_prefill_size", "mem_fraction_static", "schedule_conservativeness")
+OWN = {
+    "--port": "; sglang.command.port sets it",
+    "--served-model-name": "; sglang.command.served_model_name sets it",
+    "--model-path": "; sglang.command.model sets it",
+}
+TENSOR, DATA = "tp_size", "dp_size"
 PATTERNS: Patterns = {
     Cause.OUT_OF_MEMORY: (
         r"Not enough memory",
@@ -67,6 +50,7 @@ class SglangConfig(ServiceConfig):
 
     command: CommandSection = Option(default_factory=CommandSection, description="what to serve, and how")
     python: str = Option("python", min_length=1, description="the Python that has SGLang")
+    check_flags: bool = Option(True, description="refuse flags that SwarmTune does not know of SGLang 0.5.23")
 
 
 class SglangEngine(Engine):
@@ -80,7 +64,21 @@ class SglangEngine(Engine):
 
     def __init__(self, config: SglangConfig) -> None:
         super().__init__(config)
+        self.schema = sglang_schema()
         self.memory = KvMemory(config.memory, config.baselines)
+        self._bound = BatchMemory(self.memory, "sglang", config.baselines)
+        section = config.command
+        self._flags = FlagChecks(
+            self.schema,
+            "sglang",
+            section.others,
+            "sglang.command.others",
+            OWN,
+            on=config.check_flags,
+            env=config.variables,
+        )
+        path = config.memory.model_config_path if config.memory else None
+        self._facts = ModelFacts(section.model, path)
 
     @classmethod
     def found(cls) -> bool:
@@ -94,27 +92,51 @@ class SglangEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or running requests, prefill chunk, memory fraction and conservativeness."""
-        known = [(n, SCHEMA.find(n)) for n in DEFAULT_FIELDS]
-        fields = SCHEMA.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
-        return self.memory.bounded(fields, self._batch(fields))
+        defaults = self.schema.defaults(DEFAULT_FIELDS)
+        fields = self.schema.fields(self.config.target_field, defaults, self._flags.known)
+        return self._bound.bounded(fields, self._batch(fields))
+
+    def notes(self) -> list[str]:
+        """Also a baseline that is more than the KV cache holds."""
+        fields = self.fields()
+        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """All others of its schema."""
+        return self.schema.unused(self.fields())
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
-        return SCHEMA.fields_by_parameter(fields).get("max_running_requests")
+        return self.schema.fields_by_parameter(fields).get("max_running_requests")
 
     def constraints(self) -> tuple[str, ...]:
         """Rules that SGLang checks at its start, and the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        rules = self.schema.constraints(fields, self._flags.known) + head_rules(self._heads, self.ranks()[TENSOR])
+        return rules + self._bound.rules(fields, self._batch(fields))
+
+    def ranks(self) -> Mapping[str, str]:
+        """Tensor, pipeline and data parallel ranks; those of data parallel attention are among the tensor ranks."""
+        known = self._flags.known
+        named = self.schema.rank_names(self.fields(), known)
+        return {**named, DATA: "1"} if known.get("enable_dp_attention") else named
+
+    @property
+    def _heads(self) -> int | None:
+        """The attention heads that tensor ranks share; not known where attention is data parallel."""
+        names = {*self.schema.fields_by_parameter(self.fields()), *self._flags.known}
+        return None if names & {"enable_dp_attention", "attn_dp_size"} else self._facts.heads
 
     def mistakes(self) -> list[str]:
-        """Placeholders, misspelled flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("sglang.command") + self.memory.mistakes()
-        return found + SCHEMA.field_mistakes(self.fields(), "sglang")
+        """Placeholders, flags that it would refuse, heads that cannot be divided, and a memory table that cannot be used."""
+        fields = self.fields()
+        found = self.config.command.mistakes("sglang.command") + self._bound.mistakes(fields, self._batch(fields))
+        found += head_mistakes(self._heads, self.ranks()[TENSOR], "sglang.command.others")
+        return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``python -m sglang.launch_server --model-path MODEL --host H --port P`` with the setting's flags."""
         config, section = self.config, self.config.command
-        placed = place(self.fields(), setting, SCHEMA.flag_of, "present")
+        placed = place(self.fields(), setting, self.schema.flag_of, self.schema.write)
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})

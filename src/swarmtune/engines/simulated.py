@@ -8,16 +8,48 @@ from collections.abc import Sequence
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe, installed
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import diagnose
+from swarmtune.engines.flag_checks import FlagChecks
+from swarmtune.engines.flags import read_flags
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
-from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.engines.schema import Parameter, Schema, underscored
 from swarmtune.engines.service_config import ServiceConfig, others_mistakes
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
+# The flags of ``python -m swarmtune.simulator``; one of a parameter takes what the parameter is.
+FLAGS = """
+--help -h = switch
+--host = text
+--port = int
+--model = text
+--nodes = int >=1
+--node-rank = int
+--max-num-seqs = int >=1
+--max-num-batched-tokens = int >=1
+--kv-cache-tokens = int >=1
+--block-size = int >=1
+--enable-chunked-prefill = pair
+--base-s = float >=0
+--per-prefill-token-s = float >=0
+--per-decode-seq-s = float >=0
+--per-context-token-s = float >=0
+--per-token-above-knee-s = float >=0
+--knee-tokens = int >=1
+--noise = float >=0
+--seed = int
+--memory-gib = float >=0
+--weights-gib = float >=0
+--kv-bytes-per-token = int >=1
+--record = text
+--startup-delay = float >=0
+--fail-start = text
+--crash-after-requests = int
+"""
 SCHEMA = Schema(
     "the simulated engine",
     "0.1",
@@ -28,9 +60,11 @@ SCHEMA = Schema(
         Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64]),
         Parameter("--enable-chunked-prefill", "bool", True),
     ),
-    flags=frozenset({"--memory-gib", "--weights-gib", "--kv-bytes-per-token", "--noise", "--seed", "--startup-delay"}),
+    flags=read_flags(FLAGS),
+    complete=True,
     rules=("{max_num_batched_tokens} >= {max_num_seqs}",),
 )
+OWN = {"--port": "", "--model": "; simulated.model sets it"}
 
 
 class SimulatedConfig(ServiceConfig):
@@ -56,6 +90,8 @@ class SimulatedEngine(Engine):
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
         self.memory = KvMemory(config.memory, config.baselines)
+        self._bound = BatchMemory(self.memory, "simulated", config.baselines)
+        self._flags = FlagChecks(SCHEMA, "simulated", config.others, "simulated.others", OWN, env=config.variables)
 
     @property
     def model(self) -> str:
@@ -69,9 +105,9 @@ class SimulatedEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or all of its parameters."""
-        defaults = [p.to_field(p.name.removeprefix("--").replace("-", "_")) for p in SCHEMA.parameters]
-        fields = SCHEMA.fields(self.config.target_field, defaults)
-        return self.memory.bounded(fields, self._batch(fields))
+        defaults = [p.to_field(underscored(p.name)) for p in SCHEMA.parameters]
+        fields = SCHEMA.fields(self.config.target_field, defaults, self._flags.known)
+        return self._bound.bounded(fields, self._batch(fields))
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("max_num_seqs")
@@ -79,17 +115,28 @@ class SimulatedEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """Rules that it checks at its start, as vLLM does, and the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        return SCHEMA.constraints(fields, self._flags.known) + self._bound.rules(fields, self._batch(fields))
+
+    def notes(self) -> list[str]:
+        """Also a baseline that is more than the KV cache holds."""
+        fields = self.fields()
+        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """All others of its schema."""
+        return SCHEMA.unused(self.fields())
 
     def mistakes(self) -> list[str]:
-        """Misspelled flags, and arguments that cannot be split."""
-        found = others_mistakes(self.config.others, "simulated.others") + self.memory.mistakes()
-        return found + SCHEMA.field_mistakes(self.fields(), "simulated")
+        """Flags that it would refuse, and arguments that cannot be split."""
+        fields = self.fields()
+        found = others_mistakes(self.config.others, "simulated.others")
+        found += self._bound.mistakes(fields, self._batch(fields))
+        return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``python -m swarmtune.simulator --host H --port P --model M`` with the setting's flags."""
         config = self.config
-        placed = place(self.fields(), setting, SCHEMA.flag_of)
+        placed = place(self.fields(), setting, SCHEMA.flag_of, SCHEMA.write)
         others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
         own = ["--seed", str(config.seed), "--noise", str(config.noise)]
         own += ["--startup-delay", str(config.startup_delay_s)] if config.startup_delay_s else []

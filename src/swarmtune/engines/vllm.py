@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
+from swarmtune.engines.flag_checks import FlagChecks
 from swarmtune.engines.memory import KvMemory
+from swarmtune.engines.model_facts import ModelFacts, head_mistakes, head_rules
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
@@ -20,6 +23,12 @@ from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
 DEFAULT_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching")
+OWN = {
+    "--port": "; vllm.command.port sets it",
+    "--served-model-name": "; vllm.command.served_model_name sets it",
+    "--model": "; vllm.command.model sets it",
+}
+TENSOR = "tensor_parallel_size"
 PATTERNS: Patterns = {
     Cause.OUT_OF_MEMORY: (
         r"No available memory for the cache blocks",
@@ -55,6 +64,19 @@ class VllmEngine(Engine):
         super().__init__(config)
         self.schema = vllm_schema()
         self.memory = KvMemory(config.memory, config.baselines)
+        self._bound = BatchMemory(self.memory, "vllm", config.baselines)
+        section = config.command
+        self._flags = FlagChecks(
+            self.schema,
+            "vllm",
+            section.others,
+            "vllm.command.others",
+            OWN,
+            on=config.check_flags,
+            env=config.variables,
+        )
+        path = config.memory.model_config_path if config.memory else None
+        self._facts = ModelFacts(section.model, path)
 
     @classmethod
     def found(cls) -> bool:
@@ -68,22 +90,40 @@ class VllmEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or batch sizes, chunked prefill and prefix caching."""
-        known = [(n, self.schema.find(n)) for n in DEFAULT_FIELDS]
-        fields = self.schema.fields(self.config.target_field, [p.to_field(n) for n, p in known if p])
-        return self.memory.bounded(fields, self._batch(fields))
+        defaults = self.schema.defaults(DEFAULT_FIELDS)
+        fields = self.schema.fields(self.config.target_field, defaults, self._flags.known)
+        return self._bound.bounded(fields, self._batch(fields))
+
+    def notes(self) -> list[str]:
+        """Also a baseline that is more than the KV cache holds."""
+        fields = self.fields()
+        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+
+    def unused(self) -> tuple[tuple[Field, str], ...]:
+        """All others of its schema."""
+        return self.schema.unused(self.fields())
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return self.schema.fields_by_parameter(fields).get("max_num_seqs")
 
     def constraints(self) -> tuple[str, ...]:
-        """Rules that vLLM checks at its start, and the bound of the KV cache."""
-        fields = self.fields()
-        return self.schema.constraints(fields) + self.memory.rules(self._batch(fields))
+        """Rules that vLLM checks at its start, also with flags in ``others``, and the bound of the KV cache."""
+        fields, known = self.fields(), self._flags.known
+        longest = {"max_model_len": self._facts.longest} if self._facts.longest else {}
+        rules = self.schema.constraints(fields, {**longest, **known})
+        rules += head_rules(self._facts.heads, self.ranks()[TENSOR])
+        return rules + self._bound.rules(fields, self._batch(fields))
+
+    def ranks(self) -> Mapping[str, str]:
+        """Tensor, pipeline and data parallel ranks."""
+        return self.schema.rank_names(self.fields(), self._flags.known)
 
     def mistakes(self) -> list[str]:
-        """Placeholders, unknown flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("vllm.command") + self.memory.mistakes()
-        return found + (self.schema.field_mistakes(self.fields(), "vllm") if self.config.check_flags else [])
+        """Placeholders, flags that it would refuse, heads that cannot be divided, and a memory table that cannot be used."""
+        fields = self.fields()
+        found = self.config.command.mistakes("vllm.command") + self._bound.mistakes(fields, self._batch(fields))
+        found += head_mistakes(self._facts.heads, self.ranks()[TENSOR], "vllm.command.others")
+        return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``.
@@ -91,7 +131,7 @@ class VllmEngine(Engine):
         On several nodes its multiprocessing back end joins them (--nnodes); only the first serves.
         """
         config, section = self.config, self.config.command
-        placed = place(self.fields(), setting, self.schema.flag_of)
+        placed = place(self.fields(), setting, self.schema.flag_of, self.schema.write)
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
+from swarmtune.engines.flags import read_flags
 from swarmtune.engines.schema import Parameter, Schema
 
 KV_DTYPES = ["auto", "fp8", "fp8_e4m3", "fp8_e5m2"]
@@ -13,8 +14,12 @@ PARAMETERS = (
     Parameter("--max-num-active-seqs", min=1, max=1024, log=True, note="<= max_num_seqs; cheap to change"),
     Parameter("--max-num-scheduled-tokens", min=256, max=65536, log=True, note="<= max_num_batched_tokens"),
     Parameter("--performance-mode", "enum", "balanced", dtype_param=["balanced", "interactivity", "throughput"]),
-    Parameter("--long-prefill-token-threshold", default=0, min=0, max=8192, note="0: off"),
-    Parameter("--prefill-schedule-interval", default=1, min=1, max=16),
+    Parameter(
+        *("--long-prefill-token-threshold", "int", 0, 0, 8192),
+        note="0: off",
+        when="{enable_chunked_prefill}",
+    ),
+    Parameter("--prefill-schedule-interval", default=1, min=1, max=16, when="{data_parallel_size} > 1"),
     Parameter("--enable-chunked-prefill", "bool", True),
     Parameter("--enable-prefix-caching", "bool", True, note="prompts must be fresh in every measurement"),
     Parameter("--async-scheduling", "bool", True),
@@ -22,7 +27,11 @@ PARAMETERS = (
     Parameter("--stream-interval", default=1, min=1, max=16, note="above 1 clients cannot measure token gaps"),
     Parameter("--scheduler-reserve-full-isl", "bool", True),
     Parameter("--watermark", "float", 0.0, min=0.0, max=0.2),
-    Parameter("--gpu-memory-utilization", "float", 0.92, min=0.5, max=0.98),
+    Parameter(
+        *("--gpu-memory-utilization", "float", 0.92, 0.5, 0.98),
+        note="no effect beside kv_cache_memory_bytes",
+        when="false and {kv_cache_memory_bytes}",
+    ),
     Parameter("--kv-cache-memory-bytes", min=2**28, max=2**38, log=True),
     Parameter("--kv-cache-dtype", "enum", "auto", dtype_param=KV_DTYPES, note="changes the output: check quality"),
     Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64, 128]),
@@ -36,12 +45,23 @@ RULES = (
     "{max_num_batched_tokens} >= {max_num_seqs}",
     "{max_num_active_seqs} <= {max_num_seqs}",
     "{max_num_scheduled_tokens} <= {max_num_batched_tokens}",
+    "{long_prefill_token_threshold} <= {max_model_len}",
     "{enable_chunked_prefill} or {max_num_batched_tokens} >= {max_model_len}",
 )
 
 
 def vllm_schema() -> Schema:
-    """With the names of all flags of ``vllm serve``."""
+    """With all flags of ``vllm serve``."""
     text = (files("swarmtune.engines") / "vllm_flags.txt").read_text(encoding="utf-8")
-    flags = frozenset(line for line in text.splitlines() if line.startswith("--"))
-    return Schema("vLLM", "0.30-0.33", PARAMETERS, flags, complete=True, rules=RULES)
+    return Schema(
+        "vLLM",
+        "0.30-0.33",
+        PARAMETERS,
+        read_flags(text),
+        complete=True,
+        rules=RULES,
+        sure=frozenset({"enable_chunked_prefill", "data_parallel_size"}),
+        ranks=("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+        underscores=True,
+        way_out="vllm.check_flags = false",
+    )

@@ -127,6 +127,12 @@ class Field:
         return ()
 
     @property
+    def priority(self) -> tuple[str, ...]:
+        """The targets in the order in which they keep their values, as the user wrote it; names, or one name."""
+        named = self.dtype_param.get("priority") if isinstance(self.dtype_param, dict) else None
+        return tuple(map(str, named)) if isinstance(named, (list, tuple)) else (str(named),) if named else ()
+
+    @property
     def conditions(self) -> tuple[str, ...]:
         """Names of the fields that decide whether it is in use."""
         return () if self.when is None else tuple(sorted(_condition(self.when).names))
@@ -250,8 +256,11 @@ class Field:
                 found.append(f"{self.name}: {bound} must be a number, not {_shown(p[bound])}")
         if p.get("priority_policy", "balanced") not in ("balanced", "fixed"):
             found.append(f"{self.name}: priority_policy is 'balanced' or 'fixed', not {_shown(p['priority_policy'])}")
-        if p.get("priority_policy") == "fixed" and p.get("priority") not in self.targets:
-            found.append(f"{self.name}: priority_policy 'fixed' needs priority = one of {', '.join(self.targets)}")
+        first = self.priority
+        if p.get("priority_policy") == "fixed" and not (first and set(first) <= set(self.targets)):
+            found.append(
+                f"{self.name}: priority_policy 'fixed' needs priority = one of {', '.join(self.targets)}, or a list of them"
+            )
         return found
 
     def _key_mistakes(self, p: dict[str, Any]) -> list[str]:

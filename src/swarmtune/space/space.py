@@ -342,12 +342,12 @@ def _dependency_order(fields: Sequence[Field]) -> tuple[Field, ...]:
 def _nearest_pair(
     field: Field, pairs: set[tuple[Value, Value]], axes: Mapping[str, Dimension], here: Mapping[str, float]
 ) -> tuple[Value, Value]:
-    """The legal pair with the least move; with priority_policy "fixed" the named target moves only if it must."""
-    priority = field.dtype_param.get("priority") if field.dtype_param.get("priority_policy") == "fixed" else None
+    """The legal pair with the least move; with priority_policy "fixed" the first target named moves only if it must."""
+    first = field.priority[0] if field.dtype_param.get("priority_policy") == "fixed" else None
 
     def distance(pair: tuple[Value, Value]) -> tuple[float, str]:
         moves = {n: (axes[n].encode(v) - here[n]) ** 2 for n, v in zip(field.targets, pair, strict=True) if n in axes}
-        return sum((100.0 if n == priority else 1.0) * m for n, m in moves.items()), repr(pair)
+        return sum((100.0 if n == first else 1.0) * m for n, m in moves.items()), repr(pair)
 
     return min(pairs, key=distance)
 

@@ -96,11 +96,12 @@ def engine_lines(engine: Any, model: str | None) -> list[str]:
     name = section_name(engine)
     lines = [f"[{name}]"]
     options = type(engine).Config.model_fields
+    loaded = engine.model_fields(model) if model else ()
     for option, info in options.items():
         if option in ("target_field", *TEMPLATE) or not info.description or info.description.startswith(UNUSED):
             continue
-        mine = bool(model) and option in ("model", "model_path")
-        shown = model if mine else getattr(engine.config, option)
+        mine = option in ("model", "model_path") and (bool(model) or "argv" in options) and not loaded
+        shown = model or "" if mine else getattr(engine.config, option)
         if isinstance(shown, (bool, int, float, str)):
             lines += [f"# {info.description}", f"{'' if mine else '# '}{option} = {toml(shown)}"]
     if "argv" in options:
@@ -110,12 +111,17 @@ def engine_lines(engine: Any, model: str | None) -> list[str]:
         lines += ["", f"[{name}.command]", given, "# port = 8000"]
     try:
         fields = engine.fields()
-        rules = engine.constraints()
+        rules, unused = engine.constraints(), engine.unused()
     except ConfigurationError as error:
         return [*lines, f"# its parameters could not be read yet: {error.message.splitlines()[0]}"]
     lines += ["", "# What may change. `value` is the baseline; `constant = ...` takes a parameter out of the search."]
-    for field in fields or [EXAMPLE]:
+    for field in (*loaded, *(fields or [EXAMPLE])):
         lines += field_lines(name, field)
+    if unused:
+        lines += ["", "# What else the engine has: remove the # in front of an entry to search it, too."]
+    for field, note in unused:
+        first, *rest = field_lines(name, field)
+        lines += [first, *([f"# {note}"] if note else []), *(f"# {line}" for line in rest)]
     return [*[f"# rule of the engine: {rule}" for rule in rules], *lines]
 
 

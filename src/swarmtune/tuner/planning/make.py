@@ -25,6 +25,7 @@ from swarmtune.tuner.planning import aims
 from swarmtune.tuner.planning.parts import engine_and_benchmark, engine_notes, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import not_runnable
 from swarmtune.workload import StopRules
 
@@ -44,26 +45,22 @@ def make_plan(settings: BaseSections) -> Plan:
     mistakes += aims.mistakes_of(settings, benchmark) + _place_mistakes(settings.parallel, benchmark)
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
-    space, notices = _space(settings, engine, load_search, mistakes) if engine else (None, [])
+    given, parallel, groups = _places(settings, engine, mistakes)
+    space, notices = _space(settings, engine, load_search, groups, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
-    given = settings.parallel
-    if given.port is None and engine is not None and space is not None and engine.port:
-        given = given.model_copy(update={"port": engine.port})
-    parallel = _resolved(given, mistakes) if given.enabled else None
-    if engine is None or benchmark is None or space is None or slo_mistakes(limits):
+    if engine is None or benchmark is None or space is None or not groups or slo_mistakes(limits):
         raise ConfigValidationError(mistakes)
     workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    groups = parallel.groups() if parallel else _groups(o.groups, engine)
     mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
     if mistakes:
         raise ConfigValidationError(mistakes)
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
-    notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     notices += [*engine_notes(settings, engine), *aims.notes(settings), *_script_notes(settings.parallel)]
@@ -129,24 +126,42 @@ def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> li
     return [f'parallel.benchmark_on: {text}; take -b swarmtune, or benchmark_on = "tuner"']
 
 
-def _resolved(given: ParallelConfig, mistakes: list[str]) -> ParallelConfig | None:
-    """The groups spelled out; else None and the mistakes, each with the key that gave the hosts, or the executor that
+def _places(
+    settings: BaseSections, engine: Engine | None, mistakes: list[str]
+) -> tuple[ParallelConfig, ParallelConfig | None, tuple[Group, ...]]:
+    """``[parallel]`` as given, with the engine's port, and spelled out; and the groups, none where there are mistakes."""
+    given = settings.parallel
+    if engine is None:
+        return given, None, ()
+    try:
+        port = engine.port
+        if given.port is None and port:
+            given = given.model_copy(update={"port": port})
+        parallel = _resolved(given) if given.enabled else None
+    except ConfigurationError as error:
+        mistakes += [m for m in getattr(error, "mistakes", [error.message]) if not any(o.endswith(m) for o in mistakes)]
+        return given, None, ()
+    return given, parallel, parallel.groups() if parallel else _groups(settings.optimizer.groups, port)
+
+
+def _resolved(given: ParallelConfig) -> ParallelConfig:
+    """The groups spelled out; ConfigValidationError, each mistake with the key that gave the hosts, or the executor that
     cannot reach them.
     """
     key = next((name for name in ("hostfile", "node_string") if getattr(given, name)), "service_groups")
     try:
         parallel = given.resolved()
     except ConfigValidationError as error:
-        mistakes += [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
-        return None
+        raise ConfigValidationError(
+            [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
+        ) from error
     nodes = [node for group in parallel.service_groups for node in group.nodes]
     for name in dict.fromkeys(executor_of(parallel, node.host, node.ssh_port) for node in nodes):
         try:
             if not registry.executors.is_ours(name):
                 executor_class(name)
         except ConfigurationError as error:
-            mistakes.append(f"parallel.executor: {error.message}")
-            return None
+            raise ConfigValidationError([f"parallel.executor: {error.message}"]) from error
     return parallel
 
 
@@ -181,7 +196,11 @@ def _early_stop(settings: BaseSections, limits: dict[str, float], benchmark: Ben
 
 
 def _space(
-    settings: BaseSections, engine: Engine, load_search: LoadSearch | None, mistakes: list[str]
+    settings: BaseSections,
+    engine: Engine,
+    load_search: LoadSearch | None,
+    groups: Sequence[Group],
+    mistakes: list[str],
 ) -> tuple[Space | None, list[str]]:
     fields: Sequence[Field] = ()
     try:
@@ -193,7 +212,8 @@ def _space(
             notices = [
                 f"{name} is left to the load search ([load_search] enabled = false turns it off)" for name in loads
             ]
-        space = Space(fields, (*engine.constraints(), *settings.constraints))
+        ranks = rank_rules(engine.ranks(), groups, section_name(engine))
+        space = Space(fields, (*engine.constraints(), *ranks.reasons, *settings.constraints))
     except ConfigurationError as error:
         section = section_name(engine)
         for text in getattr(error, "mistakes", [error.message]):
@@ -208,11 +228,12 @@ def _space(
         key = f"{section_name(engine)}.target_field"
         mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
         return None, []
-    broken = space.broken(space.default())
-    mistakes += [
-        f"constraints: {text!r}: the baseline breaks it; change the rule or the fields' value" for text in broken
-    ]
-    return space, notices
+    mistakes += ranks.mistakes
+    for text in space.broken(space.default()):
+        why = ranks.reasons.get(text)
+        way = f"({why}); give its fields another value" if why else "; change the rule or the fields' value"
+        mistakes.append(f"constraints: {text!r}: the baseline breaks it{' ' if why else ''}{way}")
+    return space, [*notices, *ranks.notices]
 
 
 def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str]) -> tuple[Setting, ...]:
@@ -251,6 +272,5 @@ def _evaluation_timeout_s(settings: BaseSections) -> float:
     return settings.parallel.evaluation_timeout if given else settings.particles_time_out
 
 
-def _groups(count: int, engine: Engine) -> tuple[Group, ...]:
-    port = engine.port
+def _groups(count: int, port: int) -> tuple[Group, ...]:
     return tuple(Group(f"local-{i}" if count > 1 else "local", port=port + i if port else 0) for i in range(count))

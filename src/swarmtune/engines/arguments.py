@@ -1,0 +1,102 @@
+"""The further arguments of a service (``others``), read as the engine reads them, and what it would refuse of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from swarmtune.engines.flags import LIST, Flags, Spelling, is_flag
+from swarmtune.engines.placement import lone_token, split
+from swarmtune.space import Field
+
+_TOKEN = re.compile(r"\$\{?[A-Z]")
+
+
+@dataclass
+class Given:
+    """One flag as it was written, and the arguments that belong to it. ``where``: the key of the configuration."""
+
+    written: str
+    where: str
+    spelling: Spelling | None  # None: the engine has no such flag
+    values: list[str] = field(default_factory=list)
+
+    @property
+    def literal(self) -> str | None:
+        """What it sets: its only value, "true" or "false" of a switch; None if that is open or the value of a field."""
+        if self.spelling and self.spelling.flag.boolean and not self.values:
+            return "false" if self.spelling.negated else "true"
+        return self.values[0] if len(self.values) == 1 and not _TOKEN.search(self.values[0]) else None
+
+    @property
+    def token(self) -> str:
+        """The NAME of $NAME, if that is its only value."""
+        return lone_token(self.values[0]) if len(self.values) == 1 else ""
+
+    @property
+    def full(self) -> bool:
+        """Can no further argument belong to it?"""
+        if self.spelling is None:
+            return bool(self.values)
+        flag = self.spelling.flag
+        return flag.boolean or (bool(self.values) and (flag.takes != LIST or bool(self.spelling.path)))
+
+    def refusal(self) -> str | None:
+        """What the engine would refuse, as the rest of a sentence that begins with the flag; None: nothing."""
+        if self.spelling is None or any(_TOKEN.search(value) for value in self.values):
+            return None
+        if self.spelling.flag.takes == LIST and not self.spelling.path:
+            return None if self.values else "needs a value"
+        return self.spelling.refusal(self.values[0] if self.values else None)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments taken apart. ``words``: those that belong to no flag. ``tokens``: the NAMEs of $NAMEs that stand alone."""
+
+    given: tuple[Given, ...]
+    words: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+
+def read(argv: Sequence[str], flags: Flags, where: str) -> Arguments:
+    """Take arguments apart; ``where`` is the key of the configuration that holds them."""
+    given: list[Given] = []
+    words: list[str] = []
+    tokens: list[str] = []
+    for argument in argv:
+        if is_flag(argument):
+            name, equals, value = argument.partition("=")
+            if attached := flags.attached(argument):
+                name, value = attached
+            given.append(Given(name, where, flags.find(name), [value] if equals or attached else []))
+        elif given and not given[-1].full:
+            given[-1].values.append(argument)
+        elif token := lone_token(argument):
+            tokens.append(token)
+        elif given and given[-1].spelling is None:
+            given[-1].values.append(argument)
+        else:
+            words.append(argument)
+    return Arguments(tuple(given), tuple(words), tuple(tokens))
+
+
+def options(made: Field, flags: Flags, where: str) -> tuple[Given, ...]:
+    """The flags in the values of a field whose $NAME stands alone: each value is a whole option with its argument."""
+    choices = made.dtype_param if isinstance(made.dtype_param, (list, tuple)) else ()
+    texts = dict.fromkeys(
+        v for v in (made.value, made.constant, *choices) if isinstance(v, str) and is_flag(v.split(" ")[0])
+    )
+    found: list[Given] = []
+    for text in texts:
+        try:
+            found += read(split(text), flags, where).given
+        except ValueError:
+            found.append(Given(text, where, None))
+    return tuple(found)
+
+
+def literals(given: Iterable[Given]) -> dict[tuple[str, str], str]:
+    """The values that the arguments fix, by the key of the flag. The last of equal flags counts."""
+    return {one.spelling.key: one.literal for one in given if one.spelling and one.literal is not None}

@@ -1,0 +1,188 @@
+"""What an engine would refuse of the flags in fields and in further arguments, before anything is started."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from swarmtune.engines.arguments import Arguments, Given, literals, options, read
+from swarmtune.engines.baseline import is_sound
+from swarmtune.engines.flags import Spelling, size
+from swarmtune.engines.placement import load_field, split, substitute
+from swarmtune.engines.schema import Schema, normal, underscored
+from swarmtune.records import Value
+from swarmtune.space import Dimension, Field
+
+MOST = 20  # mistakes of one kind in further arguments that are told
+
+
+@dataclass(frozen=True)
+class FlagChecks:
+    """The flags of one engine's section. ``key``: its name; ``others``: its further arguments, and ``where`` they stand.
+
+    ``own``: flags that SwarmTune writes itself, and the key that sets each. ``on`` False: only what is given twice is
+    a mistake, as the installed engine may have other flags. ``env``: what $NAME stands for where no field has that name.
+    """
+
+    schema: Schema
+    key: str
+    others: str | Sequence[str]
+    where: str
+    own: Mapping[str, str]
+    on: bool = True
+    env: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """The further arguments, taken apart; none if they cannot be split."""
+        try:
+            return read(substitute(split(self.others), self.env), self.schema.commands, self.where)
+        except ValueError:
+            return Arguments(())
+
+    @cached_property
+    def known(self) -> dict[str, Value]:
+        """The parameters that the further arguments fix, as rules name them, with their values."""
+        fixed = literals(self.arguments.given)
+        return {underscored(flag): _value(text) for (flag, path), text in fixed.items() if not path and len(text) <= 40}
+
+    def mistakes(self, fields: Sequence[Field], by_user: bool) -> list[str]:
+        """All mistakes, as sentences. ``by_user``: the user wrote the fields, so that none may be given twice."""
+        arguments = self.arguments
+        given = [*arguments.given]
+        for made in fields:
+            if made.name.upper() in arguments.tokens:
+                given += options(made, self.schema.commands, f"{self.key}.target_field {made.name}")
+        found: list[str | None] = []
+        if self.on:
+            found += [self._field_mistake(made) for made in fields]
+            found += itertools.islice(filter(None, map(self._given_mistake, given)), MOST)
+            found += [
+                f"{self.where}: {word[:60]!r} belongs to no flag"
+                for word in arguments.words[:MOST]
+                if self.schema.complete
+            ]
+            found += [
+                f"{self.where}: breaks the engine's rule {rule}" for rule in self.schema.broken(fields, self.known)
+            ]
+        found += self._twice(fields, given if by_user else [])
+        return list(dict.fromkeys(sentence for sentence in found if sentence))
+
+    # --- one flag ----------------------------------------------------------------------------------------------------
+
+    def unknown(self, name: str, where: str) -> str | None:
+        """A sentence if this engine has no such flag, with the near ones; ``where`` says in which key it was written."""
+        schema = self.schema
+        if schema.commands.find(name):
+            return None
+        near = near_names(name, schema.commands.names, 0.6 if schema.complete else 0.85)
+        if not schema.complete and not near:
+            return None
+        hint = f" Near: {', '.join(near)}." if near else ""
+        way = f" If your version has it, set {schema.way_out}." if schema.way_out else ""
+        return f"{where}: {schema.engine} {schema.versions} has no parameter {name[:80]}.{hint}{way}"
+
+    def _given_mistake(self, one: Given) -> str | None:
+        if one.spelling is None:
+            return self.unknown(one.written, one.where)
+        if one.token not in ("HOST", "PORT", "MODEL") and (way := self.own.get(one.spelling.flag.name)):
+            return f"{one.where}: {one.written} is written by SwarmTune; leave it out{way}"
+        return self._refused(one.where, one.written, one.spelling, one.refusal())
+
+    def _refused(self, where: str, written: str, spelling: Spelling, refusal: str | None) -> str | None:
+        more = spelling.flag.choices and self.schema.way_out
+        way = f"; if your version takes it, set {self.schema.way_out}" if more else ""
+        return f"{where}: {written} {refusal}{way}" if refusal else None
+
+    def _field_mistake(self, made: Field) -> str | None:
+        position, where = made.config_position, f"{self.key}.target_field {made.name}"
+        if load_field(made.name):
+            return None
+        if made.live:
+            return self._live_mistake(made, where)
+        if not position.startswith("-") and position != "env":
+            return f"{where}: config_position {position!r} is a path, but {self.schema.engine} has no file to put it"
+        spelling = self.schema.spelling(made)
+        if spelling is None:
+            return self.unknown(position, where) if position != "env" else self._variable_mistake(made.name, where)
+        if way := self.own.get(spelling.flag.name):
+            return f"{where}: {position} is written by SwarmTune; leave it out{way}"
+        refusals = (spelling.refusal(value) for value in _extremes(made, spelling))
+        return self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))
+
+    def _variable_mistake(self, name: str, where: str) -> str | None:
+        near = near_names(name, self.schema.commands.names, 0.85)
+        return (
+            f"{where}: {self.schema.engine} has no parameter of this name. Near: {', '.join(near)}." if near else None
+        )
+
+    def _live_mistake(self, made: Field, where: str) -> str | None:
+        """An engine that declares what it takes while it runs takes nothing else."""
+        known = {underscored(p.name): p.live for p in self.schema.parameters if p.live}
+        if not known or known.get(made.name) == made.config_position:
+            return None
+        ways = ", ".join(f"{name} by {way}" for name, way in known.items())
+        return (
+            f"{where}: {self.schema.engine} does not take it by {made.config_position} while it runs; it takes {ways}"
+        )
+
+    # --- flags that are given twice ----------------------------------------------------------------------------------
+
+    def _twice(self, fields: Iterable[Field], given: Iterable[Given]) -> list[str]:
+        found: list[str] = []
+        owners: dict[tuple[str, str], Field] = {}
+        for made in fields:
+            spelling = self.schema.spelling(made)
+            if spelling is None:
+                continue
+            first = owners.setdefault(spelling.key, made)
+            if first is not made and not (first.when and made.when):
+                found.append(
+                    f"{self.key}.target_field {made.name}: {first.name} sets {spelling.flag.name} too; leave one of them out"
+                )
+        for one in given:
+            owner = owners.get(one.spelling.key) if one.spelling else None
+            if owner is not None and one.token != owner.name.upper():
+                found.append(
+                    f"{self.key}.target_field {owner.name}: {one.where} sets {one.written} too, so that no value of the "
+                    "field would count; leave one of them out"
+                )
+        return found
+
+
+def near_names(name: str, known: Sequence[str], cutoff: float) -> list[str]:
+    """At most three of the known flags that look like this one, the most similar first."""
+    by_normal: dict[str, str] = {}
+    for flag in known:
+        if len(normal(flag)) > 1:
+            by_normal.setdefault(normal(flag), flag)
+    return [by_normal[n] for n in difflib.get_close_matches(normal(name)[:80], list(by_normal), n=3, cutoff=cutoff)]
+
+
+def _written(made: Field, spelling: Spelling) -> str:
+    return spelling.flag.name if made.config_position == "env" else made.config_position
+
+
+def _extremes(made: Field, spelling: Spelling) -> list[Value]:
+    """The values of a field at which a flag would show that it refuses them."""
+    if not is_sound(made):
+        return []
+    if made.fixed is not None:
+        return [made.fixed]
+    if made.dtype == "ratio":
+        return [1] if spelling.flag.boolean else []
+    if not made.searched:
+        return []
+    axis = Dimension.of(made)
+    ends = axis.choices if made.dtype == "enum" else (axis.decode(0.0), axis.decode(0.37), axis.decode(1.0))
+    return list(ends) if made.value is None else [*ends, made.value]
+
+
+def _value(text: str) -> Value:
+    if text in ("true", "false"):
+        return text == "true"
+    number = size(text)
+    return text if number is None else number

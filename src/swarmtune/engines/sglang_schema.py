@@ -1,0 +1,49 @@
+"""SGLang's parameters that are worth tuning. Source: SGLang 0.5.23, ``--help`` and its documentation."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from swarmtune.engines.flags import read_flags
+from swarmtune.engines.schema import Parameter, Schema
+
+POLICIES = ["lpm", "random", "fcfs", "dfs-weight", "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first"]
+KV_DTYPES = ["auto", "fp8_e5m2", "fp8_e4m3"]
+PARAMETERS = (
+    Parameter("--max-running-requests", default=256, min=1, max=2048, log=True, note="computed from free memory"),
+    Parameter("--chunked-prefill-size", "enum", 8192, dtype_param=[512, 1024, 2048, 4096, 8192, 16384]),
+    Parameter("--max-prefill-tokens", default=16384, min=1024, max=65536, log=True),
+    Parameter("--mem-fraction-static", "float", 0.88, min=0.5, max=0.95, note="weights and KV cache of the total"),
+    Parameter("--schedule-policy", "enum", "fcfs", dtype_param=POLICIES),
+    Parameter("--schedule-conservativeness", "float", 1.0, min=0.1, max=2.0),
+    Parameter("--page-size", "enum", 1, dtype_param=[1, 16, 32, 64, 128]),
+    Parameter("--num-continuous-decode-steps", default=1, min=1, max=16),
+    Parameter("--prefill-max-requests", min=1, max=256, log=True),
+    Parameter("--max-queued-requests", min=1, max=4096, log=True),
+    Parameter("--prefill-decode-interval", default=1, min=1, max=16),
+    Parameter("--kv-cache-dtype", "enum", "auto", dtype_param=KV_DTYPES, note="changes the output: check quality"),
+    Parameter("--enable-mixed-chunk", "bool", False),
+    Parameter("--cuda-graph-max-bs-decode", min=8, max=512, log=True, when="not {disable_cuda_graph}"),
+    Parameter("--cuda-graph-max-bs-prefill", min=8, max=512, log=True, when="not {disable_cuda_graph}"),
+    Parameter("--attn-dp-size", default=1, min=1, max=64),
+    Parameter("--tp-size", default=1, min=1, max=64),
+    Parameter("--dp-size", default=1, min=1, max=64),
+    Parameter("--pp-size", default=1, min=1, max=64),
+)
+RULES = ("{chunked_prefill_size} % {page_size} == 0", "{max_prefill_tokens} >= {chunked_prefill_size}")
+
+
+def sglang_schema() -> Schema:
+    """With all flags of ``python -m sglang.launch_server``."""
+    text = (files("swarmtune.engines") / "sglang_flags.txt").read_text(encoding="utf-8")
+    return Schema(
+        "SGLang",
+        "0.5.23",
+        PARAMETERS,
+        read_flags(text),
+        complete=True,
+        rules=RULES,
+        ranks=("tp_size", "pp_size", "dp_size"),
+        switches=True,
+        way_out="sglang.check_flags = false",
+    )

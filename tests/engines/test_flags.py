@@ -1,0 +1,321 @@
+"""Flags: every spelling, what follows them, and what an engine would refuse of fields and of further arguments."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engine_contract import make
+
+from swarmtune.engines import arguments, llamacpp, llamacpp_server, simulated
+from swarmtune.engines.flags import KINDS, Flag, Flags, read_flags, size
+from swarmtune.engines.sglang_schema import sglang_schema
+from swarmtune.engines.vllm_schema import vllm_schema
+from swarmtune.records import Group, Setting
+from swarmtune.simulator.__main__ import build_parser as simulator_parser
+from swarmtune.space import Space
+
+ENGINES: dict[str, dict[str, Any]] = {
+    "vllm": {"command": {"model": "some/model"}},
+    "sglang": {"command": {"model": "some/model"}},
+    "simulated": {},
+    "llamacpp": {"max_threads": 2},
+}
+
+
+def section(engine: str, others: str = "", *fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A section with these further arguments and fields."""
+    made = dict(ENGINES[engine])
+    place = {"command": {**made["command"], "others": others}} if "command" in made else {"others": others}
+    return {**made, **place, "target_field": list(fields), **more}
+
+
+def mistakes(engine: str, others: str = "", *fields: dict[str, Any], **more: Any) -> list[str]:
+    return make(engine, **section(engine, others, *fields, **more)).mistakes()
+
+
+def field(position: str, **more: Any) -> dict[str, Any]:
+    return {"name": "x", "config_position": position, **({"min": 1, "max": 2} if not more else {}), **more}
+
+
+# --- spellings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "others"),
+    [
+        ("vllm", "-tp 2 -pp=2 -dp 1"),
+        ("vllm", "--tensor-parallel-size=2 --tensor_parallel_size 2"),
+        ("vllm", "-q fp8 -O3 -O 2 --optimization-level 1"),
+        ("vllm", "--speculative-config.num_speculative_tokens 3 --speculative_config.method=ngram"),
+        ("vllm", '--compilation-config \'{"cudagraph_mode": "NONE"}\' -cc.mode 3'),
+        ("vllm", "--no-enable-chunked-prefill --enforce-eager --max-num-batched-tokens 40k"),
+        ("vllm", "--max-model-len 4096 --max-num-batched-tokens 1k --long-prefill-token-threshold 0"),
+        ("vllm", "--lora-modules a=/x b=/y"),
+        ("vllm", "--hf-token --seed -1 --api-key a b"),
+        ("vllm", "$EXTRA --seed $SEED"),
+        ("sglang", "--tp 2 --dp-size=2 --enable-metrics --mem-fraction-static 0.8"),
+        ("sglang", "--tensor-parallel-size 4 --enable-dp-attention --cuda-graph-bs-decode 1 2 4"),
+        ("llamacpp", "--flash-attn on --no-kv-unified --cache-ram 0"),
+        ("simulated", "--crash-after-requests 10 --fail-start oom --no-enable-chunked-prefill"),
+    ],
+)
+def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
+    assert mistakes(engine, others) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "said"),
+    [
+        ("vllm", "--disable-log-requests", "no parameter --disable-log-requests. Near: "),
+        ("vllm", "--swap-space 16", "no parameter --swap-space"),
+        ("vllm", "--swap-space=16", "no parameter --swap-space"),
+        ("vllm", "--max-num-sequences 8", "Near: --max-num-seqs"),
+        ("vllm", "--tp 2", "Near: -tp"),
+        ("vllm", "-tpx 2", "no parameter -tpx"),
+        ("vllm", "--max-num-seqs.x 2", "no parameter --max-num-seqs.x"),
+        ("vllm", "--no-max-num-seqs 2", "no parameter --no-max-num-seqs"),
+        ("vllm", "--no-headless", "no parameter --no-headless"),
+        ("vllm", "--max-num-seqs", "--max-num-seqs needs a value"),
+        ("vllm", "--max-num-seqs --enforce-eager", "--max-num-seqs needs a value"),
+        ("vllm", "--enforce-eager=true", "--enforce-eager is a switch and takes no value"),
+        ("vllm", "--enforce-eager true", "'true' belongs to no flag"),
+        ("vllm", "--max-num-seqs 8 16", "'16' belongs to no flag"),
+        ("vllm", "--max-num-seqs many", "--max-num-seqs takes a whole number, not 'many'"),
+        ("vllm", "--max-num-seqs 0", "--max-num-seqs takes a number >= 1, not 0"),
+        ("vllm", "--gpu-memory-utilization 1.5", "takes a number <= 1, not 1.5"),
+        ("vllm", "--scheduling-policy sjf", "takes one of fcfs, priority, not 'sjf'"),
+        ("vllm", "--port 9000", "--port is written by SwarmTune; leave it out; vllm.command.port sets it"),
+        ("vllm", "--no-enable-chunked-prefill --max-model-len 8k --max-num-batched-tokens 2k", "breaks the engine's rule"),
+        ("vllm", "--max-num-batched-tokens 64 --max-num-seqs 128", "breaks the engine's rule"),
+        ("sglang", "--max-num-seqs 4", "SGLang 0.5.23 has no parameter --max-num-seqs"),
+        ("sglang", "--max_running_requests 4", "Near: --max-running-requests"),
+        ("sglang", "--enable-mixed-chunk 1", "'1' belongs to no flag"),
+        ("sglang", "--schedule-policy first", "takes one of lpm, "),
+        ("llamacpp", "--parallel 4", "Near: --n-parallel"),
+        ("llamacpp", "-np 4", "no parameter -np"),
+        ("llamacpp", "--flash-attn", "needs a value (one of auto, on, off)"),
+        ("llamacpp", "--n_parallel 4", "Near: --n-parallel"),
+        ("llamacpp", "--n-ubatch 4096", "breaks the engine's rule n_ubatch <= n_batch"),
+        ("simulated", "--max-num-seq 4", "Near: --max-num-seqs"),
+    ],
+)  # fmt: skip
+def test_what_the_engine_would_refuse_in_others_is_a_mistake(engine: str, others: str, said: str) -> None:
+    found = mistakes(engine, others, field("env"))
+    assert any(said in sentence and "others" in sentence for sentence in found), found
+
+
+@pytest.mark.parametrize(
+    ("engine", "entry", "said"),
+    [
+        ("llamacpp", field("--flash-attn", dtype="bool"), "takes a value (one of auto, on, off)"),
+        ("llamacpp", field("--flash-attn", dtype="enum", dtype_param=["auto", "never"]), "not 'never'"),
+        ("vllm", field("--enforce-eager"), "is a switch and takes no value"),
+        ("vllm", field("--enforce-eager", dtype="enum", dtype_param=["true", "false"]), "is a switch"),
+        ("vllm", field("--max-num-seqs", dtype="bool"), "takes a value"),
+        ("vllm", field("--max-num-seqs", min=0, max=8), "takes a number >= 1, not 0"),
+        ("vllm", field("--max-num-seqs", min=1, max=8, dtype="float"), "takes a whole number"),
+        ("vllm", field("--gpu-memory-utilization", min=0.5, max=1.2, dtype="float"), "takes a number <= 1, not 1.2"),
+        ("vllm", field("--kv-cache-dtype", dtype="enum", dtype_param=["auto", "fp7"]), "not 'fp7'"),
+        ("vllm", field("--port", min=1, max=9), "--port is written by SwarmTune"),
+        ("vllm", {"name": "SCHEDULING_POLICY", "dtype": "enum", "dtype_param": ["lifo"]}, "--scheduling-policy takes"),
+        ("sglang", field("--page-size", min=0, max=8), "takes a number >= 1, not 0"),
+        ("sglang", field("--enable-mixed-chunk", min=0, max=1), "is a switch"),
+        ("simulated", field("--max-num-seqs", constant=0), "takes a number >= 1, not 0"),
+    ],
+)  # fmt: skip
+def test_what_the_engine_would_refuse_of_a_field_is_a_mistake(engine: str, entry: dict[str, Any], said: str) -> None:
+    (sentence,) = mistakes(engine, "", entry)
+    assert said in sentence
+    assert sentence.startswith(f"{engine}.target_field {entry['name']}: ")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        field("-tp", dtype="enum", dtype_param=[1, 2]),
+        field("--speculative-config.num_speculative_tokens"),
+        field("--no-enable-prefix-caching", dtype="bool"),
+        field("-ep", dtype="bool"),
+        field("--headless", dtype="bool"),
+        field("--max_num_seqs"),
+        field("--max-model-len", dtype="enum", dtype_param=["4k", "8k", 16384]),
+    ],
+    ids=lambda entry: entry["config_position"],
+)
+def test_every_spelling_may_be_a_field(entry: dict[str, Any]) -> None:
+    assert mistakes("vllm", "", entry) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "position", "on", "off"),
+    [
+        ("vllm", "--enforce-eager", ["--enforce-eager"], ["--no-enforce-eager"]),
+        ("vllm", "--no-enforce-eager", ["--no-enforce-eager"], ["--enforce-eager"]),
+        ("vllm", "-ep", ["-ep"], ["--no-enable-expert-parallel"]),
+        ("vllm", "--headless", ["--headless"], []),
+        ("vllm", "-cc.draft", ["-cc.draft", "true"], ["-cc.draft", "false"]),
+        ("sglang", "--enable-mixed-chunk", ["--enable-mixed-chunk"], []),
+    ],
+)  # fmt: skip
+def test_booleans_are_written_as_the_flag_wants_them(engine: str, position: str, on: list[str], off: list[str]) -> None:
+    service = make(engine, **section(engine, "", field(position, dtype="bool")))
+    plain = make(engine, **section(engine, "", field("env"))).command(Setting({}), Group(port=9000)).argv
+    for value, words in ((True, on), (False, off)):
+        assert service.command(Setting({"x": value}), Group(port=9000)).argv == (*plain, *words)
+
+
+def test_the_way_out_for_other_versions_is_named_and_works() -> None:
+    for engine in ("vllm", "sglang"):
+        (sentence,) = mistakes(engine, "--brand-new-flag-xyz 3", field("env"))
+        assert f"{engine}.check_flags = false" in sentence
+        assert mistakes(engine, "--brand-new-flag-xyz 3", field("env"), check_flags=False) == []
+
+
+# --- one flag, two places ----------------------------------------------------------------------------------------------
+
+
+SEQS = {"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 64}
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "entries"),
+    [
+        ("simulated", "--max-num-seqs 4", [SEQS]),
+        ("simulated", "--max-num-seqs=4", [SEQS]),
+        ("simulated", "--max-num-seqs 4", [{"name": "MAX_NUM_SEQS", "min": 1, "max": 64}]),
+        ("simulated", "--max-num-seqs $OTHER", [SEQS, {"name": "other", "min": 1, "max": 4}]),
+        ("vllm", "--max_num_seqs 4", [SEQS]),
+        ("vllm", "-tp 2", [field("--tensor-parallel-size")]),
+        ("vllm", "--no-enforce-eager", [field("--enforce-eager", dtype="bool")]),
+        ("vllm", "--speculative-config.k 2", [field("--speculative-config.k")]),
+        ("vllm", "$GRAPH", [
+            field("--compilation-config.mode"),
+            {"name": "GRAPH", "dtype": "enum", "dtype_param": ["", "--compilation-config.mode 3"]},
+        ]),
+        ("llamacpp", "--n-parallel 4", [field("--n-parallel")]),
+    ],
+)  # fmt: skip
+def test_a_flag_in_a_field_and_in_others_names_both_places(
+    engine: str, others: str, entries: list[dict[str, Any]]
+) -> None:
+    (sentence,) = mistakes(engine, others, *entries)
+    assert sentence.startswith(f"{engine}.target_field {entries[0]['name']}: ")
+    assert "others" in sentence or "target_field GRAPH" in sentence
+
+
+def test_a_flag_in_two_fields_is_a_mistake_unless_only_one_is_in_use() -> None:
+    again = {**SEQS, "name": "MAX_NUM_SEQS", "config_position": "env"}
+    (sentence,) = mistakes("vllm", "", SEQS, again)
+    assert sentence == "vllm.target_field MAX_NUM_SEQS: seqs sets --max-num-seqs too; leave one of them out"
+    caching = {"name": "caching", "config_position": "--enable-prefix-caching", "dtype": "bool"}
+    ways = [{**SEQS, "when": "caching"}, {**again, "when": "not caching"}]
+    assert mistakes("vllm", "", caching, *ways) == []
+
+
+def test_the_value_of_a_field_may_stand_in_others() -> None:
+    assert mistakes("vllm", "--max-num-seqs $SEQS", SEQS) == []
+    assert mistakes("vllm", "--max-num-seqs=${SEQS}", SEQS) == []
+
+
+def test_variables_of_the_section_count_as_their_values() -> None:
+    (sentence,) = mistakes("vllm", "--max-num-seqs $N", SEQS, env={"N": "8"})
+    assert "vllm.command.others sets --max-num-seqs too" in sentence
+    assert mistakes("vllm", "--max-num-seqs $SEQS", SEQS, env={"SEQS": "8"}) == []
+    (sentence,) = mistakes(
+        "vllm", "--max-num-seqs $N $MORE", field("env"), env={"N": "many", "MORE": "--enforce-eager"}
+    )
+    assert "takes a whole number, not 'many'" in sentence
+
+
+def test_what_others_fixes_leaves_the_engines_own_fields() -> None:
+    engine = make("vllm", **section("vllm", "--max-num-seqs 4 --no-enable-chunked-prefill"))
+    assert [f.name for f in engine.fields()] == ["max_num_batched_tokens", "enable_prefix_caching"]
+    assert engine.mistakes() == []
+
+
+# --- whole options as values -------------------------------------------------------------------------------------------
+
+
+GRAPH = {
+    "name": "GRAPH",
+    "dtype": "enum",
+    "dtype_param": ["", '--compilation-config \'{"cudagraph_mode": "NONE"}\''],
+    "value": '--compilation-config \'{"cudagraph_mode": "NONE"}\'',
+}
+
+
+def test_a_whole_option_becomes_its_arguments_and_an_empty_one_none() -> None:
+    engine = make("vllm", **section("vllm", "--max-model-len 4096 $GRAPH", GRAPH))
+    assert engine.mistakes() == []
+    space = Space(engine.fields(), engine.constraints())
+    argv = engine.command(space.default(), Group(port=9000)).argv
+    assert argv[-4:] == ("--max-model-len", "4096", "--compilation-config", '{"cudagraph_mode": "NONE"}')
+    assert engine.command(space.setting({"GRAPH": ""}), Group(port=9000)).argv[-2:] == ("--max-model-len", "4096")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("--compilation-confg x", "no parameter --compilation-confg"),
+        ("--max-num-seqs many", "takes a whole number"),
+        ("--compilation-config '{", "no parameter"),
+    ],
+)
+def test_whole_options_are_checked(value: str, said: str) -> None:
+    (sentence,) = mistakes("vllm", "$GRAPH", {"name": "GRAPH", "dtype": "enum", "dtype_param": ["", value]})
+    assert sentence.startswith("vllm.target_field GRAPH: ")
+    assert said in sentence
+
+
+# --- the lists of flags ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schema", [vllm_schema(), sglang_schema()], ids=["vllm", "sglang"])
+def test_every_line_of_a_list_is_understood(schema: Any) -> None:
+    assert all(flag.takes in KINDS and flag.name.startswith("--") for flag in schema.flags)
+    assert len(schema.commands.names) == sum(len(flag.names) for flag in schema.flags)
+    assert all(schema.commands.find(parameter.name) for parameter in schema.parameters)
+
+
+@pytest.mark.parametrize(
+    ("parser", "flags"),
+    [(llamacpp_server.build_parser(), llamacpp.FLAGS), (simulator_parser(), simulated.FLAGS)],
+    ids=["llamacpp", "simulated"],
+)
+def test_our_own_servers_have_the_flags_that_are_listed(parser: argparse.ArgumentParser, flags: str) -> None:
+    listed = {flag.name: flag for flag in read_flags(flags)}
+    parsed = {next(n for n in a.option_strings if n.startswith("--")): a for a in parser._actions}
+    assert listed.keys() == parsed.keys()
+    for name, action in parsed.items():
+        assert listed[name].boolean == (action.nargs == 0), name
+        assert not listed[name].choices or set(listed[name].choices) == set(action.choices or ()), name
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("4096", 4096), ("4k", 4000), ("4K", 4096), ("25.6k", 25600), ("0.9", 0.9), ("-1", -1), ("x", None), ("k", None)],
+)  # fmt: skip
+def test_sizes(text: str, number: float | None) -> None:
+    assert size(text) == number
+
+
+@given(st.lists(st.text("-=.$ABab1 {}\"'k", max_size=12), max_size=6))
+def test_no_arguments_make_it_stumble(argv: list[str]) -> None:
+    flags = Flags(
+        [Flag(("--a", "-a"), "int"), Flag(("--b",), "list"), Flag(("--ab",), "json"), Flag(("-b",), "pair")], True
+    )
+    found = arguments.read(argv, flags, "k")
+    for one in found.given:
+        one.refusal()
+    assert len(found.words) + len(found.tokens) + len(found.given) <= len(argv)
+
+
+def test_a_list_of_flags_is_a_file_of_the_package() -> None:
+    folder = Path(llamacpp.__file__).parent
+    assert (folder / "vllm_flags.txt").is_file()
+    assert (folder / "sglang_flags.txt").is_file()
