@@ -113,6 +113,10 @@ class Engine(ABC):
         """Mistakes in the section, as sentences. Called only for the engine that is used."""
         return []
 
+    def notes(self) -> list[str]:
+        """What the user should know of a plan with this engine, as sentences. Called only where nothing is a mistake."""
+        return []
+
     @abstractmethod
     def command(self, setting: Setting, group: Group) -> Command:
         """How to start the service with this setting on the node ``group.rank`` of this group; the first node answers on

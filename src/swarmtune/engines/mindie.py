@@ -28,16 +28,15 @@ from swarmtune.records import Command, File, Group, Setting, Value
 from swarmtune.space import Field
 
 SCHEDULE = "BackendConfig.ScheduleConfig"
-MODEL_NAME = "BackendConfig.ModelDeployConfig.ModelConfig.0.modelName"
+DEPLOYED = "BackendConfig.ModelDeployConfig.ModelConfig.0."
+MODEL_NAME = DEPLOYED + "modelName"
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 PATTERNS: Patterns = {
-    Cause.PORT_TAKEN: (r"bind address failed", r"port.{0,40}(already|is) (in use|used|occupied)"),
-    Cause.OUT_OF_MEMORY: (r"NPU out of memory", r"npuBlockNum.{0,40}(less|invalid|<= ?0)", r"EL0004"),
-    Cause.DEVICE_ERROR: (r"\bE[EZ]\d{4}\b", r"ErrCode=507\d{3}", r"set device.{0,20}fail"),
-    Cause.BAD_ARGUMENT: (r"check (config|param\w*).{0,80}fail", r"(invalid|illegal) (config|param)"),
+    Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)",),
+    Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)",),
 }
 
 
@@ -64,7 +63,7 @@ class MindieEngine(Engine):
 
     def __init__(self, config: MindieConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, self._division)
         self._file = ServiceFile(config.config_path)
 
     @property
@@ -101,6 +100,13 @@ class MindieEngine(Engine):
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
+    def _division(self) -> tuple[str, ...]:
+        """How the file divides the model, as flags."""
+        world, tensor, data = (document.read_or(self.original, DEPLOYED + key, 1) for key in ("worldSize", "tp", "dp"))
+        data = data if is_number(data) and data > 1 else 1
+        tensor = tensor if is_number(tensor) and tensor > 1 else world // data if is_number(world) else 1
+        return ("--tensor-parallel-size", str(tensor), "--data-parallel-size", str(data))
+
     def _with_current(self, made: Field) -> Field:
         if made.config_position in ("env", "") or made.live or made.value is not None:
             return made
@@ -116,20 +122,21 @@ class MindieEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """A prefill batch is at most a batch, and no batch is larger than the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields), fields)
 
     def mistakes(self) -> list[str]:
         """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
-        found = self.memory.mistakes()
+        found: list[str] = []
         if isinstance(self.config.command, dict) and self.config.command:
             found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
         try:
+            found += self.memory.mistakes(self.fields())
             paths = [f.config_position for f in self.fields() if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             _ = self.port
         except DocumentError as error:
-            found.append(f"mindie.config_path: {error.message}")
+            found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]
         return list(dict.fromkeys(found))
 
     def _path_mistakes(self, path: str) -> list[str]:
@@ -141,6 +148,11 @@ class MindieEngine(Engine):
         except DocumentError as error:
             return [f"mindie: {self.config.config_path}: {error.message}"]
         return []
+
+    def notes(self) -> list[str]:
+        """What the memory table bounds."""
+        fields = self.fields()
+        return [*super().notes(), *self.memory.notes(fields, self._batch(fields))]
 
     def command(self, setting: Setting, group: Group) -> Command:
         """The daemon with the changed file."""

@@ -49,13 +49,7 @@ SCHEMA = Schema(
     rules=("{chunked_prefill_size} % {page_size} == 0", "{max_prefill_tokens} >= {chunked_prefill_size}"),
 )
 DEFAULT_FIELDS = ("max_running_requests", "chunked_prefill_size", "mem_fraction_static", "schedule_conservativeness")
-PATTERNS: Patterns = {
-    Cause.OUT_OF_MEMORY: (
-        r"Not enough memory",
-        r"Please try to (increase|decrease|reduce) --mem-fraction-static",
-        r"max_total_num_tokens.*(<= 0|negative)",
-    ),
-}
+PATTERNS: Patterns = {Cause.BAD_ARGUMENT: (r"launch_server(\.py)?: error: ",)}
 
 RENDEZVOUS_OFFSET = (
     1000  # from the service's port to that where ranks meet; SGLang uses some ports right behind its own
@@ -80,7 +74,7 @@ class SglangEngine(Engine):
 
     def __init__(self, config: SglangConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
 
     @classmethod
     def found(cls) -> bool:
@@ -104,12 +98,17 @@ class SglangEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """Rules that SGLang checks at its start, and the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields), fields)
 
     def mistakes(self) -> list[str]:
         """Placeholders, misspelled flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("sglang.command") + self.memory.mistakes()
+        found = self.config.command.mistakes("sglang.command") + self.memory.mistakes(self.fields())
         return found + SCHEMA.field_mistakes(self.fields(), "sglang")
+
+    def notes(self) -> list[str]:
+        """What the memory table bounds."""
+        fields = self.fields()
+        return [*super().notes(), *self.memory.notes(fields, self._batch(fields))]
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``python -m sglang.launch_server --model-path MODEL --host H --port P`` with the setting's flags."""

@@ -55,7 +55,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.others))
 
     @property
     def model(self) -> str:
@@ -79,12 +79,17 @@ class SimulatedEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """Rules that it checks at its start, as vLLM does, and the bound of the KV cache."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields))
+        return SCHEMA.constraints(fields) + self.memory.rules(self._batch(fields), fields)
 
     def mistakes(self) -> list[str]:
         """Misspelled flags, and arguments that cannot be split."""
-        found = others_mistakes(self.config.others, "simulated.others") + self.memory.mistakes()
+        found = others_mistakes(self.config.others, "simulated.others") + self.memory.mistakes(self.fields())
         return found + SCHEMA.field_mistakes(self.fields(), "simulated")
+
+    def notes(self) -> list[str]:
+        """What the memory table bounds."""
+        fields = self.fields()
+        return [*super().notes(), *self.memory.notes(fields, self._batch(fields))]
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``python -m swarmtune.simulator --host H --port P --model M`` with the setting's flags."""

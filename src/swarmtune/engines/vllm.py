@@ -21,16 +21,7 @@ from swarmtune.space import Field
 
 DEFAULT_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching")
 PATTERNS: Patterns = {
-    Cause.OUT_OF_MEMORY: (
-        r"No available memory for the cache blocks",
-        r"Available memory on node .* is less than",
-        r"is larger than the (maximum|available) (number of tokens|KV cache memory)",
-        r"larger than the available KV cache memory",
-        r"Free memory on device .* is less than desired",
-        r"Available KV cache memory: -",
-        r"estimated maximum model length is",
-    ),
-    Cause.BAD_ARGUMENT: (r"validation errors? for \w+Config", r"vllm( serve)?: error: "),
+    Cause.BAD_ARGUMENT: (r"vllm( serve)?: error: ",),
 }
 
 
@@ -54,7 +45,7 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
 
     @classmethod
     def found(cls) -> bool:
@@ -78,12 +69,17 @@ class VllmEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """Rules that vLLM checks at its start, and the bound of the KV cache."""
         fields = self.fields()
-        return self.schema.constraints(fields) + self.memory.rules(self._batch(fields))
+        return self.schema.constraints(fields) + self.memory.rules(self._batch(fields), fields)
 
     def mistakes(self) -> list[str]:
         """Placeholders, unknown flags, and a memory table that cannot be used."""
-        found = self.config.command.mistakes("vllm.command") + self.memory.mistakes()
+        found = self.config.command.mistakes("vllm.command") + self.memory.mistakes(self.fields())
         return found + (self.schema.field_mistakes(self.fields(), "vllm") if self.config.check_flags else [])
+
+    def notes(self) -> list[str]:
+        """What the memory table bounds."""
+        fields = self.fields()
+        return [*super().notes(), *self.memory.notes(fields, self._batch(fields))]
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``.

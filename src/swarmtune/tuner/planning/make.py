@@ -60,7 +60,7 @@ def make_plan(settings: BaseSections) -> Plan:
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
-    notices += [*registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
