@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_engine_contract import MINDIE_FILE, make
 
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.document import MAX_BYTES
 from swarmtune.engines.memory import KvMemory, MemoryConfig, kv_bound, kv_bytes_per_token
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
+from swarmtune.engines.weights import weight_bytes
 from swarmtune.errors import ConfigurationError
 from swarmtune.space import Field
 
@@ -138,3 +140,163 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         assert "cannot be read" in KvMemory(config).mistakes()[0]
     huge = MemoryConfig(model_config_path=tmp_path / "huge.json", kv_bytes=1, tokens_per_sequence=1)
     assert "larger than 16 MiB" in KvMemory(huge).mistakes()[0]
+
+
+# --- how a model is divided ----------------------------------------------------------------------------------------
+
+DEEPSEEK_V3 = {"num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "n_routed_experts": 256}
+RANKS = {"name": "tp", "config_position": "--tensor-parallel-size", "min": 1, "max": 16, "value": 1}
+BATCH = {"name": "batch", "config_position": "--max-num-seqs", "min": 1, "max": 1024}
+
+
+def section(folder: Path, model: dict[str, Any], **more: Any) -> dict[str, Any]:
+    (folder / "config.json").write_text(json.dumps(model))
+    return {"model_config_path": str(folder), "tokens_per_sequence": 8192, **more}
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "sequences", "limit"),
+    [
+        ("vllm", "--tensor-parallel-size 8", 7, 7),
+        ("vllm", "-tp=8", 7, 7),
+        ("vllm", "", 59, 59),
+        ("vllm", "--data-parallel-size 8", 59, 7),  # --max-num-seqs holds for each data parallel rank
+        ("sglang", "--tp 8", 7, 7),
+        ("sglang", "--tp 8 --dp 8 --enable-dp-attention", 59, 59),  # --max-running-requests holds for all of them
+    ],
+)
+def test_a_latent_cache_on_many_ranks(tmp_path: Path, engine: str, others: str, sequences: int, limit: int) -> None:
+    memory = section(tmp_path, DEEPSEEK_V3, kv_bytes=32 * 2**30)
+    tuned = make(engine, command={"model": "/m", "others": others}, memory=memory)
+    (rule,) = [text for text in tuned.constraints() if text.endswith(f"<= {limit}")]
+    assert rule.startswith("max_")
+    assert tuned.memory.sequences == sequences
+    assert tuned.mistakes() == []
+    assert f"{sequences} fit on" in tuned.notes()[0]
+
+
+def test_the_loosest_of_the_searched_ranks_bounds(tmp_path: Path) -> None:
+    memory = section(tmp_path, DEEPSEEK_V3, kv_bytes=32 * 2**30)
+    tuned = make("vllm", command={"model": "/m"}, memory=memory, target_field=[RANKS, BATCH])
+    assert "batch <= 59" in tuned.constraints()
+    by_token = make(
+        "vllm", command={"model": "/m", "others": "-tp $TP"}, memory=memory, target_field=[{**RANKS, "min": 8}, BATCH]
+    )
+    assert "batch <= 7" in by_token.constraints()
+    fixed = {**RANKS, "constant": 4}
+    assert (
+        "batch <= 14" in make("vllm", command={"model": "/m"}, memory=memory, target_field=[fixed, BATCH]).constraints()
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "dtype", "sequences"),
+    [
+        ("", None, 8),
+        ("--kv-cache-dtype fp8_e5m2", None, 16),
+        ("--kv-cache-dtype=auto", None, 8),
+        ("--kv-cache-dtype fp8", "auto", 16),
+        ("--kv-cache-dtype fp8", "bfloat16", 8),
+        ("", "fp8_e4m3", 16),
+        ("", "AUTO", 8),
+    ],
+)
+def test_the_format_of_the_cache(tmp_path: Path, others: str, dtype: str | None, sequences: int) -> None:
+    memory = section(tmp_path, LLAMA3_8B, kv_bytes=8 * 2**30, kv_dtype=dtype)
+    assert make("vllm", command={"model": "/m", "others": others}, memory=memory).memory.sequences == sequences
+
+
+def test_a_format_that_nobody_knows_is_named_where_it_was_written(tmp_path: Path) -> None:
+    memory = section(tmp_path, LLAMA3_8B, kv_bytes=8 * 2**30)
+    (mistake,) = make("vllm", command={"model": "/m"}, memory={**memory, "kv_dtype": "q9"}).mistakes()
+    assert mistake.startswith("memory.kv_dtype: dtype 'q9' is not one of auto, fp8")
+    tuned = make("vllm", command={"model": "/m", "others": "--kv-cache-dtype q9"}, memory=memory)
+    assert (tuned.mistakes(), tuned.memory.sequences) == ([], None)
+    assert "unknown format" in tuned.notes()[0]
+
+
+def test_what_is_not_understood_sets_no_bound_and_is_named(tmp_path: Path) -> None:
+    memory = section(tmp_path, {**LLAMA3_8B, "layer_types": ["quantum"] * 32}, kv_bytes=2**30)
+    tuned = make("vllm", command={"model": "/m"}, memory=memory)
+    assert tuned.mistakes() == []
+    assert not any("<= 8" in rule or rule.startswith("max_num_seqs <=") for rule in tuned.constraints())
+    (note,) = tuned.notes()
+    assert "no batch size is excluded" in note
+    assert "layer_types has 'quantum'" in note
+
+
+def test_bytes_of_devices_and_weights(tmp_path: Path) -> None:
+    gib = 2**30
+    memory = section(tmp_path, LLAMA3_8B, device_bytes=24 * gib, utilisation=1.0)
+    (mistake,) = make("vllm", command={"model": "/m"}, memory=memory).mistakes()
+    assert mistake.startswith("memory.weight_bytes: there are no weights beside")
+    assert make("vllm", command={"model": "/m"}, memory={**memory, "weight_bytes": 16 * gib}).memory.sequences == 8
+    for i in range(4):
+        with (tmp_path / f"model-{i}.safetensors").open("wb") as file:
+            file.truncate(4 * gib)  # sparse
+    assert make("vllm", command={"model": "/m"}, memory=memory).memory.sequences == 8
+    two = make("vllm", command={"model": "/m", "others": "-tp 2"}, memory=memory)
+    assert two.memory.sequences == 32
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": 20 * gib}}))
+    assert make("vllm", command={"model": "/m"}, memory=memory).memory.sequences == 4
+    assert make("vllm", command={"model": "/m", "others": "-dp 2"}, memory=memory).memory.sequences == 8
+    small = {**memory, "device_bytes": 8 * gib}
+    (mistake,) = make("vllm", command={"model": "/m"}, memory=small).mistakes()
+    assert mistake.startswith("memory.device_bytes: 1 x ")
+    searched = make("vllm", command={"model": "/m"}, memory=small, target_field=[RANKS, BATCH])
+    assert searched.mistakes() == []  # with more ranks it fits
+
+
+@pytest.mark.parametrize("given", [{}, {"kv_bytes": 1, "device_bytes": 1}])
+def test_one_kind_of_bytes_is_needed(tmp_path: Path, given: dict[str, int]) -> None:
+    (mistake,) = make("vllm", command={"model": "/m"}, memory=section(tmp_path, LLAMA3_8B, **given)).mistakes()
+    assert mistake == "memory.kv_bytes: give either kv_bytes or device_bytes"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"metadata": 3}',
+        '{"metadata": {"total_size": true}}',
+        '{"metadata": {"total_size": -1}}',
+        "[" * 99999,
+    ],
+)
+def test_an_index_that_says_nothing_is_left_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    assert weight_bytes(tmp_path) is None
+    (tmp_path / "a.safetensors").write_bytes(b"abc")
+    (tmp_path / "b.safetensors").mkdir()
+    assert weight_bytes(tmp_path) == 3
+
+
+@pytest.mark.parametrize("name", ["command", "simulated", "mindie"])
+def test_every_engine_with_a_table_bounds_its_batch(tmp_path: Path, name: str) -> None:
+    memory = section(tmp_path, LLAMA3_8B, kv_bytes=50 * 2**30)
+    more: dict[str, Any] = {}
+    if name == "command":
+        more = {
+            "argv": ["./start.sh", "$PORT", "-tp", "2"],
+            "model": "m",
+            "target_field": [{**BATCH, "config_position": "env"}],
+        }
+    if name == "mindie":
+        (tmp_path / "service.json").write_text(json.dumps(MINDIE_FILE))
+        more = {"config_path": str(tmp_path / "service.json")}
+    tuned = make(name, memory=memory, **more)
+    assert tuned.mistakes() == []
+    assert any(rule.endswith("<= 50") for rule in tuned.constraints())
+    assert "50 fit" in tuned.notes()[0]
+
+
+def test_mindie_says_in_its_file_how_the_model_is_divided(tmp_path: Path) -> None:
+    memory = section(tmp_path, DEEPSEEK_V3, kv_bytes=2000 * 2**30)
+    for division, sequences in (({"worldSize": 8}, 466), ({"worldSize": 8, "dp": 8}, 3730), ({"worldSize": "x"}, 3730)):
+        file = json.loads(json.dumps(MINDIE_FILE))
+        file["BackendConfig"]["ModelDeployConfig"]["ModelConfig"][0].update(division)
+        (tmp_path / "service.json").write_text(json.dumps(file))
+        tuned = make("mindie", config_path=str(tmp_path / "service.json"), memory=memory)
+        assert tuned.memory.sequences == sequences

@@ -46,6 +46,14 @@ CASES: list[tuple[str, dict[str, Any], Culprit, dict[str, Any]]] = [
         INFRASTRUCTURE,
         {"counts": False, "group_ok": False, "holds_back": True},
     ),
+    ("start failed before any service became ready", {"diagnosis": USER}, INFRASTRUCTURE, {"holds_back": True}),
+    (
+        "start failed on a group that never served, while another has",
+        {"diagnosis": USER, "others_served": True},
+        INFRASTRUCTURE,
+        {"holds_back": False, "group_ok": False},
+    ),
+    ("user", {"diagnosis": USER, "alone": True}, USER, {"counts": False}),
     ("start failed again", {"group_served": True, "failed_before": True, "failures_in_a_row": 9}, SETTING, {}),
     (
         "start failed on a group that keeps failing",

@@ -178,6 +178,18 @@ def test_a_load_search_that_ended_at_its_ceiling_is_named(high: float, *, warned
     assert ("ended at its ceiling (concurrency 4)" in ceiling_text(found)) is warned
 
 
+def test_where_no_setting_could_be_measured_the_last_failure_is_shown_and_no_advice_on_slos() -> None:
+    failure = (
+        "X did not serve: it crashed (exit code 1).\nThe line with the cause: KeyError: 1\nLast lines of its log:\nbye"
+    )
+    trials = tuple(replace(t, state=TrialState.FAILED, score=None, failure=failure) for t in result().trials)
+    failed = replace(result(), trials=trials, proof=unproven(None, "no setting kept the SLOs"))
+    first, second = nothing_lines(failed)
+    assert first.endswith("The last failure: X did not serve: it crashed (exit code 1). [KeyError: 1]")
+    assert "slo" not in (first + second).lower()
+    assert verdict_text(failed) == "No setting can be recommended: none could be measured."
+
+
 def test_a_number_format_that_may_change_the_answers_is_warned_of() -> None:
     values = {"cache": "f16", "--kv-cache-dtype": "auto", "threads": 2}
     before = replace(trial(0, "f16", 8), setting=Setting(values, "baseline"))

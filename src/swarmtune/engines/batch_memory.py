@@ -29,12 +29,15 @@ class BatchMemory:
         mistakes in the table.
         """
         broken = dict(self._broken(fields, name))
-        kept = (f"{rule} or {name} == {broken[rule]}" if rule in broken else rule for rule in self._memory.rules(name))
+        kept = (
+            f"{rule} or {name} == {broken[rule]}" if rule in broken else rule
+            for rule in self._memory.rules(name, fields)
+        )
         return () if broken and name in self._chosen else tuple(kept)
 
     def mistakes(self, fields: Sequence[Field], name: str | None) -> list[str]:
         """Mistakes in the table, and a baseline of the field of this name that the user wrote beyond the bound."""
-        if found := self._memory.mistakes():
+        if found := self._memory.mistakes(fields):
             return found
         return [
             f"{self._key}.target_field {name}: value {value} breaks the rule {rule!r}, which follows from the table "
@@ -44,7 +47,10 @@ class BatchMemory:
         ]
 
     def notes(self, fields: Sequence[Field], name: str | None) -> list[str]:
-        """A sentence where the baseline is more than the KV cache holds."""
+        """What bounds the field of this name, what could not be understood, and a baseline that is more than fits."""
+        return [*self._memory.notes(fields, name), *self._baseline_notes(fields, name)]
+
+    def _baseline_notes(self, fields: Sequence[Field], name: str | None) -> list[str]:
         return [
             f"{name}: the baseline {value} is more than the KV cache holds by the table [{self._key}.memory] ({rule}); "
             "it stays the baseline, as the engine queues what does not fit"
@@ -56,7 +62,7 @@ class BatchMemory:
         values = [f.value if f.fixed is None else f.fixed for f in fields if f.name == name]
         for value in values:
             if is_number(value) and value is not None and name is not None:
-                rules = self._memory.rules(name)
+                rules = self._memory.rules(name, fields)
                 yield from ((rule, value) for rule in rules if not Constraint.parse(rule).holds({name: value}))
 
 

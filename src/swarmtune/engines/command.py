@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from swarmtune.records import Command, File, Group, Setting
 from swarmtune.space import Field
 
 PLACES = ("HOST", "PORT", "MODEL")
+BATCHES = frozenset(  # without - and _, in lower case
+    ("maxnumseqs", "maxrunningrequests", "maxbatchsize", "maxbatch", "batchsize", "batch", "nparallel", "parallel")
+)
 
 
 class CommandConfig(ServiceConfig):
@@ -47,6 +50,7 @@ class CommandEngine(Engine):
     def __init__(self, config: CommandConfig) -> None:
         super().__init__(config)
         self._file = ServiceFile(config.config_path)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: config.argv)
 
     @property
     def model(self) -> str:
@@ -60,11 +64,31 @@ class CommandEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's: a command has no parameters of its own."""
-        return tuple(entry.to_field() for entry in self.config.target_field)
+        fields = [entry.to_field() for entry in self.config.target_field]
+        return self.memory.bounded(fields, self._batch(fields))
+
+    def _batch(self, fields: Sequence[Field]) -> str | None:
+        """The field that is the batch size, by its name or the end of its place."""
+        for field in fields:
+            names = (field.name, field.config_position.rpartition(".")[2])
+            if any(name.lower().replace("-", "").replace("_", "") in BATCHES for name in names):
+                return field.name
+        return None
+
+    def constraints(self) -> tuple[str, ...]:
+        """The bound of the KV cache."""
+        fields = self.fields()
+        return self.memory.rules(self._batch(fields), fields)
+
+    def notes(self) -> list[str]:
+        """What the memory table bounds."""
+        fields = self.fields()
+        return [*super().notes(), *self.memory.notes(fields, self._batch(fields))]
 
     def mistakes(self) -> list[str]:
         """Missing keys, unknown tokens, and paths without a file."""
-        config, fields, found = self.config, self.fields(), KvMemory(self.config.memory).mistakes()
+        config, fields = self.config, self.fields()
+        found = self.memory.mistakes(fields)
         if not config.argv:
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
         if not config.model:

@@ -1,115 +1,55 @@
-"""Why a service did not start or ended early, from its exit code and the last lines of its log."""
+"""Why a service did not start or ended early, from its exit code and the last lines of its log.
+
+The last cause that was raised counts. Lines of level DEBUG, INFO and WARNING are no causes; an exception that only says
+that another one was raised gives way to it, and so does what other processes say when one has ended.
+"""
 
 from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 
+from swarmtune.engines.causes import (
+    CHILD_FAILED,
+    CLOSER,
+    COMMON,
+    CONSEQUENCES,
+    CULPRITS,
+    GENERAL,
+    PROGRAM_WAY_OUT,
+    RERAISED,
+    WORDS,
+    Cause,
+    Patterns,
+)
+from swarmtune.engines.log_lines import Level, Line, lines_of, plain_text
 from swarmtune.errors import Culprit, SimulatorStartError
 
+__all__ = ["CULPRITS", "TAIL_LINES", "Cause", "Patterns", "classify", "diagnose"]
+
 TAIL_LINES = 15  # of the log, shown in the message
+MOST_TAIL = 4000  # characters of them
+MOST_EVIDENCE = 500
 SHELL_SIGNAL_BASE = 128  # a shell reports a child ended by signal n as exit code 128 + n
-
-
-class Cause(StrEnum):
-    """Causes of failure, in the order in which their patterns are tried."""
-
-    PORT_TAKEN = "port_taken"
-    OUT_OF_MEMORY = "out_of_memory"
-    MISSING_MODEL = "missing_model"
-    DEVICE_ERROR = "device_error"
-    BAD_ARGUMENT = "bad_argument"
-    CRASHED = "crashed"
-    HANG = "hang"
-    KILLED = "killed"
-
-
-Patterns = Mapping[Cause, Sequence[str]]
-
-# Regular expressions, matched line by line without regard to case.
-COMMON: Patterns = {
-    Cause.PORT_TAKEN: (
-        r"address already in use",
-        r"\[Errno 98\]",
-        r"EADDRINUSE",
-        r"port \d+ is (already )?(in use|taken|occupied)",
-        r"couldn't bind .*socket",
-    ),
-    Cause.OUT_OF_MEMORY: (
-        r"out of memory",
-        r"OutOfMemoryError",
-        r"\bMemoryError\b",
-        r"std::bad_alloc",
-        r"cannot allocate memory",
-        r"\[Errno 12\]",
-        r"failed to allocate",
-        r"failed to map segment from shared object",
-        r"unable to mmap",
-        r"oom[-_ ]?kill",
-    ),
-    Cause.MISSING_MODEL: (
-        r"is not a local folder and is not a valid model identifier",
-        r"does not appear to have (a file named|files named)",
-        r"repository not found",
-        r"RepositoryNotFoundError",
-        r"HFValidationError",
-        r"no such model",
-        r"model (file|path|directory)?\b.{0,200}(not found|does not exist|no such file)",
-        r"(not found|does not exist|no such file).{0,40}\bmodel\b",
-    ),
-    Cause.DEVICE_ERROR: (
-        r"CUDA (driver )?error",
-        r"no CUDA-capable device",
-        r"no CUDA GPUs are available",
-        r"NCCL (error|failure)",
-        r"uncorrectable ECC",
-        r"\bXid\b",
-        r"device-side assert",
-        r"HIP error",
-        r"Failed to infer device type",
-        r"aclrt\w* failed|ACL_ERROR|HCCL.{0,40}error",
-        r"NPU (error|fault)",
-    ),
-    Cause.BAD_ARGUMENT: (
-        r"unrecognized arguments?",
-        r"error: argument ",
-        r"invalid choice",
-        r"unknown (argument|option|flag)",
-        r"ValidationError",
-        r"\bValueError: ",
-        r"AssertionError: ",
-        r"error: the following arguments are required",
-    ),
-}
-CULPRITS = {
-    Cause.PORT_TAKEN: Culprit.INFRASTRUCTURE,
-    Cause.DEVICE_ERROR: Culprit.INFRASTRUCTURE,
-    Cause.KILLED: Culprit.INFRASTRUCTURE,
-    Cause.MISSING_MODEL: Culprit.USER,
-}
-_WHAT = {
-    Cause.PORT_TAKEN: "its port is taken by another process",
-    Cause.OUT_OF_MEMORY: "it ran out of memory",
-    Cause.MISSING_MODEL: "its model cannot be found",
-    Cause.DEVICE_ERROR: "a device failed",
-    Cause.BAD_ARGUMENT: "it refused its arguments",
-    Cause.CRASHED: "it crashed",
-    Cause.HANG: "it still runs but did not become ready in time",
-    Cause.KILLED: "it was killed from outside",
-}
-_WAY_OUT = {
-    Cause.PORT_TAKEN: "It is tried again; if it stays so, choose another port or stop what holds it (ss -ltnp).",
-    Cause.OUT_OF_MEMORY: "The search avoids such settings; lower batch sizes, context or cache, or provide more memory.",
-    Cause.MISSING_MODEL: "Correct the model's path or name in the engine's section.",
-    Cause.DEVICE_ERROR: "It is tried again; if it stays so, check the device and its driver.",
-    Cause.BAD_ARGUMENT: "Correct the field or flag that the lines below name, or add a constraint that excludes it.",
-    Cause.CRASHED: "The lines below are the last that it wrote; the whole log is in the trial's folder.",
-    Cause.HANG: "Raise the start timeout if the lines below show progress.",
-    Cause.KILLED: "It is tried again; the lines below are its last.",
-}
+NOT_RUN = {126: "a program cannot be executed", 127: "a program is missing"}  # exit codes of a shell
+FORCED = (signal.SIGKILL, signal.SIGTERM)
+FREE_ENOUGH = 0.5  # of a device: with less free, other processes hold what the least demanding setting needs
+CHAINED = ("during handling of the above exception", "the above exception was the direct cause")
+TRACEBACK = "Traceback (most recent call last)"
+MOST_FRAMES = 300  # lines of one traceback
 _WHILE_RUNNING = (Cause.OUT_OF_MEMORY, Cause.DEVICE_ERROR)  # a worker died of it; the front end still waits for it
+_FREE = re.compile(r"memory on (?:device|node)[^(]{0,80}\((\d+(?:\.\d+)?)/(\d+(?:\.\d+)?) GiB\)", re.IGNORECASE)
+_TOTAL = re.compile(r"total capacity of (\d+(?:\.\d+)?) GiB")
+_OTHERS = re.compile(r"Process \d+ has (\d+(?:\.\d+)?) GiB memory in use")
+
+
+@dataclass(frozen=True)
+class _Finding:
+    cause: Cause
+    line: str = ""
 
 
 def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None = None) -> SimulatorStartError:
@@ -117,43 +57,138 @@ def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None 
     exit_code None: it still runs.
 
     ``details``: cause, exit_code, log_tail. SIGKILL and SIGTERM are blamed on the infrastructure, not on the setting, unless
-    the log shows that memory ran out.
+    the log shows that memory ran out, or that the service ended itself.
     """
-    cause = classify(exit_code, log, own or {})
-    tail = "\n".join(log.rstrip().splitlines()[-TAIL_LINES:])
-    evidence = _evidence(cause, log, own or {})
-    message = f"{engine} did not serve: {_WHAT[cause]} ({_ended(exit_code)}). {_WAY_OUT[cause]}"
-    if evidence and evidence not in tail:
-        message += f"\nThe line with the cause: {evidence}"
+    lines = lines_of(log)
+    found = _finding(exit_code, lines, own or {})
+    what, way_out, line = _words(found, lines, exit_code, own or {})
+    tail = "\n".join(plain_text(log[-MOST_TAIL * TAIL_LINES :]).rstrip().splitlines()[-TAIL_LINES:])[-MOST_TAIL:]
+    message = f"{engine} did not serve: {what} ({_ended(exit_code)}). {way_out}"
+    if line and not tail.endswith(line):
+        message += f"\nThe line with the cause: {line[:MOST_EVIDENCE]}"
     message += f"\nLast lines of its log:\n{tail}" if tail else "\nIts log is empty."
-    details = {"cause": cause.value, "exit_code": exit_code, "log_tail": tail}
-    return SimulatorStartError(message, details=details, culprit=CULPRITS.get(cause, Culprit.SETTING))
+    details = {"cause": found.cause.value, "exit_code": exit_code, "log_tail": tail}
+    return SimulatorStartError(message, details=details, culprit=CULPRITS.get(found.cause, Culprit.SETTING))
 
 
 def classify(exit_code: int | None, log: str, own: Patterns) -> Cause:
-    """The cause alone. The engine's own patterns are tried first, then the common ones, each in the order of Cause."""
-    candidates = _WHILE_RUNNING if exit_code is None else tuple(Cause)
-    if _signal(exit_code) in (signal.SIGKILL, signal.SIGTERM):
-        candidates = (Cause.OUT_OF_MEMORY,)
-    for table in (own, COMMON):
-        for cause in candidates:
-            if _find(table.get(cause, ()), log):
-                return cause
+    """The cause alone. In each line the engine's own patterns are tried before the common ones, in the order of Cause."""
+    return _finding(exit_code, lines_of(log), own).cause
+
+
+def _finding(exit_code: int | None, lines: Sequence[Line], own: Patterns) -> _Finding:
+    forced = _signal(exit_code) in FORCED and not any(_matches((CHILD_FAILED,), line.text) for line in lines)
+    candidates = _WHILE_RUNNING if exit_code is None else (Cause.OUT_OF_MEMORY,) if forced else tuple(Cause)
+    found = _last_cause(lines, own, candidates)
+    if found is not None:
+        return found
     if exit_code is None:
-        return Cause.HANG
-    return Cause.KILLED if _signal(exit_code) in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT) else Cause.CRASHED
+        return _Finding(Cause.HANG)
+    if exit_code in NOT_RUN:
+        return _Finding(Cause.MISSING_MODEL, _last_raised(lines))
+    if forced or _signal(exit_code) == signal.SIGINT:
+        return _Finding(Cause.KILLED)
+    return _Finding(Cause.CRASHED, _last_raised(lines))
 
 
-def _find(patterns: Sequence[str], log: str) -> str:
-    for pattern in patterns:
-        match = re.search(rf"^.*(?:{pattern}).*$", log, re.IGNORECASE | re.MULTILINE)
-        if match:
-            return match[0].strip()
-    return ""
+def _last_cause(lines: Sequence[Line], own: Patterns, candidates: Sequence[Cause]) -> _Finding | None:
+    """From the last line back: the first that names a cause. A line without a level does not count above an exception of
+    another kind, which the service met later, unless it tells of memory or a device.
+    """
+    chained: _Finding | None = None
+    raised_later = False
+    for i in range(len(lines) - 1, -1, -1):
+        line = lines[i]
+        if line.level is Level.HARMLESS:
+            continue
+        cause = _cause(line.text, (own, COMMON), candidates)
+        if cause is not None and not (raised_later and line.level is Level.PLAIN and cause not in _WHILE_RUNNING):
+            return _Finding(cause, line.text)
+        general = _cause(line.text, (GENERAL,), candidates)
+        if general is not None:
+            chained = chained or _Finding(general, line.text)
+            if not _is_chained(lines, i):
+                return chained
+        raised_later |= line.raised and not _is_secondary(line.text)
+    return chained or _consequence(lines, candidates)
 
 
-def _evidence(cause: Cause, log: str, own: Patterns) -> str:
-    return (_find(own.get(cause, ()), log) or _find(COMMON.get(cause, ()), log))[:500]
+def _consequence(lines: Sequence[Line], candidates: Sequence[Cause]) -> _Finding | None:
+    """What the log says of other processes that ended, unless an exception of an unknown kind came before that."""
+    for line in lines:
+        if line.level is Level.HARMLESS:
+            continue
+        cause = _cause(line.text, (CONSEQUENCES,), candidates)
+        if cause is not None:
+            return _Finding(cause, line.text)
+        if line.raised and not _is_secondary(line.text):
+            return None
+    return None
+
+
+def _cause(text: str, tables: Sequence[Patterns], candidates: Sequence[Cause]) -> Cause | None:
+    for table in tables:
+        for cause in Cause:
+            if cause in table and _matches(tuple(table[cause]), text):
+                held = cause is Cause.OUT_OF_MEMORY and _held_by_others(text)
+                named = Cause.DEVICE_ERROR if held else cause
+                return named if named in candidates else None
+    return None
+
+
+def _held_by_others(text: str) -> bool:
+    """Does the line say that other processes hold the device, so that no setting would find enough memory?"""
+    if free := _FREE.search(text):
+        return float(free[1]) < FREE_ENOUGH * float(free[2])
+    total, held = _TOTAL.search(text), sum(float(size) for size in _OTHERS.findall(text))
+    return total is not None and "this process has" in text and held > (1 - FREE_ENOUGH) * float(total[1])
+
+
+def _is_secondary(text: str) -> bool:
+    return _matches(RERAISED, text) or any(_matches(tuple(p), text) for p in CONSEQUENCES.values())
+
+
+def _is_chained(lines: Sequence[Line], i: int) -> bool:
+    """Does the exception that ends in this line name another one as its cause?"""
+    for start in range(i - 1, max(-1, i - MOST_FRAMES), -1):
+        if TRACEBACK in lines[start].text:
+            return start > 0 and lines[start - 1].text.lower().startswith(CHAINED)
+    return False
+
+
+def _last_raised(lines: Sequence[Line]) -> str:
+    """The last exception that is not only about another one, else the last line of level ERROR."""
+    last = next((x.text for x in reversed(lines) if x.raised and not _is_secondary(x.text)), "")
+    return last or next((x.text for x in reversed(lines) if x.level is Level.ERROR), "")
+
+
+def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: Patterns) -> tuple[str, str, str]:
+    """What happened, the way out, and the line that tells: of those with this cause, the last that says more."""
+    what, way_out = WORDS[found.cause]
+    if exit_code in NOT_RUN and found.cause is Cause.MISSING_MODEL:
+        what, way_out = NOT_RUN[exit_code], PROGRAM_WAY_OUT
+    if not found.line:
+        return what, way_out, ""
+    telling = [found.line]
+    telling += [
+        line.text
+        for line in reversed(lines)
+        if line.level is not Level.HARMLESS and _cause(line.text, (own, COMMON), (found.cause,)) is not None
+    ]
+    for text in telling:
+        for cause, pattern, closer, way in CLOSER:
+            if cause is found.cause and _matches((pattern,), text):
+                return closer, way, text
+    return what, way_out, found.line
+
+
+@lru_cache(maxsize=256)
+def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+
+
+def _matches(patterns: tuple[str, ...], text: str) -> bool:
+    return _compiled(patterns).search(text) is not None
 
 
 def _signal(exit_code: int | None) -> int | None:

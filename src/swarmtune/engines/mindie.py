@@ -31,15 +31,14 @@ from swarmtune.space import Field
 SCHEDULE = "BackendConfig.ScheduleConfig"
 MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 MODEL_NAME = f"{MODEL}.modelName"
+DEPLOYED = f"{MODEL}."
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 PATTERNS: Patterns = {
-    Cause.PORT_TAKEN: (r"bind address failed", r"port.{0,40}(already|is) (in use|used|occupied)"),
-    Cause.OUT_OF_MEMORY: (r"NPU out of memory", r"npuBlockNum.{0,40}(less|invalid|<= ?0)", r"EL0004"),
-    Cause.DEVICE_ERROR: (r"\bE[EZ]\d{4}\b", r"ErrCode=507\d{3}", r"set device.{0,20}fail"),
-    Cause.BAD_ARGUMENT: (r"check (config|param\w*).{0,80}fail", r"(invalid|illegal) (config|param)"),
+    Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)",),
+    Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)",),
 }
 
 
@@ -66,7 +65,7 @@ class MindieEngine(Engine):
 
     def __init__(self, config: MindieConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, self._division)
         self._bound = BatchMemory(self.memory, "mindie", config.baselines)
         self._file = ServiceFile(config.config_path)
 
@@ -149,6 +148,13 @@ class MindieEngine(Engine):
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
+    def _division(self) -> tuple[str, ...]:
+        """How the file divides the model, as flags."""
+        world, tensor, data = (document.read_or(self.original, DEPLOYED + key, 1) for key in ("worldSize", "tp", "dp"))
+        data = data if is_number(data) and data > 1 else 1
+        tensor = tensor if is_number(tensor) and tensor > 1 else world // data if is_number(world) else 1
+        return ("--tensor-parallel-size", str(tensor), "--data-parallel-size", str(data))
+
     def _with_values(self, fields: Sequence[Field]) -> tuple[Field, ...]:
         made = {f.name: self._with_current(f) for f in fields}
         return tuple(
@@ -196,7 +202,7 @@ class MindieEngine(Engine):
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             _ = self.port
         except DocumentError as error:
-            found.append(f"mindie.config_path: {error.message}")
+            found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]
         return list(dict.fromkeys(found))
 
     def _path_mistakes(self, path: str) -> list[str]:

@@ -65,7 +65,7 @@ class SglangEngine(Engine):
     def __init__(self, config: SglangConfig) -> None:
         super().__init__(config)
         self.schema = sglang_schema()
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
         self._bound = BatchMemory(self.memory, "sglang", config.baselines)
         section = config.command
         self._flags = FlagChecks(

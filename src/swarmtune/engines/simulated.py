@@ -89,7 +89,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.others))
         self._bound = BatchMemory(self.memory, "simulated", config.baselines)
         self._flags = FlagChecks(SCHEMA, "simulated", config.others, "simulated.others", OWN, env=config.variables)
 

@@ -30,16 +30,7 @@ OWN = {
 }
 TENSOR = "tensor_parallel_size"
 PATTERNS: Patterns = {
-    Cause.OUT_OF_MEMORY: (
-        r"No available memory for the cache blocks",
-        r"Available memory on node .* is less than",
-        r"is larger than the (maximum|available) (number of tokens|KV cache memory)",
-        r"larger than the available KV cache memory",
-        r"Free memory on device .* is less than desired",
-        r"Available KV cache memory: -",
-        r"estimated maximum model length is",
-    ),
-    Cause.BAD_ARGUMENT: (r"validation errors? for \w+Config", r"vllm( serve)?: error: "),
+    Cause.BAD_ARGUMENT: (r"vllm( serve)?: error: ",),
 }
 
 
@@ -63,7 +54,7 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
-        self.memory = KvMemory(config.memory, config.baselines)
+        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
         self._bound = BatchMemory(self.memory, "vllm", config.baselines)
         section = config.command
         self._flags = FlagChecks(

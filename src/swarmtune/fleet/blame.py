@@ -70,6 +70,12 @@ def _start_failed(e: Evidence) -> bool:
     return e.stage is Stage.READY and e.diagnosis is Culprit.SETTING
 
 
+def _group_suspected(e: Evidence) -> bool:
+    """The same, or something of the user's is missing, which another group may have."""
+    missing = e.stage is Stage.READY and e.diagnosis is Culprit.USER and e.of_service and not e.alone
+    return _start_failed(e) or missing
+
+
 _INFRASTRUCTURE, _SETTING, _USER, _BUG = Culprit.INFRASTRUCTURE, Culprit.SETTING, Culprit.USER, Culprit.BUG
 
 TABLE = (
@@ -89,6 +95,16 @@ TABLE = (
         lambda e: e.diagnosis is _USER and e.of_service and e.group_served,
         Blame(_SETTING, "the group has served other settings, so the machine is set up correctly"),
     ),
+    Row(
+        "start failed on a group that never served, while another has",
+        lambda e: _group_suspected(e) and not e.group_served and e.others_served,
+        Blame(_INFRASTRUCTURE, "the group has never served, and another one has", counts=False, group_ok=False),
+    ),
+    Row(
+        "start failed before any service became ready",
+        lambda e: _group_suspected(e) and not e.group_served,
+        Blame(_INFRASTRUCTURE, "no service has become ready yet", counts=False, group_ok=False, holds_back=True),
+    ),
     Row("user", lambda e: e.diagnosis is _USER, Blame(_USER, "the error says so", counts=False)),
     Row(
         "infrastructure of a group that never served",
@@ -99,16 +115,6 @@ TABLE = (
         "infrastructure",
         lambda e: e.diagnosis is _INFRASTRUCTURE,
         Blame(_INFRASTRUCTURE, "the error says so", group_ok=False),
-    ),
-    Row(
-        "start failed on a group that never served, while another has",
-        lambda e: _start_failed(e) and not e.group_served and e.others_served,
-        Blame(_INFRASTRUCTURE, "the group has never served, and another one has", counts=False, group_ok=False),
-    ),
-    Row(
-        "start failed before any service became ready",
-        lambda e: _start_failed(e) and not e.group_served,
-        Blame(_INFRASTRUCTURE, "no service has become ready yet", counts=False, group_ok=False, holds_back=True),
     ),
     Row(
         "start failed again",

@@ -21,7 +21,7 @@ from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
 
 TELLS = "The line with the cause: "  # before it, in the diagnosis of an engine
-MOST_TELLING = 200  # characters
+MOST_TELLING = 300  # characters
 TELLS_GAIN = 10  # percent: the gain that an open verdict says how to decide
 FEW_ROUNDS = 5  # of a proof, where nothing is known of the noise
 
@@ -110,6 +110,12 @@ def nothing_lines(result: Result) -> list[str]:
             f"Nothing can be recommended: {result.verdict.reason}.",
             "Leave more room in [objective.slo], lower the load, or resume with more rounds on a quieter machine.",
         ]
+    if _all_failed(result):
+        last = next((trial.failure for trial in reversed(result.trials) if trial.failure), None)
+        return [
+            f"Not one of {result.failures} settings could be measured. The last failure: {telling(last)}",
+            "Start the service by hand, with the command that `swarmtune check` shows, until it works.",
+        ]
     return [
         f"Nothing feasible was found in {result.evaluations} evaluations: {result.verdict.reason}.",
         "Loosen [objective.slo], widen the ranges, or give more evaluations.",
@@ -133,7 +139,8 @@ def verdict_text(result: Result) -> str:
     if result.proof_failure is not None and result.best is not None:
         return f"Not proven: the search found trial {result.best.number} best, and the proof failed: {result.proof_failure}"
     if result.best is None:
-        return f"No setting can be recommended: {verdict.reason}."
+        reason = "none could be measured" if _all_failed(result) else verdict.reason
+        return f"No setting can be recommended: {reason}."
     if result.best is result.baseline:
         return f"No significant gain: keep the baseline; {verdict.reason}."
     if not verdict.rounds:
@@ -268,6 +275,10 @@ def clock_text(seconds: float) -> str:
     if whole < 60:
         return f"{whole}s"
     return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _all_failed(result: Result) -> bool:
+    return bool(result.trials) and result.failures == len(result.trials)
 
 
 def telling(text: str | None) -> str:

@@ -1,0 +1,178 @@
+"""Causes from logs of many engines, each with other prefixes, colours and lines before and after it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmtune.engines.causes import CULPRITS
+from swarmtune.engines.diagnosis import Cause, classify, diagnose
+from swarmtune.engines.llamacpp import PATTERNS as LLAMACPP
+from swarmtune.engines.log_lines import MOST_CHARACTERS, MOST_LINES, Level, lines_of
+from swarmtune.engines.mindie import PATTERNS as MINDIE
+from swarmtune.engines.sglang import PATTERNS as SGLANG
+from swarmtune.engines.vllm import PATTERNS as VLLM
+from swarmtune.errors import Culprit
+from swarmtune.report.sentences import telling
+
+DATA = Path(__file__).parent / "data"
+OWN = {"vllm": VLLM, "llamacpp": LLAMACPP, "sglang": SGLANG, "mindie": MINDIE}
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (DATA / name).read_text().splitlines() if line]
+
+
+CASES, STARTS = rows("start_logs.jsonl"), rows("failed_starts.jsonl")
+PREFIXES = [
+    "",
+    "[rank0]: ",
+    "vllm-1  | ",
+    "[2025-08-08 09:09:09 TP0] ",
+    "ERROR 11-25 08:17:34 multiproc_worker_utils.py:229] ",
+    "Nov 26 14:13:36 host7 vllm[4242]: ",
+    "(EngineCore_DP0 pid=270) ERROR 11-26 14:13:36 [core.py:842] ",
+    "(RayWorkerWrapper pid=11394, ip=10.0.1.4) ERROR 06-12 09:47:56 [worker_base.py:620] ",
+    "\x1b[0;36m(EngineCore_0 pid=123)\x1b[0;0m \x1b[1;31mERROR\x1b[0m 11-26 14:13:36 [core.py:842] ",
+    "INFO 2025-11-19T20:16:36.096674521Z [resource: vllm] (EngineCore_DP0 pid=270) ERROR 11-19 12:16:36 [core.py:842] ",
+]
+HARMLESS = [
+    "INFO Port 29500 is already in use, trying port 29501",
+    "Port 8000 is already in use, trying port 8001",
+    "INFO 11-26 14:13:30 [api_server.py:1755] vLLM API server version 0.10.0",
+    "WARNING 11-26 14:13:31 [envs.py:70] Found ulimit of 20000, errors like `OSError: [Errno 24] Too many open files`.",
+    "W socket.cpp: cannot bind [::]:29500 (errno: 98 - Address already in use), IPv4 it is",
+    "[W723 10:35:58.297759598 compiler_depend.ts:526] Warning: NPU warning, error code is 507034[Error]:",
+    "/opt/torch/cuda/__init__.py:129: UserWarning: CUDA initialization: CUDA error: out of memory",
+    "\x1b[33mWARN\x1b[0m  No module named 'flash_attn', falling back to SDPA",
+    "DEBUG request xid 17 done",
+    "0.00.005.967 W srv          init: security: no API key is set: model not found",
+    "[2025-08-08 09:09:08] Load weight end. avail mem=77.66 GB, mem usage=1.18 GB.",
+    'time=2025-11-06T06:23:22.759Z level=INFO msg="out of memory is handled"',
+    "Loading safetensors checkpoint shards:  50% Completed | 1/2\rLoading safetensors checkpoint shards: 100% Completed",
+]
+AFTERWARDS = [
+    "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    "RuntimeError: the core did not start, see above",
+    "RuntimeError: Engine process failed to start. See stack trace for the root cause.",
+    "Exception: WorkerProc initialization failed due to an exception in a background process.",
+    "[rank1]: torch.distributed.DistBackendError: NCCL error in: x.cpp:1970, remote process exited",
+    "[rank2]:[E] ProcessGroupNCCL.cpp:616] Watchdog caught collective operation timeout",
+    "/usr/lib/python3.11/multiprocessing/resource_tracker.py:254: UserWarning: resource_tracker: 1 leaked shared_memory",
+    "INFO 11-26 14:13:40 [multiproc_executor.py:479] [shutdown] Executor: waiting for worker exit count=1",
+    "(APIServer pid=1) INFO:     Shutting down",
+    "BrokenPipeError: [Errno 32] Broken pipe",
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['id']} {case['log'][:40]}")
+def test_logs_that_were_misread(case: dict[str, Any]) -> None:
+    error = diagnose(case["engine"], case["exit_code"], case["log"], OWN.get(case["engine"]))
+    assert error.details["cause"] in case["right"]
+    assert error.culprit is CULPRITS.get(Cause(error.details["cause"]), Culprit.SETTING)
+
+
+@pytest.mark.parametrize("case", STARTS, ids=lambda case: f"{case['cause']} {case['log'][:40]}")
+def test_each_cause_is_found_whatever_stands_around_it(case: dict[str, Any]) -> None:
+    luck = random.Random(case["log"])
+    own = OWN.get(case["engine"])
+    assert diagnose("X", case["exit_code"], case["log"], own).details["cause"] == case["cause"]
+    for prefix, several in itertools.product(PREFIXES, (1, 5)):
+        lines = [prefix + line for line in case["log"].split("\n")]
+        after = luck.sample(AFTERWARDS, several) if case["cause"] != "crashed" or case["exit_code"] == 1 else []
+        log = "\n".join([*luck.sample(HARMLESS, several), *lines, *after])
+        error = diagnose("X", case["exit_code"], log, own)
+        assert (error.details["cause"], log) == (case["cause"], log)
+
+
+@pytest.mark.parametrize("case", STARTS, ids=lambda case: f"{case['cause']} {case['log'][:40]}")
+def test_the_line_that_tells_is_on_the_screen(case: dict[str, Any]) -> None:
+    log = "\n".join([*HARMLESS, PREFIXES[6] + case["log"].replace("\n", "\n" + PREFIXES[6]), *AFTERWARDS])
+    for text in (case["log"], log):
+        error = diagnose("X", case["exit_code"], text, OWN.get(case["engine"]))
+        assert case["tells"].lower() in telling(error.message).lower() or case["exit_code"] == -11
+
+
+def test_words_for_people_say_what_to_do() -> None:
+    logs = {
+        "huggingface_hub.errors.GatedRepoError: 401 Client Error.": ("refuses access", "HF_TOKEN"),
+        "OSError: We couldn't connect to the hub, and no file is in the cache": ("out of reach", "Download"),
+        "./start.sh: line 3: vllm: command not found": ("program", "Install"),
+        "ModuleNotFoundError: No module named 'vllm'": ("module", "environment"),
+        "RuntimeError: The NVIDIA driver on your system is too old (11040).": ("driver", "driver"),
+        "OSError: [Errno 24] Too many open files": ("open files", "ulimit"),
+        "OSError: [Errno 28] No space left on device": ("disk", "space"),
+        "ValueError: Free memory on device cuda:0 (3.0/79.1 GiB) is less than desired (0.9, 71.2 GiB).": (
+            "another process",
+            "nvidia-smi",
+        ),
+    }
+    for log, words in logs.items():
+        first = diagnose("X", 1, log).message.splitlines()[0]
+        assert all(word in first for word in words), first
+
+
+def test_exit_codes_of_a_shell_tell_without_a_log() -> None:
+    assert [classify(code, "", {}) for code in (126, 127, 1)] == [
+        Cause.MISSING_MODEL,
+        Cause.MISSING_MODEL,
+        Cause.CRASHED,
+    ]
+
+
+def test_a_later_exception_of_another_kind_clears_a_line_without_a_level() -> None:
+    assert classify(1, "port 8000 is in use\nKeyError: 'x'", {}) is Cause.CRASHED
+    assert classify(1, "port 8000 is in use\nRuntimeError: the core did not start, see above", {}) is Cause.PORT_TAKEN
+    assert classify(1, "CUDA error: uncorrectable ECC error\nKeyError: 'x'", {}) is Cause.DEVICE_ERROR
+
+
+def test_a_chained_general_exception_gives_way_to_its_cause() -> None:
+    chain = (
+        "{}\n\nThe above exception was the direct cause of the following exception:\n\n"
+        'Traceback (most recent call last):\n  File "x", line 1\n{}'
+    )
+    log = chain.format("huggingface_hub.errors.GatedRepoError: 401 Client Error.", "ValueError: cannot read the config")
+    assert classify(1, log, {}) is Cause.MISSING_MODEL
+    assert classify(1, log.replace("The above exception was the direct cause", "x"), {}) is Cause.BAD_ARGUMENT
+
+
+def test_code_in_a_traceback_is_no_cause() -> None:
+    log = 'Traceback (most recent call last):\n  File "/x.py", line 3\n    raise MemoryError("out of memory")\nKeyError: 1'
+    assert classify(1, log, {}) is Cause.CRASHED
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_prefixes_and_colours_are_taken_off(prefix: str) -> None:
+    (line,) = lines_of(f"{prefix}\x1b[31mKeyError: 'x'\x1b[0m\r\n")
+    assert (line.text, line.level, line.raised) == ("KeyError: 'x'", Level.ERROR, True)
+    (bare,) = lines_of("[Errno 98] Address already in use")
+    assert bare.text.startswith("[Errno 98]")
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        "model " * 200_000,
+        "(" * 500_000,
+        "[" * 500_000,
+        "\x1b[" * 300_000,
+        "a." * 300_000 + "Error",
+        ("model " * 300 + "\n") * 3000,
+        "Free memory on device (" * 50_000,
+        ("Traceback (most recent call last):\n" + "ValueError: x\n") * 20_000,
+        "\x00\r\n\u2028\x85" * 100_000,
+        "".join(map(chr, range(0x3000))),
+    ],
+    ids=range(10),
+)
+def test_hostile_logs_are_read_within_bounds(log: str) -> None:
+    assert len(lines_of(log)) <= MOST_LINES
+    assert all(len(line.text) <= MOST_CHARACTERS + 10 for line in lines_of(log))
+    error = diagnose("X", 1, log)
+    assert len(error.message) < 10_000
+    assert "\x1b" not in error.message

@@ -1,0 +1,241 @@
+"""Bytes of KV cache by kind of layer and by rank."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarmtune.engines.kv_layers import UnknownLayerError
+from swarmtune.engines.kv_model import dtype_bits, kv_model
+from swarmtune.engines.memory import kv_bound, kv_bytes_per_token
+from swarmtune.engines.parallel import Ranks, ranks
+
+DATA = Path(__file__).parent / "data"
+MODELS = [json.loads(line) for line in (DATA / "kv_models.jsonl").read_text().splitlines() if line]
+GIB = 2**30
+LLAMA = {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "hidden_size": 4096}
+LAYER = 2 * 8 * 128 * 2  # bytes of a token in one layer of it
+GEMMA3 = {
+    "model_type": "gemma3",
+    "torch_dtype": "bfloat16",
+    "text_config": {
+        "num_hidden_layers": 62,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 16,
+        "head_dim": 128,
+        "hidden_size": 5376,
+        "sliding_window": 1024,
+        "sliding_window_pattern": 6,
+    },
+}
+DEEPSEEK = {"model_type": "deepseek_v3", "num_hidden_layers": 61, "kv_lora_rank": 512, "qk_rope_head_dim": 64}
+
+
+def of(**more: Any) -> dict[str, Any]:
+    return {**LLAMA, **more}
+
+
+@pytest.mark.parametrize("case", MODELS, ids=lambda case: case["what"])
+def test_models_that_were_misread(case: dict[str, Any]) -> None:
+    found = kv_bytes_per_token(case["config"], case["kv_dtype"], Ranks(case["tensor_parallel"]))
+    assert found == case["bytes_per_token"]
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "sequences"),
+    [
+        (GEMMA3, 8192, 31),
+        (of(model_type="mistral", sliding_window=4096), 32768, 64),
+        (of(model_type="mistral", sliding_window=None), 32768, 8),
+        (of(model_type="qwen2", sliding_window=4096, use_sliding_window=False, max_window_layers=28), 32768, 8),
+        (of(model_type="qwen2", sliding_window=4096), 32768, 8),  # which does not use it unless told to
+        (of(sliding_window=4096, layer_types=["sliding_attention"] * 32), 32768, 64),
+        (of(model_type="gemma2", head_dim=128, sliding_window=4096), 4096, 64),
+    ],
+)
+def test_windows_bound_what_layers_keep(model: dict[str, Any], tokens: int, sequences: int) -> None:
+    assert kv_bound(model, 32 * GIB, tokens) == sequences
+
+
+@pytest.mark.parametrize(
+    ("model", "full", "windowed"),  # numbers of layers
+    [
+        (of(use_sliding_window=True, model_type="qwen2", sliding_window=100, max_window_layers=28), 28, 4),
+        (of(model_type="gpt_oss", head_dim=128), 16, 16),
+        (of(model_type="cohere2"), 8, 24),
+        (of(model_type="exaone4", sliding_window=100, sliding_window_pattern="LLLG"), 8, 24),
+        (of(model_type="llama4_text", no_rope_layers=[]), 8, 24),
+        (of(attention_chunk_size=100, no_rope_layers=[1, 1, 1, 0] * 8), 8, 24),
+        (of(sliding_window=100, layer_types=["sliding_attention", "full_attention"] * 16), 16, 16),
+        (of(window_size=100, attention_layers=["global", "local"] * 16), 16, 16),
+        (of(sliding_window=100, hybrid_layer_pattern=[0, 1, 1, 1] * 8), 8, 24),
+        (of(sliding_window=[None, 100]), 16, 16),
+        (of(num_kv_shared_layers=12), 20, 0),
+        (
+            of(num_kv_shared_layers=12, sliding_window=9, layer_types=["sliding_attention", "full_attention"] * 16),
+            10,
+            10,
+        ),
+        (of(use_cla=True, cla_share_factor=2), 16, 0),
+        (of(cross_attention_layers=[3, 8]), 30, 0),
+        (of(attn_type_list=[0, 0, 0, 1] * 8), 8, 0),
+        (of(full_attention_interval=4, model_type="qwen3_next", head_dim=128), 8, 0),
+        (of(full_attn_idxs=[2, 5]), 2, 0),
+        (of(linear_attn_config={"full_attn_layers": [4, 8, 32]}), 3, 0),
+        (of(layers_block_type=["mamba", "hybrid"] * 16), 16, 0),
+        (of(attention_window_size=100, block_types=["recurrent", "recurrent", "attention"]), 0, 10),
+        (of(layer_types=["mamba", "attention", "moe", "mlp"] * 8), 8, 0),
+        (of(model_type="falcon_h1"), 32, 0),
+    ],
+)
+def test_which_layers_keep_what(model: dict[str, Any], full: int, windowed: int) -> None:
+    layers = [layer for layer in kv_model(model).layers if layer.heads]
+    assert [len([x for x in layers if (x.window is None) == whole]) for whole in (True, False)] == [full, windowed]
+    assert kv_bytes_per_token(model) == (full + windowed) * LAYER
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        of(layer_types=["full_attention"] * 31 + ["quantum_attention"]),
+        of(layer_types=["full_attention"] * 3),
+        of(layer_types=[None] * 32),
+        of(layer_types=[["full_attention"]] * 32),
+        of(hybrid_override_pattern="M-M*X" * 8),
+        of(hybrid_override_pattern="M*"),
+        of(attn_layer_period=0),
+        of(attn_layer_period="8"),
+        of(attn_layer_indices=3),
+        of(full_attention_interval=True),
+        of(sliding_window="4096"),
+        of(sliding_window=100, sliding_window_pattern="??"),
+        of(mamba_d_state=16),
+        of(block_configs=[{}]),
+        of(is_encoder_decoder=True),
+        of(attn_type_list=[2] * 32),
+        {"model_type": "rwkv", "num_hidden_layers": 24, "hidden_size": 2048},
+    ],
+)
+def test_kinds_of_layers_that_are_not_known_are_named(model: dict[str, Any]) -> None:
+    with pytest.raises(UnknownLayerError) as told:
+        kv_model(model)
+    assert 10 < len(str(told.value)) < 300
+
+
+def test_several_heads_per_rank_and_the_names_of_their_number() -> None:
+    assert kv_bytes_per_token(of(num_key_value_heads=None, num_kv_heads=4)) == 16 * LAYER
+    assert kv_bytes_per_token(of(num_key_value_heads=None, attn_config={"kv_n_heads": 2})) == 8 * LAYER
+    assert kv_bytes_per_token(of(num_key_value_heads=[4] * 16 + [8] * 16)) == 24 * LAYER
+    assert kv_bytes_per_token(of(num_key_value_heads=None, n_head_kv=8, model_type="RefinedWeb")) == 32 * LAYER
+    assert kv_bytes_per_token(of(v_head_dim=64)) == 24 * LAYER
+    with pytest.raises(ValueError, match="fewer than layers"):
+        kv_model(of(num_key_value_heads=[8] * 3))
+
+
+@pytest.mark.parametrize(
+    ("argv", "bytes_per_token"),
+    [
+        ("", 32 * LAYER),
+        ("--tensor-parallel-size 8", 32 * LAYER),
+        ("--tensor-parallel-size 16", 64 * LAYER),  # each head on two ranks
+        ("-tp 16 -dcp 2", 32 * LAYER),  # which keep half of the tokens each
+        ("-tp 2 -pp 4", 32 * LAYER),
+        ("-pp 5", 35 * LAYER),  # one rank holds 7 layers
+        ("-tp 8 -dp 4", 32 * LAYER),
+    ],
+)
+def test_ranks_divide_heads_and_layers(argv: str, bytes_per_token: int) -> None:
+    assert kv_bytes_per_token(LLAMA, None, ranks(argv.split())) == bytes_per_token
+
+
+def test_a_latent_is_on_every_tensor_rank_unless_sequences_are_divided() -> None:
+    whole = 61 * 576 * 2
+    assert kv_bytes_per_token(DEEPSEEK, None, ranks(["-tp", "8"])) == 8 * whole == 562_176
+    assert kv_bytes_per_token(DEEPSEEK, None, ranks(["--tp", "8", "--dp", "8", "--enable-dp-attention"])) == whole
+    assert kv_bytes_per_token(DEEPSEEK, None, ranks(["-dp", "8"])) == whole == 70_272
+    assert kv_bytes_per_token({**DEEPSEEK, "kv_lora_rank": None, **LLAMA}) == 32 * LAYER
+
+
+def test_states_of_fixed_size_are_counted_where_their_sizes_are_given() -> None:
+    sizes = {"mamba_n_heads": 48, "mamba_d_head": 64, "mamba_d_state": 128, "mamba_d_conv": 4, "mamba_n_groups": 1}
+    hybrid = of(layer_types=["mamba"] * 28 + ["attention"] * 4)
+    plain, sized = kv_model(hybrid), kv_model({**hybrid, **sizes})
+    state = 48 * 64 * 128 + (48 * 64 + 2 * 128) * 3
+    assert sized.sequence_bytes(10, Ranks()) - plain.sequence_bytes(10, Ranks()) == 28 * state * 2
+    assert ("not counted" in plain.notes[0], sized.notes) == (True, ())
+    jamba = of(attn_layer_period=8, attn_layer_offset=4, mamba_d_state=16, mamba_d_conv=4, mamba_expand=2)
+    assert kv_model(jamba).layers[0].state == 8192 * (16 + 3)
+    names = ("linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim")
+    qwen = of(full_attention_interval=4, linear_conv_kernel_dim=4, **dict(zip(names, (16, 128, 32, 128), strict=True)))
+    assert kv_model(qwen).layers[0].state == 32 * 128 * 128 + (2 * 16 * 128 + 32 * 128) * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [
+        *(("fp8", 8), ("fp8_e4m3", 8), ("FP8_E5M2", 8), ("float8_e4m3fn", 8), ("int8", 8), ("bf16", 16)),
+        *(("bfloat16", 16), ("half", 16), ("torch.float16", 16), ("float32", 32), ("nvfp4", 4), ("fp8_ds_mla", 8)),
+    ],
+)
+def test_formats_as_engines_spell_them(name: str, bits: int) -> None:
+    assert dtype_bits(name) == bits
+    assert kv_bytes_per_token(LLAMA, name) == 32 * LAYER * bits // 16
+
+
+def test_the_checkpoint_says_its_own_format() -> None:
+    assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": 8, "type": "float"}})).bits == 8
+    assert kv_model(of(quantization_config={"kv_cache_quant_algo": "FP8"})).bits == 8
+    assert kv_model(of(quantization_config={"kv_cache_scheme": None}, dtype="float32")).bits == 32
+    assert kv_model({"dtype": "float32", "text_config": LLAMA}).bits == 32
+    assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": 8}}), "bf16").bits == 16
+    for strange in (7, "8", [8], None, True):
+        assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": strange}})).bits == 16
+
+
+def test_the_language_model_inside() -> None:
+    for key in ("text_config", "llm_config", "language_config"):
+        assert kv_bytes_per_token({"model_type": "x_vl", key: LLAMA, "vision_config": {"depth": 3}}) == 32 * LAYER
+    assert kv_bytes_per_token({"thinker_config": {"text_config": LLAMA}}) == 32 * LAYER
+    deep: dict[str, Any] = LLAMA
+    for _ in range(1000):
+        deep = {"text_config": deep}
+    with pytest.raises(ValueError, match="num_hidden_layers"):
+        kv_model(deep)
+
+
+KEYS = [
+    *sorted({*LLAMA, *DEEPSEEK, "head_dim", "layer_types", "sliding_window", "sliding_window_pattern", "model_type"}),
+    *("attn_layer_period", "attn_layer_indices", "hybrid_override_pattern", "text_config", "quantization_config"),
+    *("torch_dtype", "multi_query", "num_kv_shared_layers", "cla_share_factor", "no_rope_layers", "block_types"),
+    *("linear_attn_config", "mamba_d_state", "attn_config", "global_head_dim", "cross_attention_layers"),
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_values_of_any_type_give_a_number_or_a_value_error(key: str) -> None:
+    strange = [
+        "x",
+        "",
+        -1,
+        0,
+        1,
+        2**40,
+        10**400,
+        1.5,
+        float("nan"),
+        True,
+        [],
+        {},
+        [[]],
+        [None] * 32,
+        {"a": [1]},
+        ["x"] * 32,
+    ]
+    for value in strange:
+        for base in (LLAMA, DEEPSEEK, GEMMA3, of(use_cla=True)):
+            with contextlib.suppress(ValueError):
+                assert 0 <= kv_model({**base, key: value}).sequence_bytes(4096, Ranks(3, 2, 2)) < 2**100
