@@ -168,7 +168,7 @@ def section(folder: Path, model: dict[str, Any], **more: Any) -> dict[str, Any]:
 def test_a_latent_cache_on_many_ranks(tmp_path: Path, engine: str, others: str, sequences: int, limit: int) -> None:
     memory = section(tmp_path, DEEPSEEK_V3, kv_bytes=32 * 2**30)
     tuned = make(engine, command={"model": "/m", "others": others}, memory=memory)
-    (rule,) = [text for text in tuned.constraints() if text.endswith(f"<= {limit}")]
+    (rule,) = [text for text in tuned.constraints() if f" <= {limit} or " in text]
     assert rule.startswith("max_")
     assert tuned.memory.sequences == sequences
     assert tuned.mistakes() == []
@@ -178,15 +178,14 @@ def test_a_latent_cache_on_many_ranks(tmp_path: Path, engine: str, others: str, 
 def test_the_loosest_of_the_searched_ranks_bounds(tmp_path: Path) -> None:
     memory = section(tmp_path, DEEPSEEK_V3, kv_bytes=32 * 2**30)
     tuned = make("vllm", command={"model": "/m"}, memory=memory, target_field=[RANKS, BATCH])
-    assert "batch <= 59" in tuned.constraints()
+    assert "batch <= 59 or batch == 256" in tuned.constraints()
     by_token = make(
         "vllm", command={"model": "/m", "others": "-tp $TP"}, memory=memory, target_field=[{**RANKS, "min": 8}, BATCH]
     )
-    assert "batch <= 7" in by_token.constraints()
+    assert "batch <= 7 or batch == 256" in by_token.constraints()
     fixed = {**RANKS, "constant": 4}
-    assert (
-        "batch <= 14" in make("vllm", command={"model": "/m"}, memory=memory, target_field=[fixed, BATCH]).constraints()
-    )
+    fixed_ranks = make("vllm", command={"model": "/m"}, memory=memory, target_field=[fixed, BATCH])
+    assert "batch <= 14 or batch == 256" in fixed_ranks.constraints()
 
 
 @pytest.mark.parametrize(
@@ -210,7 +209,7 @@ def test_a_format_that_nobody_knows_is_named_where_it_was_written(tmp_path: Path
     memory = section(tmp_path, LLAMA3_8B, kv_bytes=8 * 2**30)
     (mistake,) = make("vllm", command={"model": "/m"}, memory={**memory, "kv_dtype": "q9"}).mistakes()
     assert mistake.startswith("memory.kv_dtype: dtype 'q9' is not one of auto, fp8")
-    tuned = make("vllm", command={"model": "/m", "others": "--kv-cache-dtype q9"}, memory=memory)
+    tuned = make("vllm", command={"model": "/m", "others": "--kv-cache-dtype q9"}, memory=memory, check_flags=False)
     assert (tuned.mistakes(), tuned.memory.sequences) == ([], None)
     assert "unknown format" in tuned.notes()[0]
 
@@ -288,8 +287,8 @@ def test_every_engine_with_a_table_bounds_its_batch(tmp_path: Path, name: str) -
         more = {"config_path": str(tmp_path / "service.json")}
     tuned = make(name, memory=memory, **more)
     assert tuned.mistakes() == []
-    assert any(rule.endswith("<= 50") for rule in tuned.constraints())
-    assert "50 fit" in tuned.notes()[0]
+    assert any(" <= 50" in rule for rule in tuned.constraints())
+    assert any("50 fit" in note for note in tuned.notes())
 
 
 def test_mindie_says_in_its_file_how_the_model_is_divided(tmp_path: Path) -> None:

@@ -51,7 +51,10 @@ def make_plan(settings: BaseSections) -> Plan:
     swarm = _swarm(settings, search, mistakes)
     if engine is None or benchmark is None or space is None or not groups or slo_mistakes(limits):
         raise ConfigValidationError(mistakes)
-    workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
+    try:
+        workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
+    except ConfigurationError as error:  # the engine has said so, too
+        raise ConfigValidationError(mistakes or [error.message]) from error
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
     mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
