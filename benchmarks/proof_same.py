@@ -43,7 +43,7 @@ def measured(folder: Path, rounds: int, seed: int) -> Rounds:
     folder.mkdir(parents=True, exist_ok=True)
     demo = (files("swarmtune.apps.cli") / "embedded.toml").read_text()
     (folder / "config.toml").write_text(demo + SAME)
-    arguments = ("--evaluations", "2", "--finalists", "1", "--confirm", str(rounds), "--seed", str(seed))
+    arguments = ("--evaluations", "2", "--confirm", str(rounds), "--seed", str(seed))
     command = [sys.executable, "-m", "swarmtune", "optimizer", *arguments]
     subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
     (database,) = folder.glob("swarmtune-studies/*/study.db")
