@@ -6,7 +6,7 @@
 Winner and baseline are the same command line but for the limit of a cache that is never full (8192 against 8191 MiB), so
 every gain that is found is false. `swarmtune optimizer` measures rounds of them as in any proof; each four of them in a row
 are judged by the product's own function. Beside that: four rounds drawn at random, 20,000 times, which shows how near the
-false gains are to the 2.5 % on either side that Student's t promises.
+false gains are to the 2.5 % on either side that Student's t allows.
 """
 
 from __future__ import annotations
