@@ -170,7 +170,7 @@ class Rest:
 
 
 def rest_of(model: type[BaseModel], data: dict[str, Any], error: ValidationError) -> Rest | None:
-    """What is left of the data without these mistakes; None if that is not valid, either.
+    """The settings that the data give without these mistakes; None if they are still not valid.
 
     Unknown keys are left out alone; for other mistakes their key, of a list the whole list, and where that is not enough,
     the whole table.

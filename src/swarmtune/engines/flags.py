@@ -46,7 +46,7 @@ class Flag:
         return self.takes in (SWITCH, PAIR)
 
     def refusal(self, text: str) -> str | None:
-        """What is wrong with this value, as the rest of a sentence that begins with the flag; None: nothing."""
+        """Why the flag refuses this value, as the end of a sentence that begins with the flag; None if it takes it."""
         if self.boolean:
             return f"is a switch and takes no value, so not {text[:60]!r}"
         if self.choices and text not in self.choices:
@@ -83,7 +83,7 @@ class Spelling:
         return self.flag.name, self.path
 
     def refusal(self, value: Value | None) -> str | None:
-        """What is wrong with this value, or with none, as the rest of a sentence; None: nothing."""
+        """Why the flag refuses this value, or the lack of one, as the end of a sentence; None if it takes it."""
         if self.path:
             return None if value is not None else "needs a value"
         if self.flag.boolean:
@@ -91,7 +91,7 @@ class Spelling:
         if value is None:
             return None if self.flag.takes == OPTIONAL else f"needs a value{self._which}"
         if isinstance(value, bool):
-            return f"takes a value{self._which}; it is no switch that is true or false"
+            return f"takes a value{self._which}; true and false are not values of it"
         return self.flag.refusal(str(value))
 
     @property

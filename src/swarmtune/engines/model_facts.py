@@ -14,7 +14,7 @@ MOST = 2**31  # no size of a model comes near it
 
 
 class ModelFacts:
-    """The config.json of a model, read once. What cannot be read or is no number is not known."""
+    """The config.json of a model, read once. A fact that is missing, or not a number, is None."""
 
     def __init__(self, model: str, config_path: Path | None = None) -> None:
         """``model``: a folder, or a name of which nothing is known here; ``config_path``: the file, where it is named."""

@@ -125,7 +125,7 @@ class Schema:
         return found
 
     def constraints(self, fields: Iterable[Field], known: Mapping[str, Value] | None = None) -> tuple[str, ...]:
-        """The rules between the fields, in their names. A parameter that is no field counts with its value in ``known``."""
+        """The rules between the fields, in their names. ``known``: the values of parameters that are not fields."""
         names = self.fields_by_parameter(fields)
         found = []
         for rule in self.rules:

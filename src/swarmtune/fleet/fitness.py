@@ -67,7 +67,7 @@ class ByBenchmark:
 
 
 def weighs_performance(function: Any) -> bool:
-    """Is it the older form, a function of one argument? ConfigurationError if it is no function of one or two."""
+    """Does the function take one argument, as in the older extension? ConfigurationError if it takes neither one nor two."""
     what = f"fitness_func must be a function of values and url, or of the measured performance alone, not {function!r}"
     if not callable(function):
         raise ConfigurationError(what)

@@ -27,7 +27,7 @@ class LoadPlace:
     async def start(self, command: Command, service: Service, folder: Path) -> Handle:
         """Start our own load generator; its files are in ``folder`` after ``fetch``.
 
-        BenchmarkExecutionError, for the user, if there is no such Python.
+        BenchmarkExecutionError, with the culprit user, if that Python is missing.
         """
         if self.python is None:
             return await self.here.start(replace(command, directory=str(folder)))

@@ -64,7 +64,7 @@ class Benchmark(ABC):
         """How to put this load on the service at ``url``. Result files go to the command's working directory."""
 
     def described(self, workload: Workload) -> str:
-        """What is sent to the service at one load, in a few words for people."""
+        """One load in a line of text: the requests, their lengths, and how long it lasts."""
         ends = [f"{workload.requests} requests"] if workload.requests is not None else []
         ends += [f"{workload.duration_s:g} s"] if workload.duration_s is not None else []
         warm = f", {workload.warmup_requests} requests before it" if workload.warmup_requests else ", no warm-up"
@@ -74,6 +74,10 @@ class Benchmark(ABC):
         )
         prompts, answers = (f"{mean:g}{f' ± {spread:g}' if spread else ''}" for mean, spread in lengths)
         return f"prompts of {prompts} tokens, answers of {answers}; a load lasts {' or '.join(ends)}{warm}"
+
+    def longest_s(self, workload: Workload) -> float | None:
+        """Seconds that a load may last, with everything that it waits for; None: as long as its requests take."""
+        return workload.duration_s
 
     def guesses(self) -> list[str]:
         """What the user has not said of the workload and was guessed, as sentences."""

@@ -15,7 +15,7 @@ from swarmtune.loadgen.ask.spec import ServiceNode, Spec
 from swarmtune.loadgen.base import Benchmark, LoadedService
 from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.send.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, mode_of
+from swarmtune.loadgen.send.plan import DEFAULT_CONCURRENCY, DEFAULT_REQUESTS, LONGEST, mode_of
 from swarmtune.records import Command, File, Measurement, Node, from_plain
 from swarmtune.workload import Load, Workload
 
@@ -82,6 +82,11 @@ class SwarmtuneBenchmark(Benchmark):
         per_user = config.benchmark_min_requests_per_user
         least += [f"{per_user:g} answers for each user"] if per_user else []
         return f"{text}; at least {' and '.join(least)}" if least else text
+
+    def longest_s(self, workload: Workload) -> float | None:
+        """Several durations where a load waits for a number of answers."""
+        waits = self.config.benchmark_min_requests or self.config.benchmark_min_requests_per_user
+        return workload.duration_s * LONGEST if waits and workload.duration_s is not None else workload.duration_s
 
     def guesses(self) -> list[str]:
         """Lengths, and the length of a load."""

@@ -160,7 +160,11 @@ def expected_time(plan: Plan) -> str:
     total = search + proof
     devices = sum(group.accelerators for group in plan.groups)
     spent = f" ({devices * total / 3600:.2g} accelerator-hours)" if any(g.nodes[0].devices for g in plan.groups) else ""
-    return f"at most about {math.ceil(total / 60)} min{spent}, if a start takes {start:g} s{assumed}{limit}"
+    longest = plan.benchmark.longest_s(plan.workload)
+    waits = longest is not None and longest > window
+    about = "about" if waits else "at most about"
+    slow = f" and a load {window:g} s; a slow service takes longer, up to {longest:g} s a load" if waits else ""
+    return f"{about} {math.ceil(total / 60)} min{spent}, if a start takes {start:g} s{assumed}{slow}{limit}"
 
 
 def load_seconds(plan: Plan) -> tuple[float | None, str]:

@@ -127,7 +127,7 @@ def judge(
     groups: int = 1,
     rejected: Sequence[int] = (),
 ) -> Proof:
-    """The verdict on the ``winner`` from the ``rounds`` alone; the baseline is recommended if the winner is no better.
+    """The verdict on the ``winner`` from the ``rounds`` alone; a winner that is not better gives way to the baseline.
 
     ``rejected``: finalists that broke their SLOs in rounds of their own.
     """
