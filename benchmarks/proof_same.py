@@ -2,6 +2,7 @@
 
     python benchmarks/proof_same.py                  100 proofs of 4 rounds each (two hours on two idle cores)
     python benchmarks/proof_same.py --proofs 10      a quick look
+    python benchmarks/proof_same.py --folder AA      keeps its studies; started again, it goes on behind the last one
 
 Winner and baseline are the same command line but for the limit of a cache that is never full (8192 against 8191 MiB), so
 every gain that is found is false. `swarmtune optimizer` measures rounds of them as in any proof; each four of them in a row
@@ -39,13 +40,14 @@ Rounds = list[dict[int, Observed]]
 
 
 def measured(folder: Path, rounds: int, seed: int) -> Rounds:
-    """Rounds of a study of its own: the baseline is 0, the same under another name 1."""
-    folder.mkdir(parents=True, exist_ok=True)
-    demo = (files("swarmtune.apps.cli") / "embedded.toml").read_text()
-    (folder / "config.toml").write_text(demo + SAME)
-    arguments = ("--evaluations", "2", "--confirm", str(rounds), "--seed", str(seed))
-    command = [sys.executable, "-m", "swarmtune", "optimizer", *arguments]
-    subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
+    """Rounds of a study of its own, measured now or earlier: the baseline is 0, the same under another name 1."""
+    if not list(folder.glob("swarmtune-studies/*/report.json")):
+        folder.mkdir(parents=True, exist_ok=True)
+        demo = (files("swarmtune.apps.cli") / "embedded.toml").read_text()
+        (folder / "config.toml").write_text(demo + SAME)
+        arguments = ("--evaluations", "2", "--confirm", str(rounds), "--seed", str(seed))
+        command = [sys.executable, "-m", "swarmtune", "optimizer", *arguments]
+        subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
     (database,) = folder.glob("swarmtune-studies/*/study.db")
     found: dict[str, dict[int, Observed]] = {}
     with reading(str(database)) as reader:
