@@ -38,36 +38,36 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# Tests on several machines and then whole studies go beside those that wait for one machine and then those that compute.
-# Machines and studies wait most of the time, so two files of them go at a time. Those that measure go alone, so that nothing
+# The unit suite first, one process for each core. Then tests that wait for processes and for machines go beside whole
+# studies, which wait most of the time, so two files of those go at a time. Those that measure go alone, so that nothing
 # disturbs them.
 MEASURING := tests/loadgen tests/e2e/test_many_streams.py
-WAITING := tests/apps tests/engines tests/execution tests/fleet tests/simulator
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
-COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= -m "not vllm" $(ARGS)
+COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= --durations=15 $(ARGS)
+PROCESSES := -m "processes and not vllm"
 
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
-	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-studies tests-computing
+	@$(MAKE) --no-print-directory tests-unit
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-studies tests-machines
 	@$(MAKE) --no-print-directory tests-measuring
-	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,computing machines waiting studies measuring)
+	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,unit waiting machines studies measuring)
 	.venv/bin/coverage report --fail-under=90
 
-tests-computing: tests-waiting ## the tests that compute
-	$(COVERED) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(WAITING))
-	$(COVERED) --cov-append tests/loadgen -m "not processes"
-
-tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
-	$(COVERED) -n 2 --dist loadfile $(MACHINES)
+tests-unit: install ## the unit suite with its coverage
+	$(COVERED) -n 2 -m "not processes and not vllm"
 
 tests-waiting: install ## the tests of commands, engines and processes
-	$(COVERED) $(WAITING) $(addprefix --ignore=,$(MACHINES))
+	$(COVERED) $(PROCESSES) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(MACHINES))
 
-tests-studies: tests-machines ## the tests of whole studies, two files at a time
-	$(COVERED) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
+tests-machines: tests-waiting ## the tests on machines of namespaces, over SSH, Ray and Slurm
+	$(COVERED) $(PROCESSES) -n 2 --dist loadfile $(MACHINES)
+
+tests-studies: install ## the tests of whole studies, two files at a time
+	$(COVERED) $(PROCESSES) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
 
 tests-measuring: install ## the tests that measure, alone
-	$(COVERED) $(MEASURING) -m "processes and not vllm"
+	$(COVERED) $(PROCESSES) $(MEASURING)
 
 test-fast: install ## the unit suite, which starts no process: under 2 minutes on two cores
 	$(PY) -m pytest -n 2 -m "not processes" $(ARGS)
@@ -97,4 +97,4 @@ docker: ## build the container image (needs a Docker engine)
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: first-time-setup test-fast test-pythons tests-computing tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: first-time-setup test-fast test-pythons tests-unit tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean

@@ -1,8 +1,8 @@
 """Run the unit suite on the Pythons of this machine, each in an environment of its own made from the lock file.
 
-``python tests/pythons.py [--ends] [pytest arguments]``, as ``make test-pythons`` calls it. Of each version from 3.11 on the
-oldest release found is taken; ``--ends`` takes only the oldest and the newest version. Environments are below .cache/.
-Where packages of an extra have no wheel for a Python, the suite runs without that extra, and the extra is named.
+``python tests/pythons.py [--ends] [--others] [pytest arguments]``, as ``make test-pythons`` calls it. Of each version from
+3.11 on the oldest release found is taken; ``--ends`` takes only the oldest and the newest version, and ``--others`` leaves
+out the release that runs this file: .venv's, on which ``make test`` runs that suite. Environments are below .cache/. Where packages of an extra have no wheel for a Python, the suite runs without that extra, and the extra is named.
 """
 
 from __future__ import annotations
@@ -103,6 +103,9 @@ def main(arguments: list[str]) -> int:
     if "--ends" in arguments:
         arguments = [a for a in arguments if a != "--ends"]
         pythons = [pythons[0], pythons[-1]] if len(pythons) > 1 else pythons
+    if "--others" in arguments:
+        arguments = [a for a in arguments if a != "--others"]
+        pythons = [(version, path) for version, path in pythons if version != sys.version_info[:3]]
     uv = uv_program()
     failed = []
     for version, path in pythons:
