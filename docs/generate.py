@@ -165,7 +165,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True, validated_data={})
-    if value is None or value is PydanticUndefined:
+    if value is None or value is PydanticUndefined or value == Path():
         return ""
     return f"`{json.dumps(value)}`"
 

@@ -2,7 +2,8 @@
 
 ``python tests/pythons.py [--ends] [--others] [pytest arguments]``, as ``make test-pythons`` calls it. Of each version from
 3.11 on the oldest release found is taken; ``--ends`` takes only the oldest and the newest version, and ``--others`` leaves
-out the release that runs this file: .venv's, on which ``make test`` runs that suite. Environments are below .cache/. Where packages of an extra have no wheel for a Python, the suite runs without that extra, and the extra is named.
+out the release that runs this file: .venv's, on which ``make test`` runs that suite. Environments are below .cache/.
+Where packages of an extra have no wheel for a Python, the suite runs without that extra, and the extra is named.
 """
 
 from __future__ import annotations

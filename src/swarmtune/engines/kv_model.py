@@ -7,6 +7,7 @@ of the keys are those of Hugging Face's configurations; absent ones have that li
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,11 +17,13 @@ from swarmtune.engines.kv_layers import FULL, NOTHING, STATE, WINDOW, UnknownLay
 from swarmtune.engines.parallel import Ranks
 
 DEFAULT_DTYPE = "bfloat16"
-DTYPE_BITS = {
+DTYPE_BITS: Mapping[str, float] = {
     **dict.fromkeys(("float32", "fp32", "float", "f32"), 32),
     **dict.fromkeys(("float16", "fp16", "half", "f16", "bfloat16", "bf16"), 16),
     **dict.fromkeys(("int8", "uint8", "c8"), 8),
     **dict.fromkeys(("int4", "fp4", "nvfp4", "fp4_e2m1", "float4_e2m1fn_x2"), 4),
+    **dict.fromkeys(("q4_0", "iq4_nl"), 4.5),  # of ggml, as all that follow: blocks with their scales
+    **dict(zip(("q4_1", "q5_0", "q5_1", "q8_0"), (5, 5.5, 6, 8.5), strict=True)),
 }
 FP8 = ("fp8", "float8")  # any of its forms: fp8_e4m3, float8_e5m2, ...
 MAX_NUMBER = 2**31  # no size of a model comes near it
@@ -74,7 +77,7 @@ class KvModel:
     """The cached layers of a model, in order, and the bits of a cached number. ``notes``: what is not counted."""
 
     layers: tuple[Layer, ...]
-    bits: int
+    bits: float
     notes: tuple[str, ...] = ()
     experts: bool = False
 
@@ -83,7 +86,7 @@ class KvModel:
         count, stages = len(self.layers), ranks.pipeline
         parts = [self.layers[i * count // stages : (i + 1) * count // stages] for i in range(stages)]
         fullest = max(sum(layer.numbers(tokens, ranks) for layer in part) for part in parts)
-        return -(-fullest * self.bits // 8) * ranks.tensor * stages
+        return math.ceil(fullest * self.bits / 8) * ranks.tensor * stages
 
 
 def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None) -> KvModel:
@@ -131,7 +134,7 @@ def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None) -> KvModel:
     return KvModel(tuple(layers), bits, tuple(notes), experts)
 
 
-def dtype_bits(name: str) -> int:
+def dtype_bits(name: str) -> float:
     """Bits of a number of this format, as engines and models spell it; ValueError if it is not known."""
     plain = name.lower().removeprefix("torch.")
     if plain.startswith(FP8):
@@ -165,7 +168,7 @@ def _inner(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _own_bits(chain: Sequence[Mapping[str, Any]]) -> int:
+def _own_bits(chain: Sequence[Mapping[str, Any]]) -> float:
     """Bits of the checkpoint's cache: what its quantisation says of the cache, else the format of the model."""
     for config in chain:
         quantised = config.get("quantization_config")

