@@ -22,6 +22,9 @@ from swarmtune.space import Space
         ("x --tensor-parallel-size 2 --tensor-parallel-size 4", 4),
         ("x --tp", None),
         ("x --tp zero --pp 0", None),
+        ("--tp 8 --dp 8 --enable-dp-attention", 8),  # the data parallel ranks are among the tensor ranks
+        ("--dp-size 8 --tp-size 8 --pp-size 2 --enable-dp-attention", 16),
+        ("--enable-dp-attention", None),
     ],
 )
 def test_flags_are_multiplied_and_the_last_of_equal_ones_counts(line: str, devices: int | None) -> None:

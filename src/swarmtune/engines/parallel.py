@@ -36,8 +36,11 @@ class Ranks:
 
 def parallel(argv: Sequence[str]) -> int | None:
     """Devices of all parallel ranks together; None if the command says nothing of them. The last of equal flags counts."""
-    given = [found for flags in PARALLEL_FLAGS if (found := _size(argv, flags)) is not None]
-    return math.prod(given) if given else None
+    given = [_size(argv, flags) for flags in PARALLEL_FLAGS]
+    if given == [None, None, None]:
+        return None
+    tensor, pipeline, data = (size or 1 for size in given)
+    return tensor * pipeline * (1 if DATA_ATTENTION_FLAG in argv else data)
 
 
 def ranks(argv: Sequence[str]) -> Ranks:
