@@ -94,6 +94,14 @@ def test_older_names(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str],
     assert (settings.simulate, settings.log_level) == (simulate, level)
 
 
+def test_the_older_name_of_the_services_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(folder, '[deploy]\npath_prefix = "/file"\n')
+    monkeypatch.setenv("OPTIX_DEPLOY_PATH", "/old")
+    assert read_settings(path, {}).deploy.path_prefix == "/old"
+    monkeypatch.setenv("SWARMTUNE_DEPLOY__PATH_PREFIX", "/new")
+    assert read_settings(path, {}).deploy.path_prefix == "/new"
+
+
 def test_simulate_takes_the_place_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_EVAL_STATE_SIMULATE", "1")
     assert make_plan(read_settings(None, {"optimizer": {"engine": "vllm"}})).engine.name == "simulated"

@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +42,11 @@ MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 # pydantic's names of the mistakes of a number that lies outside its limits
 OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
-OLD_VARIABLES = {"simulate": "MODEL_EVAL_STATE_SIMULATE", "log_level": "MODELEVALSTATE_LEVEL"}
+OLD_VARIABLES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "MODEL_EVAL_STATE_SIMULATE": lambda text: {"simulate": text},
+    "MODELEVALSTATE_LEVEL": lambda text: {"log_level": text},
+    "OPTIX_DEPLOY_PATH": lambda text: {"deploy": {"path_prefix": text}},
+}
 
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
@@ -334,8 +338,8 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     model = settings_model()
     variables, mistakes = environment(model, os.environ)
     old = [
-        Layer(f"environment variable {name}", {key: os.environ[name]})
-        for key, name in OLD_VARIABLES.items()
+        Layer(f"environment variable {name}", table(os.environ[name]))
+        for name, table in OLD_VARIABLES.items()
         if os.environ.get(name)
     ]
     layers = (Layer("command line", overrides), *variables, *old, Layer(str(path) if path else "defaults", content))
