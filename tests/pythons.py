@@ -3,6 +3,7 @@
 ``python tests/pythons.py [--ends] [--others] [pytest arguments]``, as ``make test-pythons`` calls it. Of each version from
 3.11 on the oldest release found is taken; ``--ends`` takes only the oldest and the newest version, and ``--others`` leaves
 out the release that runs this file: .venv's, on which ``make test`` runs that suite. Environments are below .cache/.
+``--oldest`` only prints the path of the oldest release.
 Where packages of an extra have no wheel for a Python, the suite runs without that extra, and the extra is named.
 """
 
@@ -98,6 +99,9 @@ def main(arguments: list[str]) -> int:
     """The number of Pythons on which the suite fails."""
     programs = {path.resolve(): path for path in candidates()}
     pythons = chosen((version, path) for path in programs.values() if (version := version_of(path)))
+    if "--oldest" in arguments:
+        say(str(pythons[0][1]))
+        return 0
     absent = [f"3.{n}" for n in range(OLDEST[1], NEWEST[1] + 1) if (3, n) not in {v[:2] for v, _ in pythons}]
     if absent:
         say(f"Not on this machine, and so not tested: Python {', '.join(absent)}")
