@@ -24,7 +24,8 @@ hypothesis.settings.load_profile("any machine")
 # The tests that start a process, by how their ids begin; they get the marker "processes". All others are the unit suite:
 # `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
 PROCESSES = (
-    *("e2e/", "vllm/test_vllm_e2e", "engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
+    *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour"),
+    *("engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
     *("fleet/test_fitness.py::" + name for name in (
         "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",
         "test_a_master_without",

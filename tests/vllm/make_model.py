@@ -1,6 +1,6 @@
-"""Make a tiny model directory that vLLM serves with random weights (``--load-format dummy``).
+"""Make a tiny model directory that vLLM serves with random weights: its own (``--load-format dummy``) or the folder's.
 
-Run it with the Python of ``.venv-vllm``: ``.venv-vllm/bin/python tests/vllm/make_model.py [--directory DIR]``.
+Run it with the Python of ``.venv-vllm``: ``.venv-vllm/bin/python tests/vllm/make_model.py [--directory DIR] [--weights]``.
 Does nothing when the directory is complete.
 """
 
@@ -72,13 +72,23 @@ def main() -> None:
     """Read the options and write the files; ``config.json`` last, as the sign that the rest is there."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--directory", type=Path, default=ROOT / ".cache" / "tiny-llama", help="where to write it")
-    directory = parser.parse_args().directory.absolute()
+    parser.add_argument(
+        "--weights", action="store_true", help="also write random weights, as any model's folder has them"
+    )
+    arguments = parser.parse_args()
+    directory = arguments.directory.absolute()
     if (directory / "config.json").exists():
         sys.stdout.write(f"{directory} is complete.\n")
         return
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "tokenizer.json").write_text(tokenizer_json())
     (directory / "tokenizer_config.json").write_text(json.dumps(TOKENIZER, indent=1))
+    if arguments.weights:
+        import torch
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(**CONFIG)).to(torch.bfloat16).save_pretrained(directory)
     (directory / "config.json").write_text(json.dumps(CONFIG, indent=1))
     sys.stdout.write(f"{directory} is ready.\n")
 

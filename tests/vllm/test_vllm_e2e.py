@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.vllm.page import add_row
 
 from swarmtune.clock import RealClock
 from swarmtune.engines.help_text import flags_in_help, missing_in_help
@@ -26,18 +26,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = Path(__file__).with_name("config.toml")
 VLLM = ROOT / ".venv-vllm" / "bin" / "vllm"
 SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
-
-PAGE = ROOT / "docs" / "vllm-result.md"
-HEAD = """\
-# The last run on real vLLM
-
-Written by `make test-vllm`: vLLM 0.32 on the CPU with a small model of random weights, `max_num_seqs` and
-`max_num_batched_tokens` searched in three evaluations, winner and baseline measured once more. It shows that the loop
-works on the real engine; a single pair of re-measurements never makes a gain significant.
-
-| date (UTC) | benchmark | evaluations | failures | seconds | baseline req/s | winner req/s | winner | verdict |
-|---|---|---|---|---|---|---|---|---|
-"""
 
 pytestmark = [
     pytest.mark.vllm,
@@ -98,11 +86,8 @@ def test_tunes_and_proves(benchmark: str, tmp_path: Path) -> None:
 
 def write_down(result: dict[str, Any]) -> None:
     """One row per benchmark in docs/vllm-result.md."""
-    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| 20")] if PAGE.exists() else []
-    rows = [row for row in rows if f"| {result['benchmark']} |" not in row]
     baseline, best, verdict = result["baseline"], result["best"], result["verdict"]
     cells = [
-        datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"),
         result["benchmark"],
         result["evaluations"],
         result["failures"],
@@ -112,8 +97,7 @@ def write_down(result: dict[str, Any]) -> None:
         ", ".join(f"{k.lower()} {v}" for k, v in best["setting"].items()),
         verdict["reason"] + ("" if verdict["gain_percent"] is None else f" ({verdict['gain_percent']:+.0f} %)"),
     ]
-    rows.append("| " + " | ".join(str(c) for c in cells) + " |")
-    PAGE.write_text(HEAD + "\n".join(sorted(rows)) + "\n")
+    add_row(cells, "Three evaluations", lambda row: f"| {result['benchmark']} |" in row)
 
 
 async def test_too_large_a_cache_is_out_of_memory(tmp_path: Path) -> None:
