@@ -5,9 +5,9 @@
     python benchmarks/proof_same.py --folder AA      keeps its studies; started again, it goes on behind the last one
 
 Winner and baseline are the same command line but for the limit of a cache that is never full (8192 against 8191 MiB), so
-every gain that is found is false. `swarmtune optimizer` measures rounds of them as in any proof; each four of them in a row
-are judged by the product's own function. Beside that: four rounds drawn at random, 20,000 times, which shows how near the
-false gains are to the 2.5 % on either side that Student's t allows.
+every gain that is found is false. `swarmtune optimizer` measures rounds of them as in any proof; each `--rounds` of them in
+a row are judged by the product's own function. Beside that: as many rounds drawn at random, 20,000 times, which shows how
+near the false gains are to the 2.5 % on either side that Student's t allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import numpy as np
 from swarmtune.study.reader import reading
 from swarmtune.tuner.proof.confirm import Observed, judge
 
-ROUNDS = 4  # of a proof, as in the demo
 MOST = 48  # rounds of a study: `confirm` takes at most 50
 DRAWN = 20_000
 SAME = """
@@ -72,23 +71,25 @@ def main() -> None:
     """Measure, judge, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--proofs", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=4, help="of each proof (default 4, as in the demo)")
     parser.add_argument("--folder", type=Path, help="where the studies stay; default: a temporary folder")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        place, wanted, seed = arguments.folder or Path(temporary), arguments.proofs * ROUNDS, 1
+        each, place, seed = arguments.rounds, arguments.folder or Path(temporary), 1
+        wanted = arguments.proofs * each
         rounds: Rounds = []
         while len(rounds) < wanted:
             rounds += measured(place / str(seed), min(MOST, wanted - len(rounds)), seed)
             seed += 1
-    proofs = [is_better(rounds[i : i + ROUNDS]) for i in range(0, len(rounds) - ROUNDS + 1, ROUNDS)]
+    proofs = [is_better(rounds[i : i + each]) for i in range(0, wanted, each)]
     rng = np.random.default_rng(0)
-    drawn = [is_better([rounds[i] for i in rng.choice(len(rounds), ROUNDS, replace=False)])[0] for _ in range(DRAWN)]
+    drawn = [is_better([rounds[i] for i in rng.choice(len(rounds), each, replace=False)])[0] for _ in range(DRAWN)]
     values = [np.log(pair[1].value or np.nan) - np.log(pair[0].value or np.nan) for pair in rounds]
     print(f"{len(rounds)} rounds; the gain of one spreads by {100 * np.std(values, ddof=1):.1f} %")
     print(
         f"{len(proofs)} proofs: {sum(p[0] for p in proofs)} false gains, {sum(p[1] for p in proofs)} the other way round"
     )
-    print(f"four rounds drawn at random, {DRAWN:,} times: {np.mean(drawn):.1%} false gains")
+    print(f"{each} rounds drawn at random, {DRAWN:,} times: {np.mean(drawn):.1%} false gains")
 
 
 if __name__ == "__main__":
