@@ -48,7 +48,9 @@ def measured(folder: Path, rounds: int, seed: int) -> Rounds:
         command = [sys.executable, "-m", "swarmtune", "optimizer", *arguments]
         subprocess.run(command, cwd=folder, check=True, stdout=sys.stderr)
     (database,) = folder.glob("swarmtune-studies/*/study.db")
-    found: dict[str, dict[int, Observed]] = {}
+    found: dict[
+        int, dict[str, dict[int, Observed]]
+    ] = {}  # by round, and by its repeats: the last is the one that counts
     with reading(str(database)) as reader:
         (head,) = reader.heads()
         for attempt in reader.attempts(head.name):
@@ -56,8 +58,11 @@ def measured(folder: Path, rounds: int, seed: int) -> Rounds:
             if attempt.kind.startswith("prove:") and result and result.score and result.measurement:
                 metrics, blocks = result.measurement.metrics, result.measurement.blocks["request_goodput"]
                 correction = float(np.mean(blocks)) / metrics["request_goodput"]
-                found.setdefault(attempt.kind, {})[int(attempt.trial_number != 0)] = Observed(result.score, correction)
-    return [pair for pair in found.values() if len(pair) == 2]
+                number = int(attempt.kind.split(":")[2])
+                pair = found.setdefault(number, {}).setdefault(attempt.kind, {})
+                pair[int(attempt.trial_number != 0)] = Observed(result.score, correction)
+    last = [list(repeats.values())[-1] for _, repeats in sorted(found.items())]
+    return [pair for pair in last if len(pair) == 2]
 
 
 def is_better(rounds: Rounds) -> tuple[bool, bool]:

@@ -298,6 +298,17 @@ def test_init_writes_every_parameter(clean: Path, cli: Cli, engine: str, flags: 
     assert len(names) == len(set(names))
 
 
+@pytest.mark.parametrize(("engine", "flag"), [("vllm", "--max-num-seqs"), ("sglang", "--max-running-requests")])
+def test_init_leaves_to_the_engine_what_it_chooses_itself(clean: Path, cli: Cli, engine: str, flag: str) -> None:
+    assert cli("init", "-e", engine, "--model", "org/model").code == 0
+    text = (clean / "config.toml").read_text()
+    assert "# value = 256  # as long as it is not given, the service chooses:" in text
+    checked = cli("check").out
+    (service,) = (line for line in checked.splitlines() if "org/model --" in line)
+    assert flag not in service
+    assert "256 stands for" in " ".join(checked.split())
+
+
 def test_init_for_a_command_asks_for_the_model(clean: Path, cli: Cli) -> None:
     assert cli("init", "-e", "command").code == 0
     ended = cli("check")

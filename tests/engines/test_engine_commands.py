@@ -98,13 +98,35 @@ def test_vllm_memory_bounds_the_batch(tmp_path: Path) -> None:
     assert space.default().values["max_num_seqs"] == 256
     assert space.broken(space.default()) == []
     assert space.broken(space.setting({"max_num_seqs": 9})) == [kept]
-    bound, note = engine.notes()
+    bound, note = engine.notes()[-2:]
     assert "8 fit on 1 device" in bound
     assert note.startswith("max_num_seqs: the baseline 256 is more than the KV cache holds")
     chosen = [{"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 1024, "value": 512}]
     (sentence,) = make("vllm", command={"model": "/m"}, memory=memory, target_field=chosen).mistakes()
     assert sentence.startswith("vllm.target_field seqs: value 512 breaks the rule 'seqs <= 8'")
     assert "[vllm.memory]" in sentence
+
+
+@pytest.mark.parametrize(("engine", "batch"), [("vllm", "max_num_seqs"), ("sglang", "max_running_requests")])
+def test_the_baseline_leaves_to_the_engine_what_it_chooses_itself(engine: str, batch: str) -> None:
+    tuned = make(engine, command={"model": "/m"})
+    flag = f"--{batch.replace('_', '-')}"
+    space = Space(tuned.fields(), tuned.constraints())
+    own = tuned.own_choices()
+    argv = tuned.command(space.default(), Group()).argv
+    assert batch in own
+    assert not {f.config_position for f in tuned.fields() if f.name in own} & {*argv}
+    assert any(note.startswith(f"{batch} 256 stands for") for note in tuned.notes())
+    other = tuned.command(space.setting({**space.default().values, batch: 128}), Group()).argv
+    assert other[other.index(flag) + 1] == "128"
+    assert len(other) == len(argv) + 2  # nothing else is passed by this setting
+    given = {"name": batch, "config_position": flag, "min": 1, "max": 1024}
+    chosen = make(engine, command={"model": "/m"}, target_field=[{**given, "value": 256}])
+    argv = chosen.command(Space(chosen.fields()).default(), Group()).argv
+    assert argv[argv.index(flag) + 1] == "256"
+    assert chosen.own_choices() == {}
+    unsaid = make(engine, command={"model": "/m"}, target_field=[given])
+    assert flag not in unsaid.command(Space(unsaid.fields()).default(), Group()).argv
 
 
 def test_unknown_vllm_flags_unless_told_not_to_look() -> None:

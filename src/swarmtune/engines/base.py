@@ -110,6 +110,10 @@ class Engine(ABC):
         """Further parameters that the engine knows and ``fields`` does not have, each with a note on it, maybe empty."""
         return ()
 
+    def own_choices(self) -> Mapping[str, str]:
+        """The fields whose values at their default are not passed, as the service chooses them itself: each with by what."""
+        return {}
+
     def model_fields(self, model: str) -> tuple[Field, ...]:
         """Fields without a choice by which the service loads this model, where no key of the section does it."""
         del model

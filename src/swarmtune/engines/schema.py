@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -14,7 +14,7 @@ from swarmtune.engines.baseline import is_sound, with_default
 from swarmtune.engines.flags import FLOAT, INT, PAIR, TEXT, Flag, Flags, Spelling
 from swarmtune.engines.placement import BoolStyle, flag, load_field, opposite, text
 from swarmtune.engines.target_field import TargetField
-from swarmtune.records import Value
+from swarmtune.records import Setting, Value
 from swarmtune.space import Constraint, Dimension, Field
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -27,7 +27,8 @@ class Parameter:
 
     ``default`` None: the engine computes it. ``dtype`` and ``dtype_param`` as in ``space.Field``. ``live``: the method and
     path by which the running engine takes a new value; empty: only at its start. ``when``: the rule, written as those of
-    ``Schema.rules``, without which the parameter has no effect.
+    ``Schema.rules``, without which the parameter has no effect. ``own``: by what the engine chooses where its flag is left
+    out; ``default`` then only stands for that choice. Empty: the default is the same everywhere.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Parameter:
     note: str = ""
     live: str = ""
     when: str = ""
+    own: str = ""
 
     def to_field(self, name: str, config_position: str | None = None) -> Field:
         """A field of the search space for this parameter, with the engine's default as its value."""
@@ -195,6 +197,32 @@ class Schema:
             return made
         resting = Dimension.of(made).decode(0.5) if made.value is None else made.value
         return replace(made, constant=resting, when="false")
+
+    def own(self, fields: Sequence[Field], chosen: Collection[str]) -> dict[str, Parameter]:
+        """The parameters that the engine chooses at their default, by the names of their fields: the flag is left out then,
+        so that the baseline is the service as it runs today. ``chosen``: the fields whose baseline the user wrote.
+        """
+        names, found = self.fields_by_parameter(fields), {}
+        given = {f.name: f for f in fields if f.name not in chosen and f.fixed is None and not f.live}
+        for parameter in self.parameters:
+            made = given.get(names.get(underscored(parameter.name), ""))
+            if parameter.own and made is not None and made.value == parameter.default:
+                found[made.name] = parameter
+        return found
+
+    def passed(self, fields: Sequence[Field], setting: Setting, chosen: Collection[str]) -> tuple[Field, ...]:
+        """The fields whose values this setting passes to the engine: all but those that it chooses itself."""
+        own = self.own(fields, chosen)
+        return tuple(f for f in fields if f.name not in own or setting.values.get(f.name) != f.value)
+
+    def own_notes(self, fields: Sequence[Field], chosen: Collection[str]) -> list[str]:
+        """What the values stand for at which the engine chooses, as sentences."""
+        return [
+            f"{name} {text(parameter.default)} stands for {self.engine}'s own choice ({parameter.own}): its flag is left "
+            "out then; a `value` of yours is passed"
+            for name, parameter in self.own(fields, chosen).items()
+            if parameter.default is not None
+        ]
 
     def unused(self, fields: Iterable[Field]) -> tuple[tuple[Field, str], ...]:
         """Every parameter that these fields do not set, as a field, and the note on it."""

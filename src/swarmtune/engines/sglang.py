@@ -99,7 +99,12 @@ class SglangEngine(Engine):
     def notes(self) -> list[str]:
         """Also a baseline that is more than the KV cache holds."""
         fields = self.fields()
-        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+        own = self.schema.own_notes(fields, self.config.baselines)
+        return [*super().notes(), *own, *self._bound.notes(fields, self._batch(fields))]
+
+    def own_choices(self) -> Mapping[str, str]:
+        """Those of its parameters that follow the device, the model or free memory."""
+        return {name: p.own for name, p in self.schema.own(self.fields(), self.config.baselines).items()}
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
@@ -136,7 +141,8 @@ class SglangEngine(Engine):
     def command(self, setting: Setting, group: Group) -> Command:
         """``python -m sglang.launch_server --model-path MODEL --host H --port P`` with the setting's flags."""
         config, section = self.config, self.config.command
-        placed = place(self.fields(), setting, self.schema.flag_of, self.schema.write)
+        fields = self.schema.passed(self.fields(), setting, config.baselines)
+        placed = place(fields, setting, self.schema.flag_of, self.schema.write)
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})

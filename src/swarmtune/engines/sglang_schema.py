@@ -10,13 +10,23 @@ from swarmtune.engines.schema import Parameter, Schema
 POLICIES = ["lpm", "random", "fcfs", "dfs-weight", "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first"]
 KV_DTYPES = ["auto", "fp8_e5m2", "fp8_e4m3"]
 PARAMETERS = (
-    Parameter("--max-running-requests", default=256, min=1, max=2048, log=True, note="computed from free memory"),
-    Parameter("--chunked-prefill-size", "enum", 8192, dtype_param=[512, 1024, 2048, 4096, 8192, 16384]),
+    Parameter("--max-running-requests", default=256, min=1, max=2048, log=True, own="from the free memory"),
+    Parameter(
+        "--chunked-prefill-size",
+        "enum",
+        8192,
+        dtype_param=[512, 1024, 2048, 4096, 8192, 16384],
+        own="by the device's memory",
+    ),
     Parameter("--max-prefill-tokens", default=16384, min=1024, max=65536, log=True),
-    Parameter("--mem-fraction-static", "float", 0.88, min=0.5, max=0.95, note="weights and KV cache of the total"),
+    Parameter(
+        *("--mem-fraction-static", "float", 0.88, 0.5, 0.95),
+        note="weights and KV cache of the total",
+        own="by the device's memory and other settings",
+    ),
     Parameter("--schedule-policy", "enum", "fcfs", dtype_param=POLICIES),
     Parameter("--schedule-conservativeness", "float", 1.0, min=0.1, max=2.0),
-    Parameter("--page-size", "enum", 1, dtype_param=[1, 16, 32, 64, 128]),
+    Parameter("--page-size", "enum", 1, dtype_param=[1, 16, 32, 64, 128], own="by the attention backend"),
     Parameter("--num-continuous-decode-steps", default=1, min=1, max=16),
     Parameter("--prefill-max-requests", min=1, max=256, log=True),
     Parameter("--max-queued-requests", min=1, max=4096, log=True),

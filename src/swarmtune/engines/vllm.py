@@ -88,7 +88,12 @@ class VllmEngine(Engine):
     def notes(self) -> list[str]:
         """Also a baseline that is more than the KV cache holds."""
         fields = self.fields()
-        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+        own = self.schema.own_notes(fields, self.config.baselines)
+        return [*super().notes(), *own, *self._bound.notes(fields, self._batch(fields))]
+
+    def own_choices(self) -> Mapping[str, str]:
+        """Those of its parameters that follow the device, the model or free memory."""
+        return {name: p.own for name, p in self.schema.own(self.fields(), self.config.baselines).items()}
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
@@ -122,7 +127,8 @@ class VllmEngine(Engine):
         On several nodes its multiprocessing back end joins them (--nnodes); only the first serves.
         """
         config, section = self.config, self.config.command
-        placed = place(self.fields(), setting, self.schema.flag_of, self.schema.write)
+        fields = self.schema.passed(self.fields(), setting, config.baselines)
+        placed = place(fields, setting, self.schema.flag_of, self.schema.write)
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})

@@ -8,9 +8,18 @@ from swarmtune.engines.flags import read_flags
 from swarmtune.engines.schema import Parameter, Schema
 
 KV_DTYPES = ["auto", "fp8", "fp8_e4m3", "fp8_e5m2"]
+BY_MODEL = "on where the model allows it"
 PARAMETERS = (
-    Parameter("--max-num-seqs", default=256, min=1, max=1024, log=True, note="CPU 128; 1024 from 70 GiB of GPU"),
-    Parameter("--max-num-batched-tokens", default=2048, min=256, max=65536, log=True, note="8192 from 70 GiB of GPU"),
+    Parameter(
+        *("--max-num-seqs", "int", 256, 1, 1024),
+        log=True,
+        own="256; 1024 from 70 GiB of device memory on, but on A100s; 128 for each rank on CPUs",
+    ),
+    Parameter(
+        *("--max-num-batched-tokens", "int", 2048, 256, 65536),
+        log=True,
+        own="2048; 8192 from 70 GiB of device memory on, but on A100s; 16384 from 160 GiB on",
+    ),
     Parameter("--max-num-active-seqs", min=1, max=1024, log=True, note="<= max_num_seqs; cheap to change"),
     Parameter("--max-num-scheduled-tokens", min=256, max=65536, log=True, note="<= max_num_batched_tokens"),
     Parameter("--performance-mode", "enum", "balanced", dtype_param=["balanced", "interactivity", "throughput"]),
@@ -20,9 +29,9 @@ PARAMETERS = (
         when="{enable_chunked_prefill}",
     ),
     Parameter("--prefill-schedule-interval", default=1, min=1, max=16, when="{data_parallel_size} > 1"),
-    Parameter("--enable-chunked-prefill", "bool", True),
-    Parameter("--enable-prefix-caching", "bool", True, note="prompts must be fresh in every measurement"),
-    Parameter("--async-scheduling", "bool", True),
+    Parameter("--enable-chunked-prefill", "bool", True, own=BY_MODEL),
+    Parameter("--enable-prefix-caching", "bool", True, note="prompts must be fresh in every measurement", own=BY_MODEL),
+    Parameter("--async-scheduling", "bool", True, own="on where the other settings allow it"),
     Parameter("--scheduling-policy", "enum", "fcfs", dtype_param=["fcfs", "priority"]),
     Parameter("--stream-interval", default=1, min=1, max=16, note="above 1 clients cannot measure token gaps"),
     Parameter("--scheduler-reserve-full-isl", "bool", True),
@@ -34,7 +43,7 @@ PARAMETERS = (
     ),
     Parameter("--kv-cache-memory-bytes", min=2**28, max=2**38, log=True),
     Parameter("--kv-cache-dtype", "enum", "auto", dtype_param=KV_DTYPES, note="changes the output: check quality"),
-    Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64, 128]),
+    Parameter("--block-size", "enum", 16, dtype_param=[8, 16, 32, 64, 128], own="by the attention backend"),
     Parameter("--tensor-parallel-size", default=1, min=1, max=64, note="divides the attention heads"),
     Parameter("--pipeline-parallel-size", default=1, min=1, max=64),
     Parameter("--data-parallel-size", default=1, min=1, max=64),

@@ -115,8 +115,9 @@ def engine_lines(engine: Any, model: str | None) -> list[str]:
     except ConfigurationError as error:
         return [*lines, f"# its parameters could not be read yet: {error.message.splitlines()[0]}"]
     lines += ["", "# What may change. `value` is the baseline; `constant = ...` takes a parameter out of the search."]
+    own = engine.own_choices()
     for field in (*loaded, *(fields or [EXAMPLE])):
-        lines += field_lines(name, field)
+        lines += field_lines(name, field, own.get(field.name, ""))
     if unused:
         lines += ["", "# What else the engine has: remove the # in front of an entry to search it, too."]
     for field, note in unused:
@@ -125,11 +126,15 @@ def engine_lines(engine: Any, model: str | None) -> list[str]:
     return [*[f"# rule of the engine: {rule}" for rule in rules], *lines]
 
 
-def field_lines(name: str, field: Field) -> list[str]:
-    """One [[ENGINE.target_field]] entry."""
+def field_lines(name: str, field: Field, own: str = "") -> list[str]:
+    """One [[ENGINE.target_field]] entry. ``own``: by what the service chooses the value today."""
     names = ("name", "config_position", "dtype", "min", "max", "dtype_param", "log", "value", "constant")
     given = {k: getattr(field, k) for k in names if getattr(field, k) is not None and (k != "log" or field.log)}
-    return ["", f"[[{name}.target_field]]", *(f"{k} = {toml(v)}" for k, v in given.items())]
+    chosen = (
+        f"# value = {toml(given.pop('value'))}  # as long as it is not given, the service chooses: {own}" if own else ""
+    )
+    lines = ["", f"[[{name}.target_field]]", *(f"{k} = {toml(v)}" for k, v in given.items())]
+    return [*lines, chosen] if chosen else lines
 
 
 def toml(value: Any) -> str:
