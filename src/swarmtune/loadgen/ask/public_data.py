@@ -13,6 +13,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+from urllib.error import HTTPError
 
 from swarmtune.errors import CommunicationError, ConfigPathError
 
@@ -87,6 +88,8 @@ def _copy(url: str, target: BinaryIO, file: PublicFile) -> None:
     except _DiskError as error:
         raise OSError(str(error)) from error
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise CommunicationError(f"{url} cannot be fetched ({error}): {way_out}") from error
     if target.tell() < file.size:
         raise CommunicationError(

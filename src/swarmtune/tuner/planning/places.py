@@ -15,6 +15,7 @@ def output_folder(given: str, mistakes: list[str]) -> Path:
     """The folder for studies, as a path. A mistake if it cannot be made there; nothing is made here."""
     try:
         path = expanded(given)
+        _there(path)
         taken = next((p for p in (path, *path.parents) if p.exists() and not p.is_dir()), None)
         within = next((p for p in (path, *path.parents) if p.is_dir()), path)
     except (ConfigurationError, OSError) as error:
@@ -64,7 +65,16 @@ def check_earlier(given: list[str] | None, mistakes: list[str]) -> None:
                 )
 
                 database_url(place)
-            elif not (place.strip() and expanded(place).exists()):
+            elif not (place.strip() and _there(expanded(place))):
                 mistakes.append(f"optimizer.earlier.{number}: no such file or folder: {place[:200]!r}")
         except (ConfigurationError, OSError) as error:
             mistakes.append(f"optimizer.earlier.{number}: {getattr(error, 'strerror', None) or error}")
+
+
+def _there(path: Path) -> bool:
+    """Is there anything at this path? OSError if its name cannot be one: from Python 3.14 on ``exists`` says no."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
