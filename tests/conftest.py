@@ -52,7 +52,7 @@ PROCESSES = (
     )),
     *("simulator/test_ranks", "simulator/test_simulator_command"),
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
-    *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference", "test_the_plugin",
+    *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference",
                                      "test_commands_and_options")),
     *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept")),
     "test_registry.py::test_built_in_parts_come", "test_cluster_names.py::test_importing",

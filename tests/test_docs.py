@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import io
-import os
 import re
 import runpy
-import subprocess
 import sys
 import tokenize
 import tomllib
@@ -253,41 +251,6 @@ def test_every_dependency_has_a_decision() -> None:
     for requirement in wanted:
         name = re.split(r"[\[>=<; ]", requirement)[0]
         assert name in decided, name
-
-
-@pytest.fixture
-def plugin(tmp_path: Path) -> Path:
-    """The example of docs/plugins.md, as an installer would lay it out."""
-    code, test, *_ = fences(DOCS / "plugins.md", "python")
-    project = tomllib.loads(fences(DOCS / "plugins.md", "toml")[0])["project"]
-    (tmp_path / "tinyserve.py").write_text(code)
-    (tmp_path / "test_tinyserve.py").write_text(test)
-    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    entries = [f"{name} = {target}" for name, target in project["entry-points"]["swarmtune.plugins"].items()]
-    (info / "entry_points.txt").write_text("\n".join(["[swarmtune.plugins]", *entries, ""]))
-    return tmp_path
-
-
-def run(folder: Path, *argv: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "COLUMNS": "200"}
-    argv = (sys.executable, *argv)
-    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_the_plugin_example_runs(plugin: Path) -> None:
-    out = run(plugin, "-c", "from swarmtune.apps.cli import main; main()", "check", "-e", "tinyserve")
-    assert "tinyserve tiny --host 127.0.0.1 --port 8000 --max-batch 8" in out
-
-
-def test_the_plugin_example_keeps_the_contract(plugin: Path) -> None:
-    out = run(
-        plugin, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", "."
-    )
-    assert re.search(r"\d\d passed", out)
 
 
 def test_the_picture_is_drawn_from_the_recorded_run() -> None:

@@ -106,7 +106,7 @@ def test_no_file_names_a_folder_of_the_machine_it_was_made_on() -> None:
 def test_extras_are_named_once() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     extras = project["project"]["optional-dependencies"]
-    assert extras["all"] == [f"swarmtune[{','.join(name for name in extras if name not in ('all', 'dev'))}]"]
+    assert extras["all"] == [f"swarmtune[{','.join(name for name in extras if name not in ('all', 'dev', 'testing'))}]"]
     assert project["dependency-groups"]["dev"] == ["swarmtune[dev]"]
     dashboards = [line for name in ("dashboard", "postgres") for line in extras[name]]
     assert set(dashboards) <= set(extras["dev"])  # the tests need them, and pip installs only this extra

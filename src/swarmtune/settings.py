@@ -185,12 +185,14 @@ class LoadSearchSection(Section):
 class EarlyStopSection(Section):
     """[early_stop]: end a measurement as soon as the rest of it cannot matter."""
 
-    mode: Literal["off", "report", "on"] = Field(
-        "report", description="on: end it; report: finish it, and report what ending it would have saved"
+    mode: Literal["off", "report", "auto", "on"] = Field(
+        "auto",
+        description="on: end it; report: finish it, and report what ending it would have saved; "
+        "auto: on where a load is the same from its beginning to its end, else report",
     )
     confidence: float = Field(0.99, ge=0.8, lt=1, description="how sure it must be")
     margin: float = Field(
-        0.05, ge=0, lt=1, description="relative distance below the best value so far that ends a measurement"
+        0.1, ge=0, lt=1, description="relative distance below the best value so far that ends a measurement"
     )
 
 

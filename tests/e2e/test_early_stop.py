@@ -16,13 +16,21 @@ def measurements(study: Path) -> list[dict[str, object]]:
     return [json.loads(path.read_text()) for path in sorted(study.glob("attempts/*/load-*/measurement.json"))]
 
 
-@pytest.mark.parametrize("mode", ["on", "report"])
-def test_a_broken_promise(workplace: Workplace, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("more", "acts"),
+    [
+        ('[early_stop]\nmode = "on"', True),
+        ('[early_stop]\nmode = "report"', False),
+        ("", False),  # without a warm-up
+        ("warmup_request_count = 4\nworkers_max = 2", True),
+    ],
+)
+def test_a_broken_promise(workplace: Workplace, more: str, acts: bool) -> None:
     changed = QUICK.replace("p95_tpot_ms = 500", "p95_tpot_ms = 0.5").replace(
         "request_count = 12", "request_count = 2000"
     )
     one_load = changed.replace("confirm = 1", "confirm = 0")
-    workplace.config(f'{one_load}\n[early_stop]\nmode = "{mode}"\n')
+    workplace.config(f"{one_load}\n{more}\n")
     _, out, _ = workplace.run("--json", "--evaluations", "1")
     told = json.loads(out)["early_stop"]
     (measured,) = measurements(workplace.study)
@@ -30,7 +38,7 @@ def test_a_broken_promise(workplace: Workplace, mode: str) -> None:
     assert isinstance(stop, dict)
     assert (stop["rule"], stop["of"]) == ("promise_broken", "p95_tpot_ms")
     completed = measured["metrics"]["completed"]  # type: ignore[index]
-    if mode == "on":
+    if acts:
         assert stop["done"]
         assert completed < 2000
         assert (told["stopped"], told["decided"]) == (1, 0)

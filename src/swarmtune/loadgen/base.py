@@ -46,6 +46,13 @@ class Benchmark(ABC):
         return f"the benchmark {self.name} cannot end a measurement early"
 
     @property
+    def early_stop_doubt(self) -> str:
+        """Why the beginning of a load says too little of its rest to end it early unasked, as part of a sentence; empty: it
+        says enough.
+        """
+        return ""
+
+    @property
     def concurrency_cap(self) -> int | None:
         """The most requests at a time that the user allows while the load search varies the request rate; None: any."""
         cap: int | None = getattr(self.config, "concurrency", None)  # the user's own, not a default number of users

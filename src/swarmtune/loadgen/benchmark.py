@@ -32,11 +32,31 @@ class SwarmtuneBenchmark(Benchmark):
     measures_power = True
     config: LoadgenOptions
     Config = LoadgenOptions
+    early_stop_obstacle = ""
 
     @property
-    def early_stop_obstacle(self) -> str:
-        """Only a single process sees all requests and can decide on them."""
-        return "" if self.config.workers_max == 1 else "loadgen.workers_max must be 1 for that"
+    def early_stop_doubt(self) -> str:
+        """Loads that are not the same from their beginning to their end."""
+        config = self.config
+        ramps = ("concurrency_ramp_duration", "prefill_concurrency_ramp_duration", "request_rate_ramp_duration")
+        doubts = (
+            (config.fixed_schedule, "a schedule has quiet and busy times (fixed_schedule)"),
+            (any(getattr(config, name) for name in ramps), "the load rises over a ramp"),
+            (
+                config.conversation_turn_mean > 1 or config.conversation_turn_stddev > 0,
+                "later turns of a conversation are other requests than its first (conversation_turn_mean)",
+            ),
+            (config.input_file or config.public_dataset, "the first requests of a file may be unlike the rest"),
+            (
+                config.prompt_prefix_pool_size > 0,
+                "the service's cache fills up with prefixes (prompt_prefix_pool_size)",
+            ),
+            (
+                not config.warmup_request_count and config.warmup_duration is None,
+                "a service that is not warmed up is slow at first (warmup_request_count)",
+            ),
+        )
+        return next((reason for holds, reason in doubts if holds), "")
 
     def mistakes(self) -> list[str]:
         """A file of requests that is not there."""
@@ -135,7 +155,7 @@ class SwarmtuneBenchmark(Benchmark):
         )
         spec = Spec(
             url=(service.url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos,
-            options=options, early_stop=None if self.early_stop_obstacle else workload.early_stop,
+            options=options, early_stop=workload.early_stop,
             nodes=tuple(ServiceNode(host=node.host, devices=node.devices) for node in service.nodes),
             metrics_url=service.metrics_url, power_needed=service.power_needed, service_token=service.token,
         )  # fmt: skip

@@ -316,7 +316,6 @@ class LoadgenOptions(BaseModel):
              "prompt_prefix_pool_size and shared_system_prompt_length exclude each other"),
             ((self.prompt_prefix_pool_size > 0) == (self.prompt_prefix_length > 0),
              "prompt_prefix_pool_size and prompt_prefix_length go together"),
-            (not self.stop_when_decided or self.workers_max == 1, "stop_when_decided needs workers_max = 1"),
             (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
             (not self.proxy or urlsplit(self.proxy if "//" in self.proxy else f"http://{self.proxy}").scheme == "http",
              "the proxy must be of the form http://host:port"),

@@ -16,7 +16,7 @@ from swarmtune.loadgen.ask.source import Block, Source
 from swarmtune.loadgen.ask.spec import Spec, headers_of
 from swarmtune.loadgen.ask.target import Target
 from swarmtune.loadgen.endpoints import make_endpoint
-from swarmtune.loadgen.judge.deciding import deciding
+from swarmtune.loadgen.judge.deciding import asks, deciding
 from swarmtune.loadgen.read.spool import collect
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
@@ -44,6 +44,7 @@ class RunPart:
     share: Share = field(default_factory=Share)
     observer: Observer | None = None
     granted: bool = False  # credits come from outside, in blocks
+    followed: bool = False  # others read the spool as it grows, and tell the sender when they have seen enough
 
 
 class LoadRun:
@@ -64,6 +65,7 @@ class LoadRun:
         wire = make_wire(self.spool, tls=any(target.tls for target in targets), kind=self.options.wire)
         self.sender = Sender(wire, targets, self.endpoint, self.prefix, part.observer)
         self.sender.facts.worker = f"worker-{part.share.worker}"
+        self.sender.spool_is_read = asks(spec)
         self._wire = wire
         self.started_ns = self.ended_ns = 0
         self.started_unix_ns = 0
@@ -95,9 +97,12 @@ class LoadRun:
         gc.freeze()
         gc.disable()
         try:
-            with deciding(self.part.spec, self.spool, self.sender) as told:
+            spools = () if self.part.followed else (self.spool,)
+            with deciding(self.part.spec, spools, self.part.directory, self.sender.finish) as answer:
+                if answer.descriptor is not None:
+                    self.sender.follow(answer.descriptor, answer.read)
                 self.sender.run(self._phases(begin))
-            self.early_stop = told.early_stop
+            self.early_stop = answer.early_stop
         finally:
             gc.enable()
             gc.unfreeze()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -146,9 +147,9 @@ class EngineContract:
         loaded = Setting({**setting.values, "CONCURRENCY": 8, "REQUESTRATE": 2.5})
         assert engine.command(loaded, GROUP).same_process(engine.command(setting, GROUP))
 
-    async def test_ready_after_health_and_one_completion(self, engine: Engine) -> None:
+    def test_ready_after_health_and_one_completion(self, engine: Engine) -> None:
         probe = FakeProbe()
-        assert await engine.ready(probe)
+        assert asyncio.run(engine.ready(probe))
         method, path, body = probe.requests[-1]
         assert (method, body["model"], body["max_tokens"]) == ("POST", engine.model, 1)
         assert path.startswith("/")
@@ -167,8 +168,8 @@ class EngineContract:
         ],
         ids=["silent", "loading", "no answer", "wrong status", "no JSON", "no object", "no choice", "an error"],
     )
-    async def test_not_ready_before(self, engine: Engine, probe: FakeProbe) -> None:
-        assert not await engine.ready(probe)
+    def test_not_ready_before(self, engine: Engine, probe: FakeProbe) -> None:
+        assert not asyncio.run(engine.ready(probe))
 
     @pytest.mark.parametrize(("exit_code", "log", "cause", "culprit"), ENDS)
     def test_diagnosis(self, engine: Engine, exit_code: int | None, log: str, cause: str, culprit: Culprit) -> None:

@@ -1,20 +1,25 @@
-"""What every executor must do. Inherit ``ExecutorContract`` and give it a fixture ``executor``."""
+"""What every executor must do. Inherit ``ExecutorContract`` in a test class and supply ``make_executor``."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import signal
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError
 from swarmtune.execution.executors.base import Executor, Handle
 from swarmtune.records import Command, File
+
+PATIENCE_S = 120.0  # for a test that waits for what never comes
 
 STUBBORN = """
 import signal, time
@@ -104,11 +109,50 @@ async def gone(pids: Iterable[int]) -> None:
         await asyncio.sleep(0.05)
 
 
+def _with_executor(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """The test as one that is not async, so that pytest runs it by itself, with an executor that is closed afterwards."""
+    wanted = inspect.signature(test).parameters
+
+    def run(self: ExecutorContract, tmp_path: Path, **arguments: Any) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(PATIENCE_S):
+                executor = self.make_executor(tmp_path / "root")
+                try:
+                    await test(self, executor=executor, **arguments)
+                finally:
+                    await executor.close()
+
+        arguments |= {"tmp_path": tmp_path} if "tmp_path" in wanted else {}
+        asyncio.run(whole())
+
+    functools.update_wrapper(run, test)
+    names = dict.fromkeys(["self", "tmp_path", *(name for name in wanted if name != "executor")])
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    vars(run)["__signature__"] = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    del vars(run)["__wrapped__"]  # else pytest takes it for async
+    return run
+
+
 class ExecutorContract:
     """The tests. The executor must run on this machine's kernel, so that the tests can look at its processes.
 
-    ``tmp_path`` must be the same folder on both sides.
+    ``tmp_path`` must be the same folder on both sides. A class with ``make_executor`` needs no plugin of pytest; its own
+    async tests that take an ``executor`` need none either. A class without it gives a fixture ``executor``, which may be
+    async where the plugin is that runs such fixtures.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.make_executor is ExecutorContract.make_executor:
+            return
+        for name in dir(cls):
+            test = getattr(cls, name)
+            if name.startswith("test_") and inspect.iscoroutinefunction(test):
+                setattr(cls, name, _with_executor(test))
+
+    def make_executor(self, folder: Path) -> Executor:
+        """An executor whose files go to ``folder``, which is not there yet. The tests close it."""
+        raise NotImplementedError
 
     def alive(self, pid: int) -> bool:
         """Does this process run? To be answered by those whose commands live in a pid namespace of their own."""

@@ -38,7 +38,7 @@ class StopRules:
     min_success_rate: float = 0.99
     metric: str = ""
     to_beat: float | None = None
-    margin: float = 0.05
+    margin: float = 0.1
     confidence: float = 0.99
 
 

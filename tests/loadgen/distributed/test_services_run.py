@@ -22,6 +22,7 @@ from swarmtune.loadgen.distributed import Output, Patience, measure, run
 from swarmtune.loadgen.judge.certify import certify
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Progress, Records
+from swarmtune.workload import StopRules
 
 Start = Callable[[Script], Awaitable[RawServer]]
 PROGRAM = Path(__file__).with_name("services_program.py")
@@ -197,12 +198,45 @@ async def test_secret_headers_reach_the_workers(
 async def test_workers_without_a_slot_are_not_started(raw_server: Start, tmp_path: Path) -> None:
     server = await raw_server(Counting(1).script)
     told: list[Progress] = []
-    spec = spec_of(server.url, request_count=6, concurrency=2, stop_when_decided=True)
-    records = await runs(spec, 4, tmp_path, on_progress=told.append)
+    records = await runs(spec_of(server.url, request_count=6, concurrency=2), 4, tmp_path, on_progress=told.append)
     assert len(records.requests) == 6
     assert (told[-1].workers, told[-1].ended, told[-1].in_flight) == (2, 6, 0)
-    assert "this run goes to its end" in told[-1].notes[0]
-    assert "2 of 4 workers are used" in told[-1].notes[1]
+    assert "2 of 4 workers are used" in told[-1].notes[0]
+
+
+async def test_an_early_stop_is_of_all_workers(raw_server: Start, tmp_path: Path) -> None:
+    """Answers take 20 ms, the SLO is 1 ms; a run of minutes ends after some seconds."""
+
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await asyncio.sleep(0.02)
+            await peer.answer(token(" a"), token(" b", "length"), USAGE, DONE)
+
+    server = await raw_server(script)
+    rules = StopRules(act=True, limits={"p95_e2el_ms": 1.0})
+    spec = spec_of(server.url, benchmark_duration=170.0, concurrency=4).model_copy(update={"early_stop": rules})
+    async with asyncio.timeout(150):
+        records = await runs(spec, 2, tmp_path)
+    stop = records.early_stop
+    assert stop is not None
+    assert (stop.rule, stop.of, stop.done) == ("promise_broken", "p95_e2el_ms", True)
+    assert set(records.requests["outcome"].tolist()) == {Outcome.COMPLETED}
+    assert {int(worker) for worker in records.requests["worker"]} == {0, 1}
+    nothing_left(tmp_path)
+
+
+async def test_all_workers_end_when_it_is_decided(raw_server: Start, tmp_path: Path) -> None:
+    server = await raw_server(Counting(1).script)
+    options = {"stop_when_decided": True, "benchmark_duration": 170.0, "concurrency": 4, "slo_attainment_fraction": 0.9}
+    spec = spec_of(server.url, **options).model_copy(update={"request_slos": {"e2el_ms": 10_000.0}})
+    async with asyncio.timeout(150):
+        records = await runs(spec, 2, tmp_path)
+    rows = records.requests
+    assert set(rows["outcome"].tolist()) == {Outcome.COMPLETED}
+    assert {int(worker) for worker in rows["worker"]} == {0, 1}
+    assert not records.interrupted
+    nothing_left(tmp_path)
 
 
 async def test_a_worker_that_is_killed_makes_the_run_invalid(raw_server: Start, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.read.spool import SpoolReader, collect
 from swarmtune.loadgen.records import Outcome
-from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
+from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.wire.base import NOTE, PIECE, RECORD
 
 ENDPOINT = make_endpoint("m", LoadgenOptions())
@@ -121,9 +121,7 @@ def test_a_spool_that_ends_in_the_middle_gives_what_is_whole(tmp_path: Path) -> 
 
 def test_a_spool_that_grows_is_read_bit_by_bit(tmp_path: Path) -> None:
     path = tmp_path / "spool"
-    whole = (
-        b"".join(answered(n) for n in range(5)) + RECORD.pack(8, NOTE, IN_FLIGHT, 0, 0, 0) + (42).to_bytes(8, "little")
-    )
+    whole = b"".join(answered(n) for n in range(5)) + RECORD.pack(16, NOTE, IN_FLIGHT, 0, 0, 0) + FLIGHTS.pack(7, 42)
     path.write_bytes(b"")
     reader = SpoolReader(path, ENDPOINT)
     with path.open("ab", buffering=0) as file:
@@ -134,4 +132,4 @@ def test_a_spool_that_grows_is_read_bit_by_bit(tmp_path: Path) -> None:
     expected, expected_chunks, _ = collect(path, ENDPOINT)
     assert np.array_equal(requests, expected)
     assert np.array_equal(chunks, expected_chunks)
-    assert (len(requests), reader.in_flight) == (5, 42)
+    assert (len(requests), reader.until_ns, reader.in_flight) == (5, 7, 42)

@@ -11,6 +11,7 @@ import pytest
 
 import swarmtune
 from swarmtune import registry
+from swarmtune.apps.cli.check import facts
 from swarmtune.apps.cli.init import found_engine
 from swarmtune.engines.simulated import SimulatedEngine
 from swarmtune.errors import ConfigValidationError
@@ -67,13 +68,58 @@ class OtherBenchmark(SwarmtuneBenchmark):
 def test_a_benchmark_says_whether_it_can_stop_early() -> None:
     on = {"early_stop": {"mode": "on"}}
     assert plan(**on).early_stop is not None
-    several = plan(**on, loadgen={"workers_max": 2})
-    assert several.early_stop is None
-    assert "early_stop has no effect: loadgen.workers_max must be 1 for that" in several.notices
+    assert plan(**on, loadgen={"workers_max": 2}).early_stop is not None
     registry.register_benchmarks("other", OtherBenchmark)
     other = plan(**on, optimizer={"benchmark": "other"})
     assert other.early_stop is None
     assert "early_stop has no effect: other never stops" in other.notices
+    assert other.early_stop_text == "never: other never stops"
+    assert plan(optimizer={"benchmark": "other"}).early_stop is None
+
+
+WARM = {"warmup_request_count": 8}
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_early_stop_acts_by_itself_where_a_load_stays_the_same(workers: int) -> None:
+    made = plan(loadgen={**WARM, "workers_max": workers}, objective={"slo": {"p95_ttft_ms": 9, "mean_tpot_ms": 9}})
+    assert made.early_stop is not None
+    assert made.early_stop.act
+    assert made.early_stop_text == (
+        "ends a measurement when p95_ttft_ms, success_rate surely cannot be kept, or request_goodput is 10% below "
+        "the best so far"
+    )
+    assert ("early stop", made.early_stop_text) in facts(made)
+
+
+@pytest.mark.parametrize(
+    ("loadgen", "reason"),
+    [
+        ({}, "not warmed up"),
+        ({**WARM, "concurrency_ramp_duration": 5}, "ramp"),
+        ({**WARM, "request_rate": 4, "request_rate_ramp_duration": 5}, "ramp"),
+        ({**WARM, "conversation_turn_mean": 3}, "later turns"),
+        ({**WARM, "prompt_prefix_pool_size": 9, "prompt_prefix_length": 9}, "prefixes"),
+        ({**WARM, "public_dataset": "sharegpt"}, "first requests of a file"),
+        ({**WARM, "public_dataset": "sharegpt", "fixed_schedule": True}, "quiet and busy times"),
+        ({**WARM, "user_centric_rate": 2, "num_users": 3, "conversation_turn_mean": 3}, "later turns"),
+    ],
+)
+def test_elsewhere_it_reports_unless_it_is_told_to_act(loadgen: dict[str, Any], reason: str) -> None:
+    made = plan(loadgen=loadgen)
+    assert made.early_stop is not None
+    assert not made.early_stop.act
+    assert made.early_stop_text.startswith("only reported: ")
+    assert reason in made.early_stop_text
+    told = plan(loadgen=loadgen, early_stop={"mode": "on"}).early_stop
+    assert told is not None
+    assert told.act
+
+
+def test_early_stop_is_no_part_of_a_study() -> None:
+    made = [plan(loadgen=WARM, early_stop={"mode": mode}) for mode in ("off", "report", "auto", "on")]
+    assert [m.early_stop_text for m in made[:2]] == ["off", "only reported"]
+    assert all(m.fingerprint() == made[0].fingerprint() for m in made)
 
 
 class OtherSearch(RandomSearch):

@@ -115,6 +115,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ("SLOs", f"{slos}, success rate >= {plan.objective.min_success_rate:g}"),
         ("workload", plan.benchmark.described(plan.workload)),
         ("load", loads),
+        ("early stop", plan.early_stop_text),
         (
             "search",
             f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",

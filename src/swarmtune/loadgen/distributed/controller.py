@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgspec
 
 from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import BenchmarkExecutionError, CommunicationError, IPCTimeoutError
@@ -29,6 +31,7 @@ from swarmtune.loadgen.distributed.messages import (
     Died,
     Done,
     Execute,
+    Finish,
     Gone,
     Heartbeat,
     Hello,
@@ -58,7 +61,9 @@ from swarmtune.loadgen.distributed.service import (
 from swarmtune.loadgen.distributed.services import MANAGERS
 from swarmtune.loadgen.distributed.signals import interruptible
 from swarmtune.loadgen.distributed.timing_manager import granted_in_blocks, useful_workers
+from swarmtune.loadgen.distributed.worker_manager import spool_of
 from swarmtune.loadgen.exports.report import Report, facts_of
+from swarmtune.loadgen.judge.deciding import Answer, deciding
 from swarmtune.loadgen.observe.observing import discard, observed, observing
 from swarmtune.loadgen.records import Progress, Records, Stage
 
@@ -96,6 +101,7 @@ class SystemController(Service):
         self._manager_of: dict[str, str] = {}
         self._progress: dict[str, Progress] = {}
         self._data = Data("", Block(0))
+        self._answer = Answer()  # of the process that reads all spools
         self._dead: dict[str, str] = {}
         self._stage: Stage = "starting"
         self._notes: list[str] = []
@@ -142,7 +148,8 @@ class SystemController(Service):
         self._one(TakePart(workers, managers), TIMING)
         self._all(lambda _: Start())
         self._stage = "warming up"
-        self._all(lambda _: Execute(), survivors=True)
+        with self._deciding() as self._answer:
+            self._all(lambda _: Execute(), survivors=True)
         self._stopping, self._stage = True, "collecting"
         collected = self._all(lambda _: Collect(), survivors=True)
         return self._bring_together(collected)
@@ -165,7 +172,8 @@ class SystemController(Service):
     @on_start
     def start_managers(self) -> None:
         """Configure and start the managers. ConfigurationError: the data cannot be read."""
-        self._spec_text = self._spec_for_services()
+        self._spec = self._spec_for_services()
+        self._spec_text = self._spec.model_dump_json(exclude_unset=True)
         for message in (Configure(self._spec_text), Start()):
             self._until([self.channel.ask(message, name) for name in self.settings.managers])
 
@@ -214,17 +222,23 @@ class SystemController(Service):
         granted = granted_in_blocks(self.settings.spec.options, self._data.credits)
         self._all(lambda name: Configure(text, workers.index(name), len(workers), granted, digest))
 
-    def _spec_for_services(self) -> str:
+    def _spec_for_services(self) -> Spec:
         """With the headers of our environment. What was not given stays so: the data depend on it."""
         spec = self.settings.spec
         update: dict[str, Any] = {}
         if headers := headers_of(spec.options):
             update["header"] = tuple(f"{name}: {value}" for name, value in headers.items())
-        if (self.settings.workers > 1 or self.settings.remote) and spec.options.stop_when_decided:
-            self._note("one worker can stop when decided, several cannot: this run goes to its end")
-            update["stop_when_decided"] = False
+        early_stop = spec.early_stop
+        if self.settings.remote and (spec.options.stop_when_decided or early_stop):
+            self._note("answers on other hosts are not seen before the end: this run is not ended early")
+            update["stop_when_decided"], early_stop = False, None
         options = spec.options.model_copy(update=update)
-        return spec.model_copy(update={"options": options}).model_dump_json(exclude_unset=True)
+        return spec.model_copy(update={"options": options, "early_stop": early_stop})
+
+    def _deciding(self) -> AbstractContextManager[Answer]:
+        """While this lasts, a process reads what all workers record; it alone decides, and all are told to finish."""
+        spools = [spool_of(worker, self.place / WORKERS) for worker in self._manager_of]
+        return deciding(self._spec, spools, self.place, lambda: self.channel.publish(Finish()))
 
     def _on_hosts(self) -> dict[str, str]:
         """The workers on other hosts, with their managers."""
@@ -241,14 +255,14 @@ class SystemController(Service):
         merged: Collected = self._one(Merge(present, managers, clocks.relations, self._dead, self._started_ns), RECORDS)
         for manager in hosts:
             self.channel.publish(Shutdown(), manager)
-        return merged
+        return msgspec.structs.replace(merged, early_stop=self._answer.early_stop)
 
     def _process(self, collected: Collected, interrupted: bool, output: Output) -> Report:
         self._stage = "working out results"
         self._tell()
         directory = str(output.directory.absolute())
         made: Processed = self._one(Process(collected, interrupted, directory, output.formats, output.command), POST)
-        facts = facts_of(self.settings.spec, made.certificate, output.command, made.inputs_sha256)
+        facts = facts_of(self.settings.spec, made.certificate, output.command, made.inputs_sha256, collected.early_stop)
         return Report(self._records(collected, interrupted), made.results, made.certificate, facts)
 
     @on_cleanup
@@ -308,6 +322,7 @@ class SystemController(Service):
     def _look(self) -> None:
         """Deliver messages, check for silent services, report the progress."""
         self.bus.wait(LOOK_S)
+        self._answer.read()
         now = self.clock.monotonic()
         if now >= self._beat_hosts_at:
             self._beat_hosts_at = now + BEAT_S

@@ -24,6 +24,7 @@ from swarmtune.loadgen.distributed.clocks import ClockRelation
 from swarmtune.loadgen.judge.certify import Certificate
 from swarmtune.loadgen.judge.summary import Results
 from swarmtune.loadgen.records import Progress, WorkerFacts
+from swarmtune.records import EarlyStop
 
 
 class BusMessage(msgspec.Struct, frozen=True, tag=True):
@@ -112,12 +113,19 @@ class Stop(BusMessage, frozen=True):
     """To all workers: end the run; what there is will be used."""
 
 
+class Finish(BusMessage, frozen=True):
+    """To all workers: send no more, and wait for the answers that are under way."""
+
+
 class Collect(BusMessage, frozen=True):
     """To a worker: parse the spool and write the columns to files. Answered by Collected."""
 
 
 class Collected(BusMessage, frozen=True):
-    """Where columns are, and the rest of what was recorded: by one worker (times: its host's), or by all of them."""
+    """Where columns are, and the rest of what was recorded: by one worker (times: its host's), or by all of them.
+
+    ``early_stop``: of the run; a worker knows of none.
+    """
 
     directory: str
     errors: list[str]
@@ -127,6 +135,7 @@ class Collected(BusMessage, frozen=True):
     started_unix_ns: int
     request_prefix: str
     lost: bool
+    early_stop: EarlyStop | None = None
 
 
 class MeasureClocks(BusMessage, frozen=True):

@@ -22,7 +22,7 @@ def records_of(told: Collected, *, interrupted: bool) -> Records:
     requests, chunks = (np.load(Path(told.directory) / name, mmap_mode="c") for name in (REQUESTS_FILE, CHUNKS_FILE))
     return Records(
         requests, chunks, told.errors, told.facts, told.started_ns, told.ended_ns, told.started_unix_ns,
-        told.request_prefix, interrupted=interrupted, lost=told.lost,
+        told.request_prefix, interrupted=interrupted, lost=told.lost, early_stop=told.early_stop,
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from swarmtune.loadgen.distributed.messages import (
     Collected,
     Done,
     Execute,
+    Finish,
     Grant,
     Heartbeat,
     Low,
@@ -55,7 +56,7 @@ class Worker(Service):
         """ConfigurationError: the data cannot be read, or are not those of the controller."""
         order, spec = self.order, self.spec
         share = Share(order.worker, order.workers)
-        self.run = LoadRun(RunPart(spec, self.place, share, self._watch, granted=order.granted))
+        self.run = LoadRun(RunPart(spec, self.place, share, self._watch, granted=order.granted, followed=True))
         self._few = SPARE + 2 * share.of(concurrency_of(spec.options) or 1)
         if fingerprint(self.run.dataset, self.run.endpoint, spec) != order.digest:
             other = f"{self.name} would send other requests than the controller: the input files differ, or the"
@@ -137,6 +138,10 @@ class Worker(Service):
     def _tick(self, progress: Progress) -> None:
         self.channel.publish(Heartbeat(self.state, replace(progress)), CONTROLLER)
         self.bus.wait(0)
+
+    @on_message(Finish)
+    def _finish(self, _: str, __: Finish) -> None:
+        self.run.sender.finish()
 
     @on_message(Stop)
     def _end(self, _: str, __: Stop) -> None:

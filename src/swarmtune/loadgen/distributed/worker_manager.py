@@ -12,8 +12,15 @@ from swarmtune.loadgen.distributed.clocks import monotonic_ns
 from swarmtune.loadgen.distributed.lifecycle import on_cleanup, on_stop
 from swarmtune.loadgen.distributed.messages import Done, Piece, Ping, Pong, ReadPiece, Spawn
 from swarmtune.loadgen.distributed.service import Service, on_message
+from swarmtune.loadgen.run import SPOOL_FILE
 
 PIECE_BYTES = 4 * 2**20
+WORKERS_FOLDER = "workers"
+
+
+def spool_of(worker: str, place: Path) -> Path:
+    """The spool of this worker, if it is on this machine. ``place``: folder of its manager."""
+    return place / WORKERS_FOLDER / worker / SPOOL_FILE
 
 
 class WorkerManager(Service):
@@ -23,7 +30,7 @@ class WorkerManager(Service):
         """``clock_offset_ns``: see serve_host."""
         super().__init__(bus, name, place)
         self._offset = clock_offset_ns
-        self._children = Children(self.channel, place / "workers", clock_offset_ns)
+        self._children = Children(self.channel, place / WORKERS_FOLDER, clock_offset_ns)
 
     @on_stop
     def dismiss(self) -> None:

@@ -19,7 +19,7 @@ from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece, understood
 from swarmtune.loadgen.endpoints.sse import shown
 from swarmtune.loadgen.read.counts import Evidence, disbelieve
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
-from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
+from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.wire.base import PIECE, RECORD
 from swarmtune.loadgen.wire.framing import Framing
 
@@ -60,7 +60,7 @@ class SpoolReader:
         self._rows = _Rows(endpoint, worker)
         self._pieces: defaultdict[int, tuple[list[bytes], list[bytes]]] = defaultdict(lambda: ([], []))
         self._at = 0
-        self.in_flight = 0  # requests, when the worker last said so
+        self.in_flight = self.until_ns = 0  # requests, and CLOCK_MONOTONIC, when the worker last said so
 
     def advance(self, progress: Callable[[float], None] = lambda _: None) -> None:
         """Parse what was added to the spool since the last call."""
@@ -70,7 +70,7 @@ class SpoolReader:
                 parts.append(data)
                 times.append(stamps)
             elif exchange == IN_FLIGHT:
-                self.in_flight = int.from_bytes(data, "little")
+                self.until_ns, self.in_flight = FLIGHTS.unpack(data)
             else:
                 self._rows.add(Note.unpack(data), *self._pieces.pop(exchange, ([], [])))
 

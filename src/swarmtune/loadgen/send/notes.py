@@ -6,7 +6,8 @@ import struct
 from dataclasses import dataclass
 
 _FIXED = struct.Struct("<qiBBqqqqqqqqqiih?")
-IN_FLIGHT = -1  # exchange of a note that only tells how many requests are in flight
+IN_FLIGHT = -1  # exchange of a note that only holds a FLIGHTS: until when all is in the spool, and what is not over
+FLIGHTS = struct.Struct("<qq")  # CLOCK_MONOTONIC, ns; requests in flight
 TEXT_LIMIT = 500  # characters of a transport error that are kept
 
 

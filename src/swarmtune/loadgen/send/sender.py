@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from swarmtune.loadgen.ask.target import Target
 from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint, understood
 from swarmtune.loadgen.records import Outcome, Progress, WorkerFacts
-from swarmtune.loadgen.send.notes import IN_FLIGHT, Note
+from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.send.ownload import OwnLoad
 from swarmtune.loadgen.send.timing import FOREVER, Ticket, Timing
 from swarmtune.loadgen.wire.base import ERRORS, Happening, Kind, Wire
@@ -97,6 +97,7 @@ class Sender:
         self.stopped = False  # the end was asked for
         self.lost = False
         self.facts = WorkerFacts(str(os.getpid()), wire.name, kernel_stamps=True)
+        self.spool_is_read = False  # flush the spool at each tick, for a reader that follows it
         self._wire = wire
         self._targets = targets
         self._endpoint = endpoint
@@ -119,8 +120,6 @@ class Sender:
         self._enough_ns = 0  # when as many requests had ended as a phase waits for
         self._followed: dict[int, Callable[[], None]] = {}  # descriptor -> what to do when it can be read
         self._watched: dict[int, Callable[[], None]] = {}  # the same, by the wire's number
-        self._numbers_followed: dict[int, int] = {}
-        self._spool_is_read = False
         self._load = OwnLoad()
 
     # --- the run ---------------------------------------------------------------------------------------------------
@@ -134,15 +133,8 @@ class Sender:
         self._finished_ns = self._finished_ns or time.monotonic_ns()
 
     def follow(self, descriptor: int, readable: Callable[[], None]) -> None:
-        """Call ``readable`` whenever this descriptor can be read. The spool is flushed at each tick, for its reader."""
+        """Call ``readable`` whenever this descriptor can be read during the run."""
         self._followed[descriptor] = readable
-        self._spool_is_read = True
-
-    def unfollow(self, descriptor: int) -> None:
-        """Stop following this descriptor."""
-        number = self._numbers_followed.pop(descriptor, None)
-        if number is not None and self._watched.pop(number, None) is not None:
-            self._wire.drop(number)
 
     def connect(self, connections: int) -> None:
         """Open so many connections ahead of the run. CommunicationError if the service cannot be reached."""
@@ -165,8 +157,7 @@ class Sender:
         if self._observer.descriptor is not None:
             self._followed[self._observer.descriptor] = self._observer.readable
         for descriptor, call in self._followed.items():
-            number = self._numbers_followed[descriptor] = self._wire.watch(descriptor)
-            self._watched[number] = call
+            self._watched[self._wire.watch(descriptor)] = call
         try:
             for phase in phases:
                 if not self.stopped:
@@ -222,8 +213,8 @@ class Sender:
         if phase.timing.shape.phase:
             self._load.look(self.facts)
         self._observer.tick(self.progress)
-        if self._spool_is_read:
-            self._wire.note(IN_FLIGHT, len(self._flights).to_bytes(8, "little"))
+        if self.spool_is_read:
+            self._wire.note(IN_FLIGHT, FLIGHTS.pack(time.monotonic_ns(), len(self._flights)))
             self._wire.flush()
 
     def _over(self, phase: TimedPhase, now: int) -> bool:

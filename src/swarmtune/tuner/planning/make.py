@@ -14,7 +14,7 @@ from swarmtune.execution.config import ParallelConfig
 from swarmtune.execution.executors import executor_class
 from swarmtune.execution.reach import executor_of
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.objective import OBJECTIVES, SLO_NAME, per_request_limits, slo_mistakes
+from swarmtune.objective import SLO_NAME, per_request_limits, slo_mistakes
 from swarmtune.records import Group, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
@@ -27,7 +27,7 @@ from swarmtune.tuner.planning.places import check_earlier, check_study, output_f
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import not_runnable
-from swarmtune.workload import StopRules
+from swarmtune.tuner.planning.stops import early_stop_text, stop_rules
 
 DEFAULT_EVALUATIONS = 16
 SCRIPT_KEYS = ("start", "start_script", "stop_script", "config_path", "health_check_url", "health_check_timeout")
@@ -69,6 +69,7 @@ def make_plan(settings: BaseSections) -> Plan:
     notices += [*engine_notes(settings, engine), *aims.notes(settings), *_script_notes(settings.parallel)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
+    early_stop = stop_rules(settings, limits, benchmark)
     if load_search and any(SLO_NAME.match(name) for name in settings.objective.pareto):
         notices.append(
             "the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"
@@ -104,7 +105,8 @@ def make_plan(settings: BaseSections) -> Plan:
         output=output,
         study=o.study,
         notices=tuple(notices),
-        early_stop=_early_stop(settings, limits, benchmark),
+        early_stop=early_stop,
+        early_stop_text=early_stop_text(settings, benchmark, early_stop),
         health_check=settings.health_check,
         deploy=settings.deploy,
     )
@@ -180,22 +182,6 @@ def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | No
     if whole and any(v != int(v) for v in (section.low, section.high, section.start)):
         mistakes.append("load_search: concurrency is a whole number; low, high and start must be, too")
     return LoadSearch(section.low, section.high, section.start, section.points, section.tolerance, whole)
-
-
-def _early_stop(settings: BaseSections, limits: dict[str, float], benchmark: Benchmark) -> StopRules | None:
-    """When a measurement may end early; None where that is off or the benchmark cannot do it."""
-    section, objective = settings.early_stop, settings.objective
-    if section.mode == "off" or benchmark.early_stop_obstacle:
-        return None
-    metric = OBJECTIVES[aims.leading(settings)].metric
-    return StopRules(
-        act=section.mode == "on",
-        limits=limits,
-        min_success_rate=objective.min_success_rate,
-        metric="" if objective.per or objective.pareto else metric,
-        margin=section.margin,
-        confidence=section.confidence,
-    )
 
 
 def _space(

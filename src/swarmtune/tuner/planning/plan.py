@@ -61,6 +61,7 @@ class Plan:
     study: str | None
     notices: tuple[str, ...] = ()
     early_stop: StopRules | None = None
+    early_stop_text: str = ""  # what early stopping does, and why it does not act
     finalists: int = 3
     proof_s: float | None = None
     accelerator_s: float | None = None
