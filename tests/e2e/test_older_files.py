@@ -222,4 +222,4 @@ def test_the_extensions_file_with_two_groups(workplace: Workplace, lab: Lab, mon
         time.sleep(0.1)  # a worker ends when its master has
     for machine in lab.machines:
         assert ours(machine) == []
-        assert machine.run("sh", "-c", "ls -A /tmp/modelevalstate /tmp/params.json 2>/dev/null || true") == ""
+        assert machine.run("sh", "-c", "ls -A /tmp/modelevalstate; ls /tmp/params.json 2>/dev/null || true") == ""
