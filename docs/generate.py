@@ -34,7 +34,8 @@ OPTIONS_HEAD = """\
 Written by `make docs` from the settings' own models; do not edit.
 Precedence: command line, then environment, then file, then default. In the environment a key is written
 `SWARMTUNE_LOG_LEVEL`, one inside a table `SWARMTUNE_OPTIMIZER__SEED`. An unknown key is a mistake, and so is a
-variable `SWARMTUNE_...` that names none; all mistakes are reported at once.
+variable `SWARMTUNE_...` that names none; all mistakes are reported at once. The older tuner's `MODEL_EVAL_STATE_...` do
+the same where no variable of ours is set, and those of them that name no key have no effect.
 """
 CLI_HEAD = """\
 # The command line

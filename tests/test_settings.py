@@ -24,7 +24,7 @@ DATA = Path(__file__).with_name("data")
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory and an environment without our variables."""
     for name in list(os.environ):
-        if name.upper().startswith(("SWARMTUNE_", "MODEL_EVAL_STATE", "MODELEVALSTATE")):
+        if name.upper().startswith(("SWARMTUNE_", "MODEL_EVAL_STATE", "MODELEVALSTATE", "OPTIX_", "MIES_")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -85,6 +85,11 @@ def test_where_the_file_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ({"MODELEVALSTATE_LEVEL": "ERROR", "SWARMTUNE_LOG_LEVEL": "trace"}, False, "TRACE"),
         ({"MODELEVALSTATE_LEVEL": "fatal"}, False, "ERROR"),
         ({"MODEL_EVAL_STATE_SIMULATE": "", "MODELEVALSTATE_LEVEL": ""}, False, "INFO"),
+        (
+            {"OPTIX_LOG_LEVEL": "warn", "MODEL_EVAL_STATE_ALL": "1", "MODEL_EVAL_STATE_IS_SLEEP_FLAG": "1"},
+            False,
+            "WARNING",
+        ),
     ],
 )
 def test_older_names(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], simulate: bool, level: str) -> None:
@@ -100,6 +105,35 @@ def test_the_older_name_of_the_services_path(folder: Path, monkeypatch: pytest.M
     assert read_settings(path, {}).deploy.path_prefix == "/old"
     monkeypatch.setenv("SWARMTUNE_DEPLOY__PATH_PREFIX", "/new")
     assert read_settings(path, {}).deploy.path_prefix == "/new"
+
+
+def test_each_key_has_a_variable_of_the_older_tuner(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(folder, 'n_particles = 3\noutput = "studies"\n')
+    for name, value in {"OUTPUT": "results", "N_PARTICLES": "9", "MINDIE__PORT": "1025", "NO_SUCH_KEY": "1"}.items():
+        monkeypatch.setenv(f"MODEL_EVAL_STATE_{name}", value)
+    monkeypatch.setenv("SWARMTUNE_N_PARTICLES", "5")
+    monkeypatch.setenv("OPTIX_DEPLOY_PATH", "/opt/vllm")
+    settings = read_settings(path, {})
+    assert (settings.output, settings.n_particles, settings.deploy.path_prefix) == ("results", 5, "/opt/vllm")
+    assert settings.mindie.port == 1025  # type: ignore[attr-defined]
+    monkeypatch.setenv("MODEL_EVAL_STATE_ITERS", "many")
+    with pytest.raises(
+        ConfigValidationError, match="environment variable MODEL_EVAL_STATE_ITERS: iters: input should be"
+    ):
+        read_settings(path, {})
+
+
+def test_mindie_is_where_its_own_variable_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIES_INSTALL_PATH", str(folder / "mindie-service") + "/")
+    assert "mindie" not in read_settings(None, {}).model_fields_set  # another engine is not tuned in its place
+    (folder / "mindie-service" / "conf").mkdir(parents=True)
+    (folder / "mindie-service" / "conf" / "config.json").write_text(json.dumps(DAEMON))
+    path = older("older_config_mindie.toml", folder, ('config_path = "config.json"\n', ""))
+    plan = plan_of(path, "mindie", "swarmtune")
+    command = plan.engine.command(plan.baseline(), plan.groups[0])
+    assert command.argv == (str(folder / "mindie-service" / "bin" / "mindieservice_daemon"),)
+    assert [f.path for f in command.files] == [str(folder / "mindie-service" / "conf" / "config.json")]
+    assert command.env["MIES_INSTALL_PATH"].startswith(str(folder))
 
 
 def test_simulate_takes_the_place_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,6 +380,20 @@ def older(name: str, folder: Path, *changes: tuple[str, str]) -> Path:
     return written(folder, text)
 
 
+DAEMON = {
+    "ServerConfig": {"port": 1025},
+    "BackendConfig": {
+        "ModelDeployConfig": {"ModelConfig": [{"modelName": "llama", "tp": 1, "dp": 1, "moe_ep": 1, "moe_tp": 1}]},
+        "ScheduleConfig": {
+            "maxBatchSize": 200, "maxPrefillBatchSize": 50, "prefillTimeMsPerReq": 150, "decodeTimeMsPerReq": 50,
+            "supportSelectBatch": False, "maxQueueDelayMicroseconds": 5000, "maxPreemptCount": 0,
+            "prefillPolicyType": 0, "maxIterTimes": 512,
+        },
+    },
+}  # fmt: skip
+"""MindIE's config.json, as far as an older file names its keys."""
+
+
 def plan_of(path: Path, engine: str, benchmark: str) -> Plan:
     return make_plan(read_settings(path, {"optimizer": {"engine": engine, "benchmark": benchmark}}))
 
@@ -410,20 +458,33 @@ def test_the_older_weighted_cost(folder: Path) -> None:
     assert plan.load_of(plan.baseline()).concurrency == 100
 
 
+def test_the_statistics_of_the_older_cost(folder: Path) -> None:
+    """[objective]'s own key wins; one that we do not have is noted."""
+    path = older("older_config_vllm.toml", folder, *REAL, ('"average"', '"p90"'))
+    overrides = {"optimizer": {"engine": "vllm", "benchmark": "vllm_benchmark"}, "objective": {"name": "weighted"}}
+    plan = make_plan(read_settings(path, overrides))
+    weights = plan.objective.weights  # type: ignore[attr-defined]
+    assert (weights.ttft_statistic, weights.tpot_statistic) == ("p90", "mean")
+    (note,) = [n for n in plan.notices if "performance_config" in n]
+    assert note.startswith(
+        "vllm_benchmark.performance_config: 'slo_p90' is no statistic here, so the cost takes the mean"
+    )
+    chosen = {**overrides, "objective": {"name": "weighted", "ttft_statistic": "max"}}
+    assert make_plan(read_settings(path, chosen)).objective.weights.ttft_statistic == "max"  # type: ignore[attr-defined]
+    goodput = plan_of(path, "vllm", "vllm_benchmark")
+    assert [n for n in goodput.notices if "only the weighted objective" in n and "performance_config" in n]
+
+
+def test_tables_of_load_generators_that_nobody_named_are_noted(folder: Path) -> None:
+    path = older("older_config_vllm.toml", folder, *REAL)
+    note = "[vllm_benchmark] is not used: the load is that of swarmtune; -b vllm_benchmark takes it"
+    assert note in make_plan(read_settings(path, {"optimizer": {"engine": "vllm"}})).notices
+    assert note not in plan_of(path, "vllm", "swarmtune").notices
+
+
 def test_an_older_mindie_file_gives_a_plan(folder: Path) -> None:
     path = older("older_config_mindie.toml", folder)
-    daemon = {
-        "ServerConfig": {"port": 1025},
-        "BackendConfig": {
-            "ModelDeployConfig": {"ModelConfig": [{"modelName": "llama", "tp": 1, "dp": 1, "moe_ep": 1, "moe_tp": 1}]},
-            "ScheduleConfig": {
-                "maxBatchSize": 200, "maxPrefillBatchSize": 50, "prefillTimeMsPerReq": 150, "decodeTimeMsPerReq": 50,
-                "supportSelectBatch": False, "maxQueueDelayMicroseconds": 5000, "maxPreemptCount": 0,
-                "prefillPolicyType": 0, "maxIterTimes": 512,
-            },
-        },
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(daemon))
+    (folder / "config.json").write_text(json.dumps(DAEMON))
     plan = plan_of(path, "mindie", "swarmtune")
     values = plan.baseline().values
     assert values["max_prefill_batch_size"] == 50

@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,9 +31,11 @@ from swarmtune.sources import (
     environment,
     items,
     merged,
+    of_engines,
     origin,
     replaced,
     rest_of,
+    section_name,
     table_origin,
     too_deep,
 )
@@ -42,12 +44,6 @@ MAX_CONFIG_BYTES = 4 * 1024 * 1024
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 # pydantic's names of the mistakes of a number that lies outside its limits
 OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
-OLD_VARIABLES: dict[str, Callable[[str], dict[str, Any]]] = {
-    "MODEL_EVAL_STATE_SIMULATE": lambda text: {"simulate": text},
-    "MODELEVALSTATE_LEVEL": lambda text: {"log_level": text},
-    "OPTIX_DEPLOY_PATH": lambda text: {"deploy": {"path_prefix": text}},
-}
-
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (
@@ -272,11 +268,6 @@ class BaseSections(BaseSettings):
         return "simulated" if self.simulate else self.optimizer.engine
 
 
-def section_name(part: Any) -> str:
-    """The table of config.toml that belongs to an engine or benchmark class."""
-    return str(getattr(part, "section", part.name))
-
-
 def settings_model() -> type[BaseSections]:
     """The settings with the tables of every registered part."""
     registry.load_plugins()
@@ -339,12 +330,9 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     content = read_toml(path) if path else {}
     model = settings_model()
     variables, mistakes = environment(model, os.environ)
-    old = [
-        Layer(f"environment variable {name}", table(os.environ[name]))
-        for name, table in OLD_VARIABLES.items()
-        if os.environ.get(name)
-    ]
-    layers = (Layer("command line", overrides), *variables, *old, Layer(str(path) if path else "defaults", content))
+    given = (Layer("command line", overrides), *variables)
+    file = Layer(str(path) if path else "defaults", content)
+    layers = (*given, *of_engines((*given, file), os.environ), file)
     data, hidden = merged(layers)
     mistakes += [f"{layers[-1].name}: {_dotted(place)}: {what}" for place, what in _unusable(content)]
     for one in hidden:  # where a table is laid over what is no table, the mistake would be lost

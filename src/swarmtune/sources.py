@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
+from swarmtune import registry
+from swarmtune.errors import ConfigurationError
+
 ENVIRONMENT_PREFIX = "SWARMTUNE_"
+OLDER_PREFIX = "MODEL_EVAL_STATE_"  # of the older tuner's variables; it reads some that are no settings
 CONFIG_PATH_VARIABLES = ("SWARMTUNE_CONFIG_PATH", "MODEL_EVAL_STATE_CONFIG_PATH")
 OWN_VARIABLES = (  # variables with our prefix that are no settings; every other one must name a setting
     CONFIG_PATH_VARIABLES[0],
@@ -22,6 +27,13 @@ OWN_VARIABLES = (  # variables with our prefix that are no settings; every other
     *(f"SWARMTUNE_{n}" for n in ("GROUP", "HOSTS", "NODES", "RANK", "DEVICES", "MASTER", "PORT")),
     *("SWARMTUNE_BUILD_NATIVE", "SWARMTUNE_DATA", "SWARMTUNE_PEERS"),  # hatch_build.py, tests/, benchmarks/
 )
+
+# Variables of the older tuner and its successor with names of their own, each with the place of its value.
+OLD_VARIABLES = {
+    "MODELEVALSTATE_LEVEL": ("log_level",),
+    "OPTIX_LOG_LEVEL": ("log_level",),
+    "OPTIX_DEPLOY_PATH": ("deploy", "path_prefix"),
+}
 
 MAX_DEPTH = 32  # tables and lists inside each other
 
@@ -44,29 +56,67 @@ class Hidden:
 
 
 def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
-    """A layer for each variable with our prefix, the innermost keys first, and a mistake for each that cannot be used."""
+    """A layer for each variable with our prefix, the innermost keys first, then those with the older tuner's prefix; and a
+    mistake for each that cannot be used.
+    """
     layers, mistakes = [], []
-    for given in sorted(variables, key=lambda name: (-name.count("__"), name)):
-        name = given.upper()
-        if not name.startswith(ENVIRONMENT_PREFIX) or name in OWN_VARIABLES:
+    for given in sorted(variables, key=lambda name: (_is_older(name), -name.count("__"), name)):
+        name, older = given.upper(), _is_older(given)
+        if not (older or name.startswith(ENVIRONMENT_PREFIX)) or name in (*OWN_VARIABLES, *CONFIG_PATH_VARIABLES):
+            continue
+        if older and not variables[given]:
             continue
         where = f"environment variable {name}"
         source = EnvSettingsSource(model)
-        source.env_vars = {given.lower(): variables[given]}
+        ours = ENVIRONMENT_PREFIX + name.removeprefix(OLDER_PREFIX).removeprefix(ENVIRONMENT_PREFIX)
+        source.env_vars = {ours.lower(): variables[given]}
         try:
             data = source()
         except (ValueError, RecursionError) as error:  # a table or a list that is not JSON
-            place = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+            place = ours.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
             mistakes.append(f"{where}: {place}: not valid JSON: {error.__cause__ or error}")
             continue
         if data:
             layers.append(Layer(where, data))
-        else:
+        elif not older:
             known = [variable.removeprefix(ENVIRONMENT_PREFIX) for variable in _variables(model)]
             near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), known, n=1, cutoff=0.7)
             hint = f"; did you mean {ENVIRONMENT_PREFIX}{near[0]}?" if near else ""
             mistakes.append(f"{where}: there is no such setting{hint}")
+    for name, path in OLD_VARIABLES.items():
+        if value := variables.get(name):
+            layers.append(Layer(f"environment variable {name}", replaced({}, path, value)))
     return layers, mistakes
+
+
+def of_engines(layers: Sequence[Layer], variables: Mapping[str, str]) -> list[Layer]:
+    """A layer for each variable of an engine (``Engine.own_variables``) that these layers name, or give a table."""
+    found = []
+    for name in registry.engines:
+        with contextlib.suppress(ConfigurationError):  # an engine of a broken plugin
+            engine = registry.engines.load(name)
+            section = section_name(engine)
+            if any(section in one.data or _engine(one.data) == name for one in layers):
+                found += [
+                    Layer(f"environment variable {variable}", {section: {"env": {variable: variables[variable]}}})
+                    for variable in getattr(engine, "own_variables", ())
+                    if variables.get(variable)
+                ]
+    return found
+
+
+def _engine(data: Mapping[str, Any]) -> Any:
+    table = data.get("optimizer")
+    return table.get("engine") if isinstance(table, Mapping) else None
+
+
+def section_name(part: Any) -> str:
+    """The table of config.toml that belongs to an engine or benchmark class."""
+    return str(getattr(part, "section", part.name))
+
+
+def _is_older(name: str) -> bool:
+    return name.upper().startswith(OLDER_PREFIX)
 
 
 def _variables(model: type[BaseModel]) -> Iterator[str]:

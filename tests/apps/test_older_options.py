@@ -41,3 +41,12 @@ def test_programs_get_the_hint_too(cli: Cli) -> None:
 def test_other_values_are_refused(cli: Cli) -> None:
     ended = cli("check", "-e", "simulated", "-d", "many")
     assert (ended.code, "invalid choice: 'many'" in ended.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("command", "way"), [("train", "learns from what it measures"), ("optix", "swarmtune optimizer")]
+)
+def test_commands_of_the_older_tuner_name_the_way_out(cli: Cli, command: str, way: str) -> None:
+    ended = cli(command, "-i", "profile", "-o", "model")
+    assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+    assert way in ended.err

@@ -133,6 +133,29 @@ def test_groups_take_what_they_do_not_say_from_the_table() -> None:
     assert url.health_url == "https://[::1]:8000/x{y}"
 
 
+@pytest.mark.parametrize(
+    ("url", "port", "asked"),
+    [
+        ("http://localhost:1025/health", 1025, "http://h1:1025/health"),
+        ("http://127.0.0.1:1025/v1/models", 1025, "http://h1:1025/v1/models"),
+        ("http://0.0.0.0/ready", 8000, "http://h1/ready"),
+        ("http://localhost.rack:8001/x", 8001, "http://localhost.rack:8001/x"),
+        ("http://{host}:9000/health", 9000, "http://h1:9000/health"),
+        ("http://{host}:{port}/health", 8000, "http://h1:8000/health"),
+        ("/health", 8000, "http://h1:8000/health"),
+    ],
+)
+def test_the_health_url_names_the_port_and_localhost_is_the_master(url: str, port: int, asked: str) -> None:
+    (group,) = config(service_groups=[table("a", "h1", health_check_url=url)]).resolved().service_groups
+    assert (group.port, group.health_url) == (port, asked)
+
+
+def test_two_groups_cannot_answer_at_the_port_of_one_health_url() -> None:
+    twice = [table(name, "h1", health_check_url="http://h1:1025/health", devices=(d,)) for d, name in enumerate("ab")]
+    with pytest.raises(ConfigValidationError, match="group b: port 1025 on h1 is taken by group a"):
+        config(service_groups=twice).resolved()
+
+
 def test_a_list_of_hosts_goes_before_the_table_and_says_so(tmp_path: Path) -> None:
     parallel = config(hostfile=str(hostfile(tmp_path, "a\nb\n")), service_groups=[table("x", "y")]).resolved()
     assert [g.group_id for g in parallel.service_groups] == ["group0"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import socket
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import pytest
 from swarmtune.cluster import NodeConfig, ParallelConfig, ParticleDispatcher, ServiceGroupConfig
 from swarmtune.errors import ConfigurationError, SwarmTuneError
 from swarmtune.fleet.fitness import weighs_performance
+from swarmtune.fleet.load_place import too_large
 from swarmtune.fleet.performance import Performance
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Measurement
@@ -129,6 +131,33 @@ def test_the_load_generator_runs_on_the_master_where_that_is_asked_for(
     assert (there / "spec.json").is_file()  # it ran on the "node", and its files came here
     here = folder / "000-00000-1" / "load"
     assert (here / "measurement.json").read_bytes() == (there / "measurement.json").read_bytes()
+
+
+def test_the_load_generator_finds_its_file_on_the_master(parallel: ParallelConfig, tmp_path: Path) -> None:
+    """A copy, named after its content, from which the requests there are made."""
+    requests = tmp_path / "requests of today.jsonl"
+    requests.write_text("".join(f'{{"input_length": 13, "output_length": 4, "hash_ids": [{n}]}}\n' for n in range(8)))
+    load = LOAD.model_copy(update={"input_file": str(requests)})
+    with ParticleDispatcher(
+        on_master(parallel, sys.executable), FIELDS, lambda perf: perf.throughput, benchmark=load
+    ) as dispatcher:
+        (result,) = dispatcher.evaluate_particles([{"max_batch_size": 8}])
+        there = tmp_path / "work" / "127.0.0.1" / "loads"
+        (copy,) = (there / "files").iterdir()
+        folder = dispatcher.results_dir / "000-00000-1" / "load"
+    assert (result.failure, result.cost > 0) == (None, True)
+    assert copy.name.endswith("-requests of today.jsonl")
+    assert copy.read_bytes() == requests.read_bytes()
+    assert json.loads((folder / "spec.json").read_text())["options"]["input_file"] == f"../../../files/{copy.name}"
+
+
+def test_a_file_that_is_too_large_for_the_masters_is_a_mistake(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.jsonl", tmp_path / "small.jsonl"
+    small.write_text("{}")
+    with large.open("wb") as file:
+        file.truncate(300 * 2**20)
+    (mistake,) = too_large([str(large), str(small), str(tmp_path / "none")])
+    assert mistake.startswith(f"{large} has 300 MiB, and at most 256 are copied to a master")
 
 
 def test_a_master_without_swarmtune_is_told_to_the_user(parallel: ParallelConfig, tmp_path: Path) -> None:

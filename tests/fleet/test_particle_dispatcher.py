@@ -27,7 +27,7 @@ from swarmtune.execution.config import NodeConfig
 from swarmtune.execution.executors import executor_class, executors_for
 from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.local import LocalExecutor
-from swarmtune.fleet.script_job import Script
+from swarmtune.fleet.start_script import Script
 from swarmtune.records import Event
 from swarmtune.space import Field
 from swarmtune.testing.executor import alive

@@ -142,6 +142,31 @@ def test_constants_count_even_when_they_are_zero() -> None:
     assert space.size == 3
 
 
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (20, ""),
+        (140, ""),
+        (0.1, ""),
+        (0.05, "neither a ratio (0.1 to 0.7) nor a number that one gives (20 to 140 of batch = 200)"),
+        (190, "part: value 190 is neither a ratio"),
+        (19, "part: value 19 is neither a ratio"),
+    ],
+)
+def test_a_ratios_value_is_one_of_its_ratios_or_numbers(value: float, what: str) -> None:
+    batch = Field("batch", min=10, max=1000, value=200)
+    part = Field("part", dtype="ratio", min=0.1, max=0.7, dtype_param="batch", value=value)
+    if not what:
+        space = Space([batch, part])
+        baseline = space.default()
+        assert space.decode(space.encode(baseline)).values == baseline.values
+        return
+    with pytest.raises(ConfigValidationError) as caught:
+        Space([batch, part])
+    (mistake,) = caught.value.mistakes
+    assert what in mistake
+
+
 def test_baseline_takes_values_and_ratios_both_ways() -> None:
     batch = Field("batch", min=10, max=1000, value=200)
     as_ratio = Space([batch, Field("part", dtype="ratio", min=0.1, max=0.7, dtype_param="batch", value=0.5)])

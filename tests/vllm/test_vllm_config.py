@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from swarmtune import registry
-from swarmtune.settings import read_settings, section_name, without_effect
+from swarmtune.settings import read_settings, without_effect
+from swarmtune.sources import section_name
 
 CONFIG = Path(__file__).with_name("config.toml")
 

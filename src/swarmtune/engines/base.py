@@ -64,6 +64,9 @@ class Engine(ABC):
     spans_nodes = False
     """Can one service run on several nodes? Then ``command`` depends on ``group.rank``."""
 
+    own_variables: tuple[str, ...] = ()
+    """Variables of the tuner's environment that become part of ``env``, where this engine is meant."""
+
     metrics_path = ""
     """Where a service tells Prometheus metrics, below its address; empty: nowhere."""
 

@@ -35,7 +35,9 @@ DEPLOYED = f"{MODEL}."
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
+HOME = "MIES_INSTALL_PATH"  # MindIE's own variable: the folder of its installation
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
+DAEMON, CONFIG = "bin/mindieservice_daemon", "conf/config.json"  # below the installation
 PATTERNS: Patterns = {
     Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)",),
     Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)",),
@@ -46,20 +48,40 @@ class MindieConfig(ServiceConfig):
     """The section ``[mindie]``."""
 
     command: str | tuple[str, ...] | dict[str, Any] = Option(
-        f"{INSTALLED}/bin/mindieservice_daemon", description="the daemon's command line (older files: an empty table)"
+        f"{INSTALLED}/{DAEMON}", description="the daemon's command line (older files: an empty table)"
     )
-    config_path: str = Option(f"{INSTALLED}/conf/config.json", description="the daemon's file; put back afterwards")
+    config_path: str = Option(
+        f"{INSTALLED}/{CONFIG}", description=f"the daemon's file; put back afterwards; {HOME} moves the default"
+    )
     config_bak_path: str = Option("", description="read for older files; not used, the supervisor keeps the original")
     model: str = Option("", description="model name that requests must carry; modelName of the file if empty")
     port: int = Option(0, ge=0, le=65535, description="port of the service; 0: any free one, written to port_path")
     port_path: str = Option(PORT, description="where the file holds the port; empty: leave it as it is")
     ready: Literal["log", "health"] = Option("log", description=f'"log": the line "{SUCCESS}"; "health": GET /health')
 
+    @property
+    def installation(self) -> str:
+        """The folder of MindIE Service."""
+        return self.env.get(HOME, "").rstrip("/") or INSTALLED
+
+    @property
+    def file(self) -> str:
+        """The daemon's file: as configured, else that of the installation."""
+        return self.config_path if "config_path" in self.model_fields_set else f"{self.installation}/{CONFIG}"
+
+    @property
+    def daemon(self) -> str | tuple[str, ...]:
+        """The daemon's command line: as configured, else that of the installation."""
+        if "command" not in self.model_fields_set or isinstance(self.command, dict):
+            return f"{self.installation}/{DAEMON}"
+        return self.command
+
 
 class MindieEngine(Engine):
     """Values go into a copy of config.json as it was when this engine was made."""
 
     name = "mindie"
+    own_variables = (HOME,)
     config: MindieConfig
     Config = MindieConfig
 
@@ -67,7 +89,7 @@ class MindieEngine(Engine):
         super().__init__(config)
         self.memory = KvMemory(config.memory, config.baselines, self._division)
         self._bound = BatchMemory(self.memory, "mindie", config.baselines)
-        self._file = ServiceFile(config.config_path)
+        self._file = ServiceFile(config.file)
 
     @property
     def original(self) -> Any:
@@ -212,7 +234,7 @@ class MindieEngine(Engine):
             else:
                 document.read(self.original, path)
         except DocumentError as error:
-            return [f"mindie: {self.config.config_path}: {error.message}"]
+            return [f"mindie: {self.config.file}: {error.message}"]
         return []
 
     def command(self, setting: Setting, group: Group) -> Command:
@@ -222,12 +244,11 @@ class MindieEngine(Engine):
         values: dict[str, Value] = dict(placed.document)
         if config.port_path and group.port:
             values[config.port_path] = group.port
-        path = Path(config.config_path).absolute()
+        path = Path(config.file).absolute()
         content = document.dump(corrected(document.changed(self.original, values)), path)
-        given = f"{INSTALLED}/bin/mindieservice_daemon" if isinstance(config.command, dict) else config.command
         known = {**config.env, **tokens(setting, HOST=group.master, PORT=str(group.port))}
         return Command(
-            argv=substitute(split(given), known),
+            argv=substitute(split(config.daemon), known),
             env={**config.env, **placed.env},
             files=(File(str(path), content, restore=True),),
             directory=config.work_path,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, field_validator
 from pydantic import Field as Option
@@ -18,6 +20,7 @@ from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_h
 from swarmtune.records import Group, Node
 
 FIRST_PORT = 8000
+_LOCAL = re.compile(r"^(https?://)(localhost|127\.0\.0\.1|0\.0\.0\.0|\[::1\])(?=[:/]|$)")
 START_S = 120.0
 MAX_HOSTFILE_BYTES = 4 * 1024 * 1024
 SLURM_OURS = {
@@ -79,7 +82,10 @@ class ServiceOptions(InOrder):
     """How a service is started, checked for readiness, and stopped."""
 
     port: int | None = Option(
-        None, ge=1, le=65535, description="where the master answers; 8000, or the next one free of other groups"
+        None,
+        ge=1,
+        le=65535,
+        description="where the master answers; that of health_check_url, else 8000 or the next one free of other groups",
     )
     start: Literal["master", "every_node"] = Option(
         "master",
@@ -101,6 +107,24 @@ class ServiceOptions(InOrder):
         "/health", min_length=1, description="answers 200 when ready; a path, or a URL with {host} and {port}"
     )
     health_check_timeout: _Seconds = Option(300, description="seconds that a service may take to be ready")
+
+    @property
+    def health_port(self) -> int | None:
+        """The port that ``health_check_url`` names; None if it names none."""
+        try:
+            return urlsplit(self.health_check_url).port
+        except ValueError:  # {port}, or no URL
+            return None
+
+    def health_url_of(self, group: Group) -> str:
+        """The URL that answers 200 when the service of this group is ready, as seen from here: ``localhost`` is the
+        master.
+        """
+        if self.health_check_url.startswith("/"):
+            return group.url + self.health_check_url
+        host = f"[{group.master}]" if ":" in group.master else group.master
+        text = self.health_check_url if is_here(group.master) else _LOCAL.sub(rf"\g<1>{host}", self.health_check_url)
+        return text.replace("{host}", host).replace("{port}", str(group.port))
 
 
 class ServiceGroupConfig(ServiceOptions):
@@ -131,11 +155,7 @@ class ServiceGroupConfig(ServiceOptions):
     @property
     def health_url(self) -> str:
         """The URL that answers 200 when the service is ready."""
-        group = self.group
-        if self.health_check_url.startswith("/"):
-            return group.url + self.health_check_url
-        host = f"[{group.master}]" if ":" in group.master else group.master
-        return self.health_check_url.replace("{host}", host).replace("{port}", str(group.port))
+        return self.health_url_of(self.group)
 
 
 class ParallelConfig(ServiceOptions):
@@ -365,9 +385,10 @@ def _mistakes(groups: Sequence[ServiceGroupConfig], single: bool) -> list[str]:
                 f"{where}: master_node_index {group.master_node_index}, but its nodes are 0 to {len(group.nodes) - 1}"
             )
             continue
-        user = ports.setdefault((*_place(group), group.port), where)
-        if group.port is not None and user != where:
-            mistakes.append(f"{where}: port {group.port} on {group.ranks[0].host} is taken by {user}")
+        port = group.port or group.health_port
+        user = ports.setdefault((*_place(group), port), where)
+        if port is not None and user != where:
+            mistakes.append(f"{where}: port {port} on {group.ranks[0].host} is taken by {user}")
     return list(dict.fromkeys(mistakes))
 
 
@@ -404,10 +425,10 @@ def _with_ports(groups: Sequence[ServiceGroupConfig], first: int) -> list[Servic
     """The groups with a port each: one that names none gets the first such that it and the next one, on which the ranks
     meet, are free on its master.
     """
-    taken = {(_place(g), g.port + more) for g in groups if g.port is not None for more in (0, 1)}
+    taken = {(_place(g), port + more) for g in groups if (port := g.port or g.health_port) for more in (0, 1)}
     complete = []
     for group in groups:
-        port, place = group.port, _place(group)
+        port, place = group.port or group.health_port, _place(group)
         if port is None:
             free = (p for p in range(first, 65535) if not {(place, p), (place, p + 1)} & taken)
             port = next(free, 65535)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from swarmtune.errors import BenchmarkExecutionError, Culprit, IPCCommandError
 from swarmtune.execution.executors.base import Executor, Handle
@@ -15,6 +20,8 @@ WAY_OUT = (
     "Install swarmtune there for a Python of 3.11 or later and name it in parallel.benchmark_python, or set benchmark_on = "
     '"tuner".'
 )
+FILES = "loads/files"  # on a master: copies of what load generators read
+MOST_BYTES = 256 * 2**20  # of a file that is copied to a master
 
 
 @dataclass(frozen=True)
@@ -24,13 +31,15 @@ class LoadPlace:
     here: Executor
     python: str | None = None
 
-    async def start(self, command: Command, service: Service, folder: Path) -> Handle:
-        """Start our own load generator; its files are in ``folder`` after ``fetch``.
+    async def start(self, command: Command, service: Service, folder: Path, reads: Sequence[str] = ()) -> Handle:
+        """Start our own load generator; its files are in ``folder`` after ``fetch``. ``reads``: see Benchmark.
 
-        BenchmarkExecutionError, with the culprit user, if that Python is missing.
+        BenchmarkExecutionError, with the culprit user, if that Python is missing, or a file cannot be read.
+        CommunicationError if the node is lost; a part of a file may be left there until the node is released.
         """
         if self.python is None:
             return await self.here.start(replace(command, directory=str(folder)))
+        command = await _with_files(command, reads, _master(service))
         there = replace(command, argv=(self.python, *command.argv[1:]), directory=_place(folder))
         try:
             return await _master(service).start(there)
@@ -52,6 +61,54 @@ class LoadPlace:
         """Copy the files of a load generator that has ended. CommunicationError if its node is lost."""
         if self.python is not None:
             await _master(service).get(_place(folder), folder)
+
+
+async def _with_files(command: Command, reads: Sequence[str], master: Executor) -> Command:
+    """The command with copies of these files in their place. A copy is named after its content; it goes with the folder of
+    the executor, when the node is released.
+    """
+    copies: dict[str, str] = {}
+    for path in reads:
+        try:
+            digest = await asyncio.to_thread(_digest, path)
+        except OSError as error:
+            text = f"{path}, which the load generator reads, cannot be copied to the master: {error.strerror or error}"
+            raise BenchmarkExecutionError(text, culprit=Culprit.USER) from error
+        copy = f"{digest}-{Path(path).name}"
+        await master.put(Path(path), f"{FILES}/{copy}")
+        copies[path] = f"../../../files/{copy}"  # as seen from _place
+    if not copies:
+        return command
+    return replace(
+        command,
+        files=tuple(replace(f, content=json.dumps(_renamed(json.loads(f.content), copies))) for f in command.files),
+    )
+
+
+def _digest(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _renamed(data: Any, copies: Mapping[str, str]) -> Any:
+    """Plain data with the copies' names."""
+    if isinstance(data, dict):
+        return {key: _renamed(value, copies) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_renamed(value, copies) for value in data]
+    return copies.get(data, data) if isinstance(data, str) else data
+
+
+def too_large(reads: Sequence[str]) -> list[str]:
+    """A sentence for each of these files that is too large to be copied to each master."""
+    sizes = {path: Path(path).stat().st_size for path in reads if Path(path).is_file()}
+    most = MOST_BYTES // 2**20
+    return [
+        f"{path} has {size / 2**20:.0f} MiB, and at most {most} are copied to a master; take a part of it, or "
+        'benchmark_on = "tuner"'
+        for path, size in sizes.items()
+        if size > MOST_BYTES
+    ]
 
 
 def _place(folder: Path) -> str:

@@ -31,8 +31,9 @@ from swarmtune.fleet.loop_thread import LoopThread
 from swarmtune.fleet.particle_values import FieldLike, ParticleResults, decode, space_of
 from swarmtune.fleet.performance import Meter
 from swarmtune.fleet.pool import PoolCounts, ServiceGroupPool
-from swarmtune.fleet.script_job import Script, ScriptJob, ScriptService, answers_ok
+from swarmtune.fleet.script_job import ScriptJob, ScriptService, answers_ok
 from swarmtune.fleet.service_run import Listening, ServiceRun
+from swarmtune.fleet.start_script import script_mistakes
 from swarmtune.fleet.turns import Turns, any_time
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Event, Group, Setting
@@ -291,11 +292,5 @@ class ParticleDispatcher:
 
 def check_scripts(groups: Sequence[ServiceGroupConfig]) -> None:
     """Raise ConfigValidationError with every script that cannot be read."""
-    mistakes: list[str] = []
-    for text in dict.fromkeys(t for group in groups for t in (group.start_script, group.stop_script) if t):
-        try:
-            Script.read(text)
-        except ConfigValidationError as error:
-            mistakes += error.mistakes
-    if mistakes:
+    if mistakes := script_mistakes(groups):
         raise ConfigValidationError(mistakes)

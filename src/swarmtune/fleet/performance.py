@@ -80,7 +80,8 @@ class Meter:
 
     async def _measure(self, workload: Workload, service: Service, folder: Path) -> Measurement:
         folder, loaded = folder.absolute(), LoadedService(service.url, service.group.nodes, token=service.token)
-        handle = await self._place.start(self._benchmark.command_for(workload, loaded), service, folder)
+        command = self._benchmark.command_for(workload, loaded)
+        handle = await self._place.start(command, service, folder, self._benchmark.reads)
         try:
             while (code := await handle.poll()) is None:
                 await self._clock.sleep(POLL_S)

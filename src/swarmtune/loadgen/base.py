@@ -41,6 +41,11 @@ class Benchmark(ABC):
         self.config = config
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Files of this machine that its command reads, as the whole paths by which the command's own files name them."""
+        return ()
+
+    @property
     def early_stop_obstacle(self) -> str:
         """Why its measurements cannot end early by ``Workload.early_stop``, as part of a sentence; empty: they can."""
         return f"the benchmark {self.name} cannot end a measurement early"

@@ -135,6 +135,21 @@ class SwarmtuneBenchmark(Benchmark):
             f"this machine does not tell its power ({reason})" for reason in dict.fromkeys(reasons) if reason
         )
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The file of requests, certificates, and a template that is a file."""
+        return tuple(path for path in self._files.values() if path and len(path) < MOST_PATH and Path(path).is_file())
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """The options that name files, as whole paths: the load generator runs in another directory."""
+        config = self.config
+        return {
+            "input_file": _absolute(config.input_file),
+            "ca_file": _absolute(config.ca_file),
+            "payload_template": _absolute(config.payload_template, only_if_there=True),
+        }
+
     def command(self, workload: Workload, url: str) -> Command:
         """``python -P -m swarmtune.loadgen spec.json``; the spec travels with the command."""
         return self.command_for(workload, LoadedService(url))
@@ -148,9 +163,7 @@ class SwarmtuneBenchmark(Benchmark):
                 "request_count": workload.requests,
                 "benchmark_duration": workload.duration_s,
                 "warmup_request_count": workload.warmup_requests,
-                "input_file": _absolute(self.config.input_file),
-                "ca_file": _absolute(self.config.ca_file),
-                "payload_template": _absolute(self.config.payload_template, only_if_there=True),
+                **self._files,
             }
         )
         spec = Spec(
@@ -186,7 +199,7 @@ class SwarmtuneBenchmark(Benchmark):
 
 
 def _absolute(path: str, *, only_if_there: bool = False) -> str:
-    """The load generator runs in another directory: its files by their whole path."""
+    """The whole path of a file that an option names."""
     if not path or (only_if_there and not (len(path) < MOST_PATH and Path(path).expanduser().is_file())):
         return path
     return str(Path(path).expanduser().absolute())

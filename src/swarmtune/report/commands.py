@@ -45,7 +45,7 @@ def kept_files(result: Result) -> list[KeptFile]:
     if result.best is None:
         return []
     group = result.plan.groups[0]
-    command = result.plan.engine.command(result.best.setting, replace(group, port=group.port or DEFAULT_PORT))
+    command, *_ = result.plan.commands(result.best.setting, replace(group, port=group.port or DEFAULT_PORT))
     folder = Path(result.study) / "winner"
     return [KeptFile(f.path, folder / f"{i}-{Path(f.path).name}", f.content) for i, f in enumerate(command.files)]
 

@@ -55,7 +55,7 @@ class Space:
             f"{f.name}: no values of {f.targets[0]} and {f.targets[1]} divide its product" for f in self._impossible()
         ]
         if not empty:
-            empty = self._too_large()
+            empty = self._too_large() or self._ratio_mistakes()
         if empty:
             raise ConfigValidationError(empty)
 
@@ -249,6 +249,21 @@ class Space:
                 elif field.dtype == "bool":
                     what = "true or false"
                 found.append(f"{field.name}: value {field.value!r} is outside its range ({what})")
+        return found
+
+    def _ratio_mistakes(self) -> list[str]:
+        """A sentence for each ratio whose value is neither one of its ratios nor a number that one of them gives."""
+        values, found = self.default().values, []
+        for field in self.fields:
+            if field.dtype != "ratio" or not field.searched or field.value is None or _within(field.value, field):
+                continue
+            target = field.targets[0]
+            low, high = (int(float(ratio or 0) * float(values[target])) for ratio in (field.min, field.max))
+            if not low <= float(field.value) <= high:
+                found.append(
+                    f"{field.name}: value {field.value!r} is neither a ratio ({field.min:g} to {field.max:g}) nor a number "
+                    f"that one gives ({low} to {high} of {target} = {values[target]})"
+                )
         return found
 
     def _dimension(self, field: Field) -> Dimension:

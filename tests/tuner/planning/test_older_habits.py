@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,87 @@ def test_only_our_own_load_generator_runs_on_masters() -> None:
         plan(text, optimizer={"benchmark": "vllm_benchmark"})
 
 
-def test_start_scripts_are_not_the_engines() -> None:
-    parallel = '[parallel]\nenabled = true\nmode = "single_node"\nnode_string = "127.0.0.1"\nnpus_per_node = 0\n'
-    made = plan(f'{SIMULATED}{parallel}start_script = "./serve.sh"\nhealth_check_timeout = 9\n')
-    (note,) = [n for n in made.notices if "ParticleDispatcher" in n]
-    assert note.startswith("parallel.start_script, parallel.health_check_timeout: only ParticleDispatcher uses this")
-    assert not [n for n in plan(SIMULATED + parallel).notices if "ParticleDispatcher" in n]
+ONE_NODE = '[parallel]\nenabled = true\nmode = "single_node"\nnode_string = "127.0.0.1"\nnpus_per_node = 0\n'
+EXTENSION = """
+[vllm.command]
+model = "/models/m"
+port = "8000"
+[[vllm.target_field]]
+name = "MAX_NUM_SEQS"
+min = 32
+max = 512
+value = 64
+[[vllm.target_field]]
+name = "CONCURRENCY"
+min = 1
+max = 1000
+[parallel]
+enabled = true
+[[parallel.service_groups]]
+group_id = 0
+master_node_index = 1
+start_script = "./start_service.sh"
+config_path = "/tmp/config.json"
+health_check_url = "http://localhost:1025/health"
+health_check_timeout = 60
+nodes = [{ host = "n0", ssh_port = 2222, username = "me", work_dir = "/tmp/w" }, { host = "n1", npu_ids = [0, 1] }]
+[[parallel.service_groups]]
+group_id = 1
+nodes = [{ host = "n2" }, { host = "n3" }]
+"""
+
+
+def test_a_start_script_starts_what_the_engine_would() -> None:
+    """On the master alone, with the parameters of the engine; a rule between ranks and nodes is then the script's."""
+    Path("start_service.sh").write_text("#!/bin/sh -e\nexec serve\n")
+    made = plan(EXTENSION)
+    first, second = made.groups
+    assert (first.name, first.master, first.port, second.name, second.port) == ("0", "n1", 1025, "1", 8000)
+    master, worker = made.commands(made.baseline(), first)
+    assert master.argv == ("/bin/sh", "-e", "./start_service.sh", "--config", "/tmp/config.json")
+    assert (worker.argv, master.lives_on, worker.lives_on) == (("true",), True, True)
+    values = '{\n  "MAX_NUM_SEQS": 64\n}\n'
+    assert [(f.path, f.restore, f.content) for f in master.files[1:]] == [("/tmp/config.json", True, values)]
+    assert [(f.path, f.content) for f in worker.files] == [("/tmp/config.json", values)]
+    assert (master.env["MAX_NUM_SEQS"], master.env["SWARMTUNE_CONFIG"]) == ("64", "/tmp/config.json")
+    assert made.commands(made.baseline(), second)[0].argv[-1] == "config.json"
+    assert made.start_timeout_s == 300  # the longest of the groups
+    assert [n for n in made.notices if n.startswith("parallel.start_script starts the services")]
+
+
+def test_another_start_script_is_another_study() -> None:
+    Path("start_service.sh").write_text("serve\n")
+    before = plan(EXTENSION).fingerprint()
+    Path("start_service.sh").write_text("serve --otherwise\n")
+    assert {k for k, v in plan(EXTENSION).fingerprint().items() if v != before[k]} == {"start_script"}
+
+
+def test_a_start_script_that_is_not_there_is_a_mistake() -> None:
+    with pytest.raises(
+        ConfigValidationError, match=r"parallel\.start_script: script '\./start_service\.sh.: cannot be sent"
+    ):
+        plan(EXTENSION)
+
+
+def test_groups_that_join_later_have_the_script_of_the_table() -> None:
+    made = plan(f'{SIMULATED}{ONE_NODE}start_script = "serve"\nstart = "every_node"\n')
+    joined = replace(made.groups[0], name="group7")
+    assert [c.argv for c in made.commands(made.baseline(), joined)] == [("serve",)]
+
+
+def test_keys_of_a_start_script_have_no_effect_without_one() -> None:
+    made = plan(f'{SIMULATED}{ONE_NODE}stop_script = "stop"\nhealth_check_timeout = 9\n')
+    assert made.scripts is None
+    (note,) = [n for n in made.notices if "start_script" in n]
+    assert note.startswith(
+        "parallel.stop_script, parallel.health_check_timeout: no effect without parallel.start_script"
+    )
+    assert not [n for n in plan(SIMULATED + ONE_NODE).notices if "start_script" in n]
+    Path("start_service.sh").write_text("serve\n")
+    (note,) = [n for n in plan(SIMULATED + ONE_NODE).notices if "start_script" in n]
+    assert note.startswith("./start_service.sh is here and not used")
+
+
+def test_the_scripts_of_groups_that_a_hostfile_replaces_are_not_used() -> None:
+    made = plan(EXTENSION, parallel={"node_string": "n7,n8", "npus_per_node": 0}, optimizer={"engine": "simulated"})
+    assert ([g.master for g in made.groups], made.scripts) == (["n7"], None)

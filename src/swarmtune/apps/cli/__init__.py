@@ -30,6 +30,13 @@ COMMANDS = {
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
 
+# What the older tuner and its successor call otherwise, or have and SwarmTune does not: the way out.
+ELSEWHERE = {
+    "train": "there is no `train`: nothing is learned beforehand; `swarmtune optimizer` learns from what it measures, and "
+    "from earlier studies of the same model (warm_start)",
+    "optix": "`optix` is called optimizer here: swarmtune optimizer",
+}
+
 DESCRIPTION = """\
 SwarmTune finds the settings at which an LLM inference service gives the most useful work within its latency limits (SLOs).
 
@@ -69,6 +76,9 @@ def _overview(arguments: Sequence[str]) -> int:
         prog="swarmtune", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"swarmtune {__version__}")
+    if arguments and arguments[0] in ELSEWHERE:
+        print(f"swarmtune: {ELSEWHERE[arguments[0]]}", file=sys.stderr)
+        return EXIT_CONFIGURATION
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)

@@ -63,7 +63,7 @@ class Attempts:
         """Record the end of an attempt, with its folder as an artefact; copies the folder if backups are on."""
         attempt = work.attempt
         if self._plan.backup:
-            command = self._plan.engine.command(attempt.setting, group)
+            command = self._plan.commands(attempt.setting, group)[0]
             if not back_up(command, work.folder, work.folder.parent.parent / "backup" / work.folder.name):
                 self.tell("backup_full", {"trial": attempt.trial_number, "limit_bytes": LIMIT_BYTES})
         self.store.append(("logs and load results", str(work.folder)), attempt)

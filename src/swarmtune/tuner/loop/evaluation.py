@@ -121,16 +121,16 @@ class Evaluation(Job[Measured]):
     # --- the service ---------------------------------------------------------------------------------------------
 
     def commands(self, group: Group) -> tuple[Command, ...]:
-        """The engine's commands for this setting."""
+        """The plan's commands for this setting."""
         commands = self.plan.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
 
     async def ready(self, service: Service) -> bool:
-        """The engine's check. SimulatorStartError if the service is healthy and has refused the check for ``REFUSES_S``."""
+        """The plan's check. SimulatorStartError if the service is healthy and has refused the check for ``REFUSES_S``."""
         async with aiohttp.ClientSession() as session:
             self._probe = probe = HttpProbe(service.url, service.handle, session)
-            ready = await self.plan.engine.ready(probe)
+            ready = await self.plan.ready(probe, service.group)
         now = self._bench.clock.monotonic()
         self._refused_since = (self._refused_since or now) if not ready and probe.refused else None
         if self._refused_since is not None and now - self._refused_since >= REFUSES_S:
@@ -143,7 +143,8 @@ class Evaluation(Job[Measured]):
         error = self._diagnosed(exit_code, log)
         if exit_code is not None:
             return error
-        waited = f"not ready after {self.ready_s:g} s (wait_start_time). "
+        limit = "parallel.health_check_timeout" if self.plan.scripts else "wait_start_time"
+        waited = f"not ready after {self.ready_s:g} s ({limit}). "
         if self._probe is not None and (told := self._probe.told):
             waited += f"It answers, but not as a service that is ready: {told}. {NOT_READY} "
         return SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
@@ -157,6 +158,12 @@ class Evaluation(Job[Measured]):
     def _diagnosed(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """The engine's diagnosis, unless a text of the user shows another cause."""
         return self.plan.health_check.of_service(self.plan.engine.diagnose(exit_code, log), log)
+
+    async def before_stop(self, service: Service) -> None:
+        """Run the stop script of the group, if it has one."""
+        if self.plan.scripts is not None and service.nodes is not None:
+            scripts = self.plan.scripts.of(service.group.name)
+            await scripts.run_stop(service.nodes, service.group, self.place, self._bench.clock)
 
     async def after_stop(self, nodes: ServiceGroup) -> None:
         """Fetch the folder of the service; the log on a lost node is not fetched."""
@@ -239,7 +246,7 @@ class Evaluation(Job[Measured]):
         command = benchmark.command_for(workload, self._loaded(service))
         deadline = clock.monotonic() + max(1.0, timeout_s)
         environment = {**command.env, "SWARMTUNE_TOKEN": f"{self.attempt.token}-load"}
-        handle = await place.start(replace(command, env=environment), service, directory)
+        handle = await place.start(replace(command, env=environment), service, directory, benchmark.reads)
         try:
             while (code := await handle.poll()) is None:
                 if clock.monotonic() > deadline:

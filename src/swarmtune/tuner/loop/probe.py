@@ -51,6 +51,10 @@ class HttpProbe:
             return ""
         return ", ".join(f"{request} {_shown(reply)}" for request, reply in self.answers.items())
 
+    def _full(self, path: str) -> str:
+        """A path below the address of the service, or a URL as it is."""
+        return self._url + path if path.startswith("/") else path
+
     async def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Reply:
         self.answers[f"{method} {path}"] = Reply(0, "nothing yet")
         self.answers[f"{method} {path}"] = reply = await self._answer(method, path, body)
@@ -59,7 +63,7 @@ class HttpProbe:
     async def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> Reply:
         timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
         try:
-            async with self._session.request(method, self._url + path, json=body, timeout=timeout) as answer:
+            async with self._session.request(method, self._full(path), json=body, timeout=timeout) as answer:
                 parts, size = [], 0
                 async for part in answer.content.iter_any():
                     parts.append(part)

@@ -31,8 +31,8 @@ def free_fields(plan: Plan) -> frozenset[str]:
         points = np.tile(rest, (len(PROBES), 1))
         points[:, index] = PROBES
         others = [setting for setting in map(space.decode, points) if setting.key != base.key and space.legal(setting)]
-        first = plan.engine.commands(base, group)
-        same = (all(map(Command.same_process, first, plan.engine.commands(other, group))) for other in others)
+        first = plan.commands(base, group)
+        same = (all(map(Command.same_process, first, plan.commands(other, group))) for other in others)
         return bool(others) and all(same)
 
     try:

@@ -27,6 +27,9 @@ WEIGHTED_KEYS = (
     "ttft_penalty", "tpot_penalty", "success_rate_penalty", "success_rate_slo", "generate_speed_target",
 )  # fmt: skip
 DEFAULT_SLOS = {"p95_ttft_ms": 1000.0, "p95_tpot_ms": 50.0}
+# Latencies and statistics by their names in [BENCHMARK.performance_config] of the older tuner.
+LATENCIES = {"time_to_first_token": "ttft", "time_per_output_token": "tpot"}
+STATISTICS = {"average": "mean", "mean": "mean", "max": "max"} | {name: name for name in ("p50", "p90", "p95", "p99")}
 
 
 def leading(settings: BaseSections) -> str:
@@ -104,9 +107,25 @@ def _weights(settings: BaseSections) -> Weights:
         ttft_penalty=settings.ttft_penalty,
         tpot_penalty=settings.tpot_penalty,
         success_rate_penalty=settings.success_rate_penalty,
-        ttft_statistic=p.ttft_statistic,
-        tpot_statistic=p.tpot_statistic,
+        ttft_statistic=_statistic(settings, "ttft"),
+        tpot_statistic=_statistic(settings, "tpot"),
     )
+
+
+def _statistic(settings: BaseSections, latency: str) -> str:
+    """The statistic of a latency in the weighted cost: [objective]'s, else that of the older tuner's table."""
+    key = f"{latency}_statistic"
+    chosen = str(getattr(settings.objective, key))
+    if key in settings.objective.model_fields_set:
+        return chosen
+    return STATISTICS.get(_algorithms(settings).get(latency, ""), chosen)
+
+
+def _algorithms(settings: BaseSections) -> dict[str, str]:
+    """What [BENCHMARK.performance_config] of the older tuner says of each latency, where it is given."""
+    table = getattr(getattr(settings, settings.optimizer.benchmark, None), "performance_config", None)
+    given = {latency: getattr(table, name, None) for name, latency in LATENCIES.items()}
+    return {latency: one.algorithm for latency, one in given.items() if one and "algorithm" in one.model_fields_set}
 
 
 def notes(settings: BaseSections) -> list[str]:
@@ -114,8 +133,17 @@ def notes(settings: BaseSections) -> list[str]:
     given = [name for name in WEIGHTED_KEYS if name in settings.model_fields_set]
     table = ("weights", "ttft_statistic", "tpot_statistic")
     given += [f"objective.{name}" for name in table if name in settings.objective.model_fields_set]
-    if not given or any(issubclass(kind, Weighted) for kind in _kinds(settings).values()):
+    given += [f"{settings.optimizer.benchmark}.performance_config"] if _algorithms(settings) else []
+    if not given:
         return []
+    if any(issubclass(kind, Weighted) for kind in _kinds(settings).values()):
+        return [
+            f"{settings.optimizer.benchmark}.performance_config: {algorithm!r} is no statistic here, so the cost takes the "
+            f"{_statistic(settings, latency)} {latency.upper()}; [objective] {latency}_statistic = one of mean, p50, p90, "
+            "p95, p99, max chooses another"
+            for latency, algorithm in _algorithms(settings).items()
+            if algorithm not in STATISTICS
+        ]
     text = f"only the weighted objective uses {', '.join(given)}, and the objective is {leading(settings)}"
     return [f'{text}; [objective] name = "weighted" takes the older tuner\'s cost']
 

@@ -13,24 +13,26 @@ from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.execution.executors import executor_class
 from swarmtune.execution.reach import executor_of
+from swarmtune.fleet.load_place import too_large
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import SLO_NAME, per_request_limits, slo_mistakes
 from swarmtune.records import Group, Setting
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
-from swarmtune.settings import BaseSections, section_name, without_effect
+from swarmtune.settings import BaseSections, without_effect
+from swarmtune.sources import section_name
 from swarmtune.space import Field, Space
 from swarmtune.tuner.planning import aims
-from swarmtune.tuner.planning.parts import engine_and_benchmark, engine_notes, search_class
+from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import not_runnable
+from swarmtune.tuner.planning.scripts import script_notes, start_scripts
 from swarmtune.tuner.planning.stops import early_stop_text, stop_rules
 
 DEFAULT_EVALUATIONS = 16
-SCRIPT_KEYS = ("start", "start_script", "stop_script", "config_path", "health_check_url", "health_check_timeout")
 
 
 def make_plan(settings: BaseSections) -> Plan:
@@ -46,7 +48,9 @@ def make_plan(settings: BaseSections) -> Plan:
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
     given, parallel, groups = _places(settings, engine, mistakes)
-    space, notices = _space(settings, engine, load_search, groups, mistakes) if engine else (None, [])
+    scripts = start_scripts(given, parallel, mistakes)
+    ranked = () if scripts else groups  # a script may start as many ranks as it likes
+    space, notices = _space(settings, engine, load_search, ranked, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
     if engine is None or benchmark is None or space is None or not groups or slo_mistakes(limits):
@@ -57,7 +61,7 @@ def make_plan(settings: BaseSections) -> Plan:
         raise ConfigValidationError(mistakes or [error.message]) from error
     if settings.sample_size is not None:
         workload = replace(workload, requests=settings.sample_size)
-    mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings))
+    mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings), scripts)
     if mistakes:
         raise ConfigValidationError(mistakes)
     goal = aims.objective(settings, limits)
@@ -66,7 +70,7 @@ def make_plan(settings: BaseSections) -> Plan:
     notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
-    notices += [*engine_notes(settings, engine), *aims.notes(settings), *_script_notes(settings.parallel)]
+    notices += [*part_notes(settings, engine), *aims.notes(settings), *script_notes(given, scripts)]
     if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
         notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
     early_stop = stop_rules(settings, limits, benchmark)
@@ -96,7 +100,7 @@ def make_plan(settings: BaseSections) -> Plan:
         finalists=o.finalists,
         groups=groups,
         user_settings=users,
-        start_timeout_s=settings.wait_start_time,
+        start_timeout_s=scripts.ready_s if scripts else settings.wait_start_time,
         evaluation_timeout_s=_evaluation_timeout_s(settings),
         max_attempts=parallel.retry_count + 1 if parallel else o.max_attempts,
         parallel=parallel,
@@ -109,24 +113,16 @@ def make_plan(settings: BaseSections) -> Plan:
         early_stop_text=early_stop_text(settings, benchmark, early_stop),
         health_check=settings.health_check,
         deploy=settings.deploy,
+        scripts=scripts,
     )
 
 
-def _script_notes(parallel: ParallelConfig) -> list[str]:
-    """That keys for start scripts have no effect on an engine."""
-    given = {key for one in (parallel, *parallel.service_groups) for key in one.model_fields_set}
-    keys = [f"parallel.{key}" for key in SCRIPT_KEYS if key in given]
-    if not parallel.enabled or not keys:
-        return []
-    return [
-        f"{', '.join(keys)}: only ParticleDispatcher uses this; here the engine starts the service (-e command: a script)"
-    ]
-
-
 def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:
-    """That this load generator cannot run on the masters."""
-    if not parallel.enabled or parallel.load_python is None or benchmark is None or benchmark.runs_anywhere:
+    """That this load generator cannot run on the masters, or its files cannot be copied there."""
+    if not parallel.enabled or parallel.load_python is None or benchmark is None:
         return []
+    if benchmark.runs_anywhere:
+        return [f"parallel.benchmark_on: {mistake}" for mistake in too_large(benchmark.reads)]
     text = f"the load generator {benchmark.name} runs only on the tuner's machine"
     return [f'parallel.benchmark_on: {text}; take -b swarmtune, or benchmark_on = "tuner"']
 

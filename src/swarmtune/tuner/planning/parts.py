@@ -9,7 +9,8 @@ from swarmtune.engines.base import Engine
 from swarmtune.errors import ConfigurationError
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.search.base import Search
-from swarmtune.settings import BaseSections, section_name
+from swarmtune.settings import BaseSections
+from swarmtune.sources import section_name
 from swarmtune.space.space import MAX_FIELDS
 
 MAX_MISTAKE = 500  # characters; the system's messages repeat file names of any length
@@ -37,11 +38,19 @@ def engine_name(settings: BaseSections, mistakes: list[str]) -> str | None:
     return given[0] if given else settings.engine_name
 
 
-def engine_notes(settings: BaseSections, engine: Engine) -> list[str]:
-    """That the engine follows from its table, where nothing names it and it is not the default."""
-    if _is_named(settings) or engine.name == settings.engine_name:
-        return []
-    return [f"the engine is {engine.name}, because its table is given and no engine is named (-e)"]
+def part_notes(settings: BaseSections, engine: Engine) -> list[str]:
+    """That the engine follows from its table, where nothing names it and it is not the default; that tables of load
+    generators are not used, where none is named.
+    """
+    notes = []
+    if not _is_named(settings) and engine.name != settings.engine_name:
+        notes.append(f"the engine is {engine.name}, because its table is given and no engine is named (-e)")
+    chosen = settings.optimizer.benchmark
+    others = [n for n in registry.benchmarks if n in settings.model_fields_set and n != chosen]
+    if others and "benchmark" not in settings.optimizer.model_fields_set:
+        tables, ways = ", ".join(f"[{n}]" for n in others), " or ".join(f"-b {n}" for n in others)
+        notes.append(f"{tables} is not used: the load is that of {chosen}; {ways} takes it")
+    return notes
 
 
 def _is_named(settings: BaseSections) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from swarmtune import registry
-from swarmtune.engines.base import Engine
+from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.placement import LOAD_FIELDS
 from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.execution.config import ParallelConfig
@@ -24,6 +24,7 @@ from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
+from swarmtune.tuner.planning.scripts import StartScripts
 from swarmtune.workload import Load, StopRules, Workload
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 30  # of the proof, when their number follows from the time
@@ -71,6 +72,7 @@ class Plan:
     hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
     health_check: HealthCheck = field(default_factory=HealthCheck)
     deploy: Deploy = field(default_factory=Deploy)
+    scripts: StartScripts | None = None  # None: the engine's own commands start the services
 
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""
@@ -78,7 +80,15 @@ class Plan:
 
     def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
         """The commands of the service with this setting, one for each node of the group."""
-        return tuple(map(self.deploy.on_path, self.engine.commands(setting, group)))
+        if self.scripts is None:
+            commands = self.engine.commands(setting, group)
+        else:
+            commands = self.scripts.commands(self.space.fields, setting, group)
+        return tuple(map(self.deploy.on_path, commands))
+
+    async def ready(self, probe: Probe, group: Group) -> bool:
+        """Is the service of this group up? The engine's check, or that of the start scripts."""
+        return await (self.scripts.ready(self.engine, probe, group) if self.scripts else self.engine.ready(probe))
 
     @property
     def load_python(self) -> str | None:
@@ -132,6 +142,7 @@ class Plan:
             "load_search": self.load_search.identity() if self.load_search else None,
             "sections": _digest(self.engine.config, self.benchmark.config),
             **({"path_prefix": self.deploy.path_prefix} if self.deploy.path_prefix else {}),
+            **({"start_script": self.scripts.identity} if self.scripts else {}),
         }
 
     def service(self) -> str:

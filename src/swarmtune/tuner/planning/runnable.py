@@ -11,9 +11,10 @@ from swarmtune.engines.base import Engine
 from swarmtune.errors import ConfigurationError
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.records import Group
-from swarmtune.settings import section_name
+from swarmtune.sources import section_name
 from swarmtune.space import Space
 from swarmtune.tuner.planning.parts import keyed
+from swarmtune.tuner.planning.scripts import StartScripts
 from swarmtune.workload import Workload
 
 
@@ -24,14 +25,18 @@ def not_runnable(
     workload: Workload,
     groups: tuple[Group, ...],
     timeout_s: float,
+    scripts: StartScripts | None = None,
 ) -> list[str]:
-    """Why the baseline's commands cannot be made, or cannot end within ``timeout_s`` seconds, as mistakes."""
+    """Why the baseline's commands cannot be made, or cannot end within ``timeout_s`` seconds, as mistakes.
+
+    With ``scripts`` the engine starts nothing: it may be one that runs on one node, or cannot run here.
+    """
     mistakes = []
     ports = [g.port for g in groups if g.port > 65535]
     if ports:
         mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
     several = [g.name for g in groups if len(g.nodes) > 1]
-    if several and not engine.spans_nodes:
+    if several and not (engine.spans_nodes or scripts):
         mistakes.append(
             f"parallel: the groups {', '.join(several[:5])} have several nodes, and the engine {engine.name} runs on one; "
             'set mode = "single_node" or nodes_per_group = 1'
@@ -53,7 +58,7 @@ def not_runnable(
             mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
             mistakes.append(f"{section}: no command can be made of these values: {error}")
-    return mistakes or _shared_files(engine, space, groups)
+    return mistakes or ([] if scripts else _shared_files(engine, space, groups))
 
 
 def _shared_files(engine: Engine, space: Space, groups: tuple[Group, ...]) -> list[str]:
