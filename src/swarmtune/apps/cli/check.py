@@ -120,6 +120,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",
         ),
         *([("groups", groups_text(plan))] if plan.parallel else []),
+        *([("installed", "; ".join(plan.installed))] if plan.installed else []),
         ("space", f"{size} settings in {len(plan.space.dimensions)} dimensions"),
         ("time", expected_time(plan)),
     ]

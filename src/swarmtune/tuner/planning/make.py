@@ -1,4 +1,4 @@
-"""From settings to a plan: read all, check all, report all mistakes at once. Nothing is started here."""
+"""From settings to a plan: read all, check all, report all mistakes at once. No service is started here."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.settings import BaseSections, section_name, without_effect
 from swarmtune.space import Field, Space
 from swarmtune.tuner.planning import aims
+from swarmtune.tuner.planning.inquiry import Inquiry
+from swarmtune.tuner.planning.installed import Installed
 from swarmtune.tuner.planning.parts import engine_and_benchmark, engine_notes, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
@@ -33,8 +35,10 @@ DEFAULT_EVALUATIONS = 16
 SCRIPT_KEYS = ("start", "start_script", "stop_script", "config_path", "health_check_url", "health_check_timeout")
 
 
-def make_plan(settings: BaseSections) -> Plan:
-    """Check everything that can be checked without starting a service; ConfigValidationError lists all mistakes."""
+def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
+    """Check everything that can be checked without starting a service, also what ``inquiry`` finds on the nodes;
+    ConfigValidationError lists all mistakes.
+    """
     o = settings.optimizer
     mistakes: list[str] = []
     engine, benchmark = engine_and_benchmark(settings, mistakes)
@@ -46,6 +50,7 @@ def make_plan(settings: BaseSections) -> Plan:
     check_earlier(o.earlier, mistakes)
     load_search = _load_search(settings, mistakes)
     given, parallel, groups = _places(settings, engine, mistakes)
+    installed = inquiry.make(settings, engine, parallel, groups, mistakes) if inquiry and engine else Installed()
     space, notices = _space(settings, engine, load_search, groups, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
@@ -63,7 +68,7 @@ def make_plan(settings: BaseSections) -> Plan:
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
-    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [*installed.notices, *engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     notices += [*engine_notes(settings, engine), *aims.notes(settings), *_script_notes(settings.parallel)]
@@ -107,6 +112,7 @@ def make_plan(settings: BaseSections) -> Plan:
         early_stop=_early_stop(settings, limits, benchmark),
         health_check=settings.health_check,
         deploy=settings.deploy,
+        installed=installed.facts,
     )
 
 

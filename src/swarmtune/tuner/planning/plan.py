@@ -70,6 +70,7 @@ class Plan:
     hostfile: ParallelConfig | None = None  # as it was given, to be read again when its hostfile changes
     health_check: HealthCheck = field(default_factory=HealthCheck)
     deploy: Deploy = field(default_factory=Deploy)
+    installed: tuple[str, ...] = ()  # what is there on the nodes, as sentences; empty: nothing was asked
 
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""
