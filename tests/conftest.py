@@ -26,6 +26,7 @@ hypothesis.settings.load_profile("any machine")
 PROCESSES = (
     *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour"),
     *("engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
+    "apps/test_installed_engine",
     *("fleet/test_fitness.py::" + name for name in (
         "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",
         "test_a_master_without",
@@ -39,7 +40,7 @@ PROCESSES = (
     "apps/test_malformed.py::test_in_a_process_of_its_own", "apps/test_first_hour",
     *("devices/test_device_reader", "devices/test_npu_smi", "devices/test_parties"),
     *("execution/test_" + name for name in (
-        "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",
+        "installed", "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",
     )),
     *("loadgen/" + name for name in (
         "ask/test_dataset.py::test_another_process", "ask/test_target.py::test_https_goes_through_a_tunnel",
@@ -107,3 +108,12 @@ def _free_machine() -> None:
 
     machine.machine_use = lambda: None
     machine.memory_in_use = lambda _: {}
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_questions() -> None:
+    """Commands that tests call ask no node for its engine; tests of that put the method back."""
+    from swarmtune.tuner.planning.inquiry import Inquiry
+    from swarmtune.tuner.planning.installed import Installed
+
+    Inquiry.make = lambda *_: Installed()  # type: ignore[method-assign]

@@ -38,7 +38,7 @@ ENVIRONMENT_READERS = {
     "execution/supervisor.py": "travels alone: passes the environment on and finds the journals",
     "testing/executor.py": "proves that our own variables do not leak into services",
 }
-STANDALONE = {"execution/supervisor.py"}  # the standard library only, and nothing of ours
+STANDALONE = {"execution/supervisor.py", "execution/look.py"}  # the standard library only, and nothing of ours
 KILLERS_BY_NAME = re.compile(r"\b(pkill|killall|process_iter)\b")
 
 

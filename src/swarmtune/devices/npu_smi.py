@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from swarmtune.devices.readings import ReadError, Reading, of_device
 
+COMMAND = ("npu-smi", "info")
 INTERVAL_S = 2.0  # the command takes a good part of a second
 TIMEOUT_S = 10.0
 LIMIT_BYTES = 2**20
@@ -42,7 +43,7 @@ class NpuSmiSource:
         with tempfile.TemporaryFile() as file:
             try:
                 done = subprocess.run(
-                    [self._program, "info"], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL,
+                    [self._program, *COMMAND[1:]], stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.DEVNULL,
                     timeout=TIMEOUT_S, check=False,
                 )  # fmt: skip
             except (OSError, subprocess.TimeoutExpired) as error:
@@ -105,5 +106,5 @@ def _chip(device: int, first: str, second: str) -> list[Reading]:
 
 def open_npu_smi(devices: Sequence[int] | None) -> NpuSmiSource | None:
     """The source on this machine; None without the command."""
-    program = shutil.which("npu-smi")
+    program = shutil.which(COMMAND[0])
     return NpuSmiSource(program, devices) if program else None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from swarmtune.engines.flags import LIST, Flags, Spelling, is_flag
+from swarmtune.engines.flags import ANY, LIST, Flags, Spelling, is_flag
 from swarmtune.engines.placement import lone_token, split
 from swarmtune.space import Field
 
@@ -40,14 +40,15 @@ class Given:
         if self.spelling is None:
             return bool(self.values)
         flag = self.spelling.flag
-        return flag.boolean or (bool(self.values) and (flag.takes != LIST or bool(self.spelling.path)))
+        return flag.boolean or (bool(self.values) and (flag.takes not in (LIST, ANY) or bool(self.spelling.path)))
 
     def refusal(self) -> str | None:
         """What the engine would refuse, as the rest of a sentence that begins with the flag; None: nothing."""
         if self.spelling is None or any(_TOKEN.search(value) for value in self.values):
             return None
-        if self.spelling.flag.takes == LIST and not self.spelling.path:
-            return None if self.values else "needs a value"
+        takes = self.spelling.flag.takes
+        if takes in (LIST, ANY) and not self.spelling.path:
+            return None if self.values or takes == ANY else "needs a value"
         return self.spelling.refusal(self.values[0] if self.values else None)
 
 

@@ -9,8 +9,10 @@ from importlib import metadata
 from typing import Any, Protocol
 
 from swarmtune.engines.baseline import range_notes
+from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import LiveRequest, live_requests
+from swarmtune.engines.questions import Questions
 from swarmtune.errors import SwarmTuneError
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
@@ -96,6 +98,26 @@ class Engine(ABC):
     def version(self) -> str:
         """The version of the program that would be started, where this Python knows it; empty: unknown."""
         return ""
+
+    def questions(self) -> Questions | None:
+        """What the program of ``command`` is asked on its node before anything is started; None: there is nothing to ask.
+
+        Called only where the section may be wrong: it raises nothing.
+        """
+        return None
+
+    def learn(self, help_text: str, version: str, host: str) -> bool:
+        """Take the flags in the help of the engine that is installed on this host: for ``mistakes`` they count instead of
+        those that SwarmTune knows. False, and nothing has changed, if they cannot be read.
+        """
+        del help_text, version, host
+        return False
+
+    def learn_memory(self, device_bytes: int) -> None:
+        """Take the memory of one device, bytes, where the memory table leaves it open."""
+        memory = getattr(self, "memory", None)
+        if isinstance(memory, KvMemory):
+            memory.learn(device_bytes)
 
     def accelerators(self, setting: Setting, group: Group) -> int:
         """How many of the group's devices the service uses with this setting, as its command says; at least 1."""

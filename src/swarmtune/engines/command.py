@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,14 @@ from swarmtune.engines.diagnosis import diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.placement import BoolStyle, flag, place, placed_twice, substitute, tokens, unknown_tokens
+from swarmtune.engines.questions import Needed, Questions
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import ServiceConfig, program
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, File, Group, Setting
 from swarmtune.space import Field
 
+RUNNERS = re.compile(r"python[0-9.]*|(ba|da|z|k)?sh")  # programs that run a script
 PLACES = ("HOST", "PORT", "MODEL")
 BATCHES = frozenset(  # without - and _, in lower case
     ("maxnumseqs", "maxrunningrequests", "maxbatchsize", "maxbatch", "batchsize", "batch", "nparallel", "parallel")
@@ -51,6 +54,14 @@ class CommandEngine(Engine):
         super().__init__(config)
         self._file = ServiceFile(config.config_path)
         self.memory = KvMemory(config.memory, config.baselines, lambda: config.argv)
+
+    def questions(self) -> Questions:
+        """Program and script; its flags are its own."""
+        first, second, *_ = (*self.config.argv, "", "")
+        needed: tuple[Needed, ...] = ()
+        if RUNNERS.fullmatch(Path(first).name) and second and not second.startswith("-") and "$" not in second:
+            needed = (Needed("script", "command.argv", second),)
+        return Questions("command.argv", what="script" if "/" in first else "program", needed=needed)
 
     @property
     def model(self) -> str:

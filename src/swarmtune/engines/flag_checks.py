@@ -24,7 +24,9 @@ class FlagChecks:
     """The flags of one engine's section. ``key``: its name; ``others``: its further arguments, and ``where`` they stand.
 
     ``own``: flags that SwarmTune writes itself, and the key that sets each. ``on`` False: only what is given twice is
-    a mistake, as the installed engine may have other flags. ``env``: what $NAME stands for where no field has that name.
+    a mistake, as the installed engine may have other flags. ``written``: the schema by which values are written, where
+    ``schema`` has the flags of the installed engine and no others; None: that was not asked. ``env``: what $NAME stands for
+    where no field has that name.
     """
 
     schema: Schema
@@ -33,6 +35,7 @@ class FlagChecks:
     where: str
     own: Mapping[str, str]
     on: bool = True
+    written: Schema | None = None
     env: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -82,7 +85,8 @@ class FlagChecks:
         if not schema.complete and not near:
             return None
         hint = f" Near: {', '.join(near)}." if near else ""
-        way = f" If your version has it, set {schema.way_out}." if schema.way_out else ""
+        case = "it takes it all the same" if self.written else "your version has it"
+        way = f" If {case}, set {schema.way_out}." if schema.way_out else ""
         return f"{where}: {schema.engine} {schema.versions} has no parameter {name[:80]}.{hint}{way}"
 
     def _given_mistake(self, one: Given) -> str | None:
@@ -94,7 +98,8 @@ class FlagChecks:
 
     def _refused(self, where: str, written: str, spelling: Spelling, refusal: str | None) -> str | None:
         more = spelling.flag.choices and self.schema.way_out
-        way = f"; if your version takes it, set {self.schema.way_out}" if more else ""
+        taker = "it takes it all the same" if self.written else "your version takes it"
+        way = f"; if {taker}, set {self.schema.way_out}" if more else ""
         return f"{where}: {written} {refusal}{way}" if refusal else None
 
     def _field_mistake(self, made: Field) -> str | None:
@@ -107,7 +112,8 @@ class FlagChecks:
             return f"{where}: config_position {position!r} is a path, but {self.schema.engine} has no file to put it"
         spelling = self.schema.spelling(made)
         if spelling is None:
-            return self.unknown(position, where) if position != "env" else self._variable_mistake(made.name, where)
+            flag = position if position != "env" else (self.written or self.schema).flag_of(made.name)
+            return self.unknown(flag, where) if flag else self._variable_mistake(made.name, where)
         if way := self.own.get(spelling.flag.name):
             return f"{where}: {position} is written by SwarmTune; leave it out{way}"
         refusals = (spelling.refusal(value) for value in _extremes(made, spelling))

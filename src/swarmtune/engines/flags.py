@@ -11,9 +11,9 @@ from types import MappingProxyType
 
 from swarmtune.records import Value
 
-SWITCH, PAIR, OPTIONAL, LIST, JSON, TEXT = "switch", "pair", "optional", "list", "json", "text"
+SWITCH, PAIR, OPTIONAL, LIST, ANY, JSON, TEXT = "switch", "pair", "optional", "list", "any", "json", "text"
 INT, SIZE, FLOAT = "int", "size", "float"
-KINDS = (SWITCH, PAIR, OPTIONAL, LIST, JSON, TEXT, INT, SIZE, FLOAT)
+KINDS = (SWITCH, PAIR, OPTIONAL, LIST, ANY, JSON, TEXT, INT, SIZE, FLOAT)
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 )
@@ -26,14 +26,16 @@ class Flag:
     """``names``: every spelling, the usual one first. ``takes``: what follows it, one of KINDS.
 
     ``switch``: nothing. ``pair``: nothing, and --no-x is its opposite. ``optional``: a value or nothing. ``list``: one
-    value or more. ``size``: a whole number such as 4096 or 4k. ``choices``: all values, empty where there are more than
-    these; ``bounds``: comparisons that a number must pass.
+    value or more. ``any``: any number of values. ``size``: a whole number such as 4096 or 4k. ``choices``: all values, empty
+    where there are more than these; ``bounds``: comparisons that a number must pass. ``loose``: as a help shows no more, it
+    may be that choices count in any case, and with - for _.
     """
 
     names: tuple[str, ...]
     takes: str = TEXT
     choices: tuple[str, ...] = ()
     bounds: tuple[tuple[str, float], ...] = ()
+    loose: bool = False
 
     @property
     def name(self) -> str:
@@ -49,7 +51,7 @@ class Flag:
         """Why the flag refuses this value, as the end of a sentence that begins with the flag; None if it takes it."""
         if self.boolean:
             return f"is a switch and takes no value, so not {text[:60]!r}"
-        if self.choices and text not in self.choices:
+        if self.choices and text not in self.choices and not (self.loose and _plain(text) in map(_plain, self.choices)):
             return f"takes one of {', '.join(self.choices)}, not {text[:60]!r}"
         number: float | None = None
         try:
@@ -67,6 +69,10 @@ class Flag:
             (sign, bound) for sign, bound in self.bounds if number is not None and not _COMPARE[sign](number, bound)
         ]
         return f"takes a number {wrong[0][0]} {wrong[0][1]:g}, not {text[:60]}" if wrong else None
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("-", "_")
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class Spelling:
         if self.flag.boolean:
             return None if value is None or isinstance(value, bool) else self.flag.refusal(str(value))
         if value is None:
-            return None if self.flag.takes == OPTIONAL else f"needs a value{self._which}"
+            return None if self.flag.takes in (OPTIONAL, ANY) else f"needs a value{self._which}"
         if isinstance(value, bool):
             return f"takes a value{self._which}; true and false are not values of it"
         return self.flag.refusal(str(value))

@@ -18,6 +18,7 @@ from swarmtune.engines.flags import read_flags
 from swarmtune.engines.kv_model import dtype_bits
 from swarmtune.engines.memory import KvMemory, MemoryConfig
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.questions import Needed, Questions
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.engines.service_config import ServiceConfig, others_mistakes
@@ -134,6 +135,13 @@ class LlamacppEngine(Engine):
     def found(cls) -> bool:
         """Is the package ``xllamacpp`` installed beside us?"""
         return importlib.util.find_spec("xllamacpp") is not None
+
+    def questions(self) -> Questions:
+        """Python, package and model; the flags of the server are our own."""
+        path = self.config.model_path
+        needed = (Needed("model", "llamacpp.model_path", str(Path(path).absolute())),) if Path(path).is_file() else ()
+        install = "pip install 'swarmtune[llamacpp]'"
+        return Questions("llamacpp", package="xllamacpp", install=install, needed=needed)
 
     @property
     def model(self) -> str:

@@ -44,7 +44,9 @@ class MemoryConfig(BaseModel):
         None, gt=0, description="memory left for the KV cache on all devices of a group, bytes"
     )
     device_bytes: int | None = Option(
-        None, gt=0, description="memory of one device, bytes: instead of kv_bytes, less the weights"
+        None,
+        gt=0,
+        description="memory of one device, bytes: instead of kv_bytes, less the weights; read there if both are absent",
     )
     utilisation: float = Option(0.9, gt=0, le=1, description="share of device_bytes for weights and KV cache")
     weight_bytes: int | None = Option(
@@ -164,6 +166,12 @@ class KvMemory:
         self._baselines = baselines
         self._given = given
         self._bounds: dict[tuple[Ranks, str | None], Bound | ConfigurationError | UnknownLayerError] = {}
+
+    def learn(self, device_bytes: int) -> None:
+        """The memory of one device, bytes, as the device says; it counts where the table gives no bytes."""
+        if self._config is not None and self._config.kv_bytes is None and self._config.device_bytes is None:
+            self._config = self._config.model_copy(update={"device_bytes": device_bytes})
+            self._bounds.clear()
 
     @cached_property
     def _arguments(self) -> tuple[str, ...]:

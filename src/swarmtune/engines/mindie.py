@@ -21,6 +21,7 @@ from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
+from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import completes, healthy
 from swarmtune.engines.schema import underscored
 from swarmtune.engines.service_config import ServiceConfig
@@ -32,6 +33,7 @@ SCHEDULE = "BackendConfig.ScheduleConfig"
 MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 MODEL_NAME = f"{MODEL}.modelName"
 DEPLOYED = f"{MODEL}."
+WEIGHTS = f"{MODEL}.modelWeightPath"
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
@@ -91,6 +93,14 @@ class MindieEngine(Engine):
         self._bound = BatchMemory(self.memory, "mindie", config.baselines)
         self._file = ServiceFile(config.file)
 
+    def questions(self) -> Questions:
+        """The daemon, and the weights that its file or a field names by a path."""
+        path, key = document.read_or(self._content, WEIGHTS, ""), "mindie.config_path"
+        for entry in self.config.target_field:
+            if entry.config_position == WEIGHTS and entry.constant is not None:
+                path, key = entry.constant, f"mindie.target_field {entry.name}"
+        return Questions("mindie.command", needed=local_model(key, path) if isinstance(path, str) else ())
+
     @property
     def original(self) -> Any:
         """The daemon's file before anything was tuned. DocumentError if it cannot be read."""
@@ -144,7 +154,7 @@ class MindieEngine(Engine):
                 return ()
         except (OSError, RuntimeError, ValueError):  # a name that no path can have
             return ()
-        return (Field("model_weight_path", f"{MODEL}.modelWeightPath", dtype="enum", constant=str(folder)),)
+        return (Field("model_weight_path", WEIGHTS, dtype="enum", constant=str(folder)),)
 
     @property
     def _switches(self) -> dict[str, Value]:

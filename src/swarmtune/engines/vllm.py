@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pydantic import Field as Option
 
@@ -11,10 +12,12 @@ from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.flag_checks import FlagChecks
+from swarmtune.engines.help_text import help_schemas
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.model_facts import ModelFacts, head_mistakes, head_rules
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
+from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.vllm_schema import vllm_schema
@@ -74,6 +77,24 @@ class VllmEngine(Engine):
         """Is the program ``vllm`` on the PATH?"""
         return shutil.which("vllm") is not None
 
+    def questions(self) -> Questions:
+        """``vllm serve --help=all``, unless flags are not checked."""
+        return Questions(
+            "vllm.executable",
+            help=("serve", "--help=all") if self.config.check_flags else (),
+            version=("--version",),
+            package="vllm",
+            install="pip install vllm",
+            needed=local_model("vllm.command.model", self.config.command.model_argument),
+        )
+
+    def learn(self, help_text: str, version: str, host: str) -> bool:
+        """See Engine."""
+        made = help_schemas(vllm_schema(), help_text, f"{version} on {host}".lstrip())
+        if made is not None:
+            self._flags, self.schema = replace(self._flags, schema=made[0], written=made[1]), made[1]
+        return made is not None
+
     @property
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
@@ -81,7 +102,7 @@ class VllmEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or batch sizes, chunked prefill and prefix caching."""
-        defaults = self.schema.defaults(DEFAULT_FIELDS)
+        defaults = self._flags.schema.defaults(DEFAULT_FIELDS)
         fields = self.schema.fields(self.config.target_field, defaults, self._flags.known)
         return self._bound.bounded(fields, self._batch(fields))
 

@@ -26,7 +26,7 @@ COMMANDS = {
     "bench": ("bench", "load-test an LLM service and say how far the measurement can be trusted"),
     "bench-worker": ("bench_worker", "send load from this machine for `swarmtune bench --listen` elsewhere"),
     "node": ("node", "run commands on this machine for a tuner that shares only a file system with it"),
-    "check": ("check", "validate a configuration and show the plan, without running anything"),
+    "check": ("check", "validate a configuration, ask the installed engine, and show the plan"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
 

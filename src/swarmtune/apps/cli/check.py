@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check the configuration and show the plan; ConfigValidationError with all mistakes."""
     given, path = overrides(args), chosen_config(args.config, args.engine)
-    show(noticed(older_notes(read_plan(path, given)[1], args)))
+    show(noticed(older_notes(read_plan(path, given, preview=True)[1], args)))
     return EXIT_DONE
 
 
@@ -121,6 +121,7 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
             f"{plan.algorithm}, {plan.evaluations} evaluations, seed {plan.seed}, {len(plan.groups)} service(s) at a time",
         ),
         *([("groups", groups_text(plan))] if plan.parallel else []),
+        *([("installed", "; ".join(plan.installed))] if plan.installed else []),
         ("space", f"{size} settings in {len(plan.space.dimensions)} dimensions"),
         ("time", expected_time(plan)),
     ]

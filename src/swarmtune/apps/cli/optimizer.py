@@ -99,7 +99,7 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
             path = Path(before["config"])
         if not args.dry_run:
             _sweep(place)
-    settings, plan = read_plan(path, given)
+    settings, plan = read_plan(path, given, preview=args.dry_run)
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
     return settings, plan, place, request

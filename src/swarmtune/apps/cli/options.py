@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from swarmtune.errors import ConfigurationError, ConfigValidationError
 if TYPE_CHECKING:
     from swarmtune.settings import BaseSections
     from swarmtune.sources import Rest
+    from swarmtune.tuner.planning.inquiry import Inquiry
     from swarmtune.tuner.planning.plan import Plan
 
 
@@ -161,25 +163,30 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     return {name: table for name, table in tables.items() if table}
 
 
-def read_plan(path: Path | None, given: dict[str, dict[str, Any]]) -> tuple[BaseSections, Plan]:
-    """The settings and their plan. ConfigValidationError with the mistakes in both: those that the plan finds in what is
-    right are told with those of the settings.
+def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool = False) -> tuple[BaseSections, Plan]:
+    """The settings and their plan, for which the nodes are asked for the installed engine. ConfigValidationError with the
+    mistakes in both: those that the plan finds in what is right are told with those of the settings. ``preview``: the plan
+    is only shown.
     """
     from swarmtune.settings import read_settings
+    from swarmtune.tuner.planning.inquiry import Inquiry
+
+    inquiry = Inquiry(lambda text: print(text, file=sys.stderr), preview=preview)
 
     try:
         settings = read_settings(path, given)
     except ConfigValidationError as error:
-        raise ConfigValidationError([*error.mistakes, *_further(error.details.get("rest"))]) from error
-    return settings, planned(settings)
+        raise ConfigValidationError([*error.mistakes, *_further(error.details.get("rest"), inquiry)]) from error
+    return settings, planned(settings, inquiry=inquiry)
 
 
-def _further(rest: Rest | None) -> list[str]:
+def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:
     """The mistakes of the plan in tables in which nothing that matters was left out."""
     if rest is None or "optimizer" in rest.tables:  # which engine is meant is not known
         return []
     try:
-        planned(rest.settings, rest.tables)
+        reachable = not {"parallel", "deploy"} & set(rest.tables)
+        planned(rest.settings, rest.tables, inquiry if reachable else None)
     except ConfigValidationError as error:
         return error.mistakes
     except ConfigurationError:
@@ -187,7 +194,7 @@ def _further(rest: Rest | None) -> list[str]:
     return []
 
 
-def planned(settings: BaseSections, without: Collection[str] = ()) -> Plan:
+def planned(settings: BaseSections, without: Collection[str] = (), inquiry: Inquiry | None = None) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: file, variable or command line.
 
     Mistakes in tables ``without`` some of their keys are left out, and so are those in rules between parameters then.
@@ -195,7 +202,7 @@ def planned(settings: BaseSections, without: Collection[str] = ()) -> Plan:
     from swarmtune.tuner.planning.make import make_plan
 
     try:
-        return make_plan(settings)
+        return make_plan(settings, inquiry)
     except ConfigValidationError as error:
         places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes]
         known = {*without, *(["constraints", "optimizer"] if without else [])}

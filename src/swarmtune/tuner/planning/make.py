@@ -1,4 +1,4 @@
-"""From settings to a plan: read all, check all, report all mistakes at once. Nothing is started here."""
+"""From settings to a plan: read all, check all, report all mistakes at once. No service is started here."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ from swarmtune.settings import BaseSections, without_effect
 from swarmtune.sources import section_name
 from swarmtune.space import Field, Space
 from swarmtune.tuner.planning import aims
+from swarmtune.tuner.planning.inquiry import Inquiry
+from swarmtune.tuner.planning.installed import Installed
 from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import not_runnable
 from swarmtune.tuner.planning.scripts import script_notes, start_scripts
-from swarmtune.tuner.planning.stops import early_stop_text, stop_rules
+from swarmtune.tuner.planning.stops import early_stop_text, stop_notes, stop_rules
 
 DEFAULT_EVALUATIONS = 16
 
 
-def make_plan(settings: BaseSections) -> Plan:
-    """Check everything that can be checked without starting a service; ConfigValidationError lists all mistakes."""
+def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
+    """Check everything that can be checked without starting a service, also what ``inquiry`` finds on the nodes;
+    ConfigValidationError lists all mistakes.
+    """
     o = settings.optimizer
     mistakes: list[str] = []
     engine, benchmark = engine_and_benchmark(settings, mistakes)
@@ -50,6 +54,8 @@ def make_plan(settings: BaseSections) -> Plan:
     given, parallel, groups = _places(settings, engine, mistakes)
     scripts = start_scripts(given, parallel, mistakes)
     ranked = () if scripts else groups  # a script may start as many ranks as it likes
+    asks = inquiry if engine and not scripts else None
+    installed = asks.make(settings, engine, parallel, groups, mistakes) if asks and engine else Installed()
     space, notices = _space(settings, engine, load_search, ranked, mistakes) if engine else (None, [])
     users = _user_settings(o.user_settings, space, mistakes) if space else ()
     swarm = _swarm(settings, search, mistakes)
@@ -67,17 +73,12 @@ def make_plan(settings: BaseSections) -> Plan:
     goal = aims.objective(settings, limits)
     if mistakes := aims.power_mistakes(goal, benchmark, groups):
         raise ConfigValidationError(mistakes)
-    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
+    notices += [*installed.notices, *engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
+    notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search)]
     notices += [*part_notes(settings, engine), *aims.notes(settings), *script_notes(given, scripts)]
-    if settings.early_stop.mode == "on" and benchmark.early_stop_obstacle:
-        notices.append(f"early_stop has no effect: {benchmark.early_stop_obstacle}")
     early_stop = stop_rules(settings, limits, benchmark)
-    if load_search and any(SLO_NAME.match(name) for name in settings.objective.pareto):
-        notices.append(
-            "the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"
-        )
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
     return Plan(
         engine=engine,
@@ -114,7 +115,15 @@ def make_plan(settings: BaseSections) -> Plan:
         health_check=settings.health_check,
         deploy=settings.deploy,
         scripts=scripts,
+        installed=installed.facts,
     )
+
+
+def _load_notes(settings: BaseSections, load_search: LoadSearch | None) -> list[str]:
+    """A sentence where latencies are objectives and the load search takes the choice between them away."""
+    if load_search is None or not any(SLO_NAME.match(name) for name in settings.objective.pareto):
+        return []
+    return ["the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"]
 
 
 def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:

@@ -73,6 +73,7 @@ class Plan:
     health_check: HealthCheck = field(default_factory=HealthCheck)
     deploy: Deploy = field(default_factory=Deploy)
     scripts: StartScripts | None = None  # None: the engine's own commands start the services
+    installed: tuple[str, ...] = ()  # what is there on the nodes, as sentences; empty: nothing was asked
 
     def baseline(self) -> Setting:
         """The setting that is measured first: the values that are in use today."""

@@ -38,3 +38,9 @@ def early_stop_text(settings: BaseSections, benchmark: Benchmark, rules: StopRul
     slos = [name for name in rules.limits if SLO_METRIC.match(name)]
     behind = f", or {rules.metric} is {rules.margin:.0%} below the best so far" if rules.metric else ""
     return f"ends a measurement when {', '.join([*slos, 'success_rate'])} surely cannot be kept{behind}"
+
+
+def stop_notes(settings: BaseSections, benchmark: Benchmark) -> list[str]:
+    """Sentences where early stopping was asked for and cannot be had."""
+    obstacle = benchmark.early_stop_obstacle
+    return [f"early_stop has no effect: {obstacle}"] if settings.early_stop.mode == "on" and obstacle else []
