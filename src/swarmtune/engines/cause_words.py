@@ -56,6 +56,11 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
     ),
     Cause.MISSING_MODEL: (
         (
+            r"\b(srun|sbatch|salloc): ",
+            "Slurm refuses the job",
+            "Correct account, partition, QOS or resources in the start script (sinfo, sacctmgr show assoc).",
+        ),
+        (
             r"docker daemon socket|docker\.sock",
             "it may not use docker",
             "Add the user to the group docker on every node, or start docker without root.",
@@ -84,11 +89,6 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             r"\bsudo: |sudoers|authentication failure",
             "it asks for a password",
             "Let the start script run without sudo, or allow it without a password (NOPASSWD).",
-        ),
-        (
-            r"\b(srun|sbatch|salloc): ",
-            "Slurm refuses the job",
-            "Correct account, partition, QOS or resources in the start script (sinfo, sacctmgr show assoc).",
         ),
         (
             r"assign requested address|\[Errno 99\]|EADDRNOTAVAIL",
@@ -152,14 +152,17 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Source conda's profile (etc/profile.d/conda.sh) in the start script, and correct the environment's name.",
         ),
         (
-            r"undefined symbol|symbol lookup|torchvision::|GLIBC|file too short|ELF header|version mismatch",
+            (
+                r"undefined symbol|symbol lookup|torchvision::|GLIBC|file too short|ELF header|version mismatch"
+                r"|different CUDA|no attribute"
+            ),
             "the versions of its libraries do not fit each other",
             "Install the service anew in an environment of its own, the same one on every node.",
         ),
         (
             (
                 r"No module named|ModuleNotFoundError|ImportError|shared (librar|object)|PackageNotFound"
-                r"|DistributionNotFound|sentencepiece|tiktoken|protobuf"
+                r"|DistributionNotFound|modulefile|module\(s\)|sentencepiece|tiktoken|protobuf"
             ),
             "a module or library that it needs is missing",
             "Install it in the environment of the service on every node, or name the right program.",
@@ -178,7 +181,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Correct the path in the start script, or make the folder on every node.",
         ),
         (
-            r"image|pull access|manifest|reference format|requested access",
+            r"image|pull access|manifests?\b|reference format|requested access",
             "its container image cannot be had",
             "Pull the image on every node, or correct its name.",
         ),
@@ -225,9 +228,14 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "the hub limits how often it may be asked",
             f"{_AGAIN} download what it needs beforehand, or log in (HF_TOKEN, docker login).",
         ),
+        (
+            r"(Get|Head) .http",
+            "the registry of its container image is out of reach",
+            f"{_AGAIN} pull the image on the nodes beforehand.",
+        ),
         (r"\b5\d\d Server Error", "the model hub fails", f"{_AGAIN} download the model beforehand."),
         (
-            r"running Ray instance|GCS|with raylet|to raylet|node_ip_address",
+            r"running Ray instance|ray client|GCS|with raylet|to raylet|node_ip_address",
             "no cluster of Ray answers",
             f"{_AGAIN} start it on the nodes (ray start; ray status).",
         ),
