@@ -211,11 +211,13 @@ def _nearby(found: _Finding, lines: Sequence[Line], own: Patterns) -> Iterator[s
 
 @lru_cache(maxsize=256)
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+    """For lower-case text: many times as fast as re.IGNORECASE."""
+    whole = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return re.compile(re.sub(r"\\.|[A-Z]", lambda found: found[0] if found[0][0] == "\\" else found[0].lower(), whole))
 
 
 def _matches(patterns: tuple[str, ...], text: str) -> bool:
-    return _compiled(patterns).search(text) is not None
+    return _compiled(patterns).search(text.lower()) is not None
 
 
 def _signal(exit_code: int | None) -> int | None:
