@@ -38,6 +38,7 @@ PROCESSES = (
         "test_a_missing_extra", "test_what_others_print", "test_an_output_that_cannot", "test_an_interruption_while",
     )),
     "apps/test_malformed.py::test_in_a_process_of_its_own", "apps/test_first_hour",
+    "apps/test_console.py::test_the_line_of_a_log",
     *("devices/test_device_reader", "devices/test_npu_smi", "devices/test_parties"),
     *("execution/test_" + name for name in (
         "installed", "local", "node_agent", "ray", "service_group", "shared_dir", "slurm", "ssh", "supervisor",

@@ -56,6 +56,7 @@ HARMLESS = [
     'time=2025-11-06T06:23:22.759Z level=INFO msg="out of memory is handled"',
     "Loading safetensors checkpoint shards:  50% Completed | 1/2\rLoading safetensors checkpoint shards: 100% Completed",
 ]
+SHUTDOWN = (DATA / "shutdown.log").read_text().rstrip().split("\n===\n")  # after the cause, and never one
 AFTERWARDS = [
     "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
     "RuntimeError: the core did not start, see above",
@@ -67,6 +68,7 @@ AFTERWARDS = [
     "INFO 11-26 14:13:40 [multiproc_executor.py:479] [shutdown] Executor: waiting for worker exit count=1",
     "(APIServer pid=1) INFO:     Shutting down",
     "BrokenPipeError: [Errno 32] Broken pipe",
+    *SHUTDOWN,
 ]
 
 
@@ -98,6 +100,54 @@ def test_the_line_that_tells_is_on_the_screen(case: dict[str, Any]) -> None:
         assert case["tells"].lower() in telling(error.message).lower() or case["exit_code"] == -11
 
 
+@pytest.mark.parametrize("case", STARTS, ids=lambda case: f"{case['cause']} {case['log'][:40]}")
+def test_the_cause_is_seen_behind_thousands_of_lines(case: dict[str, Any]) -> None:
+    log = "\n".join([case["log"], *(f"INFO 11-26 14:13:40 shutting down {i}" for i in range(3000))])
+    error = diagnose("X", case["exit_code"], log, OWN.get(case["engine"]))
+    assert error.details["cause"] == case["cause"]
+    assert case["tells"].lower() in telling(error.message).lower() or case["exit_code"] == -11
+
+
+def test_an_ignored_exception_alone_is_no_cause() -> None:
+    for text in SHUTDOWN:
+        assert classify(1, text, {}) is Cause.CRASHED, text
+    block = "Exception ignored in: <function f at 0x7f>\nKeyError: 'x'\n"
+    assert classify(1, f"{block}torch.OutOfMemoryError: CUDA out of memory.", {}) is Cause.OUT_OF_MEMORY
+
+
+def test_the_line_above_the_hints_tells() -> None:
+    for last in (
+        "main: exiting due to model loading error",
+        "Failed to init endpoint! Please check the service log or console output.",
+        "Killed",
+        "./start.sh: line 9:  1234 Killed                  python3 -m sglang.launch_server",
+        "Aborted (core dumped)",
+        "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    ):
+        error = diagnose("X", 1, f"loading\ncannot use 7 heads\n{last}")
+        assert (error.details["cause"], telling(error.message).endswith("[cannot use 7 heads]")) == ("crashed", True), (
+            last
+        )
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "No GPU available, using CPU",
+        "srun: Job 29 step creation temporarily disabled, retrying (Requested nodes are busy)",
+        "Search for `cudaErrorMemoryAllocation' in the documentation for more information.",
+        "Possible Cause: Available memory is insufficient.",
+        "warning: failed to mlock 184791040-byte buffer (after previously locking 0 bytes): Cannot allocate memory",
+        "WARNING: The object store is using /tmp instead of /dev/shm because /dev/shm has only 64 MB available.",
+        '10.0.0.2:55 - "POST /v1/completions HTTP/1.1" 429 Too Many Requests',
+        '10.0.0.2:55 - "POST /v1/completions HTTP/1.1" 500 Internal Server Error',
+        "srun: error: n1: task 0: Exited with exit code 1",
+    ],
+)
+def test_a_line_that_sounds_like_a_cause_and_is_none(line: str) -> None:
+    assert classify(1, line, {}) is Cause.CRASHED
+
+
 def test_words_for_people_say_what_to_do() -> None:
     logs = {
         "huggingface_hub.errors.GatedRepoError: 401 Client Error.": ("refuses access", "HF_TOKEN"),
@@ -110,6 +160,21 @@ def test_words_for_people_say_what_to_do() -> None:
         "ValueError: Free memory on device cuda:0 (3.0/79.1 GiB) is less than desired (0.9, 71.2 GiB).": (
             "another process",
             "nvidia-smi",
+        ),
+        "PermissionError: [Errno 13] Permission denied: '/root/.cache/huggingface/hub/x'": ("cannot write", "HF_HOME"),
+        "gguf_init_from_file: failed to open GGUF file 'x.gguf'": ("not there", "path"),
+        "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.": ("docker", "systemctl"),
+        "ERROR: might be caused by insufficient shared memory (shm).": ("shared memory", "--ipc=host"),
+        "[Errno 99] error while attempting to bind on address ('10.0.0.5', 1): cannot assign requested address": (
+            "host address",
+            "0.0.0.0",
+        ),
+        "RuntimeError: CUDA error: no kernel image is available for execution on the device": ("not built", "image"),
+        "/tmp/x.c:6:10: fatal error: Python.h: No such file or directory": ("compile", "headers"),
+        "ImportError: cannot import name 'x' from 'triton.compiler' (/opt/miniconda3/lib/x.py)": ("module", "Install"),
+        "torch.OutOfMemoryError: CUDA out of memory. 128.00 MiB in private pools (e.g., CUDA Graphs)": (
+            "ran out of memory (exit",
+            "batch sizes",
         ),
     }
     for log, words in logs.items():

@@ -71,3 +71,13 @@ async def test_folders_of_all_ranks_come_home(group: ServiceGroup, tmp_path: Pat
     await group.get("run", tmp_path / "home" / "run")
     assert (tmp_path / "home" / "run" / "output.log").read_text() == "rank 0\n"
     assert (tmp_path / "home" / "run-rank-1" / "output.log").read_text() == "rank 1\n"
+
+
+async def test_of_many_lines_each_rank_has_its_share(group: ServiceGroup) -> None:
+    commands = [Command(python(f"for i in range(900): print('rank{rank}', i)")) for rank in range(2)]
+    gang = await group.start(commands)
+    await asyncio.gather(*map(finished, gang.handles))  # type: ignore[attr-defined]
+    for wanted, share in ((1000, 500), (600, 400), (50, 50)):
+        log = await gang.logs(wanted)
+        assert [log.count("rank0 "), log.count("rank1 ")] == [share, share]
+        assert log.rstrip().endswith("rank0 899")

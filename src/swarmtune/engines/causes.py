@@ -1,4 +1,4 @@
-"""The causes for which services do not start or end early, the lines that tell them, and the words for people."""
+"""The causes for which services do not start or end early, and the lines that tell them."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ COMMON: Patterns = {
         r"port is already allocated",
         r"couldn't bind .{0,80}socket",
         r"bind address failed",
-        r"failed to bind .{0,80}(port|address)",
+        r"failed to bind (?!.{0,200}(cannot assign|denied)).{0,80}(port|address)",
+        r"container name .{0,200}already in use",
     ),
     Cause.OUT_OF_MEMORY: (
-        r"out of memory",
-        r"OutOfMemoryError",
+        r"out[ _]?of[ _]?((host|device)[ _]?)?memory",
         r"\bMemoryError\b",
         r"std::bad_alloc",
-        r"cannot allocate memory",
+        r"(cannot|can't) allocate memory",
         r"\[Errno 12\]",
         r"failed to allocate",
         r"unable to allocate \w+ buffer",
@@ -78,34 +78,60 @@ COMMON: Patterns = {
         r"(huggingface|modelscope)\.c[on].{0,200}(max retries|resolve|timed out|unreachable|refused)",
         r"(max retries|resolve|timed out|unreachable|refused).{0,200}(huggingface|modelscope)\.c[on]",
         r"invalid repository ID or local directory",
-        r"no supported config format found|unrecognized model in ",
+        r"no supported config format found|unrecognized model in |does not recognize this architecture",
         r"no such model",
         r"model (file|path|directory|weights)?\b.{0,200}(not found|does not exist|no such file)",
         r"(not found|does not exist|no such file).{0,40}\bmodel\b",
-        r"cannot find any model weights",
+        r"cannot find any model weights|unable to load weights|is not a valid JSON file|Incorrect path_or_model_id",
         r"model architectures? .{0,200}(not|un)\s?supported",
-        r"unknown model architecture|unknown (pre-)?tokenizer",
+        r"unknown model architecture|unknown (pre-)?tokenizer|tokenizer class .{0,100}does not exist",
+        r"(couldn't|cannot) instantiate th(e backend|is) tokenizer|have sentencepiece installed",
         r"trust_remote_code",
         r"model is corrupted or incomplete|not within (the )?file bounds",
-        r"gguf_init_from_\w+: failed|invalid magic (characters|number)",
-        r"HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer",
-        r"command not found|: not found$",
+        r"wrong number of tensors|invalid ggml type|missing tensor|tensor '.{0,100}' is missing",
+        r"gguf_init_from_\w+: failed|failed to open (GGUF|file '.{0,200}gguf)|invalid magic (characters|number)",
+        r"(illegal|invalid) split file|failed to load GGUF split",
+        r"HeaderTooLarge|InvalidHeader|MetadataIncompleteBuffer|SafetensorError",
+        r"PytorchStreamReader failed|UnpicklingError|unexpected EOF, expected",
+        r"command not found|: not found$|can't open file '",
+        r"^(\S{0,100}/)?(\w{0,3}sh|env): .{1,300}: no such file or directory$",
+        r"unable to locate a modulefile|module\(s\) are unknown",
+        r": (line )?\d{1,5}: .{0,300}(no such file or directory|not a directory|cannot open|can't cd)",
+        r"CommandNotFoundError|CondaError|EnvironmentNameNotFound|EnvironmentLocationNotFound|conda environment:",
         r"exec: .{0,200}(not found|no such file)",
         r"No such file or directory: '[^']{0,200}(vllm|sglang|python|llama|server|daemon|\.sh)[^'/]{0,40}'",
+        r"No such file or directory: '[\w.+-]{1,40}'",  # a program that is not on the PATH
         r"ModuleNotFoundError|No module named ",
         r"ImportError: ",
-        r"error while loading shared libraries|cannot open shared object file",
+        r"error while loading shared libraries|cannot open shared object file|file too short|invalid ELF header",
         r"PackageNotFoundError|DistributionNotFound",
-        r"permission denied|PermissionError|exec format error|cannot execute",
+        r"undefined symbol|symbol lookup error|version `GLIBC.{1,20}' not found|operator \w+::\w+ does not exist",
+        r"compiled with different CUDA|module '(torch|triton|transformers|numpy)[\w.]{0,60}' has no attribute",
+        r"failed to find C compiler|fatal error: \S{1,200}\.\w{1,4}: no such file|could not find nvcc|nvcc fatal",
+        r"unsupported GNU version|CUDA_HOME environment variable is not set|Ninja is required",
+        r"no kernel image is available|invalid device function|NoBinaryForGpu|compiled with an unsupported toolchain",
+        r"(?<!an )illegal instruction|not compiled with (CUDA|ROCm|NPU|XPU)",
+        r"forward compatibility was attempted|unsupported display driver",
+        r"permission denied|PermissionError|exec format error|cannot execute|read-only file system|\[Errno 30\]",
+        r"owner id diff|permission (should|must) be|\bcheck .{0,40}permission failed",
+        r"sudo: .{0,120}(password is|terminal is|command not)|not in the sudoers|su: authentication failure",
+        r"assign requested address|\[Errno 99\]|EADDRNOTAVAIL",
+        r"(insufficient|out of|raise your) shared memory|creating shared memory segment|/dev/shm.{0,80}too small",
+        r"shared memory object.{0,200}no space left|no space left on device.{0,20}/dev/shm",
+        r"(srun|sbatch|salloc): error: .{0,120}(invalid|not permitted|violates|can ?not be satisfied|is not available)",
+        r"CERTIFICATE_VERIFY_FAILED",
+        r"version mismatch: the cluster was started with",
         r"driver .{0,80}(is )?too old|driver version is insufficient",
         r"found no NVIDIA driver",
-        r"unable to find image|pull access denied|manifest .{0,120}(unknown|not found)",
+        r"unable to find image|pull access denied|manifest .{0,120}(unknown|not found)|no matching manifest",
+        r"invalid reference format|requested access to the resource is denied",
+        r"/manifests/.{0,100}denied|bind source path does not exist",
     ),
     Cause.DEVICE_ERROR: (
-        r"(?<!unhandled )CUDA (driver )?error",
-        r"no CUDA-capable device",
-        r"no CUDA GPUs are available",
-        r"devices? (is|are) busy or unavailable",
+        r"(?<!unhandled )CUDA (driver )?error\b(?!$)",  # at its end ggml only repeats the line above
+        r"no (CUDA|ROCm)-capable device|\bno (CUDA |HIP |XPU |NPU )?(GPU|NPU|XPU|device)s? (is |are )?available",
+        r"NVIDIA-SMI has failed|no devices were found|HSA_STATUS_ERROR|cudaGetDeviceCount|Error 802: ",
+        r"devices? (is|are) (busy|occupied|unavailable)|because the device is used|error in memory profiling",
         r"uncorrectable ECC",
         r"NVRM: Xid|\bXid\b.{0,40}\b\d",
         r"fallen off the bus",
@@ -124,7 +150,18 @@ COMMON: Patterns = {
         r"resource temporarily unavailable|can't start new thread|\[Errno 11\]",
         r"\bNODE_DIED\b|node (has )?(died|crashed)|node .{0,100}\b(has died|was terminated|marked dead)",
         r"raylet .{0,40}(died|dead)\b",
-        r"cannot connect to the docker daemon",
+        r"cannot connect to the docker daemon|error during connect:",
+        r"unresolvable CDI devices|gathering device information",
+        r"429 Client Error|too many requests (for url|.{0,100}(huggingface|modelscope))|toomanyrequests|HTTP Error 429",
+        r"\b5\d\d Server Error\b",
+        r"(Get|Head) .https?://.{0,300}(no such host|time-?out|canceled|refused|unreachable)",
+        r"could not find any running Ray instance|(connect to|reach) .{0,20}GCS|register worker .{0,80}raylet",
+        r"can't find a `node_ip_address|ray client connection timeout",
+        r"contact slurm controller|job credential|DUE TO (TIME LIMIT|PREEMPTION|NODE FAILURE)",
+        r"(srun|sbatch|salloc): error: .{0,120}(node not available|not available now|are busy|revoked|timed out)",
+        r"srun: error: (unable to create step|node failure)",
+        r"stale file handle|\[Errno (5|116|121)\]|input/output error|transport endpoint is not connected",
+        r"dcmi \w{1,20} initiali[sz]ed? failed|failed to start the device",
     ),
     Cause.BAD_ARGUMENT: (
         r"unrecognized arguments?",
@@ -136,10 +173,19 @@ COMMON: Patterns = {
         r"error: the following arguments are required",
         r"\bvalue error, ",
         r"check (config|param\w*).{0,80}fail",
+        r"OutOfResources|out of resource: ",  # Triton: the kernel of this setting does not fit the device
+        r"cache quanti[sz]ation requires|quanti[sz]ed V cache .{0,80}requires|cache type .{0,80}does not divide",
+        r"^llama_(init_from_model|new_context_with_model|context): .{0,80}(requires|must be|cannot)\b",
     ),
 }
 GENERAL: Patterns = {  # exceptions of many meanings: a chained one gives way to its cause
-    Cause.BAD_ARGUMENT: (r"ValidationError", r"validation errors? for \w+", r"\bValueError: ", r"AssertionError: ")
+    Cause.BAD_ARGUMENT: (
+        r"ValidationError",
+        r"validation errors? for \w+",
+        r"\b(ValueError|AssertionError|NotImplementedError): ",
+        r"^[\w.]{0,120}(Error|Exception): .{0,300}(not (yet )?support|unsupported|only supports?\b|(in|not )compatible)",
+        r"^[\w.]{0,120}(Error|Exception): .{0,300}(cannot be (used|combined)|mutually exclusive|must be (div|a mult))",
+    )
 }
 CONSEQUENCES: Patterns = {  # what other processes say when one has ended: counts where nothing else tells
     Cause.DEVICE_ERROR: (
@@ -153,7 +199,7 @@ CONSEQUENCES: Patterns = {  # what other processes say when one has ended: count
         r"ActorDiedError|ActorUnavailableError|RayActorError|WorkerCrashedError|NodeDiedError|OwnerDiedError",
         r"temporary failure in name resolution|name or service not known",
     ),
-    Cause.MISSING_MODEL: (r"FileNotFoundError",),
+    Cause.MISSING_MODEL: (r"FileNotFoundError", r"ninja build failed|error building extension"),
 }
 RERAISED = (  # exceptions that only say that another one was raised
     r"(root cause|stack ?trace|traceback|error|logs?)s? (above|below)|see (the )?(above|logs?|stack|root)|, see above",
@@ -161,6 +207,19 @@ RERAISED = (  # exceptions that only say that another one was raised
     r"please check (the )?(if there are relevant logs|input params|log)|exception in a background process",
     r"EngineDeadError|EngineGenerationError|ChildFailedError|CalledProcessError|ProcessExitedException|BrokenProcessPool",
     r"^(EOFError|SystemExit|KeyboardInterrupt|BrokenPipeError|(\w+\.){0,3}CancelledError)\b|did not start",
+    r"exiting due to |failed to init endpoint|unable to load model$|failed to (load model\b|create context with)",
+    r"^(srun|slurmstepd): .{0,80}(exited with|terminating job step|killed|cancelled)",
+    r"^(terminate called|Aborted|Killed|Terminated)\b|: line \d+: +\d+ (Killed|Aborted|Terminated)",
+)
+HINTS = (  # lines that advise, and lines of a program that is ending: never a cause
+    r"^(compile with .TORCH_USE|for debugging consider|(CUDA|HIP) kernel errors might|search for .cuda)",
+    r"^(hint|tip|solution|possible (cause|solution))s?\b",
+    r"sys\.meta_path is None|python is likely shutting down|new futures after (interpreter )?shutdown",
+    r"destroy_process_group\(\)|resource_tracker: |leaked (shared_memory|semaphore)",
+)
+IGNORED = (  # the first line of a traceback that ended nothing
+    r"^Exception ignored (in|on|while)\b|^Error in atexit\b|^--- Logging error ---",
+    r"^Exception in thread .{0,100}(usage|telemetry|tracking|analytics|QueueFeeder|exporter|BatchSpan|monitor|tqdm)",
 )
 CHILD_FAILED = r"Received sigquit from a child process|child process .{0,60}(died|failed)"  # SGLang then kills itself
 
@@ -170,123 +229,3 @@ CULPRITS: Mapping[Cause, Culprit] = {
     Cause.KILLED: Culprit.INFRASTRUCTURE,
     Cause.MISSING_MODEL: Culprit.USER,
 }
-WORDS: Mapping[Cause, tuple[str, str]] = {  # what happened, and the way out
-    Cause.PORT_TAKEN: (
-        "its port is taken by another process",
-        "It is tried again; if it stays so, choose another port or stop what holds it (ss -ltnp).",
-    ),
-    Cause.OUT_OF_MEMORY: (
-        "it ran out of memory",
-        "The search avoids such settings; lower batch sizes, context or cache, or provide more memory.",
-    ),
-    Cause.MISSING_MODEL: (
-        "its model cannot be found or read",
-        "Correct the model's path or name in the engine's section.",
-    ),
-    Cause.DEVICE_ERROR: (
-        "a device or the network between devices failed",
-        "It is tried again; if it stays so, check the device, its driver and the network.",
-    ),
-    Cause.BAD_ARGUMENT: (
-        "it refused its arguments",
-        "Correct the field or flag that the lines below name, or add a constraint that excludes it.",
-    ),
-    Cause.CRASHED: (
-        "it crashed",
-        "The lines below are the last that it wrote; the whole log is in the trial's folder.",
-    ),
-    Cause.HANG: (
-        "it still runs but did not become ready in time",
-        "Raise the start timeout if the lines below show progress.",
-    ),
-    Cause.KILLED: ("it was killed from outside", "It is tried again; the lines below are its last."),
-}
-PROGRAM_WAY_OUT = "Install it on every node, or correct its path in the engine's section or the start script."
-_AGAIN = "It is tried again; if it stays so,"
-CLOSER: Sequence[tuple[Cause, str, str, str]] = (  # better words where the line says more
-    (
-        Cause.MISSING_MODEL,
-        r"gated|\b(401|403)\b|is restricted|\btoken\b|credentials|LocalTokenNotFound",
-        "the model hub refuses access to its model",
-        "Log in on the nodes (hf auth login) or set HF_TOKEN in the engine's env table, and accept the model's terms.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"connect to|LocalEntryNotFound|offline|outgoing traffic|max retries|timed out|unreachable|cache\b",
-        "its model is not in the cache, and the model hub is out of reach",
-        "Download it on the nodes, name its folder, or let the service reach the hub (HF_HUB_OFFLINE, HF_TOKEN).",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"trust_remote_code",
-        "its model brings code of its own",
-        "Add --trust-remote-code to others if you trust it.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"architecture|tokenizer|corrupted|bounds|magic|gguf|Header|BufferError|IncompleteBuffer",
-        "its model cannot be read by this version of the service",
-        "Get the whole file again, or a version of the service that knows this model.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"No module named|ModuleNotFoundError|ImportError|shared (librar|object)|PackageNotFound|DistributionNotFound",
-        "a module or library that it needs is missing",
-        "Install it in the environment of the service on every node, or name the right program.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"driver",
-        "the driver of the device does not fit",
-        "Install a driver that fits on the nodes, or a service that was built for the driver they have.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"permission|cannot execute|exec format",
-        "something that it needs may not be read or executed",
-        "Make the script executable (chmod +x) and the files readable on every node.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"image|pull access|manifest",
-        "its container image cannot be had",
-        "Pull the image on every node, or correct its name.",
-    ),
-    (
-        Cause.MISSING_MODEL,
-        r"command not found|: not found$|exec: |No such file or directory",
-        "a program or file that it needs is missing",
-        PROGRAM_WAY_OUT,
-    ),
-    (
-        Cause.DEVICE_ERROR,
-        r"(free|available) memory on|occupied by other|busy or unavailable|memory in use",
-        "another process holds the memory of its device",
-        f"{_AGAIN} stop what uses the device (nvidia-smi, npu-smi info).",
-    ),
-    (
-        Cause.DEVICE_ERROR,
-        r"too many open files|Errno 24",
-        "it ran out of open files",
-        f"{_AGAIN} raise the limit on the nodes (ulimit -n).",
-    ),
-    (Cause.DEVICE_ERROR, r"no space left|quota|Errno 28", "a disk is full", f"{_AGAIN} free space on the nodes."),
-    (
-        Cause.DEVICE_ERROR,
-        r"device driver|nvidia-container|runtime name|docker daemon",
-        "the container cannot get its devices",
-        f"{_AGAIN} install and configure the container toolkit of the device on the nodes.",
-    ),
-    (
-        Cause.DEVICE_ERROR,
-        r"NODE_DIED|node .{0,100}(died|dead|crashed|terminated)|raylet",
-        "a node of its cluster died",
-        f"{_AGAIN} check the nodes (ray status).",
-    ),
-    (
-        Cause.OUT_OF_MEMORY,
-        r"warm|capture|graph",
-        "it ran out of memory while it warmed up",
-        "The search avoids such settings; lower batch sizes or the share of memory for the cache.",
-    ),
-)

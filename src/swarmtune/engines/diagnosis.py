@@ -1,27 +1,28 @@
 """Why a service did not start or ended early, from its exit code and the last lines of its log.
 
-The last cause that was raised counts. Lines of level DEBUG, INFO and WARNING are no causes; an exception that only says
-that another one was raised gives way to it, and so does what other processes say when one has ended.
+The last cause that was raised counts. Lines of level DEBUG, INFO and WARNING, hints, and exceptions that Python ignored
+are no causes; an exception that only says that another one was raised gives way to it, and so does what other processes
+say when one has ended.
 """
 
 from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from swarmtune.engines.cause_words import CLOSER, PROGRAM_WAY_OUT, WORDS
 from swarmtune.engines.causes import (
     CHILD_FAILED,
-    CLOSER,
     COMMON,
     CONSEQUENCES,
     CULPRITS,
     GENERAL,
-    PROGRAM_WAY_OUT,
+    HINTS,
+    IGNORED,
     RERAISED,
-    WORDS,
     Cause,
     Patterns,
 )
@@ -40,6 +41,9 @@ FREE_ENOUGH = 0.5  # of a device: with less free, other processes hold what the 
 CHAINED = ("during handling of the above exception", "the above exception was the direct cause")
 TRACEBACK = "Traceback (most recent call last)"
 MOST_FRAMES = 300  # lines of one traceback
+_TROUBLE = re.compile(
+    r"\b(error|fail|unable|cannot|invalid|unsupported|assert|requires?\b|must\b)|_ASSERT", re.IGNORECASE
+)
 _WHILE_RUNNING = (Cause.OUT_OF_MEMORY, Cause.DEVICE_ERROR)  # a worker died of it; the front end still waits for it
 _FREE = re.compile(r"memory on (?:device|node)[^(]{0,80}\((\d+(?:\.\d+)?)/(\d+(?:\.\d+)?) GiB\)", re.IGNORECASE)
 _TOTAL = re.compile(r"total capacity of (\d+(?:\.\d+)?) GiB")
@@ -50,6 +54,7 @@ _OTHERS = re.compile(r"Process \d+ has (\d+(?:\.\d+)?) GiB memory in use")
 class _Finding:
     cause: Cause
     line: str = ""
+    at: int = 0  # index of the line
 
 
 def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None = None) -> SimulatorStartError:
@@ -59,7 +64,7 @@ def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None 
     ``details``: cause, exit_code, log_tail. SIGKILL and SIGTERM are blamed on the infrastructure, not on the setting, unless
     the log shows that memory ran out, or that the service ended itself.
     """
-    lines = lines_of(log)
+    lines = _read(log)
     found = _finding(exit_code, lines, own or {})
     what, way_out, line = _words(found, lines, exit_code, own or {})
     tail = "\n".join(plain_text(log[-MOST_TAIL * TAIL_LINES :]).rstrip().splitlines()[-TAIL_LINES:])[-MOST_TAIL:]
@@ -73,7 +78,24 @@ def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None 
 
 def classify(exit_code: int | None, log: str, own: Patterns) -> Cause:
     """The cause alone. In each line the engine's own patterns are tried before the common ones, in the order of Cause."""
-    return _finding(exit_code, lines_of(log), own).cause
+    return _finding(exit_code, _read(log), own).cause
+
+
+def _read(log: str) -> list[Line]:
+    """The lines of a log, in which hints and the tracebacks of ignored exceptions are harmless."""
+    lines, ignored, after = lines_of(log), False, False
+    for i, line in enumerate(lines):
+        chained = line.text.lower().startswith(CHAINED)
+        if _matches(IGNORED, line.text) or (after and chained):
+            ignored, after = True, False
+        elif ignored:
+            ignored = chained or line.indented or TRACEBACK in line.text
+            after = not ignored
+        elif not _matches(HINTS, line.text):
+            after = False
+            continue
+        lines[i] = replace(line, level=Level.HARMLESS, raised=False)
+    return lines
 
 
 def _finding(exit_code: int | None, lines: Sequence[Line], own: Patterns) -> _Finding:
@@ -103,11 +125,11 @@ def _last_cause(lines: Sequence[Line], own: Patterns, candidates: Sequence[Cause
             continue
         cause = _cause(line.text, (own, COMMON), candidates)
         if cause is not None and not (raised_later and line.level is Level.PLAIN and cause not in _WHILE_RUNNING):
-            return _Finding(cause, line.text)
+            return _Finding(cause, line.text, i)
         general = _cause(line.text, (GENERAL,), candidates)
         if general is not None:
-            chained = chained or _Finding(general, line.text)
-            if not _is_chained(lines, i):
+            chained = chained or _Finding(general, line.text, i)
+            if not (_matches(RERAISED, line.text) or _is_chained(lines, i)):
                 return chained
         raised_later |= line.raised and not _is_secondary(line.text)
     return chained or _consequence(lines, candidates)
@@ -115,12 +137,12 @@ def _last_cause(lines: Sequence[Line], own: Patterns, candidates: Sequence[Cause
 
 def _consequence(lines: Sequence[Line], candidates: Sequence[Cause]) -> _Finding | None:
     """What the log says of other processes that ended, unless an exception of an unknown kind came before that."""
-    for line in lines:
+    for i, line in enumerate(lines):
         if line.level is Level.HARMLESS:
             continue
         cause = _cause(line.text, (CONSEQUENCES,), candidates)
         if cause is not None:
-            return _Finding(cause, line.text)
+            return _Finding(cause, line.text, i)
         if line.raised and not _is_secondary(line.text):
             return None
     return None
@@ -157,38 +179,45 @@ def _is_chained(lines: Sequence[Line], i: int) -> bool:
 
 
 def _last_raised(lines: Sequence[Line]) -> str:
-    """The last exception that is not only about another one, else the last line of level ERROR."""
-    last = next((x.text for x in reversed(lines) if x.raised and not _is_secondary(x.text)), "")
-    return last or next((x.text for x in reversed(lines) if x.level is Level.ERROR), "")
+    """The last exception that is not only about another one, else the last line of level ERROR, else one that sounds like
+    trouble and has only lines about it behind it.
+    """
+    first = [line for line in reversed(lines) if line.level is not Level.HARMLESS and not _is_secondary(line.text)]
+    raised = next((line.text for line in first if line.raised), "")
+    error = raised or next((line.text for line in first if line.level is Level.ERROR), "")
+    return error or (first[0].text if first and _TROUBLE.search(first[0].text) else "")
 
 
 def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: Patterns) -> tuple[str, str, str]:
-    """What happened, the way out, and the line that tells: of those with this cause, the last that says more."""
+    """What happened, the way out, and the line that tells: of those with this cause nearby, the last that says more."""
     what, way_out = WORDS[found.cause]
     if exit_code in NOT_RUN and found.cause is Cause.MISSING_MODEL:
         what, way_out = NOT_RUN[exit_code], PROGRAM_WAY_OUT
     if not found.line:
         return what, way_out, ""
-    telling = [found.line]
-    telling += [
-        line.text
-        for line in reversed(lines)
-        if line.level is not Level.HARMLESS and _cause(line.text, (own, COMMON), (found.cause,)) is not None
-    ]
-    for text in telling:
-        for cause, pattern, closer, way in CLOSER:
-            if cause is found.cause and _matches((pattern,), text):
+    for text in (found.line, *_nearby(found, lines, own)):
+        for pattern, closer, way in CLOSER.get(found.cause, ()):
+            if _matches((pattern,), text):
                 return closer, way, text
     return what, way_out, found.line
 
 
+def _nearby(found: _Finding, lines: Sequence[Line], own: Patterns) -> Iterator[str]:
+    """The lines with this cause near the one that was found, from the last."""
+    for line in reversed(lines[max(0, found.at - MOST_FRAMES) : found.at + MOST_FRAMES]):
+        if line.level is not Level.HARMLESS and _cause(line.text, (own, COMMON), (found.cause,)) is not None:
+            yield line.text
+
+
 @lru_cache(maxsize=256)
 def _compiled(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+    """For lower-case text: many times as fast as re.IGNORECASE."""
+    whole = "|".join(f"(?:{pattern})" for pattern in patterns)
+    return re.compile(re.sub(r"\\.|[A-Z]", lambda found: found[0] if found[0][0] == "\\" else found[0].lower(), whole))
 
 
 def _matches(patterns: tuple[str, ...], text: str) -> bool:
-    return _compiled(patterns).search(text) is not None
+    return _compiled(patterns).search(text.lower()) is not None
 
 
 def _signal(exit_code: int | None) -> int | None:

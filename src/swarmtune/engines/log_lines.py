@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-MOST_LINES = 500  # the last ones are read
+MOST_LINES = 4000  # the last ones are read
+MOST_LOG = 1024 * 1024  # characters of them
 MOST_CHARACTERS = 1200  # of a line: its beginning and its end
 MOST_PREFIXES = 24
 KEPT_END = 400
@@ -45,11 +46,13 @@ _PREFIX = re.compile(
 _RAISED = re.compile(
     r"(?:[A-Za-z_][\w.]{0,120}\.)?(?:[A-Z]\w{0,80}(?:Error|Exception|Interrupt|Exit|Failure|Timeout)|Exception)\b"
     r"(?:: |:?\s*$|\()"
+    r"|\S{1,200}:\d{1,7}: .{0,200}(?:\bGGML_ASSERT\(|Assertion [`'])"
 )
 _WARNED = re.compile(r"(?:\S{1,300}:\d{1,7}: )?\w{0,60}Warning: ")
 _SURVIVED = re.compile(
     r"\bretrying\b|\btrying (?:port|again|another|the next|next|to use|with|\d)|\bwill (?:re)?try\b"
-    r"|\bfall(?:s|ing)? ?back\b|\bfallback\b|\bignored\b|\bskipp(?:ed|ing)\b",
+    r"|\bfall(?:s|ing)? ?back\b|\bfallback\b|\bignored\b|\bskipp(?:ed|ing)\b"
+    r"|\b(?:using|running on) (?:the )?CPU\b",
     re.IGNORECASE,
 )
 
@@ -64,16 +67,17 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Line:
-    """``text``: without prefixes. ``raised``: it is the last line of an exception."""
+    """``text``: without prefixes. ``raised``: it is the last line of an exception. ``indented``: by two spaces or more."""
 
     text: str
     level: Level
     raised: bool = False
+    indented: bool = False
 
 
 def lines_of(log: str) -> list[Line]:
     """The last lines of a log that are not empty, in order."""
-    whole = log[-MOST_LINES * MOST_CHARACTERS :].replace("\r", "\n")
+    whole = log[-MOST_LOG:].replace("\r", "\n")
     found: list[Line] = []
     for raw in whole.split("\n")[-MOST_LINES:]:
         line = _line(raw)
@@ -100,11 +104,12 @@ def _line(raw: str) -> Line:
         named = next((value for value in found.groupdict().values() if value), None)
         level = level if named is None else _level(named)
         at = found.end()
+    indented = text[:at].endswith(("  ", "\t"))
     text = text[at:].strip() or text.strip()
     raised = _RAISED.match(text) is not None and not _WARNED.match(text)
     if level is Level.PLAIN and (_WARNED.match(text) or (not raised and _SURVIVED.search(text))):
         level = Level.HARMLESS
-    return Line(text, Level.ERROR if raised and level is Level.PLAIN else level, raised)
+    return Line(text, Level.ERROR if raised and level is Level.PLAIN else level, raised, indented)
 
 
 def _level(name: str) -> Level:

@@ -67,7 +67,7 @@ class HealthCheck(BaseModel):
 
     service_errors: ErrorPatterns = Option(ErrorPatterns(), description="in the log of a service that failed")
     benchmark_errors: ErrorPatterns = Option(ErrorPatterns(), description="in that of a load generator that failed")
-    log_snippet_length: int = Option(400, ge=1, description="last lines of a log that are searched, at most 400")
+    log_snippet_length: int = Option(400, ge=1, description="last lines of a log that are searched, at most 4000")
 
     def of_service(self, error: SwarmTuneError, log: str) -> SwarmTuneError:
         """The error of a service that failed with this log; changed if a text shows another cause."""

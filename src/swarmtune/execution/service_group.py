@@ -10,6 +10,7 @@ from pathlib import Path
 from swarmtune.execution.executors.base import Executor, Handle, NotHeldError
 from swarmtune.records import Command, Group
 
+LEAST_LINES = 400  # of the log of one rank
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "ASCEND_RT_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
@@ -97,8 +98,11 @@ class Gang(Handle):
         return self._code
 
     async def logs(self, lines: int = 50) -> str:
-        """See Handle: the lines of each rank under a heading, the master's last, where a diagnosis looks first."""
-        texts = [f"--- rank {rank} ---\n{await handle.logs(lines)}" for rank, handle in enumerate(self.handles)]
+        """See Handle: the lines of each rank under a heading, the master's last, where a diagnosis looks first. Of more than
+        LEAST_LINES each rank has its share.
+        """
+        share = max(min(lines, LEAST_LINES), lines // len(self.handles))
+        texts = [f"--- rank {rank} ---\n{await handle.logs(share)}" for rank, handle in enumerate(self.handles)]
         return "\n".join([*texts[1:], texts[0]])
 
     async def stop(self, grace_s: float = 5.0) -> None:

@@ -14,7 +14,7 @@ from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.records import Command, Group
 
 R = TypeVar("R")
-LOG_LINES = 400  # vLLM names the cause of its death far above its last line
+LOG_LINES = 4000  # of a failed service: the cause of its death may stand far above its last line
 
 Report = Callable[[str, Mapping[str, Any]], None]
 """Callback for the phase that a run enters ("starting", "ready", "waiting") and its facts."""

@@ -184,6 +184,13 @@ class ExecutorContract:
         assert (await handle.logs()).split() == list("012345")
         assert (await handle.logs(2)).split() == ["4", "5"]
 
+    async def test_logs_reach_far_back_where_many_lines_are_wanted(self, executor: Executor) -> None:
+        code = "print('first'); [print('x' * 200) for _ in range(3000)]"
+        handle = await executor.start(Command(python(code)))
+        await finished(handle)
+        assert (await handle.logs(4000)).startswith("first\n")
+        assert await handle.logs() == 50 * f"{'x' * 200}\n"
+
     async def test_logs_are_there_while_it_runs(self, executor: Executor) -> None:
         handle = await executor.start(Command(python("import time; print('loading', flush=True); time.sleep(600)")))
         assert await printed(handle, "loading") == "loading"

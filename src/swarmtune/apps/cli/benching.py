@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     SpinnerColumn,
@@ -23,6 +22,7 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from swarmtune.apps.cli.console import console_of
 from swarmtune.errors import ConfigPathError
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.distributed import Output, Remote, measure
@@ -33,6 +33,8 @@ from swarmtune.loadgen.records import Progress
 from swarmtune.loadgen.send.plan import limit_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from swarmtune.loadgen.ask.spec import Spec
     from swarmtune.loadgen.selftest.ladder import Step
 
@@ -41,7 +43,7 @@ SELF_TEST_FILE = "self-test.json"
 
 def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: tuple[str, ...], command: str) -> Report:
     """One run: measure, certify, write the files, print the table."""
-    console = Console(quiet=arguments.quiet)
+    console = console_of(quiet=arguments.quiet)
     limits = limit_of(spec.options, make_dataset(spec.options, spec.seed))
     _make(directory)
     run_type = None if arguments.run_type == "auto" else arguments.run_type
@@ -86,10 +88,10 @@ def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
 @contextlib.contextmanager
 def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
     """A callback that draws a progress bar: over requests, or over time if their number is not fixed."""
-    console = Console(stderr=True)
+    console = console_of(stderr=True)
     bar = Bar(
-        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[counts]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
         console=console, transient=True, disable=quiet or not console.is_terminal,
     )  # fmt: skip
     sessions, requests = limits
@@ -119,7 +121,7 @@ def self_test(arguments: argparse.Namespace) -> int:
     """Run the ladder step by step; the result is printed and written to a file."""
     from swarmtune.loadgen.selftest.ladder import conclusion, steps
 
-    console = Console(quiet=arguments.quiet)
+    console = console_of(quiet=arguments.quiet)
     done: list[Step] = []
     with console.status("loading a built-in server of known timing") as status:
         for step in steps():

@@ -7,11 +7,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from swarmtune.apps.cli import EXIT_DONE
+from swarmtune.apps.cli.console import console_of
 from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
     add_older_arguments,
@@ -50,28 +50,28 @@ def run(args: argparse.Namespace) -> int:
 
 def show(plan: Plan) -> None:
     """The plan for people, on stdout."""
-    console = Console(highlight=False)
-    console.print("[bold]Configuration OK.[/bold] This would run:\n")
+    console = console_of()
+    console.print(Text.assemble(("Configuration OK.", "bold"), " This would run:\n"))
     for name, text in facts(plan):
         console.print(Text.assemble("  ", (f"{name:<12}", "bold"), f" {one_line(text)}"), soft_wrap=True)
     console.print()
     console.print(space_table(plan))
     for text in (c.text for c in plan.space.constraints):
-        console.print(f"  rule: {text}", markup=False)
+        console.print(f"  rule: {text}")
     group = plan.groups[0]
     port = group.port or DEFAULT_PORT
-    console.print("\n[bold]Service, baseline:[/bold]")
+    console.print("\nService, baseline:", style="bold")
     for node, command in zip(group.nodes, plan.commands(plan.baseline(), replace(group, port=port)), strict=True):
         where = f"{node.host}: " if len(group.nodes) > 1 else ""
-        console.print(f"  {where}{command_line(command)}", markup=False, soft_wrap=True)
+        console.print(f"  {where}{command_line(command)}", soft_wrap=True)
     for line in live_lines(plan, plan.baseline()):
-        console.print(f"  when it is ready: {line}", markup=False, soft_wrap=True)
+        console.print(f"  when it is ready: {line}", soft_wrap=True)
     load = plan.benchmark.command(plan.workload, f"http://127.0.0.1:{port}")
-    console.print(f"[bold]{'Load, on the master of each group' if plan.load_python else 'Load'}:[/bold]")
+    console.print(f"{'Load, on the master of each group' if plan.load_python else 'Load'}:", style="bold")
     load = replace(load, argv=(plan.load_python, *load.argv[1:])) if plan.load_python else load
-    console.print(f"  {command_line(load)}", markup=False, soft_wrap=True)
+    console.print(f"  {command_line(load)}", soft_wrap=True)
     for notice in plan.notices:
-        console.print(f"note: {notice}", markup=False)
+        console.print(f"note: {notice}")
 
 
 def document(plan: Plan) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from pathlib import Path
 from types import TracebackType
 
 from loguru import logger
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swarmtune.apps.cli.console import console_of
 from swarmtune.records import (
     Event,
     GroupsFacts,
@@ -45,7 +46,7 @@ class View:
         self._plan = plan
         self._folder = folder
         self._level = level
-        self._console = Console(stderr=True, highlight=False)
+        self._console = console_of(stderr=True)
         self._live: Live | None = None
         self._started = time.monotonic()
         self._begun: dict[int, float] = {}
@@ -186,7 +187,7 @@ class View:
         if self._live is not None and trial:
             self._recent.append(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, soft_wrap=True)
 
     def _screen(self) -> Group:
         head = Table.grid(padding=(0, 2))
@@ -213,14 +214,14 @@ class View:
 
 def show_result(result: Result, resume: str) -> None:
     """The final table, the verdict and the command, on stdout. ``resume``: the command that resumes the study."""
-    console = Console(highlight=False)
+    console = console_of()
     best = result.best
 
     def say(text: str) -> None:
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     for number, line in enumerate(sentences.nothing_lines(result)):
-        console.print(line if number else f"\n{line}", markup=False)
+        console.print(line if number else f"\n{line}")
     found = "winner" if sentences.proven(result) else "best found"
     table = Table("", "baseline", found, "difference (95 % CI)", box=None, header_style="bold", pad_edge=False)
     for row in comparison(result):

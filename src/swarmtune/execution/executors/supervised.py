@@ -20,7 +20,9 @@ from swarmtune.records import Command
 
 GRACE_S = 5.0  # used where no caller gives another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
-LOG_WINDOW_BYTES = 256 * 1024  # logs() reads at most so much, from the end
+LOG_WINDOW_BYTES = 256 * 1024  # logs() reads at least so much, from the end
+LOG_LINE_BYTES = 256  # for each line that is asked for
+MOST_LOG_BYTES = 1024 * 1024
 NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, *supervisor.NO_ROOM}
 """Errors of the node, not of the command."""
 
@@ -130,7 +132,8 @@ class SupervisedHandle(Handle):
 
     async def logs(self, lines: int = 50) -> str:
         """See Handle. The values of secrets are redacted."""
-        data = await self._link.tail(self.directory / "output.log", LOG_WINDOW_BYTES)
+        window = min(MOST_LOG_BYTES, max(LOG_WINDOW_BYTES, LOG_LINE_BYTES * lines))
+        data = await self._link.tail(self.directory / "output.log", window)
         return "".join(data.decode(errors="replace").splitlines(keepends=True)[-lines:])
 
     async def stop(self, grace_s: float = 5.0) -> None:

@@ -44,10 +44,9 @@ def report(results: Results, facts: RunFacts, width: int = WIDE) -> Group:
     return Group(*parts, verdict, *(Text(f"  - {reason}") for reason in facts.reasons))
 
 
-def show(results: Results, facts: RunFacts, console: Console | None = None) -> None:
+def show(results: Results, facts: RunFacts, console: Console) -> None:
     """Print it."""
-    shown_on = console or Console()
-    shown_on.print(report(results, facts, shown_on.width))
+    console.print(report(results, facts, console.width))
 
 
 def number(value: float | None) -> str:
