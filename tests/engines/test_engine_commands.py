@@ -129,6 +129,30 @@ def test_the_baseline_leaves_to_the_engine_what_it_chooses_itself(engine: str, b
     assert flag not in unsaid.command(Space(unsaid.fields()).default(), Group()).argv
 
 
+@pytest.mark.parametrize(
+    ("engine", "flag", "baseline", "left_out"),
+    [
+        ("vllm", "--enable-expert-parallel", False, True),
+        ("vllm", "--disable-custom-all-reduce", False, True),
+        ("sglang", "--disable-radix-cache", False, True),
+        ("vllm", "--no-enforce-eager", True, False),
+        ("vllm", "--no-enable-prefix-caching", False, True),
+        ("vllm", "--no-disable-cascade-attn", True, True),
+    ],
+)
+def test_a_boolean_flag_is_as_the_engine_has_it_without(engine: str, flag: str, baseline: bool, left_out: bool) -> None:
+    tuned = make(
+        engine, command={"model": "/m"}, target_field=[{"name": "x", "config_position": flag, "dtype": "bool"}]
+    )
+    space = Space(tuned.fields())
+    assert space.default().values == {"x": baseline}
+    argv = tuned.command(space.default(), Group()).argv
+    written = {flag, flag.replace("--no-", "--")} & {*argv}
+    assert not written if left_out else written == {flag}
+    other = tuned.command(space.setting({"x": not baseline}), Group()).argv
+    assert argv != other
+
+
 def test_unknown_vllm_flags_unless_told_not_to_look() -> None:
     section: dict[str, Any] = {
         "command": {"model": "/m", "others": "--broken 'quote"},

@@ -18,6 +18,7 @@ from swarmtune.records import Setting, Value
 from swarmtune.space import Constraint, Dimension, Field
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
+WITHOUT_FLAG = "as it runs without the flag"
 _KINDS = {"bool": PAIR, "int": INT, "float": FLOAT}
 
 
@@ -169,9 +170,18 @@ class Schema:
         if not target_fields:
             made = [f for f in defaults if underscored(f.config_position) not in told]
         else:
-            entries = [(entry, self._of(entry)) for entry in target_fields]
-            made = [with_default(entry.to_field(), p.default if p else None) for entry, p in entries]
+            made = [with_default(entry.to_field(), self._default(entry)) for entry in target_fields]
         return self.in_use(made, told)
+
+    def _default(self, entry: TargetField) -> Value | None:
+        """What the engine does without the flag of this entry, as far as it is known: a boolean one is off then."""
+        return self._without_flag(self._of(entry), self.spelling(entry.to_field()))
+
+    def _without_flag(self, parameter: Parameter | None, spelling: Spelling | None) -> Value | None:
+        negated = spelling is not None and spelling.negated
+        if parameter is not None and parameter.default is not None:
+            return not parameter.default if negated and parameter.dtype == "bool" else parameter.default
+        return negated if spelling is not None and spelling.flag.boolean and not spelling.path else None
 
     def _of(self, entry: TargetField) -> Parameter | None:
         position = entry.config_position
@@ -206,8 +216,16 @@ class Schema:
         given = {f.name: f for f in fields if f.name not in chosen and f.fixed is None and not f.live}
         for parameter in self.parameters:
             made = given.get(names.get(underscored(parameter.name), ""))
-            if parameter.own and made is not None and made.value == parameter.default:
-                found[made.name] = parameter
+            if made is None or not parameter.own:
+                continue
+            if made.value == (default := self._without_flag(parameter, self.spelling(made))):
+                found[made.name] = replace(parameter, default=default)
+        known = {names.get(underscored(p.name)) for p in self.parameters if p.default is not None}
+        for made in given.values():
+            spelling = self.spelling(made)
+            boolean = spelling is not None and spelling.flag.boolean and made.dtype == "bool"
+            if boolean and made.name not in known and spelling and made.value is spelling.negated:
+                found[made.name] = Parameter(spelling.flag.name, "bool", made.value, own=WITHOUT_FLAG)
         return found
 
     def passed(self, fields: Sequence[Field], setting: Setting, chosen: Collection[str]) -> tuple[Field, ...]:

@@ -227,7 +227,17 @@ def _space(
         why = ranks.reasons.get(text)
         way = f"({why}); give its fields another value" if why else "; change the rule or the fields' value"
         mistakes.append(f"constraints: {text!r}: the baseline breaks it{' ' if why else ''}{way}")
-    return space, [*notices, *ranks.notices]
+    return space, [*notices, *ranks.notices, *_unsaid_baselines(space)]
+
+
+def _unsaid_baselines(space: Space) -> list[str]:
+    """A sentence on the fields whose values of today nobody has said."""
+    baseline = space.default().values
+    found = [f"{f.name} {baseline[f.name]}" for f in space.fields if f.searched and f.value is None]
+    if not found:
+        return []
+    names = ", ".join(found)
+    return [f"the baseline of {names} is the middle of its range, as no `value` says what is in use today"]
 
 
 def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str]) -> tuple[Setting, ...]:
