@@ -88,7 +88,7 @@ class CommandEngine(Engine):
     def mistakes(self) -> list[str]:
         """Missing keys, unknown tokens, and paths without a file."""
         config, fields = self.config, self.fields()
-        found = self.memory.mistakes(fields)
+        found = self.memory.mistakes(fields) or self.memory.exhausted("command", fields, self._batch(fields))
         if not config.argv:
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
         if not config.model:
