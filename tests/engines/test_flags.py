@@ -57,7 +57,6 @@ def field(position: str, **more: Any) -> dict[str, Any]:
         ("vllm", "--max-model-len 4096 --max-num-batched-tokens 1k --long-prefill-token-threshold 0"),
         ("vllm", "--lora-modules a=/x b=/y"),
         ("vllm", "--hf-token --seed -1 --api-key a b"),
-        ("vllm", "$EXTRA --seed $SEED"),
         ("sglang", "--tp 2 --dp-size=2 --enable-metrics --mem-fraction-static 0.8"),
         ("sglang", "--tensor-parallel-size 4 --enable-dp-attention --cuda-graph-bs-decode 1 2 4"),
         ("llamacpp", "--flash-attn on --no-kv-unified --cache-ram 0"),
@@ -163,7 +162,7 @@ def test_every_spelling_may_be_a_field(entry: dict[str, Any]) -> None:
     ],
 )  # fmt: skip
 def test_booleans_are_written_as_the_flag_wants_them(engine: str, position: str, on: list[str], off: list[str]) -> None:
-    service = make(engine, **section(engine, "", field(position, dtype="bool")))
+    service = make(engine, **section(engine, "", field(position, dtype="bool", value=True)))
     plain = make(engine, **section(engine, "", field("env"))).command(Setting({}), Group(port=9000)).argv
     for value, words in ((True, on), (False, off)):
         assert service.command(Setting({"x": value}), Group(port=9000)).argv == (*plain, *words)
@@ -319,3 +318,12 @@ def test_a_list_of_flags_is_a_file_of_the_package() -> None:
     folder = Path(llamacpp.__file__).parent
     assert (folder / "vllm_flags.txt").is_file()
     assert (folder / "sglang_flags.txt").is_file()
+
+
+@pytest.mark.parametrize("others", ["--max-num-seqs $MAX_SEQS", "--seed ${SEED}", "--chat-template $HOME/x.jinja"])
+def test_a_token_without_a_value_is_a_mistake(others: str) -> None:
+    (mistake,) = make("vllm", command={"model": "/m", "others": others}, check_flags=False).mistakes()
+    assert mistake.startswith("vllm.command.others: $")
+    assert mistake.endswith("is not a field, not one of HOST, PORT, MODEL, and not in vllm.env")
+    name = mistake.partition("$")[2].partition(" ")[0]
+    assert make("vllm", command={"model": "/m", "others": others}, env={name: "1"}, check_flags=False).mistakes() == []

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from swarmtune.engines.kv_formats import Formats, dtype_bits
 from swarmtune.engines.kv_layers import UnknownLayerError
-from swarmtune.engines.kv_model import dtype_bits, kv_model
+from swarmtune.engines.kv_model import kv_model
 from swarmtune.engines.memory import kv_bound, kv_bytes_per_token
 from swarmtune.engines.parallel import Ranks, ranks
 
@@ -90,6 +91,15 @@ def test_windows_bound_what_layers_keep(model: dict[str, Any], tokens: int, sequ
         (of(attention_window_size=100, block_types=["recurrent", "recurrent", "attention"]), 0, 10),
         (of(layer_types=["mamba", "attention", "moe", "mlp"] * 8), 8, 0),
         (of(model_type="falcon_h1"), 32, 0),
+        (of(model_type="falcon_h1", ssm_in_multiplier=1.25, mamba_d_ssm=1024), 32, 0),
+        (of(model_type="zamba", attn_layer_period=6, attn_layer_offset=4), 6, 0),
+        (of(model_type="bailing_moe_linear", layer_group_size=5), 8, 0),  # the last two are no whole group
+        (of(model_type="bailing_moe_v2_5", layer_group_size=8), 4, 0),
+        (of(model_type="afmoe", sliding_window=100), 8, 24),
+        (of(model_type="afmoe", sliding_window=100, global_attn_every_n_layers=8), 4, 28),
+        (of(sliding_window=100, sliding_window_layers=[1, 3, 5]), 29, 3),
+        (of(add_bias_linear=True, attn_layernorm_eps=1e-5, rope_linear=8, mlp_layer_types=["dense"] * 32), 32, 0),
+        (of(mamba_d_state=None, linear_attention=False, swa_layers=[], hybrid=0), 32, 0),
     ],
 )
 def test_which_layers_keep_what(model: dict[str, Any], full: int, windowed: int) -> None:
@@ -117,6 +127,31 @@ def test_which_layers_keep_what(model: dict[str, Any], full: int, windowed: int)
         of(block_configs=[{}]),
         of(is_encoder_decoder=True),
         of(attn_type_list=[2] * 32),
+        of(linear_attention_every=4),
+        of(mamba2_heads=64),
+        of(num_ssm_layers=12),
+        of(swa_layers=[1, 2]),
+        of(sliding_layers=[1, 2]),
+        of(sliding_window=100, global_attn_idx=[0, 15]),
+        of(full_attention_layers=[3, 7]),
+        of(attn_layer_types_2=[0, 1]),
+        of(layer_group_size=5),  # of a family whose groups are not known
+        of(hybrid_ratio=0.25),
+        of(recurrent_layers=8),
+        of(use_short_conv=True),
+        of(model_type="gated_deltanet"),
+        of(model_type="codestral_mamba"),
+        of(model_type="gla"),
+        of(layer_type=["h"] * 32),
+        of(attention_pattern=["g", "l"]),
+        of(layer_types=["full_attention"] * 16 + ["sliding_attention"] * 16, sliding_num_kv_heads=4),
+        of(model_type="minicpm3", kv_lora_rank=256, qk_rope_head_dim=32),
+        of(num_key_value_heads=None, num_key_value_groups=4),
+        of(num_key_value_heads=None, attention_groups=4),
+        {"model_type": "new_family", "num_hidden_layers": 32},
+        {"model_type": "new_family", "vocab_size": 32000},
+        {"architectures": ["NewForCausalLM"], "num_hidden_layers": 4, "num_attention_heads": 4},
+        {"model_type": "new_vl", "text_config": {"vocab_size": 32000}},
         {"model_type": "rwkv", "num_hidden_layers": 24, "hidden_size": 2048},
     ],
 )
@@ -124,6 +159,50 @@ def test_kinds_of_layers_that_are_not_known_are_named(model: dict[str, Any]) -> 
     with pytest.raises(UnknownLayerError) as told:
         kv_model(model)
     assert 10 < len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("num_key_value_heads", "num_kv_heads", "n_head_kv", "n_kv_heads", "kv_n_heads", "multi_query_group_num"),
+        *("num_query_groups", "n_query_groups", "num_attention_groups", "kvheads"),
+    ],
+)
+def test_names_of_the_number_of_kv_heads(key: str) -> None:
+    assert kv_bytes_per_token(of(**{"num_key_value_heads": None, key: 4})) == 16 * LAYER
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "heads", "values"),
+    [
+        ({"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}}, 32, 32, 256),
+        ({"model_type": "llava", "text_config": {"vocab_size": 32064}}, 32, 32, 256),
+        ({"model_type": "llava_next", "text_config": {"model_type": "mistral", "num_key_value_heads": 8}}, 32, 8, 256),
+        ({"model_type": "paligemma", "text_config": {"model_type": "gemma", "num_hidden_layers": 18}}, 18, 16, 512),
+        ({"model_type": "gemma3", "text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}, 34, 4, 512),
+        ({"model_type": "bloom", "n_layer": 30, "num_attention_heads": 32, "n_embed": 4096}, 30, 32, 256),
+        ({"model_type": "mistral", "n_layers": 4, "n_heads": 16, "dim": 1024}, 4, 8, 128),
+        ({"model_type": "step3_text", "num_layers": 3, "n_heads": 64, "head_dim": 256}, 3, 1, 512),
+        ({"model_type": "mpt", "attn_config": {"attn_type": "multiquery_attention"}, **LLAMA}, 32, 1, 256),
+        ({"model_type": "longcat_flash", "num_layers": 28, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, 28, 2, 576),
+        ({"model_type": "deepseek_v2", "num_hidden_layers": 27}, 27, 1, 576),
+        (of(model_type="deepseek_v2", use_mla=False, kv_lora_rank=None, qk_nope_head_dim=0, v_head_dim=0), 32, 8, 256),
+        (of(model_type="deepseek_v2", use_mla=False, kv_lora_rank=512, qk_rope_head_dim=0), 32, 8, 256),
+    ],
+)
+def test_sizes_that_the_family_fills_in(model: dict[str, Any], layers: int, heads: int, values: int) -> None:
+    found = kv_model(model).layers
+    assert (len(found), found[0].heads, found[0].values) == (layers, heads, values)
+
+
+def test_layers_with_a_window_may_have_other_heads() -> None:
+    windows = {"sliding_window": 100, "sliding_window_layers": [1]}
+    baichuan = kv_model(of(**windows, num_swa_attention_heads=16, num_swa_key_value_heads=2)).layers
+    assert [(layer.heads, layer.values) for layer in baichuan[:2]] == [(8, 256), (2, 512)]
+    other = {"attention_type": "sliding_attention", "num_attention_groups": 4, "head_dim": 64}
+    step = {"num_key_value_heads": None, "num_attention_groups": 8, "attention_other_setting": other}
+    layers = kv_model(of(**step, sliding_window=100, layer_types=["full_attention", "sliding_attention"] * 16)).layers
+    assert [(layer.heads, layer.values) for layer in layers[:2]] == [(8, 256), (4, 128)]
 
 
 def test_several_heads_per_rank_and_the_names_of_their_number() -> None:
@@ -168,20 +247,20 @@ def test_states_of_fixed_size_are_counted_where_their_sizes_are_given() -> None:
     assert sized.sequence_bytes(10, Ranks()) - plain.sequence_bytes(10, Ranks()) == 28 * state * 2
     assert ("not counted" in plain.notes[0], sized.notes) == (True, ())
     jamba = of(attn_layer_period=8, attn_layer_offset=4, mamba_d_state=16, mamba_d_conv=4, mamba_expand=2)
-    assert kv_model(jamba).layers[0].state == 8192 * (16 + 3)
+    assert kv_model(jamba).layers[0].state_bits == 16 * 8192 * (16 + 3)
     names = ("linear_num_key_heads", "linear_key_head_dim", "linear_num_value_heads", "linear_value_head_dim")
     qwen = of(full_attention_interval=4, linear_conv_kernel_dim=4, **dict(zip(names, (16, 128, 32, 128), strict=True)))
-    assert kv_model(qwen).layers[0].state == 32 * 128 * 128 + (2 * 16 * 128 + 32 * 128) * 3
+    assert kv_model(qwen).layers[0].state_bits == 16 * (32 * 128 * 128 + (2 * 16 * 128 + 32 * 128) * 3)
 
 
 @pytest.mark.parametrize(
     ("name", "bits"),
     [
         *(("fp8", 8), ("fp8_e4m3", 8), ("FP8_E5M2", 8), ("float8_e4m3fn", 8), ("int8", 8), ("bf16", 16)),
-        *(("bfloat16", 16), ("half", 16), ("torch.float16", 16), ("float32", 32), ("nvfp4", 4), ("fp8_ds_mla", 8)),
+        *(("bfloat16", 16), ("half", 16), ("torch.float16", 16), ("float32", 32), ("nvfp4", 4.5), ("fp8_ds_mla", 8)),
     ],
 )
-def test_formats_as_engines_spell_them(name: str, bits: int) -> None:
+def test_formats_as_engines_spell_them(name: str, bits: float) -> None:
     assert dtype_bits(name) == bits
     assert kv_bytes_per_token(LLAMA, name) == 32 * LAYER * bits // 16
 
@@ -190,10 +269,46 @@ def test_the_checkpoint_says_its_own_format() -> None:
     assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": 8, "type": "float"}})).bits == 8
     assert kv_model(of(quantization_config={"kv_cache_quant_algo": "FP8"})).bits == 8
     assert kv_model(of(quantization_config={"kv_cache_scheme": None}, dtype="float32")).bits == 32
+    assert kv_model(of(dtype="float32"), None, Formats(model="auto")).bits == 16  # as engines cast it
+    assert kv_model(of(dtype="bfloat16"), None, Formats(model="float32")).bits == 32
+    assert kv_model(of(quantization_config={"kv_cache_quant_algo": "NVFP4"})).bits == 4.5
+    quark = {"layer_quant_config": {"*k_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}}}
+    for group in ({"kv_cache_group": ["*k_proj"]}, {"export": {"kv_cache_group": ["*k_proj", "*v_proj"]}}):
+        assert kv_model(of(quantization_config={**quark, **group})).bits == 8
     assert kv_model({"dtype": "float32", "text_config": LLAMA}).bits == 32
     assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": 8}}), "bf16").bits == 16
     for strange in (7, "8", [8], None, True):
         assert kv_model(of(quantization_config={"kv_cache_scheme": {"num_bits": strange}})).bits == 16
+
+
+@pytest.mark.parametrize(
+    "quantised",
+    [
+        {"kv_cache_quant_algo": "INT3"},
+        {"kv_cache_group": ["*k_proj"]},
+        {"kv_cache_group": [[]], "layer_quant_config": {}},
+        {"kv_cache_group": ["a"], "layer_quant_config": {"a": {"output_tensors": {"dtype": "q"}}}},
+    ],
+)
+def test_formats_of_the_cache_that_are_not_known(quantised: dict[str, Any]) -> None:
+    with pytest.raises(UnknownLayerError, match="format"):
+        kv_model(of(quantization_config=quantised))
+
+
+def test_the_state_has_formats_of_its_own() -> None:
+    sizes = {"mamba_n_heads": 48, "mamba_d_head": 64, "mamba_d_state": 128, "mamba_d_conv": 4}
+    model = of(layer_types=["mamba"] * 28 + ["attention"] * 4, **sizes)
+    kept, passing = 48 * 64 * 128, (48 * 64 + 2 * 128) * 3
+    for more, formats, bits in (
+        ({}, Formats(), (16, 16)),
+        ({"mamba_ssm_cache_dtype": "float32"}, Formats(), (32, 16)),
+        ({"mamba_ssm_dtype": "float32"}, Formats(model="auto"), (32, 16)),
+        ({}, Formats(state="float32"), (32, 16)),
+        ({}, Formats(convolution="float32"), (32, 32)),
+        ({"mamba_ssm_dtype": "auto"}, Formats(model="float32"), (32, 32)),
+    ):
+        found = kv_model({**model, **more}, "fp8", formats)  # which is the format of the cache alone
+        assert (found.bits, found.layers[0].state_bits) == (8, kept * bits[0] + passing * bits[1])
 
 
 def test_the_language_model_inside() -> None:
@@ -211,6 +326,7 @@ KEYS = [
     *sorted({*LLAMA, *DEEPSEEK, "head_dim", "layer_types", "sliding_window", "sliding_window_pattern", "model_type"}),
     *("attn_layer_period", "attn_layer_indices", "hybrid_override_pattern", "text_config", "quantization_config"),
     *("torch_dtype", "multi_query", "num_kv_shared_layers", "cla_share_factor", "no_rope_layers", "block_types"),
+    *("use_mla", "attention_other_setting", "sliding_window_layers", "layer_group_size", "swa_num_key_value_heads"),
     *("linear_attn_config", "mamba_d_state", "attn_config", "global_head_dim", "cross_attention_layers"),
 ]
 

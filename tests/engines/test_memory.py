@@ -205,6 +205,140 @@ def test_the_format_of_the_cache(tmp_path: Path, others: str, dtype: str | None,
     assert make("vllm", command={"model": "/m", "others": others}, memory=memory).memory.sequences == sequences
 
 
+@pytest.mark.parametrize(
+    ("engine", "others", "model", "sequences"),
+    [
+        ("vllm", "", "float32", 8),  # the engines turn it into 16 bits
+        ("sglang", "--dtype auto", "float32", 8),
+        ("vllm", "--dtype bfloat16", "float32", 8),
+        ("vllm", "--dtype float32", "bfloat16", 4),
+        ("sglang", "--dtype=float", "bfloat16", 4),
+        ("vllm", "--dtype float32 --kv-cache-dtype fp8", "bfloat16", 16),
+        ("vllm", "--kv-cache-dtype nvfp4", "bfloat16", 28),
+    ],
+)
+def test_the_format_of_the_model_is_that_of_its_cache(
+    tmp_path: Path, engine: str, others: str, model: str, sequences: int
+) -> None:
+    memory = section(tmp_path, {**LLAMA3_8B, "torch_dtype": model}, kv_bytes=8 * 2**30)
+    tuned = make(engine, command={"model": "/m", "others": others}, memory=memory, check_flags=False)
+    assert tuned.memory.sequences == sequences
+
+
+@pytest.mark.parametrize(
+    ("beside", "config", "sequences"),
+    [
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}, {}, 16),
+        ({"quantization": {"kv_cache_quant_algo": "NVFP4"}}, {}, 28),
+        ({"quantization": {"kv_cache_quant_algo": None}}, {}, 8),
+        ({"quantization": {"kv_cache_quant_algo": "FP8"}}, {"quantization_config": {"kv_cache_quant_algo": "none"}}, 8),
+        ({"quantization": ["FP8"]}, {}, 8),
+        ({}, {}, 8),
+    ],
+)
+def test_the_quantisation_beside_the_model(
+    tmp_path: Path, beside: dict[str, Any], config: dict[str, Any], sequences: int
+) -> None:
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(beside))
+    memory = section(tmp_path, {**LLAMA3_8B, **config}, kv_bytes=8 * 2**30)
+    assert make("vllm", command={"model": "/m"}, memory=memory).memory.sequences == sequences
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 99999, '{"quantization": {"kv_cache_quant_algo": "INT3"}}'])
+def test_a_quantisation_that_is_not_understood_sets_no_bound(tmp_path: Path, text: str) -> None:
+    (tmp_path / "hf_quant_config.json").write_text(text)
+    tuned = make("vllm", command={"model": "/m"}, memory=section(tmp_path, LLAMA3_8B, kv_bytes=8 * 2**30))
+    assert (tuned.mistakes(), tuned.memory.sequences) == ([], None)
+    assert "no batch size is excluded" in tuned.notes()[0]
+
+
+GIB = 2**30
+WINDOWED = {**LLAMA3_8B, "sliding_window": 1024, "layer_types": ["full_attention", "sliding_attention"] * 16}
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "table", "sequences", "note"),
+    [
+        ("vllm", "--gpu-memory-utilization 0.5", {"device_bytes": 32 * GIB}, 8, "--gpu-memory-utilization 0.5 counts"),
+        ("vllm", "--gpu_memory_utilization=0.5", {"device_bytes": 32 * GIB}, 8, "--gpu-memory-utilization 0.5 counts"),
+        ("sglang", "--mem-fraction-static 0.5", {"device_bytes": 32 * GIB}, 8, "--mem-fraction-static 0.5 counts"),
+        ("vllm", "--gpu-memory-utilization 0.5", {"kv_bytes": 32 * GIB}, 32, ""),  # the table says what is left
+        ("vllm", "--kv-cache-memory-bytes 8G -tp 2", {"kv_bytes": 32 * GIB}, 16, "--kv-cache-memory-bytes 8G counts"),
+        ("vllm", "--kv-cache-memory-bytes 8G", {}, 8, "--kv-cache-memory-bytes 8G counts"),
+        ("vllm", "--max-model-len 4096", {"kv_bytes": 32 * GIB}, 64, "--max-model-len 4096 counts"),
+        ("vllm", "--max-model-len 4k", {"kv_bytes": 32 * GIB}, 65, "--max-model-len 4k counts"),
+        ("sglang", "--context-length 4096", {"kv_bytes": 32 * GIB}, 64, "--context-length 4096 counts"),
+        ("vllm", "--max-model-len 16384", {"kv_bytes": 32 * GIB}, 32, ""),
+        ("vllm", "--kv-cache-dtype fp8", {"kv_bytes": 32 * GIB, "kv_dtype": "bf16"}, 32, "kv_dtype bf16 counts"),
+        ("vllm", "--hf-overrides '{}'", {"kv_bytes": 32 * GIB}, 32, "what --hf-overrides changes of the model"),
+        ("vllm", "--speculative-config '{}'", {"kv_bytes": 32 * GIB}, 32, "the cache of layers that draft tokens"),
+        ("vllm", "--speculative-config.method mtp", {"kv_bytes": 32 * GIB}, 32, "the cache of layers that draft"),
+        ("vllm", "-tp 3", {"kv_bytes": 32 * GIB}, 28, "8 KV heads cannot be divided evenly by 3 tensor ranks"),
+        ("vllm", "-tp 16", {"kv_bytes": 32 * GIB}, 16, ""),  # each head on two ranks
+        ("sglang", "--speculative-algorithm EAGLE", {"kv_bytes": 32 * GIB}, 32, "the cache of layers that draft"),
+    ],
+)
+def test_arguments_beside_the_table(
+    tmp_path: Path, engine: str, others: str, table: dict[str, Any], sequences: int, note: str
+) -> None:
+    memory = section(tmp_path, LLAMA3_8B, weight_bytes=8 * GIB, **table)
+    tuned = make(engine, command={"model": "/m", "others": others}, memory=memory, check_flags=False)
+    assert tuned.memory.sequences == sequences
+    said = [text for text in tuned.notes() if text.startswith("memory: ")][1:]
+    assert [note in text for text in said] == ([True] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "model", "sequences"),
+    [
+        ("vllm", "", WINDOWED, 56),
+        ("vllm", "--disable-hybrid-kv-cache-manager", WINDOWED, 32),
+        ("vllm", "--disable-hybrid-kv-cache-manager --no-disable-hybrid-kv-cache-manager", WINDOWED, 56),
+        ("sglang", "--disable-hybrid-swa-memory", WINDOWED, 32),
+        ("vllm", "--disable-hybrid-kv-cache-manager", {**LLAMA3_8B, "sliding_window": 1024}, 256),  # nothing is hybrid
+    ],
+)
+def test_windows_without_a_cache_of_their_own(
+    tmp_path: Path, engine: str, others: str, model: dict[str, Any], sequences: int
+) -> None:
+    memory = section(tmp_path, model, kv_bytes=32 * GIB)
+    tuned = make(engine, command={"model": "/m", "others": others}, memory=memory, check_flags=False)
+    assert tuned.memory.sequences == sequences
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "low", "high", "others", "limit"),
+    [
+        ("util", "--gpu-memory-utilization", 0.5, 0.75, "", 16),
+        ("util", "env", 0.5, 0.75, "--gpu-memory-utilization $UTIL", 16),
+        ("util", "env", 0.5, 0.75, "--gpu-memory-utilization=${UTIL}", 16),
+        ("longest", "--max-model-len", 4096, 16384, "--gpu-memory-utilization 0.75", 32),
+    ],
+)
+def test_the_loosest_of_the_searched_amounts_bounds(
+    tmp_path: Path, name: str, position: str, low: float, high: float, others: str, limit: int
+) -> None:
+    memory = section(tmp_path, LLAMA3_8B, device_bytes=32 * GIB, weight_bytes=8 * GIB)
+    dtype = "int" if low > 1 else "float"
+    field = {"name": name, "config_position": position, "min": low, "max": high, "dtype": dtype, "value": high}
+    tuned = make("vllm", command={"model": "/m", "others": others}, memory=memory, target_field=[field, BATCH])
+    assert f"batch <= {limit} or batch == 256" in tuned.constraints()
+
+
+@pytest.mark.parametrize("engine", ["command", "vllm"])
+def test_a_bound_that_leaves_nothing_to_search_is_named(tmp_path: Path, engine: str) -> None:
+    memory = section(tmp_path, LLAMA3_8B, kv_bytes=GIB)
+    field = {"name": "max_num_seqs", "config_position": "--max-num-seqs", "min": 1, "max": 256, "value": 1}
+    given: dict[str, Any] = {"command": {"model": "/m"}} if engine == "vllm" else {"argv": ["./s"], "model": "m"}
+    tuned = make(engine, memory=memory, target_field=[field], **given)
+    (mistake,) = tuned.mistakes()
+    assert f"the table [{engine}.memory] leaves no value but 1" in mistake
+    more = make(
+        engine, memory=memory, target_field=[field, {**field, "name": "other", "config_position": "--x"}], **given
+    )
+    assert not any("leaves no value" in text for text in more.mistakes())
+
+
 def test_a_format_that_nobody_knows_is_named_where_it_was_written(tmp_path: Path) -> None:
     memory = section(tmp_path, LLAMA3_8B, kv_bytes=8 * 2**30)
     (mistake,) = make("vllm", command={"model": "/m"}, memory={**memory, "kv_dtype": "q9"}).mistakes()
@@ -270,6 +404,29 @@ def test_an_index_that_says_nothing_is_left_out(tmp_path: Path, text: str) -> No
     (tmp_path / "a.safetensors").write_bytes(b"abc")
     (tmp_path / "b.safetensors").mkdir()
     assert weight_bytes(tmp_path) == 3
+
+
+def test_mindie_says_in_its_file_what_memory_and_lengths_there_are(tmp_path: Path) -> None:
+    memory = section(tmp_path, LLAMA3_8B, kv_bytes=2000 * GIB)
+    file = json.loads(json.dumps(MINDIE_FILE))
+    deployed = file["BackendConfig"]["ModelDeployConfig"]
+    deployed["ModelConfig"][0].update({"worldSize": 8, "npuMemSize": 8})
+    deployed["maxSeqLen"] = 4096
+    for more, sequences, notes in (({}, 128, 2), ({"npuMemSize": -1}, 4000, 1)):
+        deployed["ModelConfig"][0].update(more)
+        (tmp_path / "service.json").write_text(json.dumps(file))
+        tuned = make("mindie", config_path=str(tmp_path / "service.json"), memory=memory)
+        assert (tuned.memory.sequences, tuned.mistakes()) == (sequences, [])
+        assert len([note for note in tuned.notes() if " counts" in note]) == notes
+
+
+@pytest.mark.parametrize("value", ["8", 1.5, True, [8]])
+def test_mindie_refuses_sizes_that_are_no_whole_numbers(tmp_path: Path, value: Any) -> None:
+    file = json.loads(json.dumps(MINDIE_FILE))
+    file["BackendConfig"]["ModelDeployConfig"]["ModelConfig"][0]["worldSize"] = value
+    (tmp_path / "service.json").write_text(json.dumps(file))
+    (mistake,) = make("mindie", config_path=str(tmp_path / "service.json")).mistakes()
+    assert f"ModelConfig.0.worldSize is {value!r}, not a whole number" in mistake
 
 
 @pytest.mark.parametrize("name", ["command", "simulated", "mindie"])

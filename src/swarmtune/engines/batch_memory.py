@@ -44,7 +44,7 @@ class BatchMemory:
             f"[{self._key}.memory]; lower value, or give the table more memory or fewer tokens_per_sequence"
             for rule, value in self._broken(fields, name)
             if name in self._chosen
-        ]
+        ] or self._memory.exhausted(self._key, fields, name)
 
     def notes(self, fields: Sequence[Field], name: str | None) -> list[str]:
         """What bounds the field of this name, what could not be understood, and a baseline that is more than fits."""

@@ -14,7 +14,7 @@ from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.diagnosis import diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.placement import BoolStyle, flag, place, placed_twice, substitute, tokens, unknown_tokens
+from swarmtune.engines.placement import PLACES, BoolStyle, flag, place, placed_twice, substitute, tokens, unknown_tokens
 from swarmtune.engines.questions import Needed, Questions
 from swarmtune.engines.readiness import serves
 from swarmtune.engines.service_config import ServiceConfig, program
@@ -23,7 +23,6 @@ from swarmtune.records import Command, File, Group, Setting
 from swarmtune.space import Field
 
 RUNNERS = re.compile(r"python[0-9.]*|(ba|da|z|k)?sh")  # programs that run a script
-PLACES = ("HOST", "PORT", "MODEL")
 BATCHES = frozenset(  # without - and _, in lower case
     ("maxnumseqs", "maxrunningrequests", "maxbatchsize", "maxbatch", "batchsize", "batch", "nparallel", "parallel")
 )
@@ -99,7 +98,7 @@ class CommandEngine(Engine):
     def mistakes(self) -> list[str]:
         """Missing keys, unknown tokens, and paths without a file."""
         config, fields = self.config, self.fields()
-        found = self.memory.mistakes(fields)
+        found = self.memory.mistakes(fields) or self.memory.exhausted("command", fields, self._batch(fields))
         if not config.argv:
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
         if not config.model:

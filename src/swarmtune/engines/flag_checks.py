@@ -11,7 +11,7 @@ from functools import cached_property
 from swarmtune.engines.arguments import Arguments, Given, literals, options, read
 from swarmtune.engines.baseline import is_sound
 from swarmtune.engines.flags import Spelling, size
-from swarmtune.engines.placement import load_field, split, substitute
+from swarmtune.engines.placement import PLACES, load_field, split, substitute, unknown_tokens
 from swarmtune.engines.schema import Schema, normal, underscored
 from swarmtune.records import Value
 from swarmtune.space import Dimension, Field
@@ -59,7 +59,7 @@ class FlagChecks:
         for made in fields:
             if made.name.upper() in arguments.tokens:
                 given += options(made, self.schema.commands, f"{self.key}.target_field {made.name}")
-        found: list[str | None] = []
+        found: list[str | None] = [*self._token_mistakes(fields)]
         if self.on:
             found += [self._field_mistake(made) for made in fields]
             found += itertools.islice(filter(None, map(self._given_mistake, given)), MOST)
@@ -73,6 +73,17 @@ class FlagChecks:
             ]
         found += self._twice(fields, given if by_user else [])
         return list(dict.fromkeys(sentence for sentence in found if sentence))
+
+    def _token_mistakes(self, fields: Sequence[Field]) -> list[str]:
+        try:
+            words = split(self.others)
+        except ValueError:
+            return []
+        known = {*(made.name.upper() for made in fields), *self.env, *PLACES}
+        return [
+            f"{self.where}: ${token} is not a field, not one of {', '.join(PLACES)}, and not in {self.key}.env"
+            for token in unknown_tokens(words, known)[:MOST]
+        ]
 
     # --- one flag ----------------------------------------------------------------------------------------------------
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from swarmtune.engines.kv_families import WINDOW_HEADS, WINDOW_KV_HEADS
+
 FULL: Final = "full"  # keeps all tokens
 WINDOW: Final = "window"  # keeps the last tokens
 STATE: Final = "state"  # keeps a state of fixed size
+BOTH: Final = "both"  # keeps all tokens, and a state of fixed size
 NOTHING: Final = "nothing"
 KINDS = {
-    **dict.fromkeys(("full_attention", "attention", "full", "global", "global_attention", "hybrid"), FULL),
+    **dict.fromkeys(("full_attention", "attention", "full", "global", "global_attention"), FULL),
+    "hybrid": BOTH,
     **dict.fromkeys(("sliding_attention", "sliding", "sliding_window", "sliding_window_attention"), WINDOW),
     **dict.fromkeys(("local", "local_attention", "chunked_attention"), WINDOW),
     **dict.fromkeys(("mamba", "mamba2", "mamba1", "ssm", "linear_attention", "linear", "lightning"), STATE),
@@ -22,8 +27,21 @@ LISTS = ("layer_types", "layers_block_type", "layer_block_types", "block_types",
 PATTERN = {"*": FULL, "M": STATE, "-": NOTHING, "E": NOTHING}
 NUMBERED = {"attn_type_list": (STATE, FULL), "hybrid_layer_pattern": (FULL, WINDOW)}  # the kind of 0, and of 1
 WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "window_size", "attention_chunk_size")
-STRANGE = ("mamba_", "ssm_", "state_size", "mb_per_layer", "block_configs", "compress_ratios")  # starts of keys
-STRANGE_FAMILIES = ("mamba", "rwkv", "retnet", "xlstm")
+LAYER_WORDS = re.compile(  # in names of keys that tell which layers keep what
+    r"(^|_)(mamba\d?|ssm|swa|sliding|hybrid|recurrent|linear|rwkv|retention|lightning|kda|lru|rnn)(_|$)"
+    r"|(^|_)(full|global|local|window)_(attn|attention)(_|$)|attn_window|attn_layer(?!_?norm)|layer_group|short_conv"
+    r"|^(state_size|mb_per_layer|block_configs|compress_ratios)"
+)
+LIST_WORDS = re.compile(
+    r"(^|_)(layers?|attn|attention|blocks?)_(types?|pattern)$"
+)  # the same, where the value is a list
+HARMLESS_WORDS = re.compile(r"(^|_)(bias|rope|scaling|proj|mlp|ffn|moe|lora|norm)(_|$)")
+READ = frozenset({*WINDOWS, "use_sliding_window", "sliding_window_pattern", "_sliding_window_pattern"})
+OTHER_HEADS = re.compile(r"(^|_)(swa|sliding|local|global)_.*(head|kv)|(head|kv).*_(swa|sliding|local|global)(_|$)")
+READ_HEADS = frozenset(
+    {*WINDOW_KV_HEADS, *WINDOW_HEADS, "swa_head_dim", "swa_v_head_dim", "global_head_dim", "num_global_key_value_heads"}
+)
+STRANGE_FAMILIES = re.compile(r"mamba|rwkv|retnet|xlstm|delta_?net|hgrn|hyena|linear_attn|^(gla|gsa|based|hymba)(_|$)")
 
 
 class UnknownLayerError(ValueError):
@@ -44,12 +62,23 @@ class Kinds(list[str]):
 
 def kinds(model: Mapping[str, Any], count: int, family: str) -> Kinds:
     """Of the ``count`` layers of a model. UnknownLayerError if they cannot be told."""
-    listed = _listed(model, count) or _hybrid(model, count)
-    strange = family.startswith(STRANGE_FAMILIES) or any(key.startswith(STRANGE) for key in model)
-    if listed is None and strange and family != "falcon_h1":
+    listed = _listed(model, count) or _hybrid(model, count, family)
+    if listed is None and STRANGE_FAMILIES.search(family):
         raise UnknownLayerError(f"layers of model_type {reprlib.repr(family)}, and nothing says which of them attend")
+    unread = next((key for key, value in model.items() if value and _unread(key, value, listed is not None)), None)
+    if unread is not None:
+        raise UnknownLayerError(f"{unread[:60]}, by which layers of model_type {reprlib.repr(family)} may differ")
     windows = _windows(model)
     return Kinds(listed or _sliding(model, count, family, windows), windows)
+
+
+def _unread(key: str, value: Any, listed: bool) -> bool:
+    """May this key say something of the kinds of layers that is not understood here? ``listed``: their kinds are known."""
+    if listed:
+        return key not in READ_HEADS and OTHER_HEADS.search(key) is not None
+    if key in READ or HARMLESS_WORDS.search(key):
+        return False
+    return LAYER_WORDS.search(key) is not None or (isinstance(value, list) and LIST_WORDS.search(key) is not None)
 
 
 def _windows(model: Mapping[str, Any]) -> list[int | None]:
@@ -83,8 +112,10 @@ def _listed(model: Mapping[str, Any], count: int) -> list[str] | None:
     return None
 
 
-def _hybrid(model: Mapping[str, Any], count: int) -> list[str] | None:
-    """Where keys say which layers attend, the others being state-space or linear ones."""
+def _hybrid(model: Mapping[str, Any], count: int, family: str) -> list[str] | None:
+    """Where keys say which layers attend, or attend to all tokens."""
+    if family == "falcon_h1":
+        return [BOTH] * count
     pattern = model.get("hybrid_override_pattern")
     if isinstance(pattern, str) and pattern:
         found = [PATTERN.get(c, c) for c in pattern.replace("|", "")]
@@ -103,10 +134,22 @@ def _hybrid(model: Mapping[str, Any], count: int) -> list[str] | None:
             return [FULL if i in attending else STATE for i in range(count)]
     if model.get("attn_layer_period") is not None:
         period, offset = _whole(model, "attn_layer_period", 1), _whole(model, "attn_layer_offset", 0)
+        if family == "zamba":
+            rest = [BOTH if i % period == offset else STATE for i in range(count)]
+            return [STATE, STATE, BOTH, *rest][:count]
         return [FULL if i % period == offset % period else STATE for i in range(count)]
     if model.get("full_attention_interval") is not None:
         interval = _whole(model, "full_attention_interval", 1)
         return [STATE if (i + 1) % interval else FULL for i in range(count)]
+    if model.get("layer_group_size") and family.startswith("bailing"):  # the last of each group attends
+        group = _whole(model, "layer_group_size", 1)
+        return [FULL if (i + 1) % group == 0 or i >= count // group * group else STATE for i in range(count)]
+    if model.get("sliding_window_layers"):
+        windowed = set(_indices("sliding_window_layers", model["sliding_window_layers"]))
+        return [WINDOW if i in windowed else FULL for i in range(count)]
+    if model.get("global_attn_every_n_layers") and family == "afmoe":
+        each = _whole(model, "global_attn_every_n_layers", 1)
+        return [WINDOW if (i + 1) % each else FULL for i in range(count)]
     return None
 
 

@@ -8,68 +8,61 @@ of the keys are those of Hugging Face's configurations; absent ones have that li
 from __future__ import annotations
 
 import math
+import re
 import reprlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from swarmtune.engines.kv_layers import FULL, NOTHING, STATE, WINDOW, UnknownLayerError, kinds
+from swarmtune.engines.kv_families import (
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LATENT,
+    LAYERS,
+    TWICE,
+    WINDOW_HEADS,
+    WINDOW_KV_HEADS,
+    filled,
+)
+from swarmtune.engines.kv_formats import Formats, cache_bits, dtype_bits, model_bits, state_bits
+from swarmtune.engines.kv_layers import BOTH, FULL, NOTHING, STATE, WINDOW, UnknownLayerError, kinds
 from swarmtune.engines.parallel import Ranks
 
-DEFAULT_DTYPE = "bfloat16"
-DTYPE_BITS: Mapping[str, float] = {
-    **dict.fromkeys(("float32", "fp32", "float", "f32"), 32),
-    **dict.fromkeys(("float16", "fp16", "half", "f16", "bfloat16", "bf16"), 16),
-    **dict.fromkeys(("int8", "uint8", "c8"), 8),
-    **dict.fromkeys(("int4", "fp4", "nvfp4", "fp4_e2m1", "float4_e2m1fn_x2"), 4),
-    **dict.fromkeys(("q4_0", "iq4_nl"), 4.5),  # of ggml, as all that follow: blocks with their scales
-    **dict(zip(("q4_1", "q5_0", "q5_1", "q8_0"), (5, 5.5, 6, 8.5), strict=True)),
-}
-FP8 = ("fp8", "float8")  # any of its forms: fp8_e4m3, float8_e5m2, ...
 MAX_NUMBER = 2**31  # no size of a model comes near it
 MAX_LAYERS = 10_000
 INNER = ("text_config", "llm_config", "language_config", "thinker_config")  # the language model inside a larger one
+MAMBA2_HEADS = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
 MOST_INNER = 4  # configurations inside one another
-_GEMMA3 = {
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-}
-_LLAMA4 = {"attention_chunk_size": 8192, "no_rope_layer_interval": 4, "head_dim": 128}
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "gemma": {"head_dim": 256},
-    "gemma2": {"head_dim": 256, "sliding_window": 4096, "sliding_window_pattern": 2},
-    "gemma3": _GEMMA3,
-    "gemma3_text": _GEMMA3,
-    "cohere2": {"sliding_window": 4096, "sliding_window_pattern": 4},
-    "gpt_oss": {"sliding_window": 128, "sliding_window_pattern": 2, "head_dim": 64},
-    "llama4": _LLAMA4,
-    "llama4_text": _LLAMA4,
-    "jamba": {"attn_layer_period": 8, "attn_layer_offset": 4},
-    "qwen3_next": {"full_attention_interval": 4, "head_dim": 256, "num_key_value_heads": 2},
-    **{family: {"multi_query": True} for family in ("falcon", "gpt_bigcode", "RefinedWebModel")},
-}
+OWN_FORMATS = Formats()
+_NOT_HEADS = frozenset({*KV_HEADS, *WINDOW_KV_HEADS, "num_global_key_value_heads", "multi_query_group_num"})
+KV_LIKE = re.compile(r"(kv|key_value).*(head|group)|(head|group).*(kv|key_value)|(query|attention|attn)_groups?$")
+
+
+class MissingKeyError(ValueError):
+    """The file does not give a size that is needed."""
 
 
 @dataclass(frozen=True)
 class Layer:
     """What a layer keeps of one sequence: ``heads`` x ``values`` numbers for each of its last ``window`` tokens (None: of
-    all), and ``state`` numbers however long it is. ``latent``: every tensor rank keeps all of it.
+    all), and ``state_bits`` however long it is. ``latent``: every tensor rank keeps all of it.
     """
 
     heads: int = 0
     values: int = 0
     window: int | None = None
     latent: bool = False
-    state: int = 0
+    state_bits: int = 0
 
-    def numbers(self, tokens: int, ranks: Ranks) -> int:
-        """On one tensor rank, which holds at least one head: fewer heads than ranks are kept by several of them."""
+    def bits(self, tokens: int, ranks: Ranks, bits: float) -> float:
+        """On one tensor rank, which holds at least one head: fewer heads than ranks are kept by several of them.
+
+        ``bits``: of a cached number.
+        """
         heads = self.heads if self.latent else -(-self.heads // ranks.tensor)
         kept = tokens if self.window is None else min(tokens, self.window)
-        return heads * self.values * -(-kept // ranks.context) + -(-self.state // ranks.tensor)
+        return heads * self.values * -(-kept // ranks.context) * bits + -(-self.state_bits // ranks.tensor)
 
 
 @dataclass(frozen=True)
@@ -81,73 +74,83 @@ class KvModel:
     notes: tuple[str, ...] = ()
     experts: bool = False
 
+    def uneven_heads(self, tensor: int) -> int | None:
+        """A number of KV heads that this many tensor ranks neither divide nor repeat evenly; None: there is none."""
+        counts = (layer.heads for layer in self.layers if layer.heads and not layer.latent)
+        return next((heads for heads in counts if heads % tensor and tensor % heads), None)
+
+    def without_windows(self) -> KvModel:
+        """All layers keep all tokens, as engines do without a cache of their own for windows, if any layer does."""
+        if all(layer.window is not None for layer in self.layers if layer.heads):
+            return self
+        return replace(self, layers=tuple(replace(layer, window=None) for layer in self.layers))
+
     def sequence_bytes(self, tokens: int, ranks: Ranks) -> int:
         """Bytes that one sequence takes on all devices of a replica, each as full as the fullest; 0: it has no cache."""
         count, stages = len(self.layers), ranks.pipeline
         parts = [self.layers[i * count // stages : (i + 1) * count // stages] for i in range(stages)]
-        fullest = max(sum(layer.numbers(tokens, ranks) for layer in part) for part in parts)
-        return math.ceil(fullest * self.bits / 8) * ranks.tensor * stages
+        fullest = max(sum(layer.bits(tokens, ranks, self.bits) for layer in part) for part in parts)
+        return math.ceil(fullest / 8) * ranks.tensor * stages
 
 
-def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None) -> KvModel:
-    """The model of a config.json. ``kv_dtype`` as engines spell it; None and "auto": the model's own.
+def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None, formats: Formats = OWN_FORMATS) -> KvModel:
+    """The model of a config.json. ``kv_dtype`` as engines spell it; None and "auto": the model's own. ``formats``: of the
+    rest, where a command names them.
 
     ValueError if a key is missing or its value cannot be that of a model; UnknownLayerError, which is one, if the file
-    describes a kind of layer that is not known here.
+    describes a kind of layer that is not known here, or leaves out a size of a family whose sizes are not known.
     """
-    chain = list(_inner(config))
-    model, outer = dict(chain[-1]), chain[::-1]
+    outer = list(_inner(config))[::-1]
     family = str(next((c["model_type"] for c in outer if c.get("model_type")), ""))
-    model = {**DEFAULTS.get(family, {}), **{key: value for key, value in model.items() if value is not None}}
     if config.get("is_encoder_decoder") is True:
         raise UnknownLayerError("an encoder and a decoder, of which each keeps its own")
-    count = number(model, "num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers")
+    own = model_bits(outer, formats.model)
+    named = kv_dtype if kv_dtype and kv_dtype.lower() != "auto" else None
+    bits = dtype_bits(named) if named else cache_bits(outer) or own
+    try:
+        model = filled(outer[0], family)
+        return _described(model, family, bits, state_bits(model, formats, own))
+    except MissingKeyError as error:
+        if not family and not config.get("architectures"):
+            raise
+        reason = f"no sizes of all its layers, and model_type {reprlib.repr(family)} has none known here ({error})"
+        raise UnknownLayerError(reason) from error
+
+
+def _described(model: Mapping[str, Any], family: str, bits: float, states: tuple[float, float]) -> KvModel:
+    """``states``: bits of a number of a fixed state, and of what its convolution keeps."""
+    count = number(model, *LAYERS)
     if count > MAX_LAYERS:
         raise ValueError(f"num_hidden_layers is {count}, more than {MAX_LAYERS}")
-    bits = dtype_bits(kv_dtype) if kv_dtype and kv_dtype.lower() != "auto" else _own_bits(outer)
     found = kinds(model, count, family)
     shared = optional(model, "num_kv_shared_layers") or 0
     every = (optional(model, "cla_share_factor") or 1) if model.get("use_cla") is True else 1
-    notes: list[str] = []
-    state = _state(model) if STATE in found else 0
-    if state is None:
-        notes.append(
-            "the fixed state of its linear or state-space layers is not counted: their sizes are not all given"
-        )
-    if "index_head_dim" in model:
-        notes.append("the cache of its sparse attention's indexer is not counted")
     crossing = model.get("cross_attention_layers")
-    if isinstance(crossing, list) and crossing:
-        notes.append("the cache of its cross-attention layers is not counted")
+    crossing = crossing if isinstance(crossing, list) else []
+    state = _state(model, *states) if STATE in found or BOTH in found else 0
     layers = []
     for i, kind in enumerate(found):
-        if kind == STATE:
-            layers.append(Layer(state=state or 0))
-        elif kind == NOTHING or i >= count - shared or i % every or (isinstance(crossing, list) and i in crossing):
-            layers.append(Layer())
-        else:
-            layers.append(_attention(model, i, kind, found.window(i)))
-    if family == "falcon_h1":  # both kinds side by side in each layer
-        beside = _state(model) or 0
-        layers = [replace(layer, state=beside) for layer in layers]
+        layer = Layer()
+        if kind not in (STATE, NOTHING) and i < count - shared and i % every == 0 and i not in crossing:
+            layer = _attention(model, family, i, kind, found.window(i))
+        layers.append(replace(layer, state_bits=state or 0) if kind in (STATE, BOTH) else layer)
+    notes = {
+        "the fixed state of its linear or state-space layers is not counted: their sizes are not all given": (
+            state is None
+        ),
+        "the cache of its sparse attention's indexer is not counted": "index_head_dim" in model,
+        "the cache of its cross-attention layers is not counted": bool(crossing),
+    }
     experts = any(key in model for key in ("num_experts", "n_routed_experts", "num_local_experts"))
-    return KvModel(tuple(layers), bits, tuple(notes), experts)
-
-
-def dtype_bits(name: str) -> float:
-    """Bits of a number of this format, as engines and models spell it; ValueError if it is not known."""
-    plain = name.lower().removeprefix("torch.")
-    if plain.startswith(FP8):
-        return 8
-    if plain not in DTYPE_BITS:
-        raise ValueError(f"dtype {reprlib.repr(name)} is not one of auto, fp8, {', '.join(DTYPE_BITS)}")
-    return DTYPE_BITS[plain]
+    return KvModel(tuple(layers), bits, tuple(note for note, holds in notes.items() if holds), experts)
 
 
 def number(model: Mapping[str, Any], *names: str) -> int:
-    """The first of these keys that is there; ValueError if none is, or it is not a whole number from 1."""
+    """The first of these keys that is there; ValueError if it is not a whole number from 1, MissingKeyError if none is."""
     name = next((n for n in names if model.get(n) is not None), names[0])
     value = model.get(name)
+    if value is None:
+        raise MissingKeyError(f"{name} is None, not a whole number from 1 to {MAX_NUMBER - 1}")
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < MAX_NUMBER:
         raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number from 1 to {MAX_NUMBER - 1}")
     return value
@@ -168,40 +171,34 @@ def _inner(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _own_bits(chain: Sequence[Mapping[str, Any]]) -> float:
-    """Bits of the checkpoint's cache: what its quantisation says of the cache, else the format of the model."""
-    for config in chain:
-        quantised = config.get("quantization_config")
-        if isinstance(quantised, Mapping):
-            scheme = quantised.get("kv_cache_scheme")
-            if isinstance(scheme, Mapping) and scheme.get("num_bits") in (4, 8, 16):
-                return int(scheme["num_bits"])
-            algorithm = quantised.get("kv_cache_quant_algo")
-            if isinstance(algorithm, str) and algorithm.lower() not in ("none", "auto"):
-                return dtype_bits(algorithm)
-    names = (config.get(key) for config in chain for key in ("torch_dtype", "dtype"))
-    return dtype_bits(str(next((name for name in names if name), DEFAULT_DTYPE)))
-
-
-def _attention(model: Mapping[str, Any], i: int, kind: str, window: int | None) -> Layer:
+def _attention(model: Mapping[str, Any], family: str, i: int, kind: str, window: int | None) -> Layer:
     """A layer that attends."""
-    if model.get("kv_lora_rank"):
+    if model.get("kv_lora_rank") and model.get("use_mla") is not False:
+        if family and not family.startswith(LATENT):
+            raise UnknownLayerError(
+                f"kv_lora_rank with model_type {reprlib.repr(family)}, of which engines keep a latent or whole heads"
+            )
         values = number(model, "kv_lora_rank") + number(model, "qk_rope_head_dim")
-        return Layer(1, values, window, latent=True)
+        return Layer(2 if family.startswith(TWICE) else 1, values, window, latent=True)
+    other = model.get("attention_other_setting")  # Step 3.5: of the layers with a window
+    if kind == WINDOW and isinstance(other, Mapping):
+        model = {**model, **{key: value for key, value in other.items() if value is not None}}
     per_layer = _per_layer(model, i, "num_attention_heads", "num_query_heads")
-    heads = per_layer or number(model, "num_attention_heads", "n_head", "n_heads", "num_heads")
-    size = optional(model, "head_dim", "kv_channels", "attention_head_dim", "head_size")
-    if size is None and "qk_nope_head_dim" in model:
+    heads = per_layer or number(model, *HEADS)
+    size = optional(model, "head_dim", "kv_channels", "attention_head_dim", "head_size", "hidden_size_per_head")
+    if size is None and model.get("qk_nope_head_dim"):
         size = number(model, "qk_nope_head_dim") + (optional(model, "qk_rope_head_dim") or 0)
-    size = size or number(model, "hidden_size", "n_embd", "d_model") // heads
+    own_size, size = size, size or number(model, *HIDDEN) // heads
     if size < 1:
         raise ValueError(f"hidden_size is smaller than num_attention_heads {heads}")
     kv_heads, value_size = _kv_heads(model, heads, i), optional(model, "v_head_dim") or size
     if kind == FULL and (wide := optional(model, "global_head_dim")):
         size = value_size = wide
         kv_heads = optional(model, "num_global_key_value_heads") or kv_heads
-    if kind == WINDOW and "swa_num_key_value_heads" in model:
-        kv_heads = number(model, "swa_num_key_value_heads")
+    if kind == WINDOW and (narrow := optional(model, *WINDOW_KV_HEADS)):
+        kv_heads, window_heads = narrow, optional(model, *WINDOW_HEADS)
+        if own_size is None and window_heads:
+            size = value_size = number(model, *HIDDEN) // window_heads
         size = optional(model, "swa_head_dim") or size
         value_size = optional(model, "swa_v_head_dim") or value_size
     return Layer(kv_heads, size + value_size, window)
@@ -217,8 +214,14 @@ def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
     inner = model.get("attn_config")
     if isinstance(inner, Mapping) and inner.get("kv_n_heads"):
         return number(inner, "kv_n_heads")
-    names = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num", "num_query_groups")
-    return optional(model, *(name for name in names if model.get(name))) or heads
+    if isinstance(inner, Mapping) and inner.get("attn_type") == "multiquery_attention":
+        return 1
+    if counted := optional(model, *(name for name in KV_HEADS if model.get(name))):
+        return counted
+    other = next((key for key, value in model.items() if value and key not in _NOT_HEADS and KV_LIKE.search(key)), None)
+    if other is not None:
+        raise UnknownLayerError(f"{other[:60]}, and no number of KV heads under a name that is known here")
+    return heads
 
 
 def _per_layer(model: Mapping[str, Any], i: int, *names: str) -> int | None:
@@ -232,21 +235,26 @@ def _per_layer(model: Mapping[str, Any], i: int, *names: str) -> int | None:
     return number({name: values[i]}, name)
 
 
-def _state(model: Mapping[str, Any]) -> int | None:
-    """Numbers that a linear or state-space layer keeps of a sequence; None if the file does not say enough."""
+def _state(model: Mapping[str, Any], state: float, convolution: float) -> int | None:
+    """Bits that a linear or state-space layer keeps of a sequence, its numbers having ``state`` and ``convolution`` bits;
+    None if the file does not say enough.
+    """
     try:
         if "linear_num_value_heads" in model:  # gated delta rule, Qwen3-Next
             keys = number(model, "linear_num_key_heads") * number(model, "linear_key_head_dim")
             values = number(model, "linear_num_value_heads") * number(model, "linear_value_head_dim")
             kernel = number(model, "linear_conv_kernel_dim")
-            return values * number(model, "linear_key_head_dim") + (2 * keys + values) * (kernel - 1)
-        size = number(model, "mamba_d_state", "ssm_state_size")
-        kernel = number(model, "mamba_d_conv", "conv_kernel")
-        if "mamba_n_heads" in model or "mamba_num_heads" in model:  # Mamba 2
-            inner = number(model, "mamba_n_heads", "mamba_num_heads") * number(model, "mamba_d_head", "mamba_head_dim")
-            groups = optional(model, "mamba_n_groups", "n_groups") or 1
-            return inner * size + (inner + 2 * groups * size) * (kernel - 1)
-        inner = number(model, "mamba_expand", "expand") * number(model, "hidden_size")
-        return inner * size + inner * (kernel - 1)
+            kept, passing = values * number(model, "linear_key_head_dim"), 2 * keys + values
+        else:
+            size = number(model, "mamba_d_state", "ssm_state_size")
+            kernel = number(model, "mamba_d_conv", "conv_kernel")
+            if any(name in model for name in MAMBA2_HEADS):
+                inner = number(model, *MAMBA2_HEADS) * number(model, "mamba_d_head", "mamba_head_dim", "mamba_headdim")
+                groups = optional(model, "mamba_n_groups", "n_groups", "mamba_ngroups") or 1
+                kept, passing = inner * size, inner + 2 * groups * size
+            else:
+                inner = number(model, "mamba_expand", "expand") * number(model, *HIDDEN)
+                kept, passing = inner * size, inner
+        return math.ceil(kept * state + passing * (kernel - 1) * convolution)
     except ValueError:
         return None

@@ -15,7 +15,7 @@ from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.flag_checks import FlagChecks
 from swarmtune.engines.flags import read_flags
-from swarmtune.engines.kv_model import dtype_bits
+from swarmtune.engines.kv_formats import dtype_bits
 from swarmtune.engines.memory import KvMemory, MemoryConfig
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Needed, Questions

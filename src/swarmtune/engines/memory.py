@@ -5,7 +5,6 @@ What the layers of a model keep: ``kv_model``. Here: what the devices hold, and 
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,19 +18,17 @@ from pydantic import Field as Option
 from swarmtune.engines.baseline import with_default
 from swarmtune.engines.document import read_text
 from swarmtune.engines.gguf_model import SUFFIX, gguf_bytes, gguf_config
+from swarmtune.engines.kv_formats import Formats, dtype_bits, known_bits
 from swarmtune.engines.kv_layers import UnknownLayerError
-from swarmtune.engines.kv_model import KvModel, dtype_bits, kv_model
-from swarmtune.engines.parallel import CONTEXT_FLAGS, DATA_ATTENTION_FLAG, PARALLEL_FLAGS, Ranks, ranks
-from swarmtune.engines.placement import substitute, text, unknown_tokens
+from swarmtune.engines.kv_model import KvModel, kv_model
+from swarmtune.engines.parallel import Ranks
+from swarmtune.engines.serving import CACHE_BYTES, CACHE_DTYPE, LONGEST, UTILISATION, Serving, last, uncounted, ways
 from swarmtune.engines.weights import weight_bytes
 from swarmtune.errors import ConfigPathError, ConfigurationError
-from swarmtune.records import Value
-from swarmtune.space import Dimension, Field
+from swarmtune.space import Field
 
-DTYPE_FLAG = "--kv-cache-dtype"
-FLAGS = frozenset((*itertools.chain(*PARALLEL_FLAGS), *CONTEXT_FLAGS, DATA_ATTENTION_FLAG, DTYPE_FLAG))
-MOST_RANKS = 64  # that a searched number of ranks is tried with
-MOST_VARIANTS = 1024
+QUANTISATION = "hf_quant_config.json"  # beside config.json: what ModelOpt says of formats
+AS_ENGINES = Serving()
 
 
 class MemoryConfig(BaseModel):
@@ -61,13 +58,14 @@ class MemoryConfig(BaseModel):
 @dataclass(frozen=True)
 class Bound:
     """``sequences`` fit into the KV caches of all devices at a time, each taking ``sequence_bytes`` on all devices of its
-    replica; one scheduler may run ``limit`` of them.
+    replica; one scheduler may run ``limit`` of them. ``tokens``: of a sequence.
     """
 
     sequences: int
     limit: int
     sequence_bytes: int
     ranks: Ranks
+    tokens: int
 
 
 def kv_bytes_per_token(config: Mapping[str, Any], kv_dtype: str | None = None, divided: Ranks | None = None) -> int:
@@ -76,7 +74,7 @@ def kv_bytes_per_token(config: Mapping[str, Any], kv_dtype: str | None = None, d
     ValueError if a key is missing or its value cannot be that of a model; UnknownLayerError for unknown kinds of layers.
     """
     model = kv_model(config, kv_dtype)
-    layers = tuple(replace(layer, state=0) for layer in model.layers)
+    layers = tuple(replace(layer, state_bits=0) for layer in model.layers)
     divided = divided or Ranks()
     return replace(model, layers=layers).sequence_bytes(divided.context, divided) // divided.context
 
@@ -95,27 +93,24 @@ def kv_bound(
     return memory_bytes // _sequence_bytes(kv_model(config_json, kv_dtype), tokens_per_sequence, divided or Ranks())
 
 
-def read_model(config: MemoryConfig, kv_dtype: str | None = None) -> KvModel:
-    """The model that this table names, with the table's format of the cache or ``kv_dtype``.
+def read_model(config: MemoryConfig, formats: Formats = AS_ENGINES.formats) -> KvModel:
+    """The model that this table names, with the table's format of the cache or that of ``formats``.
 
     ConfigurationError if its config.json cannot be read or describes no model; UnknownLayerError: see ``kv_model``.
     """
-    own = config.kv_dtype if config.kv_dtype and config.kv_dtype.lower() != "auto" else None
+    own = _own_dtype(config)
     if own is not None:
         try:
             dtype_bits(own)
         except ValueError as error:
             raise ConfigurationError(f"memory.kv_dtype: {error}") from error
-    elif kv_dtype is not None:
-        try:
-            dtype_bits(kv_dtype)
-        except ValueError as error:
-            raise UnknownLayerError(f"a KV cache of an unknown format: {error}") from error
+    elif formats.cache is not None:
+        known_bits(formats.cache, "a KV cache")
     file = config.model_config_path
     try:
         file = file / "config.json" if file.is_dir() else file
-        described = gguf_config(file) if file.suffix == SUFFIX else _json_object(read_text(file))
-        return kv_model(described, own or kv_dtype)
+        described = gguf_config(file) if file.suffix == SUFFIX else _with_quantisation(file)
+        return kv_model(described, own or formats.cache, formats)
     except OSError as error:
         raise ConfigPathError(f"memory.model_config_path: {file} cannot be read: {error.strerror or error}") from error
     except UnknownLayerError:
@@ -124,30 +119,32 @@ def read_model(config: MemoryConfig, kv_dtype: str | None = None) -> KvModel:
         raise ConfigPathError(f"memory.model_config_path: {file} does not describe a model: {error}") from error
 
 
-def read_bound(config: MemoryConfig, divided: Ranks | None = None, kv_dtype: str | None = None) -> Bound:
-    """What the memory of this table holds when the model is divided so: at least one sequence.
+def read_bound(config: MemoryConfig, serving: Serving = AS_ENGINES) -> Bound:
+    """What the memory of this table holds when the model is served so: at least one sequence.
 
     ConfigurationError if nothing fits, memory is missing from the table, or the model cannot be read; UnknownLayerError if
     nothing can be said of it.
     """
-    divided = divided or Ranks()
-    model = read_model(config, kv_dtype)
-    size = _sequence_bytes(model, config.tokens_per_sequence, divided)
-    if config.device_bytes is None and config.kv_bytes is not None:
+    divided, tokens = serving.ranks, min(config.tokens_per_sequence, serving.longest or config.tokens_per_sequence)
+    model = read_model(config, serving.formats)
+    size = _sequence_bytes(model if serving.windows else model.without_windows(), tokens, divided)
+    if serving.kv_bytes is not None:
+        total, key = serving.kv_bytes * divided.devices, f"{divided.devices} x {serving.kv_bytes} bytes of KV cache"
+    elif config.device_bytes is None and config.kv_bytes is not None:
         total, key = config.kv_bytes, f"memory.kv_bytes: {config.kv_bytes} bytes"
     elif config.device_bytes is not None and config.kv_bytes is None:
         weights = _weights(config) * (1 if divided.joint or model.experts else divided.data)
-        total = int(config.device_bytes * config.utilisation) * divided.devices - weights
+        total = int(config.device_bytes * (serving.utilisation or config.utilisation)) * divided.devices - weights
         key = f"memory.device_bytes: {divided.devices} x {config.device_bytes} bytes, less the weights,"
     else:
         raise ConfigurationError("memory.kv_bytes: give either kv_bytes or device_bytes")
     limit = max(0, total) // (size * (1 if divided.joint else divided.data))
     if limit < 1:
         raise ConfigurationError(
-            f"{key} do not hold one sequence of {config.tokens_per_sequence} tokens, "
+            f"{key} do not hold one sequence of {tokens} tokens, "
             f"which needs {size} bytes; give more memory or shorter sequences"
         )
-    return Bound(total // size, limit, size, divided)
+    return Bound(total // size, limit, size, divided, tokens)
 
 
 class KvMemory:
@@ -165,7 +162,7 @@ class KvMemory:
         self._config = config
         self._baselines = baselines
         self._given = given
-        self._bounds: dict[tuple[Ranks, str | None], Bound | ConfigurationError | UnknownLayerError] = {}
+        self._bounds: dict[Serving, Bound | ConfigurationError | UnknownLayerError] = {}
 
     def learn(self, device_bytes: int) -> None:
         """The memory of one device, bytes, as the device says; it counts where the table gives no bytes."""
@@ -180,21 +177,20 @@ class KvMemory:
         except (ValueError, ConfigurationError):  # which the engine's own mistakes name
             return ()
 
-    def _bound(self, divided: Ranks, kv_dtype: str | None) -> Bound | ConfigurationError | UnknownLayerError:
+    def _bound(self, serving: Serving) -> Bound | ConfigurationError | UnknownLayerError:
         assert self._config is not None  # noqa: S101 - ``_found`` has seen to it
-        key = (divided, kv_dtype)
-        if key not in self._bounds:
+        if serving not in self._bounds:
             try:
-                self._bounds[key] = read_bound(self._config, divided, kv_dtype)
+                self._bounds[serving] = read_bound(self._config, serving)
             except (ConfigurationError, UnknownLayerError) as error:
-                self._bounds[key] = error
-        return self._bounds[key]
+                self._bounds[serving] = error
+        return self._bounds[serving]
 
     def _found(self, fields: Sequence[Field]) -> Bound | ConfigurationError | UnknownLayerError | None:
-        """The loosest bound of all ways to divide the model that are searched; an error where none of them has one."""
+        """The loosest bound of all ways to serve the model that are searched; an error where none of them has one."""
         if self._config is None:
             return None
-        every = [self._bound(*way) for way in _ways(self._arguments, fields)]
+        every = [self._bound(way) for way in ways(self._arguments, fields)]
         unknown = next((found for found in every if isinstance(found, UnknownLayerError)), None)
         bounds = [found for found in every if isinstance(found, Bound)]
         return unknown or (max(bounds, key=lambda found: found.limit) if bounds else every[0])
@@ -221,10 +217,48 @@ class KvMemory:
         several = "" if found.ranks.data == 1 or found.ranks.joint else f", {found.limit} on each data parallel rank"
         bounds = f"; no larger {name} is tried" if name else "; no field is a batch size, so nothing is excluded"
         text = (
-            f"memory: a sequence of {config.tokens_per_sequence} tokens takes {found.sequence_bytes} bytes on all devices "
+            f"memory: a sequence of {found.tokens} tokens takes {found.sequence_bytes} bytes on all devices "
             f"of its replica, and {found.sequences} fit on {devices}{several}{bounds}"
         )
-        return [text, *(f"memory: {note}" for note in read_model(config).notes)]
+        model, tensor = read_model(config), found.ranks.tensor
+        notes = [*model.notes, *self._contradictions(config), *uncounted(self._arguments)]
+        if heads := model.uneven_heads(tensor):
+            notes.append(
+                f"{heads} KV heads cannot be divided evenly by {tensor} tensor ranks, and the service may refuse it"
+            )
+        return [text, *(f"memory: {note}" for note in notes)]
+
+    def _contradictions(self, config: MemoryConfig) -> list[str]:
+        """What counts where the table and the arguments say different things."""
+        given, found = Serving.of(self._arguments), []
+        if given.kv_bytes and (flag := last(self._arguments, CACHE_BYTES)):
+            found.append(f"{' '.join(flag)} counts, for each device, and not the bytes of the table")
+        elif (
+            config.device_bytes
+            and given.utilisation not in (None, config.utilisation)
+            and (flag := last(self._arguments, UTILISATION))
+        ):
+            found.append(f"{' '.join(flag)} counts, and not the table's utilisation {config.utilisation}")
+        if given.longest and given.longest < config.tokens_per_sequence and (flag := last(self._arguments, LONGEST)):
+            found.append(f"{' '.join(flag)} counts, and not tokens_per_sequence {config.tokens_per_sequence}")
+        own, flag = _own_dtype(config), last(self._arguments, CACHE_DTYPE)
+        if own and flag and given.formats.cache and given.formats.cache.lower() != own.lower():
+            found.append(f"the table's kv_dtype {own} counts, and not {' '.join(flag)}")
+        return found
+
+    def exhausted(self, key: str, fields: Sequence[Field], name: str | None) -> list[str]:
+        """A sentence if the bound leaves one value of the field of this name, and no other is searched. ``fields``: as
+        bounded; ``key``: the engine's section.
+        """
+        found = self._found(fields)
+        if not isinstance(found, Bound) or any(field.searched for field in fields):
+            return []
+        return [
+            f"{key}.target_field {name}: the table [{key}.memory] leaves no value but {found.limit}, as no more sequences "
+            f"of {found.tokens} tokens fit; give the table more memory or fewer tokens_per_sequence"
+            for field in fields
+            if field.name == name and field.constant is None and field.min == field.max == found.limit
+        ]
 
     def rules(self, name: str | None, fields: Sequence[Field] = ()) -> tuple[str, ...]:
         """The constraint on the field of this name, the batch size. ConfigurationError where there are mistakes."""
@@ -266,53 +300,23 @@ def _weights(config: MemoryConfig) -> int:
     return found
 
 
-def _ways(given: Sequence[str], fields: Sequence[Field]) -> list[tuple[Ranks, str | None]]:
-    """The ways in which commands with these arguments and fields divide a model, and their formats of the cache."""
-    used = set(unknown_tokens(given, ()))
-    parts: list[list[tuple[Field, Value]]] = [
-        [(field, value) for value in _values(field)]
-        for field in fields
-        if field.name.upper() in used or _flag(field) in FLAGS
-    ]
-    found: dict[tuple[Ranks, str | None], None] = {}
-    for chosen in itertools.islice(itertools.product(*parts), MOST_VARIANTS):
-        argv = list(substitute(given, {field.name.upper(): text(value) for field, value in chosen}))
-        for field, value in chosen:
-            if _flag(field) in FLAGS and value is not False:
-                argv += [_flag(field)] if value is True else [_flag(field), text(value)]
-        found[ranks(argv), _dtype(argv)] = None
-    return list(found)
+def _own_dtype(config: MemoryConfig) -> str | None:
+    """The table's format of the cache; None: it leaves it open."""
+    return config.kv_dtype if config.kv_dtype and config.kv_dtype.lower() != "auto" else None
 
 
-def _flag(field: Field) -> str:
-    """The flag that a field sets, or would set if its variable or its place in a file were one."""
-    position = field.config_position
-    if position.startswith("-"):
-        return position
-    return f"--{(field.name if position == 'env' else position.rpartition('.')[2]).lower().replace('_', '-')}"
+def _with_quantisation(file: Path) -> dict[str, Any]:
+    """The config.json, with what a file of ModelOpt beside it says of formats if it says nothing of them itself.
 
-
-def _values(field: Field) -> list[Value]:
-    """Values that a field may have: all that are listed, else powers of two."""
-    if field.fixed is not None:
-        return [field.fixed]
-    if field.mistakes({field.name, *field.targets}) or not field.searched:
-        return [2**i for i in range(MOST_RANKS.bit_length())]
-    dimension = Dimension.of(field)
-    if dimension.choices:
-        return list(dimension.choices)
-    low, high = int(dimension.low), int(min(dimension.high, MOST_RANKS))
-    return sorted({low, max(low, high), *(2**i for i in range(MOST_RANKS.bit_length()) if low <= 2**i <= high)})
-
-
-def _dtype(argv: Sequence[str]) -> str | None:
-    """The last format of the cache that the arguments name; None: the model's own."""
-    found = None
-    for i, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name == DTYPE_FLAG:
-            found = value if equals else next(iter(argv[i + 1 : i + 2]), None)
-    return None if found in (None, "auto") else found
+    OSError and ValueError if config.json cannot be read; UnknownLayerError if the other file cannot.
+    """
+    described, beside = _json_object(read_text(file)), file.with_name(QUANTISATION)
+    if beside.is_file() and not described.get("quantization_config"):
+        try:
+            described["quantization_config"] = _json_object(read_text(beside)).get("quantization")
+        except (OSError, ValueError, RecursionError) as error:
+            raise UnknownLayerError(f"beside it a {QUANTISATION} that cannot be read") from error
+    return described
 
 
 def _json_object(content: str) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields
+from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields, number_mistakes
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import completes, healthy
@@ -34,6 +34,7 @@ MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 MODEL_NAME = f"{MODEL}.modelName"
 DEPLOYED = f"{MODEL}."
 WEIGHTS = f"{MODEL}.modelWeightPath"
+MEMORY, LONGEST = f"{MODEL}.npuMemSize", "BackendConfig.ModelDeployConfig.maxSeqLen"
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
@@ -181,11 +182,18 @@ class MindieEngine(Engine):
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
 
     def _division(self) -> tuple[str, ...]:
-        """How the file divides the model, as flags."""
+        """How the file divides the model, and what it says of the memory, as arguments."""
         world, tensor, data = (document.read_or(self.original, DEPLOYED + key, 1) for key in ("worldSize", "tp", "dp"))
         data = data if is_number(data) and data > 1 else 1
         tensor = tensor if is_number(tensor) and tensor > 1 else world // data if is_number(world) else 1
-        return ("--tensor-parallel-size", str(tensor), "--data-parallel-size", str(data))
+        named = {f.config_position for f in self._named}
+        sizes = (document.read_or(self.original, path, 0) if path not in named else 0 for path in (MEMORY, LONGEST))
+        memory, longest = (int(size) if is_number(size) and size > 0 else 0 for size in sizes)
+        return (
+            *("--tensor-parallel-size", str(tensor), "--data-parallel-size", str(data)),
+            *((f"npuMemSize={memory}G",) if memory else ()),
+            *((f"maxSeqLen={longest}",) if longest else ()),
+        )
 
     def _with_values(self, fields: Sequence[Field]) -> tuple[Field, ...]:
         made = {f.name: self._with_current(f) for f in fields}
@@ -232,6 +240,7 @@ class MindieEngine(Engine):
             paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
+            found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
             _ = self.port
         except DocumentError as error:
             found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import reprlib
+from collections.abc import Collection
+from typing import Any
+
+from swarmtune.engines.document import read_or
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.space import Field
 
 SELECTED = "{supportselectbatch}"  # these times are costs by which batches are selected
+WHOLE = ("worldSize", "tp", "dp", "pp", "cp", "npuMemSize")
 _S = "BackendConfig.ScheduleConfig."
 SCHEMA = Schema(
     "MindIE",
@@ -47,6 +53,16 @@ def more_fields() -> tuple[Field, ...]:
     return tuple(
         _field(name, parameter) for name, parameter in {**names, "max_prefill_tokens": "maxPrefillTokens"}.items()
     )
+
+
+def number_mistakes(file: Any, model: str, where: str, written: Collection[str]) -> list[str]:
+    """A sentence for each size of the first model that is no whole number. ``written``: paths that fields set."""
+    values = {path: read_or(file, path, 0) for path in (f"{model}.{key}" for key in WHOLE) if path not in written}
+    return [
+        f"{where}: {path} is {reprlib.repr(value)}, not a whole number"
+        for path, value in values.items()
+        if isinstance(value, bool) or not isinstance(value, int)
+    ]
 
 
 def _field(name: str, parameter: str) -> Field:

@@ -129,6 +129,9 @@ def live_requests(fields: Iterable[Field], setting: Setting) -> tuple[LiveReques
     return tuple(LiveRequest(method, path, body) for (method, path), body in bodies.items())
 
 
+PLACES = ("HOST", "PORT", "MODEL")  # what engines add to the values of fields
+
+
 def tokens(setting: Setting, **more: str) -> dict[str, str]:
     """The values of ``$UPPER_NAME``: every value of the setting, and what the engine adds (PORT, MODEL, ...)."""
     return {**{name.upper(): text(value) for name, value in setting.values.items()}, **more}
