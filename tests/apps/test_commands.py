@@ -306,7 +306,7 @@ def test_init_leaves_to_the_engine_what_it_chooses_itself(clean: Path, cli: Cli,
     checked = cli("check").out
     (service,) = (line for line in checked.splitlines() if "org/model --" in line)
     assert flag not in service
-    assert "256 stands for" in " ".join(checked.split())
+    assert "chooses itself as long as no `value` is written" in " ".join(checked.split())
 
 
 def test_init_for_a_command_asks_for_the_model(clean: Path, cli: Cli) -> None:

@@ -234,13 +234,13 @@ class Schema:
         return tuple(f for f in fields if f.name not in own or setting.values.get(f.name) != f.value)
 
     def own_notes(self, fields: Sequence[Field], chosen: Collection[str]) -> list[str]:
-        """What the values stand for at which the engine chooses, as sentences."""
-        return [
-            f"{name} {text(parameter.default)} stands for {self.engine}'s own choice ({parameter.own}): its flag is left "
-            "out then; a `value` of yours is passed"
-            for name, parameter in self.own(fields, chosen).items()
-            if parameter.default is not None
-        ]
+        """What the values stand for at which the engine chooses, as a sentence."""
+        own = self.own(fields, chosen)
+        choices = [f"{name} {text(p.default)} ({p.own})" for name, p in own.items() if p.default is not None]
+        if not choices:
+            return []
+        start = f"{self.engine} chooses itself as long as no `value` is written, and the flag is left out at"
+        return [f"{start}: {'; '.join(choices)}"]
 
     def unused(self, fields: Iterable[Field]) -> tuple[tuple[Field, str], ...]:
         """Every parameter that these fields do not set, as a field, and the note on it."""
