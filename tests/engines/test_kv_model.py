@@ -272,6 +272,9 @@ def test_the_checkpoint_says_its_own_format() -> None:
     assert kv_model(of(dtype="float32"), None, Formats(model="auto")).bits == 16  # as engines cast it
     assert kv_model(of(dtype="bfloat16"), None, Formats(model="float32")).bits == 32
     assert kv_model(of(quantization_config={"kv_cache_quant_algo": "NVFP4"})).bits == 4.5
+    assert kv_model(of(quantization_config={"quantization": {"kv_cache_quant_algo": "FP8"}})).bits == 8
+    assert kv_model(of(quantization_config={"kv_quant_type": "C8"})).bits == 8
+    assert kv_model(of(quantization_config={"kv_cache_dtype": "fp8_e4m3"})).bits == 8
     quark = {"layer_quant_config": {"*k_proj": {"output_tensors": {"dtype": "fp8_e4m3"}}}}
     for group in ({"kv_cache_group": ["*k_proj"]}, {"export": {"kv_cache_group": ["*k_proj", "*v_proj"]}}):
         assert kv_model(of(quantization_config={**quark, **group})).bits == 8
@@ -286,6 +289,7 @@ def test_the_checkpoint_says_its_own_format() -> None:
     [
         {"kv_cache_quant_algo": "INT3"},
         {"kv_cache_group": ["*k_proj"]},
+        {"kv_cache_bits": 3, "note": "of an unknown format"},
         {"kv_cache_group": [[]], "layer_quant_config": {}},
         {"kv_cache_group": ["a"], "layer_quant_config": {"a": {"output_tensors": {"dtype": "q"}}}},
     ],

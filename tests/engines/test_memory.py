@@ -232,6 +232,7 @@ def test_the_format_of_the_model_is_that_of_its_cache(
         ({"quantization": {"kv_cache_quant_algo": "NVFP4"}}, {}, 28),
         ({"quantization": {"kv_cache_quant_algo": None}}, {}, 8),
         ({"quantization": {"kv_cache_quant_algo": "FP8"}}, {"quantization_config": {"kv_cache_quant_algo": "none"}}, 8),
+        ({"quantization": {"kv_cache_quant_algo": "FP8"}}, {"quantization_config": {"quant_algo": "FP8"}}, 16),
         ({"quantization": ["FP8"]}, {}, 8),
         ({}, {}, 8),
     ],
@@ -323,6 +324,14 @@ def test_the_loosest_of_the_searched_amounts_bounds(
     field = {"name": name, "config_position": position, "min": low, "max": high, "dtype": dtype, "value": high}
     tuned = make("vllm", command={"model": "/m", "others": others}, memory=memory, target_field=[field, BATCH])
     assert f"batch <= {limit} or batch == 256" in tuned.constraints()
+
+
+def test_a_field_with_one_value_counts_as_an_argument(tmp_path: Path) -> None:
+    memory = section(tmp_path, LLAMA3_8B, device_bytes=32 * GIB, weight_bytes=8 * GIB)
+    field = {"name": "util", "config_position": "--gpu-memory-utilization", "dtype": "float", "constant": 0.5}
+    tuned = make("vllm", command={"model": "/m"}, memory=memory, target_field=[field, BATCH])
+    assert "batch <= 8 or batch == 256" in tuned.constraints()
+    assert any("--gpu-memory-utilization 0.5 counts" in note for note in tuned.notes())
 
 
 @pytest.mark.parametrize("engine", ["command", "vllm"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ DTYPE_BITS: Mapping[str, float] = {
 }
 FP8 = ("fp8", "float8")  # any of its forms: fp8_e4m3, float8_e5m2, ...
 MOST_OWN = 16  # bits of a number in engines that choose the format: they turn float32 into 16 bits
+SCHEMES = ("kv_cache_scheme", "kv_cache_group")
+KV_KEY = re.compile(r"kv_(cache|quant)")  # kv_cache_quant_algo, kv_cache_dtype, kv_quant_type (of MindIE), ...
 STATE_KEYS = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 
 
@@ -59,15 +62,22 @@ def cache_bits(chain: Sequence[Mapping[str, Any]]) -> float | None:
         quantised = config.get("quantization_config")
         if not isinstance(quantised, Mapping):
             continue
+        inner = quantised.get("quantization")  # where ModelOpt writes it, as in a file of its own
+        quantised = {**inner, **quantised} if isinstance(inner, Mapping) else quantised
         scheme = quantised.get("kv_cache_scheme")
         if isinstance(scheme, Mapping) and scheme.get("num_bits") in (4, 8, 16):
             return int(scheme["num_bits"])
-        algorithm = quantised.get("kv_cache_quant_algo")
-        if isinstance(algorithm, str) and algorithm.lower() not in ("none", "auto"):
-            return known_bits(algorithm, "a KV cache")
         for holder in (quantised, quantised.get("export")):
             if isinstance(holder, Mapping) and holder.get("kv_cache_group"):
                 return _quark_bits(quantised, holder["kv_cache_group"])
+        named = [
+            (key, value) for key, value in quantised.items() if value and key not in SCHEMES and KV_KEY.search(key)
+        ]
+        for key, value in named:
+            if not isinstance(value, str):
+                raise UnknownLayerError(f"quantization_config with {key[:60]}, which is not known to be a format")
+            if value.lower() not in ("none", "auto"):
+                return known_bits(value, "a KV cache")
     return None
 
 

@@ -22,7 +22,17 @@ from swarmtune.engines.kv_formats import Formats, dtype_bits, known_bits
 from swarmtune.engines.kv_layers import UnknownLayerError
 from swarmtune.engines.kv_model import KvModel, kv_model
 from swarmtune.engines.parallel import Ranks
-from swarmtune.engines.serving import CACHE_BYTES, CACHE_DTYPE, LONGEST, UTILISATION, Serving, last, uncounted, ways
+from swarmtune.engines.serving import (
+    CACHE_BYTES,
+    CACHE_DTYPE,
+    LONGEST,
+    UTILISATION,
+    Serving,
+    fixed,
+    last,
+    uncounted,
+    ways,
+)
 from swarmtune.engines.weights import weight_bytes
 from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.space import Field
@@ -221,30 +231,13 @@ class KvMemory:
             f"of its replica, and {found.sequences} fit on {devices}{several}{bounds}"
         )
         model, tensor = read_model(config), found.ranks.tensor
-        notes = [*model.notes, *self._contradictions(config), *uncounted(self._arguments)]
+        given = fixed(self._arguments, fields)
+        notes = [*model.notes, *_contradictions(config, given), *uncounted(given)]
         if heads := model.uneven_heads(tensor):
             notes.append(
                 f"{heads} KV heads cannot be divided evenly by {tensor} tensor ranks, and the service may refuse it"
             )
         return [text, *(f"memory: {note}" for note in notes)]
-
-    def _contradictions(self, config: MemoryConfig) -> list[str]:
-        """What counts where the table and the arguments say different things."""
-        given, found = Serving.of(self._arguments), []
-        if given.kv_bytes and (flag := last(self._arguments, CACHE_BYTES)):
-            found.append(f"{' '.join(flag)} counts, for each device, and not the bytes of the table")
-        elif (
-            config.device_bytes
-            and given.utilisation not in (None, config.utilisation)
-            and (flag := last(self._arguments, UTILISATION))
-        ):
-            found.append(f"{' '.join(flag)} counts, and not the table's utilisation {config.utilisation}")
-        if given.longest and given.longest < config.tokens_per_sequence and (flag := last(self._arguments, LONGEST)):
-            found.append(f"{' '.join(flag)} counts, and not tokens_per_sequence {config.tokens_per_sequence}")
-        own, flag = _own_dtype(config), last(self._arguments, CACHE_DTYPE)
-        if own and flag and given.formats.cache and given.formats.cache.lower() != own.lower():
-            found.append(f"the table's kv_dtype {own} counts, and not {' '.join(flag)}")
-        return found
 
     def exhausted(self, key: str, fields: Sequence[Field], name: str | None) -> list[str]:
         """A sentence if the bound leaves one value of the field of this name, and no other is searched. ``fields``: as
@@ -300,22 +293,43 @@ def _weights(config: MemoryConfig) -> int:
     return found
 
 
+def _contradictions(config: MemoryConfig, argv: Sequence[str]) -> list[str]:
+    """What counts where the table and the arguments say different things."""
+    given, found = Serving.of(argv), []
+    if given.kv_bytes and (flag := last(argv, CACHE_BYTES)):
+        found.append(f"{' '.join(flag)} counts, for each device, and not the bytes of the table")
+    elif (
+        config.device_bytes
+        and given.utilisation not in (None, config.utilisation)
+        and (flag := last(argv, UTILISATION))
+    ):
+        found.append(f"{' '.join(flag)} counts, and not the table's utilisation {config.utilisation}")
+    if given.longest and given.longest < config.tokens_per_sequence and (flag := last(argv, LONGEST)):
+        found.append(f"{' '.join(flag)} counts, and not tokens_per_sequence {config.tokens_per_sequence}")
+    own, flag = _own_dtype(config), last(argv, CACHE_DTYPE)
+    if own and flag and given.formats.cache and given.formats.cache.lower() != own.lower():
+        found.append(f"the table's kv_dtype {own} counts, and not {' '.join(flag)}")
+    return found
+
+
 def _own_dtype(config: MemoryConfig) -> str | None:
     """The table's format of the cache; None: it leaves it open."""
     return config.kv_dtype if config.kv_dtype and config.kv_dtype.lower() != "auto" else None
 
 
 def _with_quantisation(file: Path) -> dict[str, Any]:
-    """The config.json, with what a file of ModelOpt beside it says of formats if it says nothing of them itself.
+    """The config.json, with what a file of ModelOpt beside it says of formats and the config.json does not.
 
     OSError and ValueError if config.json cannot be read; UnknownLayerError if the other file cannot.
     """
     described, beside = _json_object(read_text(file)), file.with_name(QUANTISATION)
-    if beside.is_file() and not described.get("quantization_config"):
+    own = described.get("quantization_config") or {}
+    if beside.is_file() and isinstance(own, dict):
         try:
-            described["quantization_config"] = _json_object(read_text(beside)).get("quantization")
+            more = _json_object(read_text(beside)).get("quantization")
         except (OSError, ValueError, RecursionError) as error:
             raise UnknownLayerError(f"beside it a {QUANTISATION} that cannot be read") from error
+        described["quantization_config"] = {**more, **own} if isinstance(more, dict) else own
     return described
 
 

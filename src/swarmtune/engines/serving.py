@@ -107,12 +107,22 @@ def ways(given: Sequence[str], fields: Sequence[Field]) -> list[Serving]:
     ]
     found: dict[Serving, None] = {}
     for chosen in itertools.islice(itertools.product(*filter(None, parts)), MOST_VARIANTS):
-        argv = list(substitute(given, {field.name.upper(): text(value) for field, value in chosen}))
-        for field, value in chosen:
-            if _flag(field) in FLAGS and value is not False:
-                argv += [_flag(field)] if value is True else [_flag(field), text(value)]
-        found[Serving.of(argv)] = None
+        found[Serving.of(_with(given, chosen))] = None
     return list(found)
+
+
+def fixed(given: Sequence[str], fields: Sequence[Field]) -> list[str]:
+    """The arguments with the values of all fields that have only one."""
+    return _with(given, [(field, field.fixed) for field in fields if field.fixed is not None])
+
+
+def _with(given: Sequence[str], chosen: Sequence[tuple[Field, Value]]) -> list[str]:
+    """The arguments with these values: of their $NAMEs, and as flags behind them."""
+    argv = list(substitute(given, {field.name.upper(): text(value) for field, value in chosen}))
+    for field, value in chosen:
+        if _flag(field) in FLAGS and value is not False:
+            argv += [_flag(field)] if value is True else [_flag(field), text(value)]
+    return argv
 
 
 def _hyphens(argument: str) -> str:
