@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from loadgen_servers import HEAD, TEXT, Load, Peer, RawServer, Script, chunk
 from tests.loadgen.read import test_spool as spooled
 
 from swarmtune.loadgen.ask.spec import Spec
-from swarmtune.loadgen.judge.deciding import Looker
+from swarmtune.loadgen.judge.deciding import Answer, Looker
 from swarmtune.loadgen.read.spool import SpoolReader
 from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT
 from swarmtune.loadgen.wire.base import NOTE, RECORD
@@ -120,3 +122,21 @@ def test_requests_that_run_count_for_the_service(tmp_path: Path) -> None:
     slow.answer(20, each_ms=500)
     slow.tell(10.0, in_flight=400)
     assert looker(slow).look() is None
+
+
+def test_the_end_of_a_line_may_come_on_its_own() -> None:
+    ends: list[bool] = []
+    reading_end, writing_end = os.pipe()
+    try:
+        answer = Answer(lambda: ends.append(True), reading_end)
+        answer.read()
+        assert ends == []
+        os.write(writing_end, msgspec.json.encode(EarlyStop("promise_broken", "p95_ttft_ms", 5.0, done=True)))
+        answer.read()
+        os.write(writing_end, b"\n")  # as a Python with PYTHONUNBUFFERED writes it
+        answer.read()
+        assert ends == [True]
+        assert answer.early_stop is not None
+    finally:
+        os.close(reading_end)
+        os.close(writing_end)

@@ -68,7 +68,10 @@ class Answer:
         """Take the answer, if it has come."""
         if self.descriptor is None or not select.select([self.descriptor], [], [], 0)[0]:
             return
-        self.early_stop = ANSWER.decode(os.read(self.descriptor, LONGEST_LINE))
+        line = os.read(self.descriptor, LONGEST_LINE).strip()
+        if not line:  # the end of the line: a Python without buffers writes it on its own
+            return
+        self.early_stop = ANSWER.decode(line)
         if self.early_stop is None or self.early_stop.done:
             self.enough()
 
