@@ -29,6 +29,7 @@ from swarmtune.sources import (
     MAX_DEPTH,
     Layer,
     environment,
+    in_lower_case,
     items,
     merged,
     of_engines,
@@ -330,6 +331,8 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     content = read_toml(path) if path else {}
     model = settings_model()
     variables, mistakes = environment(model, os.environ)
+    content, other_case = in_lower_case(content, model)
+    mistakes += [f"{path}: {mistake}" for mistake in other_case]
     given = (Layer("command line", overrides), *variables)
     file = Layer(str(path) if path else "defaults", content)
     layers = (*given, *of_engines((*given, file), os.environ), file)

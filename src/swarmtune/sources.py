@@ -55,6 +55,15 @@ class Hidden:
     layer: int
 
 
+def in_lower_case(content: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], list[str]]:
+    """The content without keys that are a setting's but for their case, and a mistake for each of them: pydantic takes them,
+    and one of two spellings is lost.
+    """
+    wrong = [key for key in content if key not in model.model_fields and key.lower() in model.model_fields]
+    mistakes = [f"{key}: unknown key; did you mean {key.lower()}?" for key in wrong]
+    return {key: value for key, value in content.items() if key not in wrong}, mistakes
+
+
 def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
     """A layer for each variable with our prefix, the innermost keys first, then those with the older tuner's prefix; and a
     mistake for each that cannot be used.

@@ -45,6 +45,7 @@ MALFORMED: list[tuple[str, str, str]] = [
     ("5000 tables", f"[{'.'.join(['a'] * 5000)}]\nb = 1", "deep"),
     ("surrogate", 'output = "\\ud800"', "line 1"),
     # --- keys
+    ("key in another case", "[Optimizer]\nseed = 1", "Optimizer: unknown key; did you mean optimizer?"),
     ("unknown key", "n_partikles = 5", "n_partikles: unknown key; did you mean n_particles"),
     ("unknown table", "[optimiser]\nseed = 1", "optimiser: unknown key; did you mean optimizer"),
     ("unknown key in table", "[optimizer]\nevaluation = 5", "optimizer.evaluation: unknown key"),

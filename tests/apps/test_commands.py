@@ -309,6 +309,29 @@ def test_init_leaves_to_the_engine_what_it_chooses_itself(clean: Path, cli: Cli,
     assert "chooses itself as long as no `value` is written" in " ".join(checked.split())
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        '[vllm.command]\nmodel = "org/m"\nothers = "--max-model-len 2048"',
+        '[sglang.command]\nmodel = "org/m"\nothers = "--context-length 2048"',
+        "[llamacpp]\ncontext_per_slot = 2048",
+    ],
+)
+def test_requests_that_the_service_cannot_take_are_noticed(clean: Path, cli: Cli, table: str) -> None:
+    engine = table.partition("]")[0].strip("[").partition(".")[0]
+    words = "more than the 2048 that the service takes in a request"
+    for prompt, noticed in ((4000, True), (1500, False)):
+        load = f"[loadgen]\nisl = {prompt}\nosl = 500\nbenchmark_duration = 9\n"
+        (clean / "config.toml").write_text(f'[optimizer]\nengine = "{engine}"\n{load}{table}\n')
+        assert (words in " ".join(cli("check").out.split())) is noticed
+
+
+def test_init_takes_a_model_in_the_home(clean: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert cli("init", "-e", "vllm", "--model", "~/m").code == 0
+    assert 'model = "/somewhere/m"' in (clean / "config.toml").read_text()
+
+
 def test_init_for_a_command_asks_for_the_model(clean: Path, cli: Cli) -> None:
     assert cli("init", "-e", "command").code == 0
     ended = cli("check")

@@ -429,6 +429,37 @@ def test_every_parameter_of_the_schema_is_a_field_or_offered(name: str) -> None:
     assert [m for f in fields for m in f.mistakes(known)] == []
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("maxBatchSize", "200", "maxBatchSize is '200', not a number; correct the file, or write `value`"),
+        ("maxBatchSize", None, "maxBatchSize is None, not a number"),
+        ("maxBatchSize", [200], "maxBatchSize is [200], not a number"),
+        ("supportSelectBatch", "false", "supportSelectBatch is 'false', not true or false"),
+        ("maxPreemptCount", True, "maxPreemptCount is True, not a number"),
+    ],
+)
+def test_mindies_values_of_another_kind_are_no_baseline(tmp_path: Path, key: str, value: Any, said: str) -> None:
+    file = json.loads(json.dumps(MINDIE_FILE))
+    file["BackendConfig"]["ScheduleConfig"][key] = value
+    (tmp_path / "config.json").write_text(json.dumps(file))
+    found = make("mindie", config_path=str(tmp_path / "config.json")).mistakes()
+    assert any(said in mistake and str(tmp_path) in mistake for mistake in found), found
+
+
+def test_a_place_in_mindies_file_is_written_exactly(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(MINDIE_FILE))
+    entry = {
+        "name": "n",
+        "config_position": "BackendConfig.ScheduleConfig.maxBatchsize",
+        "min": 1,
+        "max": 8,
+        "value": 4,
+    }
+    (mistake,) = make("mindie", config_path=str(tmp_path / "config.json"), target_field=[entry]).mistakes()
+    assert "maxBatchsize" in mistake
+
+
 def test_mindie_mistakes(tmp_path: Path) -> None:
     typo = {"name": "x", "config_position": "BackendConfig.ScheduleConfig.maxBatchSiz", "min": 1, "max": 2}
     (sentence,) = mindie(tmp_path, target_field=[typo]).mistakes()

@@ -88,6 +88,8 @@ def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
         ("vllm", "--max-num-seqs 0", "--max-num-seqs takes a number >= 1, not 0"),
         ("vllm", "--gpu-memory-utilization 1.5", "takes a number <= 1, not 1.5"),
         ("vllm", "--scheduling-policy sjf", "takes one of fcfs, priority, not 'sjf'"),
+        ("vllm", "--nnodes 2 --node-rank 0 --master-addr n1", "--node-rank is written by SwarmTune; leave it out; the"),
+        ("sglang", "--nccl-init-addr n1:5000", "--nccl-init-addr is written by SwarmTune; leave it out; the nodes"),
         ("vllm", "--port 9000", "--port is written by SwarmTune; leave it out; vllm.command.port sets it"),
         ("vllm", "--no-enable-chunked-prefill --max-model-len 8k --max-num-batched-tokens 2k", "breaks the engine's rule"),
         ("vllm", "--max-num-batched-tokens 64 --max-num-seqs 128", "breaks the engine's rule"),
@@ -327,3 +329,9 @@ def test_a_token_without_a_value_is_a_mistake(others: str) -> None:
     assert mistake.endswith("is not a field, not one of HOST, PORT, MODEL, and not in vllm.env")
     name = mistake.partition("$")[2].partition(" ")[0]
     assert make("vllm", command={"model": "/m", "others": others}, env={name: "1"}, check_flags=False).mistakes() == []
+
+
+@pytest.mark.parametrize("engine", ["llamacpp", "simulated"])
+def test_the_port_is_ours(engine: str) -> None:
+    (mistake,) = make(engine, others="--port 80").mistakes()
+    assert mistake == f"{engine}.others: --port is written by SwarmTune; leave it out"

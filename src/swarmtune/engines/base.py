@@ -123,6 +123,11 @@ class Engine(ABC):
         """How many of the group's devices the service uses with this setting, as its command says; at least 1."""
         return parallel(self.command(setting, group).argv) or group.accelerators
 
+    @property
+    def longest_request(self) -> int | None:
+        """Tokens of prompt and answer that one request may have at most in every setting; None: not known."""
+        return None
+
     def metrics_url(self, group: Group) -> str:
         """The address of the metrics of a service on this group; empty: it has none."""
         return f"{group.url}{self.metrics_path}" if self.metrics_path else ""

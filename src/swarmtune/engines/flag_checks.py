@@ -103,7 +103,7 @@ class FlagChecks:
     def _given_mistake(self, one: Given) -> str | None:
         if one.spelling is None:
             return self.unknown(one.written, one.where)
-        if one.token not in ("HOST", "PORT", "MODEL") and (way := self.own.get(one.spelling.flag.name)):
+        if one.token not in PLACES and (way := self.own.get(one.spelling.flag.name)) is not None:
             return f"{one.where}: {one.written} is written by SwarmTune; leave it out{way}"
         return self._refused(one.where, one.written, one.spelling, one.refusal())
 
@@ -125,7 +125,7 @@ class FlagChecks:
         if spelling is None:
             flag = position if position != "env" else (self.written or self.schema).flag_of(made.name)
             return self.unknown(flag, where) if flag else self._variable_mistake(made.name, where)
-        if way := self.own.get(spelling.flag.name):
+        if (way := self.own.get(spelling.flag.name)) is not None:
             return f"{where}: {position} is written by SwarmTune; leave it out{way}"
         refusals = (spelling.refusal(value) for value in _extremes(made, spelling))
         return self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))

@@ -153,6 +153,11 @@ class LlamacppEngine(Engine):
         """That of the package xllamacpp."""
         return installed("xllamacpp")
 
+    @property
+    def longest_request(self) -> int | None:
+        """The context of a slot; not known where ``others`` fixes that of all slots."""
+        return None if "n_ctx" in self._flags.known else self.config.context_per_slot
+
     def fields(self) -> tuple[Field, ...]:
         """The user's, or threads, slots, batch sizes, attention and the kind of KV buffer."""
         fields = self._fields()

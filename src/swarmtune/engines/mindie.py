@@ -38,6 +38,7 @@ MEMORY, LONGEST = f"{MODEL}.npuMemSize", "BackendConfig.ModelDeployConfig.maxSeq
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
+NUMERIC = ("int", "float", "range", "ratio", "bool")
 HOME = "MIES_INSTALL_PATH"  # MindIE's own variable: the folder of its installation
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 DAEMON, CONFIG = "bin/mindieservice_daemon", "conf/config.json"  # below the installation
@@ -241,14 +242,33 @@ class MindieEngine(Engine):
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
+            found += self._baseline_mistakes()
             _ = self.port
         except DocumentError as error:
             found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]
         return list(dict.fromkeys(found))
 
+    def _baseline_mistakes(self) -> list[str]:
+        """Values of today that are of another kind than the fields that search them: they are no baselines."""
+        found = []
+        for made in self._named:
+            if made.value is not None or not made.searched or made.live or made.dtype not in NUMERIC:
+                continue
+            try:
+                current = document.read(self.original, made.config_position)
+            except DocumentError:  # not there: the daemon's own, or another mistake
+                continue
+            boolean = made.dtype == "bool"
+            if not (current in (0, 1) if boolean else is_number(current)):
+                where = f"mindie: {self.config.config_path}: {made.config_position}"
+                kind = "true or false" if boolean else "a number"
+                found.append(f"{where} is {reprlib.repr(current)}, not {kind}; correct the file, or write `value`")
+        return found
+
     def _path_mistakes(self, path: str) -> list[str]:
+        known = SCHEMA.find(path)
         try:
-            if SCHEMA.find(path):  # a parameter that the file may leave out
+            if known and known.name == path:  # a parameter that the file may leave out
                 document.changed(self.original, {path: 0})
             else:
                 document.read(self.original, path)

@@ -33,6 +33,7 @@ OWN = {
     "--port": "; sglang.command.port sets it",
     "--served-model-name": "; sglang.command.served_model_name sets it",
     "--model-path": "; sglang.command.model sets it",
+    **dict.fromkeys(("--nnodes", "--node-rank", "--dist-init-addr"), "; the nodes of the group set it"),
 }
 TENSOR, DATA = "tp_size", "dp_size"
 PATTERNS: Patterns = {
@@ -109,6 +110,13 @@ class SglangEngine(Engine):
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
         return self.config.command.served
+
+    @property
+    def longest_request(self) -> int | None:
+        """As the flag says, or else the model's file; not known where it is searched."""
+        names = self.schema.fields_by_parameter(self.fields())
+        given = self._flags.known.get("context_length", self._facts.longest)
+        return given if type(given) is int and given > 0 and "context_length" not in names else None
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or running requests, prefill chunk, memory fraction and conservativeness."""

@@ -30,6 +30,7 @@ OWN = {
     "--port": "; vllm.command.port sets it",
     "--served-model-name": "; vllm.command.served_model_name sets it",
     "--model": "; vllm.command.model sets it",
+    **dict.fromkeys(("--nnodes", "--node-rank", "--master-addr"), "; the nodes of the group set it"),
 }
 TENSOR = "tensor_parallel_size"
 PATTERNS: Patterns = {
@@ -99,6 +100,13 @@ class VllmEngine(Engine):
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
         return self.config.command.served
+
+    @property
+    def longest_request(self) -> int | None:
+        """As the flag says, or else the model's file; not known where it is searched."""
+        names = self.schema.fields_by_parameter(self.fields())
+        given = self._flags.known.get("max_model_len", self._facts.longest)
+        return given if type(given) is int and given > 0 and "max_model_len" not in names else None
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or batch sizes, chunked prefill and prefix caching."""

@@ -46,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     engine_name = args.engine or found_engine()
     benchmark_name = args.benchmark or "swarmtune"
     settings = read_settings(None, {"optimizer": {"engine": engine_name, "benchmark": benchmark_name}})
-    text = config_text(settings, engine_name, benchmark_name, args.model)
+    model = str(expanded(args.model)) if args.model and args.model.startswith("~") else args.model
+    text = config_text(settings, engine_name, benchmark_name, model)
     write_private(path, text)
     print(f"Wrote {path}: engine {engine_name}, benchmark {benchmark_name}. Next: swarmtune check -c {path}")
     return EXIT_DONE

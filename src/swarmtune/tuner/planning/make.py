@@ -33,6 +33,7 @@ from swarmtune.tuner.planning.ranks import rank_rules
 from swarmtune.tuner.planning.runnable import not_runnable
 from swarmtune.tuner.planning.scripts import script_notes, start_scripts
 from swarmtune.tuner.planning.stops import early_stop_text, stop_notes, stop_rules
+from swarmtune.workload import Workload
 
 DEFAULT_EVALUATIONS = 16
 
@@ -76,7 +77,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
     notices += [*installed.notices, *engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
-    notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search)]
+    notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search, engine, workload)]
     notices += [*part_notes(settings, engine), *aims.notes(settings), *script_notes(given, scripts)]
     early_stop = stop_rules(settings, limits, benchmark)
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
@@ -119,11 +120,22 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
     )
 
 
-def _load_notes(settings: BaseSections, load_search: LoadSearch | None) -> list[str]:
-    """A sentence where latencies are objectives and the load search takes the choice between them away."""
-    if load_search is None or not any(SLO_NAME.match(name) for name in settings.objective.pareto):
-        return []
-    return ["the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"]
+def _load_notes(
+    settings: BaseSections, load_search: LoadSearch | None, engine: Engine, workload: Workload
+) -> list[str]:
+    """Sentences on a load that the service cannot answer, and on one that takes the choice between objectives away."""
+    notes = []
+    tokens, longest = workload.input_tokens_mean + workload.output_tokens_mean, engine.longest_request
+    if longest is not None and tokens > longest:
+        notes.append(
+            f"most requests will be refused: prompts of {workload.input_tokens_mean:g} and answers of "
+            f"{workload.output_tokens_mean:g} tokens are more than the {longest} that the service takes in a request"
+        )
+    if load_search is not None and any(SLO_NAME.match(name) for name in settings.objective.pareto):
+        notes.append(
+            "the load search drives latencies to their SLOs; to trade them off, set [load_search] enabled = false"
+        )
+    return notes
 
 
 def _place_mistakes(parallel: ParallelConfig, benchmark: Benchmark | None) -> list[str]:
