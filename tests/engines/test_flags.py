@@ -335,3 +335,10 @@ def test_a_token_without_a_value_is_a_mistake(others: str) -> None:
 def test_the_port_is_ours(engine: str) -> None:
     (mistake,) = make(engine, others="--port 80").mistakes()
     assert mistake == f"{engine}.others: --port is written by SwarmTune; leave it out"
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_a_file_of_flags_is_not_seen_and_that_is_said(engine: str) -> None:
+    tuned = make(engine, command={"model": "/m", "others": "--config serve.yaml"})
+    assert any("the flags in the file of --config are not seen" in note for note in tuned.notes())
+    assert not any("--config" in note for note in make(engine, command={"model": "/m"}).notes())

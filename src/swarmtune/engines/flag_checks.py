@@ -74,6 +74,13 @@ class FlagChecks:
         found += self._twice(fields, given if by_user else [])
         return list(dict.fromkeys(sentence for sentence in found if sentence))
 
+    def notes(self) -> list[str]:
+        """What is not seen of the service as it runs today, as a sentence."""
+        files = [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == "--config"]
+        return [
+            f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"
+        ] * bool(files)
+
     def _token_mistakes(self, fields: Sequence[Field]) -> list[str]:
         try:
             words = split(self.others)

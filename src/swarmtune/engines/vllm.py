@@ -118,7 +118,7 @@ class VllmEngine(Engine):
         """Also a baseline that is more than the KV cache holds."""
         fields = self.fields()
         own = self.schema.own_notes(fields, self.config.baselines)
-        return [*super().notes(), *self._bound.notes(fields, self._batch(fields)), *own]
+        return [*super().notes(), *self._flags.notes(), *self._bound.notes(fields, self._batch(fields)), *own]
 
     def own_choices(self) -> Mapping[str, str]:
         """Those of its parameters that follow the device, the model or free memory."""
