@@ -342,3 +342,20 @@ def test_a_file_of_flags_is_not_seen_and_that_is_said(engine: str) -> None:
     tuned = make(engine, command={"model": "/m", "others": "--config serve.yaml"})
     assert any("the flags in the file of --config are not seen" in note for note in tuned.notes())
     assert not any("--config" in note for note in make(engine, command={"model": "/m"}).notes())
+
+
+@pytest.mark.parametrize(
+    ("engine", "others"),
+    [
+        ("sglang", "--chunked-prefill-size -1 --page-size 64"),
+        ("vllm", "--max-model-len auto --long-prefill-token-threshold 2048"),
+        ("vllm", "--max-model-len -1 --no-enable-chunked-prefill --max-num-batched-tokens 512"),
+    ],
+)
+def test_a_value_that_stands_for_off_or_auto_breaks_no_rule(engine: str, others: str) -> None:
+    assert mistakes(engine, others, field("env")) == []
+
+
+def test_a_size_that_is_compared_still_breaks_it() -> None:
+    (mistake,) = mistakes("sglang", "--chunked-prefill-size 100 --page-size 64", field("env"))
+    assert "breaks the engine's rule" in mistake

@@ -147,9 +147,17 @@ class Schema:
     def _told(self, rule: str, names: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
         """A rule in the names of fields and in values; None if one of its parameters is neither."""
         defaults = {key: p.default for p in self.parameters if (key := underscored(p.name)) in self.sure}
-        values = {key: expression(v) for key, v in {**defaults, **known}.items() if v is not None}
-        given = {**values, **names}
-        return plain(rule.format_map(given)) if set(_PARAMETER.findall(rule)) <= given.keys() else None
+        given = {key: v for key, v in {**defaults, **known}.items() if v is not None and not self._is_sentinel(key, v)}
+        values = {key: expression(v) for key, v in given.items()}
+        every = {**values, **names}
+        return plain(rule.format_map(every)) if set(_PARAMETER.findall(rule)) <= every.keys() else None
+
+    def _is_sentinel(self, key: str, value: Value) -> bool:
+        """Does the value stand for "off" or "choose yourself", as -1 and auto do? No rule compares it."""
+        parameter = self.find(key)
+        if isinstance(value, str):
+            return parameter is not None and parameter.dtype in ("int", "float")
+        return not isinstance(value, bool) and value < 0
 
     def rank_names(self, fields: Iterable[Field], known: Mapping[str, Value]) -> dict[str, str]:
         """For each of ``ranks`` the field that sets it, or its number as text; "1" where nothing says more."""
