@@ -359,3 +359,14 @@ def test_a_value_that_stands_for_off_or_auto_breaks_no_rule(engine: str, others:
 def test_a_size_that_is_compared_still_breaks_it() -> None:
     (mistake,) = mistakes("sglang", "--chunked-prefill-size 100 --page-size 64", field("env"))
     assert "breaks the engine's rule" in mistake
+
+
+@pytest.mark.parametrize("value", ['{"method":"ngram"}', "'{bad'", "\"{'temperature': 1}\""])
+def test_json_that_the_shell_rules_or_the_user_broke(value: str) -> None:
+    (mistake,) = mistakes("vllm", f"--speculative-config {value}", field("env"))
+    assert "--speculative-config takes JSON, not '{" in mistake or '--speculative-config takes JSON, not "{' in mistake
+
+
+@pytest.mark.parametrize("value", ['\'{"method": "ngram"}\'', "3", "'{\"image\": 4k}'"])
+def test_json_as_the_engine_takes_it(value: str) -> None:
+    assert mistakes("vllm", f"--compilation-config {value}", field("env")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
     {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 )
 _UNITS = {unit: base ** (i + 1) for base, units in ((1000, "kmgt"), (1024, "KMGT")) for i, unit in enumerate(units)}
+_READABLE = re.compile(r"[0-9][kmgtKMGT]\b")
 _BOUND = re.compile(r"([<>]=?)(-?[0-9.]+)")
 
 
@@ -53,6 +55,8 @@ class Flag:
             return f"is a switch and takes no value, so not {text[:60]!r}"
         if self.choices and text not in self.choices and not (self.loose and _plain(text) in map(_plain, self.choices)):
             return f"takes one of {', '.join(self.choices)}, not {text[:60]!r}"
+        if self.takes == JSON and _is_broken(text):
+            return f"takes JSON, not {text[:60]!r}: names and texts in double quotes, all of it in single ones"
         number: float | None = None
         try:
             if self.takes == INT:
@@ -69,6 +73,17 @@ class Flag:
             (sign, bound) for sign, bound in self.bounds if number is not None and not _COMPARE[sign](number, bound)
         ]
         return f"takes a number {wrong[0][0]} {wrong[0][1]:g}, not {text[:60]}" if wrong else None
+
+
+def _is_broken(text: str) -> bool:
+    """Does it begin as a JSON object and is none? An engine may take numbers such as 4k in it."""
+    if not text.lstrip().startswith("{") or _READABLE.search(text):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def _plain(text: str) -> str:
