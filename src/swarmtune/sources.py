@@ -222,29 +222,30 @@ def followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Rest:
-    """Settings without what is wrong in them. ``tables``: in which something that matters was left out."""
+    """Settings without what is wrong in them. ``places``: what was left out and matters, from the outside to the inside."""
 
     settings: Any
-    tables: frozenset[str]
+    places: frozenset[tuple[str, ...]]
 
 
 def rest_of(model: type[BaseModel], data: dict[str, Any], error: ValidationError) -> Rest | None:
     """The settings that the data give without these mistakes; None if they are still not valid.
 
-    Unknown keys are left out alone; for other mistakes their key, of a list the whole list, and where that is not enough,
-    the whole table.
+    Unknown keys are left out alone; for other mistakes their key, of a list the whole list, then what lacks a key now, and
+    where that is not enough, the whole table.
     """
-    tables: set[str] = set()
-    for tables_too in (False, True):
+    places: set[tuple[str, ...]] = set()
+    for tables_too in (False, False, True):
         for mistake in error.errors():
             place = followed(data, mistake["loc"])
             if mistake["type"] != "extra_forbidden" or tables_too:
                 place = tuple(takewhile(lambda part: isinstance(part, str), place))
-                tables.add(str(mistake["loc"][0]))
+                place = place[:1] if tables_too else place
+                places.add(place or (str(mistake["loc"][0]),))
             if place:
-                data = cut(data, place[:1] if tables_too else place)
+                data = cut(data, place)
         try:
-            return Rest(model(**data), frozenset(tables))
+            return Rest(model(**data), frozenset(places))
         except ValidationError as further:
             error = further
     return None

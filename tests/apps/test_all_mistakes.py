@@ -80,3 +80,20 @@ def test_of_an_engine_that_is_not_known_nothing_is_guessed(clean: Path, cli: Cli
     ended = cli("check")
     assert ended.code == 2
     assert "llamacpp" not in ended.err
+
+
+def test_what_is_wrong_in_a_key_hides_nothing_in_the_others(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text(
+        "[optimizer]\nengine = 'vllm'\nalgorithm = 'bayes'\nseed = -1\n[objective]\nname = 'latency'\n"
+        "[vllm.command]\nmodel = 'm'\nothers = '--max-num-sqs 4'\n"
+        "[vllm.memory]\nmodel_config_path = '/nowhere'\nkv_bytes = 5\ntokens_per_sequence = 0\n"
+        "[[vllm.target_field]]\nname = 'a'\nconfig_position = '--bogus'\nmin = 5\nmax = 1\n"
+        "[loadgen]\nisl = -1\ninput_file = '/nowhere.jsonl'\n"
+    )
+    ended = cli("check")
+    assert ended.code == 2
+    for mistake in (
+        "optimizer.seed: input should be greater", "algorithm", "objective.name: input should be", "--max-num-sqs",
+        "tokens_per_sequence: input should be", "--bogus", "loadgen.isl: input should be", "nowhere.jsonl is not a file",
+    ):  # fmt: skip
+        assert mistake in ended.err, (mistake, ended.err)

@@ -181,12 +181,12 @@ def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool
 
 
 def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:
-    """The mistakes of the plan in tables in which nothing that matters was left out."""
-    if rest is None or "optimizer" in rest.tables:  # which engine is meant is not known
+    """The mistakes of the plan that do not follow from what was left out."""
+    if rest is None or {("optimizer",), ("optimizer", "engine")} & rest.places:  # which engine is meant is not known
         return []
     try:
-        reachable = not {"parallel", "deploy"} & set(rest.tables)
-        planned(rest.settings, rest.tables, inquiry if reachable else None)
+        reachable = not any(place[0] in ("parallel", "deploy") for place in rest.places)
+        planned(rest.settings, rest.places, inquiry if reachable else None)
     except ConfigValidationError as error:
         return error.mistakes
     except ConfigurationError:
@@ -194,10 +194,11 @@ def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:
     return []
 
 
-def planned(settings: BaseSections, without: Collection[str] = (), inquiry: Inquiry | None = None) -> Plan:
+def planned(settings: BaseSections, without: Collection[tuple[str, ...]] = (), inquiry: Inquiry | None = None) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: file, variable or command line.
 
-    Mistakes in tables ``without`` some of their keys are left out, and so are those in rules between parameters then.
+    ``without``: places of keys that were left out as wrong. Mistakes there and in their tables as a whole are left out, and
+    so are those in rules between parameters then.
     """
     from swarmtune.tuner.planning.make import make_plan
 
@@ -205,9 +206,17 @@ def planned(settings: BaseSections, without: Collection[str] = (), inquiry: Inqu
         return make_plan(settings, inquiry)
     except ConfigValidationError as error:
         places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes]
-        known = {*without, *(["constraints", "optimizer"] if without else [])}
-        mistakes = [f"{settings.origin(p)}: {one_line(m)}" for p, m in places if p.split(".")[0] not in known]
+        mistakes = [f"{settings.origin(p)}: {one_line(m)}" for p, m in places if not _follows(p, without)]
         raise ConfigValidationError(mistakes) from error
+
+
+def _follows(place: str, without: Collection[tuple[str, ...]]) -> bool:
+    """May a mistake at this dotted place be there only because keys were left out?"""
+    if not without:
+        return False
+    tables = {place[0] for place in without}
+    wrong = (*map(".".join, without), "constraints", "optimizer.user_settings")
+    return place in tables or any(place == key or place.startswith((f"{key}.", f"{key} ")) for key in wrong)
 
 
 def one_line(text: str) -> str:
