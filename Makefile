@@ -38,10 +38,10 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# The unit suite first, one process for each core. Then tests that wait for processes and for machines go beside whole
-# studies, which wait most of the time, so two files of those go at a time. Those that measure go alone, so that nothing
-# disturbs them.
-MEASURING := tests/loadgen tests/e2e/test_many_streams.py tests/apps/test_first_hour.py
+# The unit suite first, one process for each core. Then tests on several machines and whole studies, which wait most of the
+# time, so two files of them go at a time, beside tests that wait for processes. Those that measure go alone, so that
+# nothing disturbs them.
+MEASURING := tests/loadgen tests/e2e/test_many_streams.py tests/e2e/test_early_stop.py tests/apps/test_first_hour.py
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= --durations=15 $(ARGS)
 PROCESSES := -m "processes and not vllm"
@@ -49,7 +49,7 @@ PROCESSES := -m "processes and not vllm"
 test: lint ## lint, types and the whole test suite
 	@rm -f .coverage*
 	@$(MAKE) --no-print-directory tests-unit
-	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-studies tests-machines
+	@$(MAKE) --no-print-directory -j2 --output-sync=target tests-studies tests-waiting
 	@$(MAKE) --no-print-directory tests-measuring
 	@.venv/bin/coverage combine --quiet $(addprefix .coverage-tests-,unit waiting machines studies measuring)
 	.venv/bin/coverage report --fail-under=90
@@ -60,10 +60,10 @@ tests-unit: install ## the unit suite with its coverage
 tests-waiting: install ## the tests of commands, engines and processes
 	$(COVERED) $(PROCESSES) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(MACHINES))
 
-tests-machines: tests-waiting ## the tests on machines of namespaces, over SSH, Ray and Slurm
+tests-machines: install ## the tests on machines of namespaces, over SSH, Ray and Slurm
 	$(COVERED) $(PROCESSES) -n 2 --dist loadfile $(MACHINES)
 
-tests-studies: install ## the tests of whole studies, two files at a time
+tests-studies: tests-machines ## the tests of whole studies, two files at a time
 	$(COVERED) $(PROCESSES) -n 2 --dist loadfile tests/e2e $(addprefix --ignore=,$(MEASURING))
 
 tests-measuring: install ## the tests that measure, alone

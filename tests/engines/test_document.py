@@ -13,6 +13,7 @@ from swarmtune.engines import document
 from swarmtune.engines.command import CommandConfig, CommandEngine
 from swarmtune.engines.document import MAX_BYTES, DocumentError, ServiceFile
 from swarmtune.engines.mindie import MindieConfig, MindieEngine, corrected
+from swarmtune.errors import ConfigValidationError
 from swarmtune.settings import read_settings
 from swarmtune.tuner.planning.make import make_plan
 
@@ -81,14 +82,14 @@ def test_aliases_of_yaml_are_no_circle(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1" + "0" * 400, "true", '"5"', "null", "[]", "{}"])
 @pytest.mark.parametrize("place", ["maxBatchSize", "maxPrefillBatchSize", "maxPreemptCount"])
 def test_a_daemons_file_with_strange_values(tmp_path: Path, place: str, number: str) -> None:
-    """What the file holds is only a baseline; where it is none, there is another."""
+    """They cannot be the baseline, and nothing else takes its place without a word."""
     path = tmp_path / "config.json"
     daemon: Any = json.loads(json.dumps(DAEMON))
     daemon["BackendConfig"]["ScheduleConfig"][place] = "HERE"
     path.write_text(json.dumps(daemon).replace('"HERE"', number))
     settings = {"optimizer": {"engine": "mindie"}, "mindie": {"config_path": str(path)}, "output": str(tmp_path)}
-    baseline = make_plan(read_settings(None, settings)).baseline().values
-    assert 10 <= float(baseline["max_batch_size"]) <= 1000
+    with pytest.raises(ConfigValidationError, match=f"{place} is .*, not a number; correct the file"):
+        make_plan(read_settings(None, settings))
 
 
 @pytest.mark.parametrize("port", ["x", None, True, 0, 65536, [1]])
