@@ -41,7 +41,7 @@ check-format: install ## is everything formatted?
 # The unit suite first, one process for each core. Then tests on several machines and whole studies, which wait most of the
 # time, so two files of them go at a time, beside tests that wait for processes. Those that measure go alone, so that
 # nothing disturbs them.
-MEASURING := tests/loadgen tests/e2e/test_many_streams.py tests/e2e/test_early_stop.py tests/apps/test_first_hour.py
+MEASURING := tests/loadgen tests/e2e/test_many_streams.py tests/e2e/test_early_stop.py
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 COVERED = COVERAGE_FILE=.coverage-$@ $(PY) -m pytest --cov --cov-report= --durations=15 $(ARGS)
 PROCESSES := -m "processes and not vllm"

@@ -25,17 +25,17 @@ def blocks(heading: str) -> list[tuple[str, str]]:
     return found
 
 
-def as_run(block: str, whole: bool) -> str:
-    """A block for the shell: without installations; ``whole``: also with the runs that the page calls short.
+def as_run(block: str) -> str:
+    """A block for the shell, without installations.
 
-    A run without options is hours long: its plan is made, and nothing is started. One that goes on with it is left out.
+    A run is minutes or hours long: its plan is made, and nothing is started. One that goes on with it is left out.
     """
     lines = []
     for line in block.splitlines():
         words = line.partition("#")[0].split()
         if words[:2] == ["pip", "install"]:
             continue
-        if words[:2] != ["swarmtune", "optimizer"] or (whole and len(words) > 2):
+        if words[:2] != ["swarmtune", "optimizer"]:
             lines.append(line)
         elif "-lb" not in words:
             lines.append(f"{' '.join(words)} --dry-run")
@@ -76,27 +76,12 @@ def test_each_engine_from_nothing_to_a_plan(heading: str, tmp_path: Path) -> Non
         if language == "text" and checked:
             assert_shows(checked, block)
         elif language == "sh":
-            script = as_run(block, whole=False).replace(INSTALLED, str(home))
+            script = as_run(block).replace(INSTALLED, str(home))
             if heading == "MindIE" and "export" not in script:
                 script = f"export MIES_INSTALL_PATH={home}\n{script}"
             printed = run(script, folder)
             checked = printed if "swarmtune check" in script else ""
     assert [p.name for p in folder.iterdir()] == ["config.toml"]
-
-
-@pytest.mark.e2e
-@pytest.mark.timeout(1200)
-def test_the_first_study_of_the_page(tmp_path: Path) -> None:
-    """The real llama.cpp, tuned and proved as the page begins; going on with a study that has ended shows its result."""
-    pytest.importorskip("xllamacpp")
-    scripts = [as_run(block, whole=True) for language, block in blocks("llama.cpp") if language == "sh"]
-    first, again = (script for script in scripts if "--evaluations" in script or "-lb" in script)
-    printed = run(first, tmp_path)
-    assert "Tuning llamacpp (smollm2); the study: swarmtune-studies/llamacpp-" in printed
-    assert "[4/4] trial" in printed
-    assert "proof, round 3/3" in printed
-    assert "4 evaluations" in run(again, tmp_path)
-    assert len(list((tmp_path / "swarmtune-studies").iterdir())) == 1
 
 
 def test_each_engine_says_what_goes_wrong_first() -> None:
