@@ -161,7 +161,10 @@ def test_words_for_people_say_what_to_do() -> None:
             "another process",
             "nvidia-smi",
         ),
-        "PermissionError: [Errno 13] Permission denied: '/root/.cache/huggingface/hub/x'": ("cannot write", "HF_HOME"),
+        "PermissionError: [Errno 13] Permission denied: '/home/u/.cache/huggingface/hub/x'": (
+            "cannot write",
+            "HF_HOME",
+        ),
         "gguf_init_from_file: failed to open GGUF file 'x.gguf'": ("not there", "path"),
         "docker: Cannot connect to the Docker daemon at unix:///var/run/docker.sock.": ("docker", "systemctl"),
         "ERROR: might be caused by insufficient shared memory (shm).": ("shared memory", "--ipc=host"),

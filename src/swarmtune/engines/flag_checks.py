@@ -75,7 +75,7 @@ class FlagChecks:
         return list(dict.fromkeys(sentence for sentence in found if sentence))
 
     def notes(self) -> list[str]:
-        """What is not seen of the service as it runs today, as a sentence."""
+        """A sentence if the further arguments name a file of flags, which is not read."""
         files = [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == "--config"]
         return [
             f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"

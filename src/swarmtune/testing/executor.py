@@ -151,7 +151,7 @@ class ExecutorContract:
                 setattr(cls, name, _with_executor(test))
 
     def make_executor(self, folder: Path) -> Executor:
-        """An executor whose files go to ``folder``, which is not there yet. The tests close it."""
+        """An executor whose files go to ``folder``, which is not there yet. The tests close it. Each subclass writes it."""
         raise NotImplementedError
 
     def alive(self, pid: int) -> bool:

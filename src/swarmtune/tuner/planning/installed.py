@@ -98,7 +98,7 @@ def _unchecked(questions: Questions, reply: Reply) -> str:
 
 
 def missing(questions: Questions, replies: Sequence[Reply]) -> list[str]:
-    """What is not there on the nodes that answered, as mistakes."""
+    """A mistake for each program, package, file and device that a node which answered does not have."""
     found = []
     install = f" ({questions.install})" if questions.install else ""
     for reply in replies:
@@ -131,7 +131,7 @@ def missing(questions: Questions, replies: Sequence[Reply]) -> list[str]:
 
 
 def summary(engine: Engine, questions: Questions, replies: Sequence[Reply], findings: Findings) -> tuple[str, ...]:
-    """What is there, one sentence for all hosts that are alike."""
+    """The version, files and devices on the hosts; hosts with the same share a sentence."""
     hosts: dict[tuple[str, str], list[str]] = {}
     for reply in replies:
         answer = reply.answer
