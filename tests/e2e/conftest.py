@@ -31,6 +31,7 @@ concurrency = {concurrency}
 request_count = {request_count}
 max_unsure_share = 1.0
 max_idle_share = 1.0
+max_contended_cpu_share = 1.0
 isl = 16
 osl = 8
 """

@@ -40,6 +40,7 @@ isl = 16
 osl = 8
 max_unsure_share = 1.0
 max_idle_share = 1.0
+max_contended_cpu_share = 1.0
 [command]
 argv = ["{python}", "{script}", "$PORT", "$BATCH"]
 model = "m"
