@@ -74,7 +74,8 @@ class Command:
     redacted wherever the command is shown, and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
     ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
-    stop.
+    stop. ``nice``: how far it gives way to others where CPUs are short, 0 (not at all) to 19, both as a process and as a
+    session, since Linux may share the CPUs between sessions first.
     """
 
     argv: tuple[str, ...]
@@ -84,6 +85,7 @@ class Command:
     memory_limit_bytes: int | None = None
     secrets: frozenset[str] = frozenset()
     lives_on: bool = False
+    nice: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _frozen(self.env))

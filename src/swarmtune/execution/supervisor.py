@@ -430,7 +430,8 @@ class Supervisor:
     ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES; "$PATH" in PATH is ours); directory ("~" is the home);
     files [{path, content, restore}], relative to the directory; log_path (default output.log in the directory);
     memory_limit_bytes (of address space, per process); lives_on (the end of the main process with 0 is not the command's);
-    grace_s; lease_s (null: none); token; redact (values that must not appear in the log).
+    nice (0 to 19, of it and of its session); grace_s; lease_s (null: none); token; redact (values that must not appear in the
+    log).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
@@ -500,7 +501,9 @@ class Supervisor:
         supervisor = os.getpid()
         limit = self.spec.get("memory_limit_bytes")
 
-        def prepare() -> None:  # between fork and exec
+        nice = self.spec.get("nice", 0)
+
+        def prepare() -> None:  # between fork and exec, in a session of its own
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != supervisor:
                 os._exit(127)
@@ -508,6 +511,8 @@ class Supervisor:
                 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
                 limited = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
                 resource.setrlimit(resource.RLIMIT_AS, (limited, limited))
+            if nice:
+                give_way(nice)
 
         environment = {**inherited(), **self.spec["env"], TOKEN: self.spec["token"]}
         if "$PATH" in environment.get("PATH", ""):
@@ -640,6 +645,22 @@ class Supervisor:
                     self.ask_end(float(json.loads(line)["stop"]))
                 except (ValueError, KeyError, TypeError):  # cut off, or not a number of seconds
                     self.ask_end()
+
+
+def give_way(nice: int) -> None:
+    """Let this process and its session give way to others; where the kernel shares CPUs between sessions first
+    (sched_autogroup), the nice value of a process counts only within its session.
+    """
+    os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
+    for _ in range(20):
+        try:
+            Path("/proc/self/autogroup").write_text(str(nice))
+        except BlockingIOError:  # the kernel takes one in a tenth of a second from users
+            time.sleep(0.1)
+        except OSError:
+            return  # this kernel has no such thing, or does not let us
+        else:
+            return
 
 
 def supervise() -> int:

@@ -28,6 +28,7 @@ ANSWER_S = 30.0  # for the nodes to show that they answer
 BEFORE_STOP_S = 60.0
 START_S = 120.0  # for all nodes to start a command, once they are reserved
 LOOK_S = 2.0
+SERVICE_NICE = 5  # a third of the weight of the load generator, where both want a CPU: see docs/decisions/0037
 
 Listening = Callable[[Group], Awaitable[bool]]
 """Does anything else answer already where the service of this group will?"""
@@ -263,6 +264,7 @@ def free_port() -> int:
 
 
 def _marked(command: Command, job: Job[Any], rank: int) -> Command:
-    """The command with its rank's folder and the job's mark."""
+    """The command with its rank's folder and the job's mark, giving way to the load generator."""
     mark = {"SWARMTUNE_TOKEN": of_rank(job.token, rank)} if job.token else {}
-    return replace(command, directory=command.directory or of_rank(job.place, rank), env={**command.env, **mark})
+    place = command.directory or of_rank(job.place, rank)
+    return replace(command, directory=place, env={**command.env, **mark}, nice=command.nice or SERVICE_NICE)

@@ -245,6 +245,14 @@ class ExecutorContract:
         assert await finished(handle) == 0, await handle.logs()
         assert (await handle.logs()).split() == ["blue", "grün", "False"]
 
+    async def test_a_command_gives_way_as_a_process_and_as_a_session(self, executor: Executor) -> None:
+        code = "import os; print(os.nice(0)); p = '/proc/self/autogroup'; print(open(p).read() if os.path.exists(p) else '')"
+        handle = await executor.start(Command(python(code), nice=7))
+        assert await finished(handle) == 0, await handle.logs()
+        nice, *session = (await handle.logs()).split()
+        assert int(nice) == max(7, os.nice(0))
+        assert session[1:] in ([], ["nice", "7"])
+
     @pytest.mark.parametrize("how", ["stop", "exit"])
     async def test_a_file_is_put_back(self, executor: Executor, tmp_path: Path, how: str) -> None:
         path = tmp_path / "config.json"

@@ -26,6 +26,7 @@ def message_of(command: Command) -> Message:
         "memory_limit_bytes": command.memory_limit_bytes,
         "secrets": sorted(command.secrets),
         "lives_on": command.lives_on,
+        "nice": command.nice,
     }
 
 
@@ -40,6 +41,7 @@ def command_from(message: Message) -> Command:
         message["memory_limit_bytes"],
         frozenset(message["secrets"]),
         bool(message.get("lives_on")),
+        int(message.get("nice", 0)),
     )
 
 

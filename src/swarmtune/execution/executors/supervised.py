@@ -63,6 +63,7 @@ def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | 
         "directory": str(directory),
         "memory_limit_bytes": command.memory_limit_bytes,
         "lives_on": command.lives_on,
+        "nice": command.nice,
         "grace_s": GRACE_S,
         "lease_s": lease_s,
         "token": token,
