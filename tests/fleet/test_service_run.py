@@ -111,6 +111,7 @@ async def test_look_start_ready_use_and_the_times_of_each() -> None:
     assert bench.phases == ["starting", "ready"]
     (handle,) = bench.executors[0].started
     assert handle.command.env["SWARMTUNE_TOKEN"] == "mark"
+    assert handle.command.nice > 0  # it gives way to the load generator
     assert (bench.running, job.calls) == (1, ["use"])
     await bench.run_.stop()
     assert (bench.running, job.calls) == (0, ["use", "before stop", "after stop"])

@@ -430,8 +430,8 @@ class Supervisor:
     ``spec``: argv; env (added to our own, without PRIVATE_PREFIXES; "$PATH" in PATH is ours); directory ("~" is the home);
     files [{path, content, restore}], relative to the directory; log_path (default output.log in the directory);
     memory_limit_bytes (of address space, per process); lives_on (the end of the main process with 0 is not the command's);
-    nice (0 to 19, of it and of its session); grace_s; lease_s (null: none); token; redact (values that must not appear in the
-    log).
+    nice (0 to 19, of it and of its session); grace_s; lease_s (null: none); token; redact (values that must not appear in
+    the log).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:

@@ -113,6 +113,7 @@ class WorkerFacts:
     cpu_share_max: float = 0.0  # in the busiest second
     cycle_p99_ms: float = 0.0  # time between two polls of the sockets, while there was something to do
     cycle_max_ms: float = 0.0
+    page_faults: int = 0  # waits for the disk, because memory of the worker had been taken away
     clock_steps: int = 0  # jumps of the wall clock against the monotonic one
     clock_offset_error_ms: float = 0.0  # of a worker on another machine
     notes: list[str] = field(default_factory=list)

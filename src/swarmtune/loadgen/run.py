@@ -19,6 +19,7 @@ from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.judge.deciding import asks, deciding
 from swarmtune.loadgen.read.spool import collect
 from swarmtune.loadgen.records import Records
+from swarmtune.loadgen.send.ownload import memory_kept
 from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
 from swarmtune.loadgen.send.sender import Observer, Sender, TimedPhase
 from swarmtune.loadgen.wire import make_wire
@@ -98,7 +99,10 @@ class LoadRun:
         gc.disable()
         try:
             spools = () if self.part.followed else (self.spool,)
-            with deciding(self.part.spec, spools, self.part.directory, self.sender.finish) as answer:
+            with (
+                memory_kept(),
+                deciding(self.part.spec, spools, self.part.directory, self.sender.finish) as answer,
+            ):
                 if answer.descriptor is not None:
                     self.sender.follow(answer.descriptor, answer.read)
                 self.sender.run(self._phases(begin))

@@ -116,3 +116,13 @@ def test_a_run_without_anything_is_judged_all_the_same() -> None:
     made = records()
     empty = replace(made, requests=made.requests[:0], chunks=made.chunks[:0])
     assert certify(empty, RATE).level == "valid"
+
+
+@pytest.mark.parametrize(("faults", "way_out"), [(3, "free core"), (400, "memory is short")])
+def test_the_way_out_follows_what_the_worker_waited_for(faults: int, way_out: str) -> None:
+    made = records(page_faults=faults)
+    made.requests["ready_ns"] -= 40 * MS
+    verdict = certify(made, RATE)
+    assert verdict.level == "invalid"
+    assert way_out in verdict.reasons[-1]
+    assert verdict.facts["client_page_faults"] == faults

@@ -32,6 +32,7 @@ DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
 DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
 FALSE_USAGE = 0.05  # share of answers without a count of tokens above which the token metrics are of no use
+FEW_FAULTS = 20  # waits for the disk that late code and data may cost in a run where memory is not short
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
@@ -83,7 +84,7 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
         offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
     )
     if invalid and not records.lost and not records.interrupted and not starved:
-        degraded.append("give the load generator a free core or more workers, or lower the load")
+        degraded.append(_way_out(round(facts["client_page_faults"])))
     _judge_usage(records, invalid, degraded)
     if invalid:
         return Certificate("invalid", (*invalid, *degraded), facts)
@@ -132,6 +133,15 @@ def _judge_usage(records: Records, invalid: list[str], degraded: list[str]) -> N
         degraded.append(f"{told}: they were left out, and output tokens counted by the chunks of the stream")
 
 
+def _way_out(page_faults: int) -> str:
+    if page_faults <= FEW_FAULTS:
+        return "give the load generator a free core or more workers, or lower the load"
+    return (
+        f"memory is short on the load generator's machine: it had to read its own back from the disk {page_faults:,} times; "
+        "give the service less memory, or end other programs"
+    )
+
+
 def disturbed(reasons: Iterable[str]) -> bool:
     """Do the reasons of a measurement that is not valid blame other programs on the service's machine?"""
     return any(reason.startswith(DISTURBED) for reason in reasons)
@@ -174,7 +184,7 @@ def lateness(records: Records) -> dict[str, float]:
     those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
     after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
     client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
-    measurement and in its busiest second.
+    measurement and in its busiest second. client_page_faults: how often workers waited for the disk, as memory was short.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
@@ -182,6 +192,7 @@ def lateness(records: Records) -> dict[str, float]:
     facts = {
         "client_cpu_share": max((mean for mean, _ in shares), default=0.0),
         "client_cpu_share_max": max((most for _, most in shares), default=0.0),
+        "client_page_faults": float(sum(worker.page_faults for worker in records.workers)),
     }
     if len(sent):
         late = np.maximum(0, sent["sent_ns"] - sent["connect_ns"] - sent["ready_ns"])

@@ -1,13 +1,32 @@
-"""CPU share of a worker, and steps of the wall clock (which the kernel stamps with) during the run."""
+"""CPU share and memory of a worker, and steps of the wall clock (which the kernel stamps with) during the run."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import resource
 import time
+from collections.abc import Iterator
 
 from swarmtune.loadgen.records import WorkerFacts
 
 NS = 1_000_000_000
 STEP_NS = 2_000_000  # a jump of the wall clock against the monotonic one; slewing is at most 0.5 ms per s
+MCL_CURRENT, MCL_FUTURE, MCL_ONFAULT = 1, 2, 4  # of mlockall(2)
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """While this lasts, the kernel takes no memory of this process away, code included, where it lets us ask for that:
+    a service that fills the memory of the machine would make it wait for the disk.
+    """
+    library = ctypes.CDLL(None)
+    kept = hasattr(library, "mlockall") and library.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0
+    try:
+        yield
+    finally:
+        if kept:
+            library.munlockall()
 
 
 class OwnLoad:
@@ -17,9 +36,11 @@ class OwnLoad:
         self._first: tuple[int, int] | None = None  # wall and CPU time, ns
         self._second = (0, 0)
         self._offset_ns = 0
+        self._faults = _page_faults()
 
     def look(self, facts: WorkerFacts) -> None:
         """Update the facts of the worker."""
+        facts.page_faults = _page_faults() - self._faults
         now, cpu = time.monotonic_ns(), time.process_time_ns()
         offset = _offset_ns()
         if self._first is None:
@@ -32,6 +53,11 @@ class OwnLoad:
         if now - self._second[0] >= NS:
             facts.cpu_share_max = max(facts.cpu_share_max, (cpu - self._second[1]) / (now - self._second[0]))
             self._second = (now, cpu)
+
+
+def _page_faults() -> int:
+    """How often this process has waited for the disk, because memory of it was not there."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_majflt
 
 
 def _offset_ns() -> int:

@@ -224,19 +224,17 @@ class Evaluation(Job[Measured]):
             reasons = "; ".join(measurement.reasons)
             if starved := disturbed(measurement.reasons):
                 continue
-            advice = (
-                " Give it more CPU, or put less load on this machine." if measurement.metrics.get("completed") else ""
-            )
+            completed = bool(measurement.metrics.get("completed"))
         if starved:
             raise BenchmarkExecutionError(
                 f"The service was disturbed in each of {1 + INVALID_REPEATS} measurements: {reasons}. A busier machine is "
                 "accepted with a higher loadgen.max_contended_cpu_share or max_other_device_share.",
                 details={"reasons": reasons, "cause": "disturbed"},
             )
-        if not advice:
+        if not completed:
             await self._check_answers(service)
         raise BenchmarkExecutionError(
-            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}.{advice}",
+            f"The load generator rejected its own measurement {1 + INVALID_REPEATS} times: {reasons}.",
             details={"reasons": reasons},
         )
 
