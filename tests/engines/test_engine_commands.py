@@ -413,7 +413,10 @@ def test_the_models_own_length_and_heads_count(tmp_path: Path) -> None:
     assert sentence.endswith("the model's 32 attention heads cannot be divided by 3 tensor ranks")
     (sentence,) = make("sglang", command={"model": str(tmp_path), "others": "--tp 3"}).mistakes()
     assert "cannot be divided by 3" in sentence
-    assert make("sglang", command={"model": str(tmp_path), "others": "--tp 3 --enable-dp-attention"}).mistakes() == []
+    assert (
+        make("sglang", command={"model": str(tmp_path), "others": "--tp 3 --dp 3 --enable-dp-attention"}).mistakes()
+        == []
+    )
     for content in ("{", "[]", '{"num_attention_heads": true}', '{"text_config": 3}', "[" * 100_000):
         (tmp_path / "config.json").write_text(content)
         assert make("vllm", command={"model": str(tmp_path)}, target_field=[ranks]).constraints() == ()

@@ -142,7 +142,7 @@ def test_what_the_engine_would_refuse_of_a_field_is_a_mistake(engine: str, entry
         field("--speculative-config.num_speculative_tokens"),
         field("--no-enable-prefix-caching", dtype="bool"),
         field("-ep", dtype="bool"),
-        field("--headless", dtype="bool"),
+        field("--aggregate-engine-logging", dtype="bool"),
         field("--max_num_seqs"),
         field("--max-model-len", dtype="enum", dtype_param=["4k", "8k", 16384]),
     ],

@@ -165,6 +165,15 @@ class Engine(ABC):
         """Rules between the fields that this engine would refuse at start, in the language of ``space.Constraint``."""
         return ()
 
+    def reasons(self) -> Mapping[str, str]:
+        """Why some of ``constraints`` hold, by their text."""
+        return {}
+
+    def node_rules(self, nodes: int) -> Mapping[str, str]:
+        """Rules that hold for a service on so many nodes, each with the reason; over fields, or over numbers alone."""
+        del nodes
+        return {}
+
     def mistakes(self) -> list[str]:
         """Mistakes in the section, as sentences. Called only for the engine that is used."""
         return []

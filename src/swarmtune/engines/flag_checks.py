@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from swarmtune.engines.arguments import Arguments, Given, literals, options, read
@@ -20,13 +20,29 @@ MOST = 20  # mistakes of one kind in further arguments that are told
 
 
 @dataclass(frozen=True)
+class Barred:
+    """A flag with which the service that SwarmTune starts would never answer: ``why``, as the rest of a sentence that begins
+    with the flag; ``harmless``: the values at which it changes nothing.
+    """
+
+    why: str
+    harmless: frozenset[str] = frozenset()
+
+
+BY_SCRIPT = "start such a service by a script ([parallel] start_script, or -e command)"
+NO_HTTP = Barred(
+    f"lets nothing answer by HTTP on the service's port, where SwarmTune asks; leave it out, or {BY_SCRIPT}"
+)
+
+
+@dataclass(frozen=True)
 class FlagChecks:
     """The flags of one engine's section. ``key``: its name; ``others``: its further arguments, and ``where`` they stand.
 
-    ``own``: flags that SwarmTune writes itself, and the key that sets each. ``on`` False: only what is given twice is
-    a mistake, as the installed engine may have other flags. ``written``: the schema by which values are written, where
-    ``schema`` has the flags of the installed engine and no others; None: that was not asked. ``env``: what $NAME stands for
-    where no field has that name.
+    ``own``: flags that SwarmTune writes itself, and the key that sets each; ``barred``: those with which its start cannot
+    end well. ``on`` False: only what is given twice is a mistake, as the installed engine may have other flags.
+    ``written``: the schema by which values are written, where ``schema`` has the flags of the installed engine and no
+    others; None: that was not asked. ``env``: what $NAME stands for where no field has that name.
     """
 
     schema: Schema
@@ -37,6 +53,7 @@ class FlagChecks:
     on: bool = True
     written: Schema | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    barred: Mapping[str, Barred] = field(default_factory=dict)
 
     @cached_property
     def arguments(self) -> Arguments:
@@ -51,6 +68,18 @@ class FlagChecks:
         """The parameters that the further arguments fix, as rules name them, with their values."""
         fixed = literals(self.arguments.given)
         return {underscored(flag): _value(text) for (flag, path), text in fixed.items() if not path and len(text) <= 40}
+
+    def gives(self, flag: str) -> bool:
+        """Do the further arguments have this flag, or a part of it (--x.key)?"""
+        return any(one.spelling.flag.name == flag for one in self.arguments.given if one.spelling)
+
+    def placed(self, fields: Iterable[Field]) -> tuple[Field, ...]:
+        """The fields, each whose $NAME is the value of a flag at that flag."""
+        flags = {}
+        for one in self.arguments.given:
+            if one.token and one.spelling and not one.spelling.path:
+                flags[one.token] = one.spelling.flag.name
+        return tuple(replace(f, config_position=flags.get(f.name.upper(), f.config_position)) for f in fields)
 
     def mistakes(self, fields: Sequence[Field], by_user: bool) -> list[str]:
         """All mistakes, as sentences. ``by_user``: the user wrote the fields, so that none may be given twice."""
@@ -69,7 +98,8 @@ class FlagChecks:
                 if self.schema.complete
             ]
             found += [
-                f"{self.where}: breaks the engine's rule {rule}" for rule in self.schema.broken(fields, self.known)
+                f"{self.where}: breaks the engine's rule {rule}"
+                for rule in self.schema.broken(self.placed(fields), self.known)
             ]
         found += self._twice(fields, given if by_user else [])
         return list(dict.fromkeys(sentence for sentence in found if sentence))
@@ -112,7 +142,12 @@ class FlagChecks:
             return self.unknown(one.written, one.where)
         if one.token not in PLACES and (way := self.own.get(one.spelling.flag.name)) is not None:
             return f"{one.where}: {one.written} is written by SwarmTune; leave it out{way}"
-        return self._refused(one.where, one.written, one.spelling, one.refusal())
+        if refused := self._refused(one.where, one.written, one.spelling, one.refusal()):
+            return refused
+        barred = self.barred.get(one.spelling.flag.name)
+        if barred is None or one.spelling.negated or one.token in PLACES or one.literal in barred.harmless:
+            return None
+        return f"{one.where}: {one.written} {barred.why}"
 
     def _refused(self, where: str, written: str, spelling: Spelling, refusal: str | None) -> str | None:
         more = spelling.flag.choices and self.schema.way_out
@@ -135,7 +170,9 @@ class FlagChecks:
         if (way := self.own.get(spelling.flag.name)) is not None:
             return f"{where}: {position} is written by SwarmTune; leave it out{way}"
         refusals = (spelling.refusal(value) for value in _extremes(made, spelling))
-        return self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))
+        refused = self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))
+        barred = self.barred.get(spelling.flag.name)
+        return f"{where}: {_written(made, spelling)} {barred.why}" if barred and not refused else refused
 
     def _variable_mistake(self, name: str, where: str) -> str | None:
         near = near_names(name, self.schema.commands.names, 0.85)

@@ -100,7 +100,7 @@ def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None, formats: Fo
     ValueError if a key is missing or its value cannot be that of a model; UnknownLayerError, which is one, if the file
     describes a kind of layer that is not known here, or leaves out a size of a family whose sizes are not known.
     """
-    outer = list(_inner(config))[::-1]
+    outer = list(inner(config))[::-1]
     family = str(next((c["model_type"] for c in outer if c.get("model_type")), ""))
     if config.get("is_encoder_decoder") is True:
         raise UnknownLayerError("an encoder and a decoder, of which each keeps its own")
@@ -161,7 +161,7 @@ def optional(model: Mapping[str, Any], *names: str) -> int | None:
     return number(model, *names) if any(model.get(name) for name in names) else None
 
 
-def _inner(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def inner(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The configuration, and the language model's inside it, from the outside."""
     here: Any = config
     for _ in range(MOST_INNER):

@@ -19,10 +19,12 @@ from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
+from swarmtune.engines.mindie_ranks import rank_rules, sizes
 from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields, number_mistakes
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import completes, healthy
+from swarmtune.engines.rules import Rule, broken_rules, open_rules
 from swarmtune.engines.schema import underscored
 from swarmtune.engines.service_config import ServiceConfig
 from swarmtune.errors import SimulatorStartError
@@ -140,7 +142,8 @@ class MindieEngine(Engine):
     def notes(self) -> list[str]:
         """Ranges that were widened for what the file holds, also those of its own fields."""
         fields = self.fields()
-        return [*range_notes(self._named, fields), *self._bound.notes(fields, self._batch(fields))]
+        doubts = [f"mindie: {doubt}; no setting is excluded for it" for doubt in self._rank_rules(fields)[1]]
+        return [*range_notes(self._named, fields), *self._bound.notes(fields, self._batch(fields)), *doubts]
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
@@ -172,12 +175,12 @@ class MindieEngine(Engine):
             return {}
 
     def ranks(self) -> Mapping[str, str]:
-        """Tensor, pipeline and data parallel ranks: fields, or what the file says."""
-        known = {name: document.read_or(self._content, f"{MODEL}.{name}", 1) for name in SCHEMA.ranks}
-        numbers = {
-            name: n for name, n in known.items() if isinstance(n, int) and not isinstance(n, bool) and 0 < n < 2**31
-        }
-        return SCHEMA.rank_names(self.fields(), numbers)
+        """Tensor, pipeline, data and context parallel ranks: fields, or what the file says; worldSize if it says no tp."""
+        fields = self.fields()
+        given = sizes(self._content, MODEL, SCHEMA.fields_by_parameter(fields))
+        if "tp" not in given and "worldSize" in given:
+            return {"worldSize": given["worldSize"]}
+        return {name: given.get(name, "1") for name in SCHEMA.ranks}
 
     def _batch(self, fields: Sequence[Field]) -> str | None:
         return SCHEMA.fields_by_parameter(fields).get("maxbatchsize")
@@ -226,9 +229,17 @@ class MindieEngine(Engine):
             return known.default if known else None
 
     def constraints(self) -> tuple[str, ...]:
-        """A prefill batch is at most a batch, and no batch is larger than the bound of the KV cache."""
+        """A prefill batch is at most a batch, a batch at most what the KV cache holds, and ranks make up worldSize."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self._bound.rules(fields, self._batch(fields))
+        return SCHEMA.constraints(fields) + tuple(self.reasons()) + self._bound.rules(fields, self._batch(fields))
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why the rules between parallel ranks hold."""
+        return open_rules(self._rank_rules(self.fields())[0])
+
+    def _rank_rules(self, fields: Sequence[Field]) -> tuple[list[Rule], list[str]]:
+        """The rules between parallel ranks, and what speaks against those that are left out."""
+        return rank_rules(self._content, MODEL, fields, SCHEMA.fields_by_parameter(fields))
 
     def mistakes(self) -> list[str]:
         """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
@@ -242,6 +253,7 @@ class MindieEngine(Engine):
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
+            found += broken_rules(self._rank_rules(fields)[0], f"mindie: {self.config.file}")
             found += self._baseline_mistakes()
             _ = self.port
         except DocumentError as error:

@@ -29,7 +29,7 @@ SCHEMA = Schema(
         Parameter(_S + "decodePolicyType", "enum", 0, dtype_param=[0, 1, 3]),
     ),
     rules=("{maxprefillbatchsize} <= {maxbatchsize}",),
-    ranks=("tp", "pp", "dp"),
+    ranks=("tp", "pp", "dp", "cp"),
 )
 _DEFAULT_FIELDS = {
     "max_batch_size": "maxBatchSize",

@@ -3,40 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from swarmtune.engines.document import read_text
+from swarmtune.engines.kv_families import HEADS
+from swarmtune.engines.kv_model import inner, kv_model
 
 MOST = 2**31  # no size of a model comes near it
+EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
+# Families without experts: of others a file may leave out what the class in Hugging Face's transformers fills in.
+DENSE = frozenset(
+    {
+        *("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "gemma3_text", "phi", "phi3", "falcon"),
+        *("glm", "glm4", "chatglm", "opt", "gpt2", "gpt_neox", "gpt_bigcode", "bloom", "mpt", "starcoder2", "stablelm"),
+        *("cohere", "cohere2", "olmo", "olmo2", "internlm2", "baichuan", "exaone", "granite", "nemotron", "smollm3"),
+    }
+)
 
 
 class ModelFacts:
     """The config.json of a model, read once. A fact that is missing, or not a number, is None."""
 
     def __init__(self, model: str, config_path: Path | None = None) -> None:
-        """``model``: a folder, or a name of which nothing is known here; ``config_path``: the file, where it is named."""
+        """``model``: a folder, or a name of which nothing is known here; ``config_path``: the file, where it is named, or
+        the folder that holds it.
+        """
         self._path = config_path or (Path(model) / "config.json" if model else None)
 
     @cached_property
-    def _config(self) -> Mapping[str, Any]:
+    def _whole(self) -> Mapping[str, Any]:
         try:
-            read = json.loads(read_text(self._path)) if self._path else {}
+            file = self._path / "config.json" if self._path and self._path.is_dir() else self._path
+            read = json.loads(read_text(file)) if file else {}
         except (OSError, ValueError, RecursionError):
             return {}
-        inner = read.get("text_config") if isinstance(read, dict) else None
-        return inner if isinstance(inner, dict) and inner else read if isinstance(read, dict) else {}
+        return read if isinstance(read, dict) else {}
 
-    def _number(self, key: str) -> int | None:
-        value = self._config.get(key)
+    @cached_property
+    def _config(self) -> Mapping[str, Any]:
+        """The language model's part."""
+        return [*inner(self._whole)][-1]
+
+    def _number(self, *keys: str) -> int | None:
+        value = next((self._config[key] for key in keys if self._config.get(key) is not None), None)
         return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST else None
 
     @property
     def heads(self) -> int | None:
         """Attention heads."""
-        return self._number("num_attention_heads")
+        return self._number(*HEADS)
+
+    @cached_property
+    def kv_heads(self) -> tuple[int, ...]:
+        """The numbers of KV heads of its layers, each once; none where a layer keeps a latent, which is not divided, and
+        where the model is not understood.
+        """
+        try:
+            layers = kv_model(self._whole).layers if self._whole else ()
+        except ValueError:
+            return ()
+        if any(layer.latent for layer in layers):
+            return ()
+        return tuple(sorted({layer.heads for layer in layers if layer.heads}))
+
+    @property
+    def experts(self) -> int | None:
+        """Routed experts of a layer."""
+        return self._number(*EXPERTS)
+
+    @property
+    def dense(self) -> bool:
+        """Is it sure that it has no experts?"""
+        return self._config.get("model_type") in DENSE and not any(
+            "expert" in key.lower() or "moe" in key.lower() for key in _keys(self._whole)
+        )
 
     @property
     def longest(self) -> int | None:
@@ -46,13 +89,10 @@ class ModelFacts:
         return None if scaled else self._number("max_position_embeddings")
 
 
-def head_rules(heads: int | None, tensor_ranks: str) -> tuple[str, ...]:
-    """The rule that attention heads are divided evenly; ``tensor_ranks``: the name of a field, or a number as text."""
-    return (f"{heads} % {tensor_ranks} == 0",) if heads and not tensor_ranks.isdecimal() else ()
+NO_FACTS = ModelFacts("")
 
 
-def head_mistakes(heads: int | None, tensor_ranks: str, where: str) -> list[str]:
-    """A sentence if a fixed number of tensor ranks does not divide the attention heads."""
-    if heads and tensor_ranks.isdecimal() and (int(tensor_ranks) < 1 or heads % int(tensor_ranks)):
-        return [f"{where}: the model's {heads} attention heads cannot be divided by {tensor_ranks} tensor ranks"]
-    return []
+def _keys(config: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a configuration and of those inside it."""
+    for part in inner(config):
+        yield from part

@@ -12,6 +12,7 @@ PARALLEL_FLAGS = (
     ("--pipeline-parallel-size", "-pp", "--pp-size", "--pp"),
     ("--data-parallel-size", "-dp", "--dp-size", "--dp"),
 )
+PREFILL_FLAGS = ("--prefill-context-parallel-size", "-pcp")  # vLLM: they multiply the devices, not the cache
 CONTEXT_FLAGS = ("--decode-context-parallel-size", "-dcp")  # a share of the tensor ranks: adds no devices
 DATA_ATTENTION_FLAG = "--enable-dp-attention"  # SGLang: the data parallel ranks are a share of the tensor ranks
 
@@ -36,11 +37,11 @@ class Ranks:
 
 def parallel(argv: Sequence[str]) -> int | None:
     """Devices of all parallel ranks together; None if the command says nothing of them. The last of equal flags counts."""
-    given = [_size(argv, flags) for flags in PARALLEL_FLAGS]
-    if given == [None, None, None]:
+    given = [_size(argv, flags) for flags in (*PARALLEL_FLAGS, PREFILL_FLAGS)]
+    if given == [None, None, None, None]:
         return None
-    tensor, pipeline, data = (size or 1 for size in given)
-    return tensor * pipeline * (1 if DATA_ATTENTION_FLAG in argv else data)
+    tensor, pipeline, data, prefill = (size or 1 for size in given)
+    return tensor * pipeline * prefill * (1 if DATA_ATTENTION_FLAG in argv else data)
 
 
 def ranks(argv: Sequence[str]) -> Ranks:

@@ -60,8 +60,9 @@ class Schema:
     be more, and only a name that looks like a misspelling of a known one is a mistake. ``rules`` are constraints with
     parameters in braces, in lower case and with underscores, the last part of a dotted path alone:
     ``{max_num_batched_tokens} >= {max_num_seqs}``. ``sure``: parameters whose defaults hold on every machine.
-    ``ranks``: the parameters that multiply into the number of devices. ``switches``: how an unknown boolean flag is
-    written. ``way_out``: the key that turns the checks off.
+    ``resting``: what flags that are no parameters do where they are left out. ``ranks``: the parameters that multiply into
+    the number of devices. ``switches``: how an unknown boolean flag is written. ``way_out``: the key that turns the checks
+    off.
     """
 
     engine: str
@@ -71,6 +72,7 @@ class Schema:
     complete: bool = False
     rules: tuple[str, ...] = ()
     sure: frozenset[str] = field(default_factory=frozenset)
+    resting: Mapping[str, Value] = field(default_factory=dict)
     ranks: tuple[str, ...] = ()
     underscores: bool = False
     switches: bool = False
@@ -144,12 +146,22 @@ class Schema:
         made = [(rule, told) for rule, told in made if told and not Constraint.parse(told).names]
         return [_PARAMETER.sub(r"\1", rule) for rule, told in made if told and not Constraint.parse(told).holds({})]
 
+    def expressions(self, fields: Iterable[Field], known: Mapping[str, Value]) -> dict[str, str]:
+        """The parameters that are fields, by the names of these, and those whose values are known, as rules write them.
+
+        Those with a default that holds everywhere are always there.
+        """
+        return {**self._expressions({}, {}), **self._expressions(self.fields_by_parameter(fields), known)}
+
+    def _expressions(self, names: Mapping[str, str], known: Mapping[str, Value]) -> dict[str, str]:
+        defaults = {key: p.default for p in self.parameters if (key := underscored(p.name)) in self.sure}
+        given = {**self.resting, **defaults, **known}
+        values = {key: v for key, v in given.items() if v is not None and not self._is_sentinel(key, v)}
+        return {**{key: expression(v) for key, v in values.items()}, **names}
+
     def _told(self, rule: str, names: Mapping[str, str], known: Mapping[str, Value]) -> str | None:
         """A rule in the names of fields and in values; None if one of its parameters is neither."""
-        defaults = {key: p.default for p in self.parameters if (key := underscored(p.name)) in self.sure}
-        given = {key: v for key, v in {**defaults, **known}.items() if v is not None and not self._is_sentinel(key, v)}
-        values = {key: expression(v) for key, v in given.items()}
-        every = {**values, **names}
+        every = self._expressions(names, known)
         return plain(rule.format_map(every)) if set(_PARAMETER.findall(rule)) <= every.keys() else None
 
     def _is_sentinel(self, key: str, value: Value) -> bool:
@@ -189,7 +201,10 @@ class Schema:
         negated = spelling is not None and spelling.negated
         if parameter is not None and parameter.default is not None:
             return not parameter.default if negated and parameter.dtype == "bool" else parameter.default
-        return negated if spelling is not None and spelling.flag.boolean and not spelling.path else None
+        if spelling is None or spelling.path:
+            return None
+        resting = self.resting.get(underscored(spelling.flag.name))
+        return negated if spelling.flag.boolean else resting if type(resting) is int else None
 
     def _of(self, entry: TargetField) -> Parameter | None:
         position = entry.config_position

@@ -6,6 +6,7 @@ Written from SGLang 0.5.23's documentation and source; it needs a GPU, so only i
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -14,14 +15,15 @@ from pydantic import Field as Option
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.flag_checks import FlagChecks
+from swarmtune.engines.flag_checks import BY_SCRIPT, NO_HTTP, Barred, FlagChecks
 from swarmtune.engines.help_text import help_schemas
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.model_facts import ModelFacts, head_mistakes, head_rules
+from swarmtune.engines.model_facts import NO_FACTS, ModelFacts
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import serves
+from swarmtune.engines.rules import Rule, broken_rules, head_rules, open_rules
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.sglang_schema import sglang_schema
 from swarmtune.errors import SimulatorStartError
@@ -35,7 +37,18 @@ OWN = {
     "--model-path": "; sglang.command.model sets it",
     **dict.fromkeys(("--nnodes", "--node-rank", "--dist-init-addr"), "; the nodes of the group set it"),
 }
-TENSOR, DATA = "tp_size", "dp_size"
+_PART = Barred(
+    f"makes it a part of a service whose other parts SwarmTune does not start; leave it out, or {BY_SCRIPT}",
+    frozenset({"null"}),
+)
+BARRED = {
+    **dict.fromkeys(("--grpc-mode", "--smg-grpc-mode", "--ssl-certfile", "--ssl-keyfile"), NO_HTTP),
+    **dict.fromkeys(("--disaggregation-mode", "--encoder-only", "--elastic-ep-join-mode"), _PART),
+    "--gated-launch-port": Barred(f"makes the start wait for a request to that port; leave it out, or {BY_SCRIPT}"),
+}
+# Back ends by which the experts are shared by all tensor ranks, whatever --ep-size says.
+SPANNING = ("deepep", "deepep_v2", "mooncake", "nixl", "ascend_fuseep", "flashinfer", "mori", "pplx", "megamoe")
+TENSOR, PIPELINE, DATA = "tp_size", "pp_size", "dp_size"
 PATTERNS: Patterns = {
     Cause.OUT_OF_MEMORY: (
         r"Not enough memory",
@@ -80,6 +93,7 @@ class SglangEngine(Engine):
             OWN,
             on=config.check_flags,
             env=config.variables,
+            barred=BARRED,
         )
         path = config.memory.model_config_path if config.memory else None
         self._facts = ModelFacts(section.model, path)
@@ -144,26 +158,55 @@ class SglangEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """Rules that SGLang checks at its start, and the bound of the KV cache."""
         fields = self.fields()
-        rules = self.schema.constraints(fields, self._flags.known) + head_rules(self._heads, self.ranks()[TENSOR])
-        return rules + self._bound.rules(fields, self._batch(fields))
+        rules = self.schema.constraints(self._flags.placed(fields), self._flags.known)
+        return rules + tuple(self.reasons()) + self._bound.rules(fields, self._batch(fields))
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why the rules that follow from the model hold."""
+        return open_rules(self._model_rules())
+
+    @property
+    def _terms(self) -> Mapping[str, str]:
+        return self.schema.expressions(self._flags.placed(self.fields()), self._flags.known)
+
+    def _model_rules(self) -> tuple[Rule, ...]:
+        """Heads and experts, and the ranks that share them."""
+        terms = self._terms
+        facts = NO_FACTS if self._flags.gives("--json-model-override-args") else self._facts
+        attention, experts = _attention_ranks(terms), _expert_ranks(terms)
+        rules: list[Rule] = [] if attention is None else [*head_rules(facts.heads, facts.kv_heads, attention)]
+        more = terms["ep_num_redundant_experts"]
+        if facts.experts and experts is not None:
+            count = str(facts.experts) if more == "0" else f"({facts.experts} + {more})"
+            why = f"the model's {count} experts cannot be divided by {experts} ranks of expert parallelism"
+            rules.append(Rule(f"{count} % {experts} == 0", why))
+        return tuple(rules)
 
     def ranks(self) -> Mapping[str, str]:
         """Tensor, pipeline and data parallel ranks; those of data parallel attention are among the tensor ranks."""
-        known = self._flags.known
-        named = self.schema.rank_names(self.fields(), known)
-        return {**named, DATA: "1"} if known.get("enable_dp_attention") else named
+        named = self.schema.rank_names(self._flags.placed(self.fields()), self._flags.known)
+        return {**named, DATA: "1"} if self._flags.known.get("enable_dp_attention") else named
 
-    @property
-    def _heads(self) -> int | None:
-        """The attention heads that tensor ranks share; not known where attention is data parallel."""
-        names = {*self.schema.fields_by_parameter(self.fields()), *self._flags.known}
-        return None if names & {"enable_dp_attention", "attn_dp_size"} else self._facts.heads
+    def node_rules(self, nodes: int) -> Mapping[str, str]:
+        """Only data parallel attention spreads data parallel ranks over nodes; a stage has whole nodes, or a node stages."""
+        if nodes == 1:
+            return {}
+        terms, several = self._terms, f"a service runs on {nodes} nodes"
+        data, pipeline = terms[DATA], terms[PIPELINE]
+        return {
+            f"{terms['enable_dp_attention']} or {data} == 1": (
+                f"{several}, and SGLang spreads data parallel ranks over nodes only with --enable-dp-attention"
+            ),
+            f"{pipeline} % {nodes} == 0 or {nodes} % {pipeline} == 0": (
+                f"{several}, and each has whole pipeline stages, or each stage has whole nodes"
+            ),
+        }
 
     def mistakes(self) -> list[str]:
         """Placeholders, flags that it would refuse, heads that cannot be divided, and a memory table that cannot be used."""
         fields = self.fields()
         found = self.config.command.mistakes("sglang.command") + self._bound.mistakes(fields, self._batch(fields))
-        found += head_mistakes(self._heads, self.ranks()[TENSOR], "sglang.command.others")
+        found += broken_rules(self._model_rules(), "sglang.command.others")
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:
@@ -201,3 +244,24 @@ class SglangEngine(Engine):
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
         """By SGLang's own messages first."""
         return diagnose("SGLang", exit_code, log, PATTERNS)
+
+
+def _attention_ranks(terms: Mapping[str, str]) -> str | None:
+    """The tensor ranks among which attention heads are divided: those of one data and one context rank of attention; None
+    if a field decides whether there are such.
+    """
+    shared, among = terms["enable_dp_attention"], [terms["attn_dp_size"], terms["attn_cp_size"]]
+    if shared not in ("true", "false") or terms["dwdp_size"] != "1":
+        return None
+    if shared == "true" and among[0] == "1":
+        among[0] = terms[DATA]
+    tensor, parts = terms[TENSOR], [part for part in among if part != "1"]
+    if all(part.isdecimal() for part in (tensor, *parts)):
+        return str(max(1, int(tensor) // max(1, math.prod(map(int, parts)))))
+    return f"({tensor} // ({' * '.join(parts)}))" if parts else tensor
+
+
+def _expert_ranks(terms: Mapping[str, str]) -> str | None:
+    """The ranks that share the experts; None if a field decides it, and for back ends that are not known here."""
+    backend = terms["moe_a2a_backend"].strip("'")
+    return terms["ep_size"] if backend == "none" else terms[TENSOR] if backend in SPANNING else None

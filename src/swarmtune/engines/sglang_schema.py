@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 from swarmtune.engines.flags import read_flags
 from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.records import Value
 
 POLICIES = ["lpm", "random", "fcfs", "dfs-weight", "lof", "priority", "routing-key", "hrrn", "shortest-prefill-first"]
 KV_DTYPES = ["auto", "fp8_e5m2", "fp8_e4m3"]
@@ -40,7 +42,33 @@ PARAMETERS = (
     Parameter("--dp-size", default=1, min=1, max=64),
     Parameter("--pp-size", default=1, min=1, max=64),
 )
-RULES = ("{chunked_prefill_size} % {page_size} == 0", "{max_prefill_tokens} >= {chunked_prefill_size}")
+RULES = (
+    "{chunked_prefill_size} % {page_size} == 0",
+    "{max_prefill_tokens} >= {chunked_prefill_size}",
+    "not {enable_dp_attention} or {dp_size} == 1 or {tp_size} % {dp_size} == 0",
+    "{attn_dp_size} == 1 or {tp_size} % {attn_dp_size} == 0",
+    "{attn_cp_size} == 1 or {tp_size} % ({dp_size} * {attn_cp_size}) == 0",
+    "{dcp_size} == 1 or {tp_size} % {dcp_size} == 0",
+    "{moe_a2a_backend} != 'none' or {ep_size} == 1 or {tp_size} % {ep_size} == 0",
+    "{moe_dp_size} == 1 or {tp_size} % {moe_dp_size} == 0",
+    "{moe_dp_size} == 1 or {moe_a2a_backend} != 'none' or {ep_size} == 1 or {ep_size} * {moe_dp_size} == {tp_size}",
+    "{moe_dp_size} == 1 or {moe_dp_size} == {attn_cp_size}",
+    "{moe_dp_size} == 1 or {pp_size} == 1",
+    "{moe_dense_tp_size} in (1, {tp_size})",
+    "{dwdp_size} == 1 or {dwdp_size} == {tp_size}",
+    "{dwdp_size} == 1 or {pp_size} == 1",
+    "{pp_size} == 1 or {speculative_algorithm} == ''",
+    "not {enable_dp_lm_head} or {enable_dp_attention} or {dp_size} == 1 or {attn_dp_size} > 1",
+    "not {enable_two_batch_overlap} or {enable_dp_attention} or {moe_a2a_backend} != 'none' or {attn_dp_size} > 1",
+)
+RESTING: Mapping[str, Value] = {
+    **dict.fromkeys(("ep_size", "moe_dp_size", "attn_cp_size", "dcp_size", "dwdp_size"), 1),
+    **dict.fromkeys(("enable_dp_attention", "enable_dp_lm_head", "enable_two_batch_overlap"), False),
+    "moe_a2a_backend": "none",
+    "speculative_algorithm": "",
+    "ep_num_redundant_experts": 0,
+}
+RANKS = ("tp_size", "pp_size", "dp_size")
 
 
 def sglang_schema() -> Schema:
@@ -53,7 +81,9 @@ def sglang_schema() -> Schema:
         read_flags(text),
         complete=True,
         rules=RULES,
-        ranks=("tp_size", "pp_size", "dp_size"),
+        sure=frozenset({"attn_dp_size", *RANKS}),
+        resting=RESTING,
+        ranks=RANKS,
         switches=True,
         way_out="sglang.check_flags = false",
     )

@@ -11,14 +11,15 @@ from pydantic import Field as Option
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.flag_checks import FlagChecks
+from swarmtune.engines.flag_checks import BY_SCRIPT, NO_HTTP, Barred, FlagChecks
 from swarmtune.engines.help_text import help_schemas
 from swarmtune.engines.memory import KvMemory
-from swarmtune.engines.model_facts import ModelFacts, head_mistakes, head_rules
+from swarmtune.engines.model_facts import NO_FACTS, ModelFacts
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import serves
+from swarmtune.engines.rules import Rule, broken_rules, context_rules, head_rules, open_rules
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.vllm_schema import vllm_schema
 from swarmtune.errors import SimulatorStartError
@@ -32,7 +33,27 @@ OWN = {
     "--model": "; vllm.command.model sets it",
     **dict.fromkeys(("--nnodes", "--node-rank", "--master-addr"), "; the nodes of the group set it"),
 }
-TENSOR = "tensor_parallel_size"
+_PART = Barred(
+    "makes it one of several services that others must start and balance; leave it out, as SwarmTune starts all data "
+    f"parallel ranks on the nodes of the group (parallel.nodes_per_group); or {BY_SCRIPT}"
+)
+BARRED = {
+    "--headless": Barred(
+        "starts no server that answers; leave it out, as SwarmTune writes it for all nodes of a group but the first "
+        f"(parallel.nodes_per_group); or {BY_SCRIPT}"
+    ),
+    "--data-parallel-rank": _PART,
+    "--data-parallel-external-lb": _PART,
+    "--data-parallel-hybrid-lb": _PART,
+    "--data-parallel-multi-port-external-lb": _PART,
+    "--data-parallel-start-rank": replace(_PART, harmless=frozenset({"0"})),
+    "--data-parallel-address": Barred(
+        f"is one address for all groups; leave it out, as the nodes of the group set it, or write $HOST; or {BY_SCRIPT}",
+        frozenset({"127.0.0.1", "localhost", "::1"}),
+    ),
+    **dict.fromkeys(("--uds", "--grpc", "--ssl-certfile", "--ssl-keyfile"), NO_HTTP),
+}
+TENSOR, DATA, PREFILL = "tensor_parallel_size", "data_parallel_size", "prefill_context_parallel_size"
 PATTERNS: Patterns = {
     Cause.BAD_ARGUMENT: (r"vllm( serve)?: error: ",),
 }
@@ -69,6 +90,7 @@ class VllmEngine(Engine):
             OWN,
             on=config.check_flags,
             env=config.variables,
+            barred=BARRED,
         )
         path = config.memory.model_config_path if config.memory else None
         self._facts = ModelFacts(section.model, path)
@@ -135,19 +157,70 @@ class VllmEngine(Engine):
         """Rules that vLLM checks at its start, also with flags in ``others``, and the bound of the KV cache."""
         fields, known = self.fields(), self._flags.known
         longest = {"max_model_len": self._facts.longest} if self._facts.longest else {}
-        rules = self.schema.constraints(fields, {**longest, **known})
-        rules += head_rules(self._facts.heads, self.ranks()[TENSOR])
-        return rules + self._bound.rules(fields, self._batch(fields))
+        rules = self.schema.constraints(self._flags.placed(fields), {**longest, **known})
+        return rules + tuple(self.reasons()) + self._bound.rules(fields, self._batch(fields))
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why the rules that follow from the model hold."""
+        return open_rules(self._model_rules())
+
+    @property
+    def _terms(self) -> Mapping[str, str]:
+        return self.schema.expressions(self._flags.placed(self.fields()), self._flags.known)
+
+    def _model_rules(self) -> tuple[Rule, ...]:
+        """Heads, experts and the ranks that share them."""
+        terms = self._terms
+        facts = NO_FACTS if self._flags.gives("--hf-overrides") else self._facts
+        tensor, expert, balanced = terms[TENSOR], terms["enable_expert_parallel"], terms["enable_eplb"]
+        heads, kv_heads, context = facts.heads, facts.kv_heads, terms["decode_context_parallel_size"]
+        rules = [*head_rules(heads, kv_heads, tensor), *context_rules(heads, kv_heads, tensor, context)]
+        if facts.dense:
+            rules.append(
+                Rule(f"not {expert}", "--enable-expert-parallel wants a model with experts, and this has none")
+            )
+        if facts.experts and not self._flags.gives("--eplb-config"):
+            ranks = " * ".join(terms[name] for name in (TENSOR, PREFILL, DATA) if terms[name] != "1") or "1"
+            why = f"--enable-eplb wants experts that {ranks} ranks share evenly, and the model has {facts.experts}"
+            rules.append(Rule(f"not {balanced} or {facts.experts} % ({ranks}) == 0", why))
+        return tuple(rules)
 
     def ranks(self) -> Mapping[str, str]:
-        """Tensor, pipeline and data parallel ranks."""
-        return self.schema.rank_names(self.fields(), self._flags.known)
+        """Tensor, pipeline and data parallel ranks; also those of prefill context parallelism, where there are any."""
+        named, prefill = (
+            self.schema.rank_names(self._flags.placed(self.fields()), self._flags.known),
+            self._terms[PREFILL],
+        )
+        return named if prefill == "1" else {**named, PREFILL: prefill}
+
+    def node_rules(self, nodes: int) -> Mapping[str, str]:
+        """Data parallel ranks fill the nodes of the group, which its multiprocessing back end joins."""
+        terms = self._terms
+        data, local = terms[DATA], terms.get("data_parallel_size_local")
+        rules: dict[str, str] = {}
+        if local is not None:
+            share = data if nodes == 1 else f"max({data} // {nodes}, 1)"
+            share = str(max(int(data) // nodes, 1)) if data.isdecimal() else share
+            rules[f"{local} == {share}"] = (
+                f"SwarmTune starts all of the {data} data parallel ranks, {share} on each node, and with "
+                f"--data-parallel-size-local {local} vLLM waits for others; leave it out, or {BY_SCRIPT}"
+            )
+        if nodes > 1:
+            several = f"a service runs on {nodes} nodes"
+            rules[f"{data} % {nodes} == 0 or {nodes} % {data} == 0"] = (
+                f"{several}, and each has whole data parallel ranks, or each rank has whole nodes"
+            )
+            rules[f"{terms['data_parallel_backend']} == 'mp'"] = f"{several}, so --data-parallel-backend must be mp"
+            rules[f"{terms['distributed_executor_backend']} != 'ray'"] = (
+                f"{several}, which SwarmTune joins by --nnodes: --distributed-executor-backend must be mp, not ray"
+            )
+        return rules
 
     def mistakes(self) -> list[str]:
         """Placeholders, flags that it would refuse, heads that cannot be divided, and a memory table that cannot be used."""
         fields = self.fields()
         found = self.config.command.mistakes("vllm.command") + self._bound.mistakes(fields, self._batch(fields))
-        found += head_mistakes(self._facts.heads, self.ranks()[TENSOR], "vllm.command.others")
+        found += broken_rules(self._model_rules(), "vllm.command.others")
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:

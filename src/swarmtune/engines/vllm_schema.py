@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 
 from swarmtune.engines.flags import read_flags
 from swarmtune.engines.schema import Parameter, Schema
+from swarmtune.records import Value
 
 KV_DTYPES = ["auto", "fp8", "fp8_e4m3", "fp8_e5m2"]
 BY_MODEL = "on where the model allows it"
@@ -56,7 +58,35 @@ RULES = (
     "{max_num_scheduled_tokens} <= {max_num_batched_tokens}",
     "{long_prefill_token_threshold} <= {max_model_len}",
     "{enable_chunked_prefill} or {max_num_batched_tokens} >= {max_model_len}",
+    (
+        "{prefill_context_parallel_size} > 1 or {decode_context_parallel_size} == 1 or "
+        "{tensor_parallel_size} % {decode_context_parallel_size} == 0"
+    ),
+    (
+        "{prefill_context_parallel_size} == 1 or {decode_context_parallel_size} in "
+        "(1, {prefill_context_parallel_size}, {tensor_parallel_size} * {prefill_context_parallel_size})"
+    ),
+    "not {enable_eplb} or {enable_expert_parallel}",
+    "not {enable_eplb} or {tensor_parallel_size} * {prefill_context_parallel_size} * {data_parallel_size} > 1",
+    "not {enable_elastic_ep} or {enable_eplb}",
+    "not {enable_elastic_ep} or {pipeline_parallel_size} == 1",
+    "not {enable_dbo} or {all2all_backend} not in ('allgather_reducescatter', 'naive', 'pplx')",
+    "not {enable_dbo} or min({dbo_decode_token_threshold}, {dbo_prefill_token_threshold}) >= 2",
+    "not {enable_batch_sharded_sampling} or {tensor_parallel_size} > 1",
+    "not {enable_batch_sharded_sampling} or {max_num_seqs} >= {tensor_parallel_size}",
+    "{distributed_executor_backend} != 'external_launcher'",  # it wants a launcher such as torchrun
 )
+RESTING: Mapping[str, Value] = {
+    **dict.fromkeys(("prefill_context_parallel_size", "decode_context_parallel_size"), 1),
+    **dict.fromkeys(("enable_expert_parallel", "enable_eplb", "enable_elastic_ep", "enable_dbo"), False),
+    "enable_batch_sharded_sampling": False,
+    "all2all_backend": "allgather_reducescatter",
+    "data_parallel_backend": "mp",
+    "distributed_executor_backend": "mp",
+    "dbo_decode_token_threshold": 32,
+    "dbo_prefill_token_threshold": 512,
+}
+RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 
 def vllm_schema() -> Schema:
@@ -69,8 +99,9 @@ def vllm_schema() -> Schema:
         read_flags(text),
         complete=True,
         rules=RULES,
-        sure=frozenset({"enable_chunked_prefill", "data_parallel_size"}),
-        ranks=("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
+        sure=frozenset({"enable_chunked_prefill", *RANKS}),
+        resting=RESTING,
+        ranks=RANKS,
         underscores=True,
         way_out="vllm.check_flags = false",
     )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from swarmtune.errors import ConfigValidationError
 from swarmtune.records import Group, Node
 from swarmtune.settings import read_settings
+from swarmtune.space import Constraint
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.ranks import rank_rules
@@ -50,6 +51,7 @@ def refused(*arguments: Any, **more: Any) -> str:
 TP = {"name": "tp", "config_position": "--tensor-parallel-size", "min": 1, "max": 32}
 SEQS = {"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 64}
 TWO_OF_FOUR = "n1 slots=4\nn2 slots=4\n"
+SEQS_AT = {"vllm": "--max-num-seqs", "sglang": "--max-running-requests"}
 
 
 def test_one_rank_on_two_nodes_is_a_mistake_that_names_devices_and_nodes() -> None:
@@ -92,10 +94,10 @@ def test_fixed_ranks_that_cannot_be_are_mistakes(others: str, said: str) -> None
 
 def test_sglang_has_the_same_rules() -> None:
     tp = {**TP, "config_position": "--tp-size", "value": 2}
-    made = plan([tp], "--dp-size 2", TWO_OF_FOUR, engine="sglang")
+    made = plan([tp], "--pp-size 2", TWO_OF_FOUR, engine="sglang")
     assert [c.text for c in made.space.constraints] == ["tp * 2 <= 8", "(tp * 2) % 2 == 0"]
     made = plan([tp], "--dp-size 2 --enable-dp-attention", TWO_OF_FOUR, engine="sglang")
-    assert [c.text for c in made.space.constraints] == ["tp <= 8", "tp % 2 == 0"]
+    assert {c.text for c in made.space.constraints} == {"tp <= 8", "tp % 2 == 0"}
 
 
 def test_unknown_devices_are_said() -> None:
@@ -108,6 +110,71 @@ def test_the_smallest_group_decides() -> None:
     rules = rank_rules({"t": "tp"}, [*groups(8), *groups(4)], "x")
     assert rules.reasons == {"tp <= 4": "a group has 4 devices"}
     assert rank_rules({}, groups(4), "x") == rank_rules({"t": "tp"}, (), "x")
+
+
+UNEVEN = "n1 slots=4\nn2 slots=8\n"
+
+
+def test_the_node_with_the_fewest_devices_decides() -> None:
+    """Ranks are spread evenly over the nodes: 12 devices, and no service has more than 8 ranks."""
+    made = plan([{**TP, "value": 8}], hosts=UNEVEN)
+    assert [c.text for c in made.space.constraints] == ["tp <= 8", "tp % 2 == 0"]
+    assert plan([SEQS], "-tp 8", UNEVEN).groups
+    why = "group group0 has 2 nodes with the same number of ranks on each, and its node n1 has only 4 devices"
+    assert why in refused([SEQS], "-tp 12", UNEVEN)
+    assert why in refused([{**TP, "value": 12}], hosts=UNEVEN)
+    assert why in refused([SEQS], "--tp 4 --pp-size 3", UNEVEN, engine="sglang")
+    none = refused([SEQS], "-tp 2", "n1 slots=0\nn2 slots=8\n")
+    assert "its node n1 has only 0 devices" in none
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 40))
+def test_even_ranks_fit_on_every_node(sizes: list[int], ranks: int) -> None:
+    mistakes = rank_rules({"tp": str(ranks)}, groups(*sizes), "x").mistakes
+    each, left = divmod(ranks, len(sizes))
+    assert (mistakes == []) == (left == 0 and (each <= min(sizes) or not any(sizes)))
+    reasons = rank_rules({"tp": "tp"}, groups(*sizes), "x").reasons
+    assert all(Constraint.parse(rule).holds({"tp": ranks}) for rule in reasons) == (mistakes == [])
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "said"),
+    [
+        ("sglang", "--tp 4 --dp 2", "spreads data parallel ranks over nodes only with --enable-dp-attention"),
+        ("sglang", "--tp 4 --dp 2 --enable-dp-attention", ""),
+        ("sglang", "--tp 2 --pp-size 3", "each has whole pipeline stages"),
+        ("sglang", "--tp 2 --pp-size 2", ""),
+        ("vllm", "-tp 2 -dp 3", "each has whole data parallel ranks"),
+        ("vllm", "-tp 2 -dp 2", ""),
+        ("vllm", "-tp 8 --distributed-executor-backend ray", "--distributed-executor-backend must be mp, not ray"),
+        ("vllm", "-dp 8 --data-parallel-backend ray", "--data-parallel-backend must be mp"),
+        ("vllm", "-dp 8 --data-parallel-size-local 4", ""),
+        ("vllm", "-dp 8 --data-parallel-size-local 8", "all of the 8 data parallel ranks, 4 on each node"),
+        ("vllm", "-tp 4 -pcp 2", ""),
+        ("vllm", "-tp 4 -pcp 4", "break the rule '4 * 4 <= 8'"),
+    ],
+)
+def test_what_a_service_on_several_nodes_cannot_have(engine: str, others: str, said: str) -> None:
+    if not said:
+        assert plan([{**SEQS, "config_position": SEQS_AT[engine]}], others, TWO_OF_FOUR, engine).groups
+    else:
+        assert said in refused([{**SEQS, "config_position": SEQS_AT[engine]}], others, TWO_OF_FOUR, engine=engine)
+
+
+def test_searched_data_parallel_ranks_on_several_nodes() -> None:
+    dp = {**TP, "name": "dp", "config_position": "--dp-size", "value": 1}
+    made = plan([dp], "--tp 2", TWO_OF_FOUR, engine="sglang")
+    assert [c.text for c in made.space.constraints] == ["2 * dp <= 8", "(2 * dp) % 2 == 0", "dp == 1"]
+
+
+@pytest.mark.parametrize(
+    ("others", "right"), [("-dp 4 --data-parallel-size-local 4", True), ("-dp 4 --data-parallel-size-local 2", False)]
+)
+def test_all_data_parallel_ranks_of_one_node_are_local(others: str, right: bool) -> None:
+    if right:
+        assert plan([SEQS], others).groups
+    else:
+        assert "with --data-parallel-size-local 2 vLLM waits for others" in refused([SEQS], others)
 
 
 @given(

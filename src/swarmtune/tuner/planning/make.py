@@ -218,7 +218,7 @@ def _space(
             notices = [
                 f"{name} is left to the load search ([load_search] enabled = false turns it off)" for name in loads
             ]
-        ranks = rank_rules(engine.ranks(), groups, section_name(engine))
+        ranks = rank_rules(engine.ranks(), groups, section_name(engine), engine.node_rules)
         space = Space(fields, (*engine.constraints(), *ranks.reasons, *settings.constraints))
     except ConfigurationError as error:
         section = section_name(engine)
@@ -235,8 +235,9 @@ def _space(
         mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
         return None, []
     mistakes += ranks.mistakes
+    reasons = {**engine.reasons(), **ranks.reasons}
     for text in space.broken(space.default()):
-        why = ranks.reasons.get(text)
+        why = reasons.get(text)
         way = f"({why}); give its fields another value" if why else "; change the rule or the fields' value"
         mistakes.append(f"constraints: {text!r}: the baseline breaks it{' ' if why else ''}{way}")
     return space, [*notices, *ranks.notices, *_unsaid_baselines(space)]

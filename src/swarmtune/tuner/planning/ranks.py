@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from swarmtune.engines.schema import plain
 from swarmtune.records import Group
 from swarmtune.space import Constraint
 
@@ -17,21 +18,48 @@ class RankRules:
     mistakes: list[str] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
 
+    def add(self, rules: Mapping[str, str], sentence: str) -> None:
+        """Rules with their reasons: constraints if they speak of fields, mistakes if numbers break them. ``sentence``: of
+        a mistake, with places for the rule and its reason.
+        """
+        for given, reason in rules.items():
+            rule = plain(given)
+            constraint = Constraint.parse(rule)
+            if constraint.names:
+                self.reasons[rule] = reason
+            elif not constraint.holds({}):
+                self.mistakes.append(sentence.format(rule, reason))
 
-def rank_rules(ranks: Mapping[str, str], groups: Sequence[Group], section: str) -> RankRules:
+
+def rank_rules(
+    ranks: Mapping[str, str],
+    groups: Sequence[Group],
+    section: str,
+    node_rules: Callable[[int], Mapping[str, str]] = lambda _: {},
+) -> RankRules:
     """What devices and nodes ask of these ranks (``Engine.ranks``): no more than devices, and an equal part on each node.
 
-    Groups differ: the one with the fewest devices decides.
+    Groups differ: the one with the fewest devices decides. ``node_rules``: those of the engine (``Engine.node_rules``).
     """
     found = RankRules()
-    if not ranks or not groups:
+    if not groups:
         return found
+    rules = _device_rules(ranks, groups, found) if ranks else {}
+    told = " x ".join(f"{name} {number}" for name, number in ranks.items())
+    found.add(rules, f"{section}: its parallel ranks ({told}) break the rule {{!r}}: {{}}")
+    for nodes in sorted({len(group.nodes) for group in groups}):
+        found.add(node_rules(nodes), f"{section}: {{1}}")
+    return found
+
+
+def _device_rules(ranks: Mapping[str, str], groups: Sequence[Group], found: RankRules) -> dict[str, str]:
     parts = [number for number in ranks.values() if number != "1"]
     product = " * ".join(parts) or "1"
-    devices = min(sum(len(node.devices) for node in group.nodes) for group in groups)
+    smallest = min(groups, key=_usable)
+    devices = _usable(smallest)
     rules: dict[str, str] = {}
-    if devices:
-        rules[f"{product} <= {devices}"] = f"a group has {devices} device{'s' if devices > 1 else ''}"
+    if devices or _uneven(smallest):
+        rules[f"{product} <= {devices}"] = _limit(smallest)
     elif searched := [part for part in parts if not part.isdecimal()]:
         found.notices.append(
             f"the devices of the groups are not known, so nothing bounds the parallel ranks ({', '.join(searched)}); "
@@ -43,11 +71,26 @@ def rank_rules(ranks: Mapping[str, str], groups: Sequence[Group], section: str) 
         rules[f"{whole} % {nodes} == 0"] = (
             f"a service runs on {nodes} nodes{told}, with the same number of ranks on each"
         )
-    for rule, reason in rules.items():
-        constraint = Constraint.parse(rule)
-        if constraint.names:
-            found.reasons[rule] = reason
-        elif not constraint.holds({}):
-            told = " x ".join(f"{name} {number}" for name, number in ranks.items())
-            found.mistakes.append(f"{section}: its parallel ranks ({told}) break the rule {rule!r}: {reason}")
-    return found
+    return rules
+
+
+def _usable(group: Group) -> int:
+    """The devices that ranks can have which are spread evenly over the nodes."""
+    return len(group.nodes) * min(len(node.devices) for node in group.nodes)
+
+
+def _uneven(group: Group) -> bool:
+    return len({len(node.devices) for node in group.nodes}) > 1
+
+
+def _limit(group: Group) -> str:
+    """Why a service of this group has at most so many ranks."""
+    devices = _usable(group)
+    if not _uneven(group):
+        return f"a group has {devices} device{'s' if devices > 1 else ''}"
+    least = min(group.nodes, key=lambda node: len(node.devices))
+    have = len(least.devices)
+    return (
+        f"group {group.name} has {len(group.nodes)} nodes with the same number of ranks on each, and its node "
+        f"{least.host} has only {have} device{'' if have == 1 else 's'}"
+    )

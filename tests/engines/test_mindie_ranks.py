@@ -1,0 +1,164 @@
+"""The rules between parallel ranks and devices in the file of MindIE's daemon."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_engine_contract import MINDIE_FILE, make
+
+from swarmtune.engines.base import Engine
+from swarmtune.engines.mindie_ranks import rank_rules, size_rules
+from swarmtune.engines.rules import broken_rules
+from swarmtune.space import Constraint
+
+MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
+
+
+def file_of(devices: Any = None, **sizes: Any) -> dict[str, Any]:
+    """The daemon's file with these sizes of the model; ``devices``: npuDeviceIds."""
+    file: dict[str, Any] = json.loads(json.dumps(MINDIE_FILE))
+    file["BackendConfig"]["ModelDeployConfig"]["ModelConfig"][0].update(sizes)
+    if devices is not None:
+        file["BackendConfig"]["npuDeviceIds"] = devices
+    return file
+
+
+def of(folder: Path, file: dict[str, Any], *fields: dict[str, Any]) -> Engine:
+    (folder / "service.json").write_text(json.dumps(file))
+    return make("mindie", config_path=str(folder / "service.json"), target_field=list(fields))
+
+
+def field(key: str, choices: list[int], **more: Any) -> dict[str, Any]:
+    given = {"dtype": "enum", "dtype_param": choices, **more}
+    return {"name": key.lower(), "config_position": f"{MODEL}.{key}", **given}
+
+
+BATCH = {"name": "batch", "config_position": "BackendConfig.ScheduleConfig.maxBatchSize", "min": 1, "max": 300}
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"worldSize": 8},
+        {"worldSize": 8, "tp": 8},
+        {"worldSize": 8, "tp": 8, "dp": -1, "cp": 1, "sp": 1},
+        {"worldSize": 8, "tp": 1, "dp": 8},  # the example of MindIE's page on data parallelism
+        {"worldSize": 8, "tp": 4, "dp": 2},
+        {"worldSize": 8, "dp": 2},
+        {"worldSize": 8, "moe_ep": 8},  # the example of its page on expert parallelism
+        {"worldSize": 16, "dp": 1, "cp": 2, "sp": 8, "tp": 8, "moe_ep": 16, "moe_tp": 1},  # of that on long contexts
+        {"worldSize": 8, "tp": 4, "pp": 2},
+        {"worldSize": 8, "tp": -1, "dp": -1, "moe_ep": -1, "moe_tp": -1},
+        {"worldSize": 1},
+    ],
+)
+def test_files_that_the_daemon_takes(tmp_path: Path, sizes: dict[str, Any]) -> None:
+    devices = [list(range(sizes["worldSize"]))]
+    assert of(tmp_path, file_of(devices, **sizes), BATCH).mistakes() == []
+
+
+@pytest.mark.parametrize(
+    ("devices", "sizes", "said"),
+    [
+        ([[0, 1, 2, 3]], {"worldSize": 8}, "worldSize 8 is not the number of devices in npuDeviceIds.0, 4"),
+        ([[0, 1, 2, 3], [4, 5]], {"worldSize": 4}, "not the number of devices in npuDeviceIds.1, 2"),
+        ([[0, 1, 1, 2]], {"worldSize": 4}, "npuDeviceIds.0 names a device twice"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 2}, "tp 2 is not worldSize 4"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 4, "dp": 2}, "tp 4 x dp 2 is not worldSize 4"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "dp": 3}, "worldSize 4 cannot be divided by dp 3"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 1, "dp": 2, "cp": 2}, "takes no dp 2 beside cp 2"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 1, "dp": 2, "pp": 2}, "takes no dp 2 beside pp 2"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 2, "pp": 4}, "tp 2 x pp 4 is not worldSize 4"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "tp": 4, "sp": 2}, "sp 2 is not tp 4"),
+        ([[0, 1, 2, 3]], {"worldSize": 4, "moe_tp": 4, "moe_ep": 4}, "moe_tp 4 x moe_ep 4 is not worldSize 4"),
+    ],
+)
+def test_files_that_the_daemon_refuses(tmp_path: Path, devices: Any, sizes: dict[str, Any], said: str) -> None:
+    (sentence,) = of(tmp_path, file_of(devices, **sizes), BATCH).mistakes()
+    assert sentence.startswith(f"mindie: {tmp_path / 'service.json'}: ")
+    assert said in sentence
+
+
+def test_the_number_of_instances(tmp_path: Path) -> None:
+    file = file_of([[0]], worldSize=1)
+    file["BackendConfig"]["modelInstanceNumber"] = 2
+    (sentence,) = of(tmp_path, file, BATCH).mistakes()
+    assert "modelInstanceNumber 2 is not the number of lists in npuDeviceIds, 1" in sentence
+
+
+@pytest.mark.parametrize("devices", [None, "all", [0, 1], [[0], 1], {}, []])
+def test_devices_that_are_no_lists_set_no_rule(tmp_path: Path, devices: Any) -> None:
+    assert of(tmp_path, file_of(devices, worldSize=8), BATCH).mistakes() == []
+
+
+def test_a_table_of_ranks_counts_for_several_machines(tmp_path: Path) -> None:
+    file = file_of([[0, 1]], worldSize=16)
+    file["BackendConfig"]["multiNodesInferEnabled"] = True
+    assert of(tmp_path, file, BATCH).mistakes() == []
+
+
+def test_searched_ranks_make_up_the_world(tmp_path: Path) -> None:
+    file = file_of([list(range(8))], worldSize=8, tp=8, dp=1)
+    tuned = of(tmp_path, file, field("tp", [1, 2, 4, 8]), field("dp", [1, 2, 4, 8]))
+    assert tuned.mistakes() == []
+    legal = {
+        (tp, dp)
+        for tp in (1, 2, 4, 8)
+        for dp in (1, 2, 4, 8)
+        if all(Constraint.parse(rule).holds({"tp": tp, "dp": dp}) for rule in tuned.constraints())
+    }
+    assert legal == {(1, 8), (2, 4), (4, 2), (8, 1)}
+    assert set(tuned.reasons()) == {"tp * dp == 8"}
+    assert not any("no setting is excluded" in note for note in tuned.notes())
+
+
+def test_a_searched_world_has_the_devices_of_the_file(tmp_path: Path) -> None:
+    tuned = of(tmp_path, file_of([[0, 1, 2, 3]], worldSize=4), field("worldSize", [2, 4, 8]))
+    assert "worldsize == 4" in tuned.constraints()
+
+
+def test_a_file_that_contradicts_itself_sets_no_rule_on_what_replaces_it(tmp_path: Path) -> None:
+    """The older tuner's file: tp and dp are searched with a product of their own."""
+    dp = field("dp", [], dtype="factories", dtype_param={"target_name": "tp", "product": 16, "dtype": "int"})
+    for sizes in ({"tp": 1, "dp": 16}, {"tp": 4, "dp": 1}):
+        tuned = of(tmp_path, file_of([[0, 1, 2, 3]], worldSize=4, **sizes), field("tp", [1, 2, 4, 8, 16], value=1), dp)
+        assert tuned.mistakes() == []
+        assert tuned.reasons() == {}
+        (note,) = [note for note in tuned.notes() if note.endswith("no setting is excluded for it")]
+        assert "worldSize 4" in note
+    fits = of(tmp_path, file_of([list(range(16))], worldSize=16, tp=16), field("tp", [1, 2, 4, 8, 16], value=1), dp)
+    assert set(fits.reasons()) == {"tp * dp == 16"}
+
+
+def test_ranks_are_those_of_the_file(tmp_path: Path) -> None:
+    assert of(tmp_path, file_of(worldSize=8), BATCH).ranks() == {"worldSize": "8"}
+    told = of(tmp_path, file_of(worldSize=8, tp=4, dp=2), BATCH).ranks()
+    assert told == {"tp": "4", "pp": "1", "dp": "2", "cp": "1"}
+    assert of(tmp_path, file_of(worldSize=8, tp=8), field("tp", [4, 8])).ranks()["tp"] == "tp"
+
+
+SOME = {"dp": st.integers(1, 8), "cp": st.integers(1, 4), "pp": st.integers(1, 4)}
+KEYS = st.sampled_from(["BackendConfig", "npuDeviceIds", "ModelDeployConfig", "ModelConfig", "worldSize", "tp"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3),
+)
+
+
+@given(st.fixed_dictionaries({"worldSize": st.integers(1, 64), "tp": st.integers(1, 64)}, optional=SOME))
+def test_any_sizes(sizes: dict[str, int]) -> None:
+    dp, cp, pp = (sizes.get(key, 1) for key in ("dp", "cp", "pp"))
+    legal = sizes["tp"] * dp * cp * pp == sizes["worldSize"] and (dp == 1 or cp == pp == 1)
+    assert (broken_rules(size_rules({key: str(n) for key, n in sizes.items()}), "x") == []) == legal
+
+
+@given(JSON)
+def test_any_file(file: Any) -> None:
+    rules, doubts = rank_rules({"BackendConfig": file}, MODEL, (), {})
+    broken_rules(rules, "x")
+    assert doubts == []
