@@ -12,7 +12,7 @@ PARALLEL_FLAGS = (
     ("--pipeline-parallel-size", "-pp", "--pp-size", "--pp"),
     ("--data-parallel-size", "-dp", "--dp-size", "--dp"),
 )
-CONTEXT_FLAGS = ("--decode-context-parallel-size", "-dcp")  # a share of the tensor ranks: adds no devices
+CONTEXT_FLAGS = ("--decode-context-parallel-size", "-dcp", "--dcp-size")  # a share of the tensor ranks: adds no devices
 DATA_ATTENTION_FLAG = "--enable-dp-attention"  # SGLang: the data parallel ranks are a share of the tensor ranks
 
 

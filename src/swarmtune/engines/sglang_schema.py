@@ -56,4 +56,5 @@ def sglang_schema() -> Schema:
         ranks=("tp_size", "pp_size", "dp_size"),
         switches=True,
         way_out="sglang.check_flags = false",
+        shortened=True,
     )

@@ -32,6 +32,7 @@ OWN = {
     "--model": "; vllm.command.model sets it",
     **dict.fromkeys(("--nnodes", "--node-rank", "--master-addr"), "; the nodes of the group set it"),
 }
+WHOLE_LATENTS = frozenset({"minicpm3"})  # families of whose latent it keeps keys and values of all heads
 TENSOR = "tensor_parallel_size"
 PATTERNS: Patterns = {
     Cause.BAD_ARGUMENT: (r"vllm( serve)?: error: ",),
@@ -58,7 +59,7 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
-        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
+        self.memory = KvMemory(config.memory, config.baselines, lambda: self._flags.usual, WHOLE_LATENTS)
         self._bound = BatchMemory(self.memory, "vllm", config.baselines)
         section = config.command
         self._flags = FlagChecks(
@@ -161,13 +162,14 @@ class VllmEngine(Engine):
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
+        given = self.schema.commands.usual(others)
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
         where: tuple[str, ...] = ("--host", group.master, "--port", str(port)) if group.rank == 0 else ("--headless",)
         if len(group.nodes) > 1:
             where += ("--nnodes", str(len(group.nodes)), "--node-rank", str(group.rank), "--master-addr", group.master)
         argv = (program(config.executable), "serve", section.model_argument, *served, *where)
         return Command(
-            argv=(*argv, *without_given(placed.flags, others), *others),
+            argv=(*argv, *without_given(placed.flags, given), *others),
             env={**config.env, **placed.env},
             directory=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
@@ -175,7 +177,7 @@ class VllmEngine(Engine):
 
     def accelerators(self, setting: Setting, group: Group) -> int:
         """One, unless the command says otherwise."""
-        return parallel(self.command(setting, group).argv) or 1
+        return parallel(self.schema.commands.usual(self.command(setting, group).argv)) or 1
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

@@ -73,4 +73,6 @@ def vllm_schema() -> Schema:
         ranks=("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"),
         underscores=True,
         way_out="vllm.check_flags = false",
+        shortened=True,
+        appending=frozenset({"--middleware"}),
     )
