@@ -342,6 +342,36 @@ def test_mindies_baseline_is_what_the_file_holds(
     assert space.decode(space.encode(space.default())) == space.default()
 
 
+@pytest.mark.parametrize(
+    ("engine", "target", "share", "number", "note"),
+    [
+        ("vllm", {"config_position": "--max-num-batched-tokens", "min": 256, "max": 8192},
+         {"config_position": "--max-num-seqs"}, 256, ""),
+        ("vllm", {"config_position": "--max-num-batched-tokens", "min": 256, "max": 8192, "value": 512},
+         {"config_position": "--max-num-seqs", "max": 0.1}, 256, "range is widened"),
+        ("vllm", {"config_position": "--max-num-batched-tokens", "constant": 1024}, {"config_position": "env",
+         "name": "MAX_NUM_SEQS"}, 256, ""),
+        ("sglang", {"config_position": "--max-prefill-tokens", "min": 4096, "max": 16384},
+         {"config_position": "--max-running-requests"}, 256, ""),
+        ("simulated", {"config_position": "--max-num-batched-tokens", "min": 64, "max": 512},
+         {"config_position": "--max-num-seqs"}, 16, ""),
+        ("vllm", {"config_position": "--max-num-batched-tokens", "min": 256, "max": 8192, "value": 1000},
+         {"config_position": "--max-num-seqs", "value": 0.5}, 500, ""),
+        ("vllm", {"config_position": "--max-num-batched-tokens", "min": 256, "max": 8192, "value": 1000},
+         {"config_position": "--max-num-active-seqs"}, 505, ""),  # of which no default is known: the middle, which is noted
+    ],
+)  # fmt: skip
+def test_the_baseline_of_a_share_is_the_number_of_today(
+    engine: str, target: dict[str, Any], share: dict[str, Any], number: int, note: str
+) -> None:
+    ratio = {"name": "part", "dtype": "ratio", "dtype_param": "all", "min": 0.01, "max": 1.0, **share}
+    section = {"command": {"model": "m"}} if engine != "simulated" else {}
+    tuned = make(engine, **section, target_field=[{"name": "all", **target}, ratio])
+    assert tuned.mistakes() == []
+    assert Space(tuned.fields()).default().values[ratio["name"]] == number
+    assert (note in "".join(tuned.notes())) if note else not any("widened" in text for text in tuned.notes())
+
+
 def test_what_does_not_matter_is_not_searched(tmp_path: Path) -> None:
     engine = mindie(tmp_path, scheduled(supportSelectBatch=False))
     space = Space(engine.fields(), engine.constraints())

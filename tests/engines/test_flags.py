@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_engine_contract import make
 
-from swarmtune.engines import arguments, llamacpp, llamacpp_server, simulated
+from swarmtune.engines import arguments, llamacpp, llamacpp_server, serving, simulated
+from swarmtune.engines.flag_checks import MOST
 from swarmtune.engines.flags import KINDS, Flag, Flags, read_flags, size
 from swarmtune.engines.sglang_schema import sglang_schema
 from swarmtune.engines.vllm_schema import vllm_schema
@@ -60,6 +62,9 @@ def field(position: str, **more: Any) -> dict[str, Any]:
         ("sglang", "--tp 2 --dp-size=2 --enable-metrics --mem-fraction-static 0.8"),
         ("sglang", "--tensor-parallel-size 4 --enable-dp-attention --cuda-graph-bs-decode 1 2 4"),
         ("llamacpp", "--flash-attn on --no-kv-unified --cache-ram 0"),
+        ("llamacpp", "-c 4096 -np 2 -b 512 -ub 256 -t 2 -tb 2 -fa on -ctk q8_0 -ctv q8_0 -kvu -cb -cram 0 -ngl 0"),
+        ("llamacpp", "--ctx-size 4096 --parallel 2 --batch-size 512 --ubatch-size=256 --threads 2 --threads-batch=2"),
+        ("llamacpp", "--gpu-layers 99 --n-gpu-layers=-1 --threads-http 2"),
         ("simulated", "--crash-after-requests 10 --fail-start oom --no-enable-chunked-prefill"),
     ],
 )
@@ -97,8 +102,16 @@ def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
         ("sglang", "--max_running_requests 4", "Near: --max-running-requests"),
         ("sglang", "--enable-mixed-chunk 1", "'1' belongs to no flag"),
         ("sglang", "--schedule-policy first", "takes one of lpm, "),
-        ("llamacpp", "--parallel 4", "Near: --n-parallel"),
-        ("llamacpp", "-np 4", "no parameter -np"),
+        ("llamacpp", "--paralel 4", "Near: --parallel"),
+        ("llamacpp", "-nlg 4", "Near: -ngl"),
+        ("llamacpp", "-npp 4", "Near: -np"),
+        ("llamacpp", "-ctkk f16", "Near: -ctk"),
+        ("llamacpp", "-fa", "needs a value (one of auto, on, off)"),
+        ("llamacpp", "-fa 1", "takes one of auto, on, off, not '1'"),
+        ("llamacpp", "-c 0", "takes a number >= 1"),
+        ("llamacpp", "-m x.gguf", "-m is written by SwarmTune; leave it out; llamacpp.model_path sets it"),
+        ("llamacpp", "-ub 4096", "breaks the engine's rule n_ubatch <= n_batch"),
+        ("llamacpp", "-ctv q8_0 -fa off", "breaks the engine's rule"),
         ("llamacpp", "--flash-attn", "needs a value (one of auto, on, off)"),
         ("llamacpp", "--n_parallel 4", "Near: --n-parallel"),
         ("llamacpp", "--n-ubatch 4096", "breaks the engine's rule n_ubatch <= n_batch"),
@@ -177,6 +190,204 @@ def test_the_way_out_for_other_versions_is_named_and_works() -> None:
         assert mistakes(engine, "--brand-new-flag-xyz 3", field("env"), check_flags=False) == []
 
 
+# --- names that are cut short -----------------------------------------------------------------------------------------
+
+
+def parser_of(flags: Flags) -> argparse.ArgumentParser:
+    """A real parser with these flags."""
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    for flag in flags.all:
+        names = [name for name in flag.names if name != "-O"]  # which vLLM spells out before it parses
+        kind: dict[str, Any] = {"nargs": "*" if flag.takes in ("list", "any") else "?"}
+        if flag.takes == "pair":
+            kind = {"action": argparse.BooleanOptionalAction}
+        elif flag.takes == "switch":
+            kind = {"action": "store_true"}
+        parser.add_argument(*names, dest=flag.name, **kind)
+    return parser
+
+
+SCHEMAS = {"vllm": vllm_schema(), "sglang": sglang_schema()}
+PARSERS = {name: parser_of(schema.commands) for name, schema in SCHEMAS.items()}
+NAMES = {name: [n for n in PARSERS[name]._option_string_actions if n.startswith("--")] for name in SCHEMAS}
+
+
+@given(st.data())
+def test_a_name_that_is_cut_short_is_that_of_argparse(data: st.DataObject) -> None:
+    engine = data.draw(st.sampled_from(sorted(SCHEMAS)))
+    name = data.draw(st.sampled_from(NAMES[engine]))
+    written = name[: data.draw(st.integers(3, len(name)))]
+    flags, found = SCHEMAS[engine].commands, PARSERS[engine]._get_option_tuples(written)
+    spelling = flags.find(written)
+    if written in NAMES[engine]:
+        assert spelling is not None
+        assert spelling.flag.name == PARSERS[engine]._option_string_actions[written].dest
+    elif len(found) == 1:
+        assert spelling is not None
+        assert (spelling.flag.name, spelling.negated) == (found[0][0].dest, found[0][1].startswith("--no-"))
+    else:
+        assert spelling is None
+        assert flags.candidates(written) == tuple(sorted(option for _, option, *_ in found))
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "--max-num-se 5", "--max_num_se 5", "--max-num-se=5", "--tensor-parallel-s 2 --pipe 2", "--no-enable-pref",
+        "--no_enable_pref", "--speculative-c.num_speculative_tokens 3", "--compilation.pass_config.x=true", "-t 2",
+        "--enforce", "--kv-cache-dtype-s a b", "--lora-mod a=/x b=/y", "--optim 3",
+    ],
+)  # fmt: skip
+def test_a_clear_beginning_of_a_flag_is_the_flag(others: str) -> None:
+    assert mistakes("vllm", others) == []
+    assert mistakes("vllm", others, check_flags=False) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "said"),
+    [
+        ("vllm", "--max-num-se 0", "--max-num-se takes a number >= 1, not 0"),
+        ("vllm", "--max-num-se many", "takes a whole number"),
+        ("vllm", "--max-num-se", "needs a value"),
+        ("vllm", "--enforce=1", "is a switch"),
+        ("vllm", "--por 80", "is written by SwarmTune"),
+        ("vllm", "--max-num-se 64 --max-num-b 8", "breaks the engine's rule"),
+        (
+            "vllm",
+            "--max-num-s 8",
+            "--max-num-s is ambiguous: vLLM 0.30-0.33 could take it for --max-num-scheduled-tokens, --max-num-se",
+        ),
+        ("vllm", "--max-num.x 8", "--max-num.x is ambiguous"),
+        ("vllm", "-d 2", "-d is ambiguous: "),
+        ("vllm", "--no-enable 8", "--no-enable is ambiguous"),
+        ("vllm", "--max-num-se.x 2", "no parameter --max-num-se.x"),
+        ("vllm", "--no-max-num-s 2", "no parameter --no-max-num-s"),
+        ("sglang", "--max-runn 0", "takes a number >= 1"),
+        ("sglang", "--max_running_request 4", "Near: --max-running-requests"),
+        ("llamacpp", "--flash on", "Near: --flash-attn"),  # its parser takes whole names only
+        ("simulated", "--max-num-se 4", "Near: --max-num-seqs"),
+    ],
+)
+def test_rules_see_the_flag_that_is_cut_short(engine: str, others: str, said: str) -> None:
+    found = mistakes(engine, others, field("env"))
+    assert any(said in sentence for sentence in found), found
+
+
+def test_a_long_list_of_candidates_is_cut() -> None:
+    (sentence,) = mistakes("vllm", "--enable 1", field("env"))
+    assert " more; write the whole name" in sentence
+    assert sentence.count("--enable") <= MOST + 1
+
+
+@pytest.mark.parametrize("position", ["--max-num-se", "--max_num_se", "--max-num-seqs"])
+def test_a_field_may_cut_its_flag_short(position: str) -> None:
+    engine = make("vllm", **section("vllm", "", field(position, min=1, max=2000)))
+    assert engine.mistakes() == []
+    assert engine.fields()[0].value == 256  # the baseline of the flag
+    assert engine.command(Setting({"x": 4}), Group(port=9000)).argv[-2:] in [
+        ("--max-num-seqs", "4"), ("--max_num_se", "4")
+    ]  # fmt: skip
+    (sentence,) = mistakes("vllm", "--max-num-se 4", field(position, min=1, max=2000))
+    assert "vllm.command.others sets --max-num-se too" in sentence
+
+
+def test_ranks_devices_and_memory_see_flags_that_are_cut_short(tmp_path: Path) -> None:
+    model = {"num_hidden_layers": 2, "num_attention_heads": 8, "hidden_size": 64, "architectures": ["X"]}
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    memory = {"model_config_path": str(tmp_path), "kv_bytes": 2**20, "tokens_per_sequence": 256}
+    found = []
+    for others in (
+        "--tensor-parallel-size 4 --max-model-len 64",
+        "--tensor-par=4 --max-model 64",
+        "-t 4 --max_model=64",
+    ):
+        engine = make("vllm", **section("vllm", others, memory=memory))
+        found.append((engine.ranks(), engine.notes(), engine.accelerators(Setting({}), Group(port=9000))))
+        assert found[-1] == found[0]
+    assert found[0][0]["tensor_parallel_size"] == "4"
+    assert found[0][2] == 4
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
+def test_memory_knows_flags_by_their_usual_names(schema: Any) -> None:
+    for name in (*serving.FLAGS, *serving.NOT_COUNTED):
+        spelling = schema.commands.find(name)
+        assert spelling is None or spelling.flag.name in (*serving.FLAGS, *serving.NOT_COUNTED)
+
+
+# --- flags that are given again ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "others", "note"),
+    [
+        (
+            "vllm",
+            "--max-num-seqs 8 --max_num_seqs=16",
+            "--max-num-seqs is given 2 times, 8, then 16: the last one counts",
+        ),
+        ("vllm", "--max-num-se 8 --max-num-seqs 8 --max-num-seqs 4", "given 3 times, 8, then 8, then 4"),
+        ("vllm", "-tp 2 --tensor-parallel-size 4", "--tensor-parallel-size is given 2 times, 2, then 4"),
+        ("vllm", "--enforce-eager --no-enforce-eager", "--enforce-eager is given 2 times, true, then false"),
+        ("vllm", "-cc.mode 3 -cc.mode=2", "--compilation-config.mode is given 2 times"),
+        ("vllm", "-O3 --optimization-level 1", "--optimization-level is given 2 times, 3, then 1"),
+        ("vllm", "--compilation-config '{}' -cc.mode 2", "--compilation-config does not count beside its parts"),
+        ("vllm", "-cc.mode 3 --compilation-config.x 2", "-cc and --compilation-config are the same flag, and only"),
+        ("sglang", "--tp 2 --tp-size 4", "--tp-size is given 2 times"),
+        ("llamacpp", "-np 2 --parallel 4", "--n-parallel is given 2 times, 2, then 4"),
+        ("simulated", "--noise 1 --noise 2", "--noise is given 2 times"),
+    ],
+)
+def test_a_flag_that_is_given_again_gets_one_note(engine: str, others: str, note: str) -> None:
+    tuned = make(engine, **section(engine, others))
+    assert tuned.mistakes() == []
+    (sentence,) = [text for text in tuned.notes() if "count" in text and "others" in text]
+    assert note in sentence
+
+
+@pytest.mark.parametrize(
+    ("engine", "others"),
+    [
+        ("vllm", "--max-num-seqs 8 --max_num_seqs=8 --max-num-se 8"),
+        ("vllm", "--enforce-eager --enforce"),
+        ("vllm", "--middleware a --middleware b"),
+        ("vllm", "--lora-modules a=/x --lora-modules b=/y"),
+        ("vllm", "--speculative-config.a 1 --speculative-config.b 1"),
+        ("vllm", "-cc.x+ a -cc.x+ b"),
+        ("sglang", "--enable-metrics --enable-metrics"),
+        ("llamacpp", "-fa on --flash-attn on"),
+    ],
+)
+def test_what_is_the_same_or_adds_gets_no_note(engine: str, others: str) -> None:
+    tuned = make(engine, **section(engine, others))
+    assert tuned.mistakes() == []
+    assert not [text for text in tuned.notes() if "count" in text and "others" in text]
+
+
+def test_rules_see_the_last_value() -> None:
+    assert mistakes("vllm", "--max-num-batched-tokens 64 --max-num-seqs 128 --max-num-seqs 32") == []
+    found = mistakes("vllm", "--max-num-seqs 32 --max-num-seqs 128 --max-num-batched-tokens 64")
+    assert any("breaks the engine's rule" in sentence for sentence in found)
+    engine = make("vllm", **section("vllm", "--tensor-parallel-size 8 -tp 2"))
+    assert engine.ranks()["tensor_parallel_size"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("others", "wrong"),
+    [
+        ("--max-num-seqs 8 --max-num-seqs $SEQS", False),
+        ("--max-num-seqs $SEQS --max-num-seqs 8", True),
+        ("--max-num-seqs $SEQS --max-num-se=8", True),
+        ("--max-num-seqs $SEQS --max-num-seqs $SEQS", False),
+    ],
+)
+def test_a_field_in_others_counts_if_it_comes_last(others: str, wrong: bool) -> None:
+    for made in (SEQS, {**SEQS, "config_position": "env"}):
+        found = mistakes("vllm", others, made)
+        assert len(found) == wrong
+        assert not wrong or "so that no value of the field would count" in found[0]
+
+
 # --- one flag, two places ----------------------------------------------------------------------------------------------
 
 
@@ -199,6 +410,10 @@ SEQS = {"name": "seqs", "config_position": "--max-num-seqs", "min": 1, "max": 64
             {"name": "GRAPH", "dtype": "enum", "dtype_param": ["", "--compilation-config.mode 3"]},
         ]),
         ("llamacpp", "--n-parallel 4", [field("--n-parallel")]),
+        ("llamacpp", "-np 4", [field("--n-parallel")]),
+        ("llamacpp", "--n-parallel 4", [field("-np")]),
+        ("llamacpp", "--ubatch-size=4", [field("-ub")]),
+        ("llamacpp", "-c 4", [field("--ctx-size")]),
     ],
 )  # fmt: skip
 def test_a_flag_in_a_field_and_in_others_names_both_places(
@@ -237,6 +452,22 @@ def test_what_others_fixes_leaves_the_engines_own_fields() -> None:
     engine = make("vllm", **section("vllm", "--max-num-seqs 4 --no-enable-chunked-prefill"))
     assert [f.name for f in engine.fields()] == ["max_num_batched_tokens", "enable_prefix_caching"]
     assert engine.mistakes() == []
+
+
+def test_llama_servers_own_names_set_slots_context_and_memory() -> None:
+    plain = make("llamacpp", **section("llamacpp", "--n-parallel 2 --n-batch 64"))
+    short = make("llamacpp", **section("llamacpp", "-np 2 -b 64"))
+    assert short.fields() == plain.fields()
+    assert short.constraints() == plain.constraints()
+    argv = short.command(Setting({}), Group(port=9000)).argv
+    assert argv[argv.index("--n-ctx") + 1] == "4096"  # two slots of the default context
+    assert llamacpp_server.build_parser().parse_args(argv[4:]).n_parallel == 2
+    for others, entries in (("-c 4096", []), ("--ctx-size=$C", []), ("", [field("-c", min=64, max=128)])):
+        fixed = make("llamacpp", **section("llamacpp", others, *entries))
+        assert fixed.longest_request is None
+        argv = fixed.command(Setting({"x": 100}), Group(port=9000)).argv
+        assert ("--n-ctx" in argv) != bool(others)
+    assert plain.longest_request == 2048
 
 
 # --- whole options as values -------------------------------------------------------------------------------------------
@@ -294,6 +525,7 @@ def test_our_own_servers_have_the_flags_that_are_listed(parser: argparse.Argumen
     assert listed.keys() == parsed.keys()
     for name, action in parsed.items():
         assert listed[name].boolean == (action.nargs == 0), name
+        assert set(listed[name].names) == {n for n in action.option_strings if not n.startswith("--no-")}, name
         assert not listed[name].choices or set(listed[name].choices) == set(action.choices or ()), name
 
 

@@ -224,6 +224,32 @@ def test_what_the_installed_engine_has_not_is_refused(others: str, said: str) ->
     assert said in sentence
 
 
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ("--brand 5", ""),
+        ("--brand", "--brand needs a value"),
+        ("--max-num-se 8", ""),
+        ("--hf x", ""),  # clear here, as this version has no other flag that begins so
+        ("--max-num 8", "--max-num is ambiguous: vLLM 0.40.0 on n1 could take it for --max-num-active-seqs, "),
+        ("--block 16", "no parameter --block"),  # the beginning of a flag that only SwarmTune's list has
+        ("--no-enable-chunked 1", "'1' belongs to no flag"),
+    ],
+)
+def test_beginnings_are_those_of_the_installed_engines_flags(others: str, said: str) -> None:
+    found = mistakes(others)
+    assert found == [] if not said else said in found[0]
+
+
+def test_a_field_that_is_cut_short_is_that_of_the_installed_engine() -> None:
+    seqs = {"name": "seqs", "config_position": "--tool", "dtype": "enum", "dtype_param": ["hermes", "jamba"]}
+    engine = make("vllm", command={"model": "m"}, target_field=[seqs])
+    assert "is ambiguous" in engine.mistakes()[0]
+    assert engine.learn(HELP, "0.40.0", "n1")
+    assert engine.mistakes() == []
+    assert engine.fields()[0].config_position == "--tool-call-parser"
+
+
 def test_fields_are_checked_against_the_help_too() -> None:
     new = {"name": "x", "config_position": "--brand-new", "min": 1, "max": 2}
     gone = {"name": "BLOCK_SIZE", "config_position": "--block-size", "min": 1, "max": 2}

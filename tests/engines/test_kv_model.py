@@ -125,6 +125,11 @@ def test_which_layers_keep_what(model: dict[str, Any], full: int, windowed: int)
         of(sliding_window=100, sliding_window_pattern="??"),
         of(mamba_d_state=16),
         of(block_configs=[{}]),
+        of(block_configs=[{"attention": {"n_heads_in_group": 4}}] * 31),
+        of(block_configs=[{"block_type": "mamba"}] * 32),
+        of(block_configs={"attention": {"no_op": True}}),
+        of(block_configs=[{"attention": {"no_op": False, "replace_with_linear": True}}] * 32),
+        of(block_configs=[{"attention": {"n_heads_in_group": 4, "window_length": 100}}] * 32),
         of(is_encoder_decoder=True),
         of(attn_type_list=[2] * 32),
         of(linear_attention_every=4),
@@ -159,6 +164,69 @@ def test_kinds_of_layers_that_are_not_known_are_named(model: dict[str, Any]) -> 
     with pytest.raises(UnknownLayerError) as told:
         kv_model(model)
     assert 10 < len(str(told.value)) < 300
+
+
+def nas(*groups: int | None, **more: Any) -> dict[str, Any]:
+    """Nemotron-NAS: layers with these numbers of heads in a group; None: without attention."""
+    attention = [{"no_op": g is None, "n_heads_in_group": g, "window_length": None, "sparsify": None} for g in groups]
+    blocks = [{"attention": a, "ffn": {"no_op": False, "ffn_mult": 2.0}} for a in attention]
+    sizes = {"num_hidden_layers": len(groups), "num_attention_heads": 64, "hidden_size": 8192}
+    return {"model_type": "nemotron-nas", "num_key_value_heads": None, "block_configs": blocks, **sizes, **more}
+
+
+@pytest.mark.parametrize(
+    ("model", "heads"),
+    [
+        (nas(8, 8, None, 16), [8, 8, 0, 4]),
+        (nas(64, 1, 32), [1, 64, 2]),
+        (nas(None, 8), [0, 8]),
+        (nas(8, None, window=0), [8, 0]),
+        ({**nas(8), "block_configs": None, "num_key_value_heads_per_layer": [4], "model_type": "deci"}, [4]),
+        (of(num_key_value_heads_per_layer=[8, 0, None, 4] * 8, num_key_value_heads=None), [8, 0, 0, 4] * 8),
+        (of(num_key_value_heads=[0] * 16 + [8] * 16), [0] * 16 + [8] * 16),
+        (of(num_kv_heads=[None, 8] * 16, num_key_value_heads=None), [0, 8] * 16),
+    ],
+)
+def test_each_layer_has_its_own_number_of_kv_heads(model: dict[str, Any], heads: list[int]) -> None:
+    found = kv_model(model)
+    assert [layer.heads for layer in found.layers] == heads
+    assert {layer.values for layer in found.layers if layer.heads} == {256}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [nas(3), nas(0), nas(True), nas(8, "x"), of(num_key_value_heads_per_layer=[-1] * 32), of(num_kv_heads=[8] * 3)],
+)
+def test_heads_that_cannot_be(model: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"n_heads_in_group|num_k"):
+        kv_model({**model, "num_key_value_heads": None})
+
+
+def test_no_layer_attends() -> None:
+    with pytest.raises(UnknownLayerError, match="no layer that keeps a cache"):
+        kv_bound(nas(None, None), 2**30, 100)
+
+
+MINICPM3 = {
+    "model_type": "minicpm3",
+    "num_hidden_layers": 62,
+    "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+    "hidden_size": 2560,
+    "kv_lora_rank": 256,
+    "qk_nope_head_dim": 64,
+    "qk_rope_head_dim": 32,
+}
+
+
+def test_a_latent_that_the_engine_keeps_as_whole_heads() -> None:
+    (layer, *rest) = kv_model(MINICPM3, whole=("minicpm3",)).layers
+    assert (layer.heads, layer.values, layer.latent, len(rest)) == (40, 192, False, 61)
+    with pytest.raises(UnknownLayerError, match="a latent or whole heads"):
+        kv_model(MINICPM3)
+    missing = {key: value for key, value in MINICPM3.items() if key != "qk_nope_head_dim"}
+    with pytest.raises(UnknownLayerError, match="qk_nope_head_dim"):
+        kv_model(missing, whole=("minicpm3",))
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,11 @@ def checks(schema: Schema) -> FlagChecks:
 
 
 def test_an_unknown_name_lists_the_near_ones() -> None:
-    sentence = checks(vllm_schema()).unknown("--max-num-seq", "vllm.target_field seqs")
+    sentence = checks(vllm_schema()).unknown("--max-num-sequ", "vllm.target_field seqs")
     assert sentence is not None
-    assert sentence.startswith("vllm.target_field seqs: vLLM 0.30-0.33 has no parameter --max-num-seq. Near: --max-num")
+    assert sentence.startswith(
+        "vllm.target_field seqs: vLLM 0.30-0.33 has no parameter --max-num-sequ. Near: --max-num"
+    )
     assert "--max-num-seqs" in sentence
 
 

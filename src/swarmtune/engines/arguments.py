@@ -30,6 +30,17 @@ class Given:
         return self.values[0] if len(self.values) == 1 and not _TOKEN.search(self.values[0]) else None
 
     @property
+    def effect(self) -> tuple[str, ...]:
+        """Equal for all that set the same value of the same flag."""
+        return tuple(self.values) if self.literal is None else (self.literal,)
+
+    @property
+    def adds(self) -> bool:
+        """May its values be added to those of the same flag before it?"""
+        listed = self.spelling is not None and self.spelling.flag.takes in (LIST, ANY)
+        return listed or self.written.endswith("+")
+
+    @property
     def token(self) -> str:
         """The NAME of $NAME, if that is its only value."""
         return lone_token(self.values[0]) if len(self.values) == 1 else ""
@@ -100,4 +111,5 @@ def options(made: Field, flags: Flags, where: str) -> tuple[Given, ...]:
 
 def literals(given: Iterable[Given]) -> dict[tuple[str, str], str]:
     """The values that the arguments fix, by the key of the flag. The last of equal flags counts."""
-    return {one.spelling.key: one.literal for one in given if one.spelling and one.literal is not None}
+    last = {one.spelling.key: one.literal for one in given if one.spelling}
+    return {key: literal for key, literal in last.items() if literal is not None}

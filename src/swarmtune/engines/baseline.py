@@ -66,6 +66,17 @@ def with_result(made: Field, target: float, result: int) -> Field:
     return replace(made, value=share, min=min(low, share), max=max(high, share))
 
 
+def with_share(made: Field, target: Field | None, current: Any) -> Field:
+    """A ratio without ``value`` whose resulting number is ``current`` today, with the share that gives it of the baseline of
+    the ``target`` field; any other field as it is.
+    """
+    whole = None if target is None else target.value if target.fixed is None else target.fixed
+    if made.dtype != "ratio" or made.value is not None or not made.searched or not is_number(current):
+        return made
+    known = is_number(whole) and whole is not None and float(whole) > 0
+    return with_result(made, float(whole or 0), int(current)) if known and is_sound(made) else made
+
+
 def is_sound(made: Field) -> bool:
     """Has the field no mistakes of its own, whatever other fields there are?"""
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -104,12 +104,21 @@ class FlagChecks:
         found += self._twice(fields, given if by_user else [])
         return list(dict.fromkeys(sentence for sentence in found if sentence))
 
+    @cached_property
+    def usual(self) -> tuple[str, ...]:
+        """The further arguments with every known flag in its usual spelling. ValueError if they cannot be split."""
+        return self.schema.commands.usual(substitute(split(self.others), self.env))
+
     def notes(self) -> list[str]:
-        """A sentence if the further arguments name a file of flags, which is not read."""
+        """A sentence if the further arguments name a file of flags, which is not read, and one for each flag that is given
+        with several values.
+        """
         files = [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == "--config"]
+        unseen = f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"
         return [
-            f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"
-        ] * bool(files)
+            *([unseen] if files else []),
+            *repeated(self.arguments.given, self.schema.appending, self.where),
+        ]
 
     def _token_mistakes(self, fields: Sequence[Field]) -> list[str]:
         try:
@@ -129,6 +138,12 @@ class FlagChecks:
         schema = self.schema
         if schema.commands.find(name):
             return None
+        if len(candidates := schema.commands.candidates(name)) > 1:
+            several = ", ".join(candidates[:MOST]) + (
+                f" and {len(candidates) - MOST} more" if candidates[MOST:] else ""
+            )
+            taker = f"{schema.engine} {schema.versions}"
+            return f"{where}: {name[:80]} is ambiguous: {taker} could take it for {several}; write the whole name"
         near = near_names(name, schema.commands.names, 0.6 if schema.complete else 0.85)
         if not schema.complete and not near:
             return None
@@ -204,14 +219,57 @@ class FlagChecks:
                 found.append(
                     f"{self.key}.target_field {made.name}: {first.name} sets {spelling.flag.name} too; leave one of them out"
                 )
+        return found + self._overruled(fields, owners, given)
+
+    def _overruled(
+        self, fields: Iterable[Field], owners: Mapping[tuple[str, str], Field], given: Iterable[Given]
+    ) -> list[str]:
+        """A sentence for each field of which no value would count, as the flag is given again behind it. The last of equal
+        flags in the further arguments counts; whole options in the values of fields may stand behind it.
+        """
+        last: dict[tuple[tuple[str, str], str], Given] = {}
+        names: dict[tuple[str, str], set[str]] = {}
         for one in given:
-            owner = owners.get(one.spelling.key) if one.spelling else None
-            if owner is not None and one.token != owner.name.upper():
-                found.append(
-                    f"{self.key}.target_field {owner.name}: {one.where} sets {one.written} too, so that no value of the "
-                    "field would count; leave one of them out"
-                )
+            if one.spelling:
+                last[one.spelling.key, one.where] = one
+                names.setdefault(one.spelling.key, set()).add(one.token)
+        by_token = {made.name.upper(): made for made in fields}
+        found = []
+        for (key, where), one in last.items():
+            overruled = [by_token[name] for name in names[key] if name in by_token and not one.adds]
+            concerned = {made.name: made for made in (owners.get(key), *overruled) if made}
+            for made in concerned.values():
+                if one.token != made.name.upper():
+                    why = f"{where} sets {one.written} too, so that no value of the field would count"
+                    found.append(f"{self.key}.target_field {made.name}: {why}; leave one of them out")
         return found
+
+
+def repeated(given: Iterable[Given], appending: Collection[str], where: str) -> list[str]:
+    """A sentence for each flag that is given several times with different values, of which only the last one counts."""
+    found: list[str] = []
+    by_key: dict[tuple[str, str], list[Given]] = {}
+    parts: dict[str, dict[str, None]] = {}
+    for one in given:
+        if one.spelling is None or one.adds or one.spelling.flag.name in appending:
+            continue
+        by_key.setdefault(one.spelling.key, []).append(one)
+        if one.spelling.path:
+            parts.setdefault(one.spelling.flag.name, {})[one.written.partition(".")[0].replace("_", "-")] = None
+    for (name, path), several in by_key.items():
+        if len({one.effect for one in several}) > 1:
+            values = ", then ".join(" ".join(one.effect)[:40] or "nothing" for one in several[:MOST])
+            whole = f"{name}.{path}" if path else name
+            found.append(f"{where}: {whole} is given {len(several)} times, {values}: the last one counts")
+        if not path and name in parts:
+            found.append(
+                f"{where}: {several[-1].written} does not count beside its parts ({next(iter(parts[name]))}.x)"
+            )
+    return found + [
+        f"{where}: {' and '.join(heads)} are the same flag, and only the parts under {list(heads)[-1]} count"
+        for heads in parts.values()
+        if len(heads) > 1
+    ]
 
 
 def near_names(name: str, known: Sequence[str], cutoff: float) -> list[str]:

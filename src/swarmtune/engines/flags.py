@@ -121,11 +121,14 @@ class Spelling:
 
 
 class Flags:
-    """All flags of one command line. ``underscores``: --max_num_seqs is the same as --max-num-seqs."""
+    """All flags of one command line. ``underscores``: --max_num_seqs is the same as --max-num-seqs. ``shortened``: the flags
+    for which the beginning of a name may stand, if it is that of no other name, as argparse takes it.
+    """
 
-    def __init__(self, flags: Iterable[Flag] = (), underscores: bool = False) -> None:
+    def __init__(self, flags: Iterable[Flag] = (), underscores: bool = False, shortened: Iterable[Flag] = ()) -> None:
         self.all = tuple(flags)
         self._underscores = underscores
+        self._shortened = tuple(shortened)
 
     @cached_property
     def _by_name(self) -> dict[str, Flag]:
@@ -136,26 +139,76 @@ class Flags:
         """Every spelling, sorted."""
         return tuple(sorted(self._by_name))
 
+    @cached_property
+    def _whole_names(self) -> tuple[str, ...]:
+        """Every spelling that may be cut short, --no-x of a pair included, sorted."""
+        names = {name for flag in self._shortened for name in flag.names}
+        pairs = (name for flag in self._shortened if flag.takes == PAIR for name in flag.names)
+        return tuple(sorted(names | {f"--no-{name[2:]}" for name in pairs if name.startswith("--")}))
+
     def attached(self, argument: str) -> tuple[str, str] | None:
         """A flag of one letter and the value that is written at it (-O3); None if it is something else."""
         return (argument[:2], argument[2:]) if len(argument) > 2 and self._lettered(argument) else None
 
     def _lettered(self, argument: str) -> bool:
         flag = self._by_name.get(argument[:2])
-        return flag is not None and not flag.boolean and argument[2] not in "=." and self.find(argument) is None
+        if flag is None or flag.boolean or argument[2] in "=.":
+            return False
+        return self.find(argument) is None and flag.refusal(argument[2:]) is None
 
     def find(self, written: str) -> Spelling | None:
         """The flag that is written like this, without its value; None if there is none."""
-        name, dot, path = written.partition(".")
-        if name.startswith("--") and self._underscores:
-            name = name.replace("_", "-")
-        flag = self._by_name.get(name)
-        if flag and dot:
-            return Spelling(flag, path.removesuffix("+")) if flag.takes == JSON and path.strip(".+") else None
-        if flag:
+        whole = self.whole(written)
+        spelling = self._find(self._name(whole))
+        _, dot, path = whole.partition(".")
+        if spelling is None or not dot:
+            return spelling
+        return (
+            Spelling(spelling.flag, path.removesuffix("+"))
+            if spelling.flag.takes == JSON and path.strip(".+")
+            else None
+        )
+
+    def _name(self, written: str) -> str:
+        """The name before any path, with - for _ where both are the same."""
+        name = written.partition(".")[0]
+        return name.replace("_", "-") if name.startswith("--") and self._underscores else name
+
+    def _find(self, name: str) -> Spelling | None:
+        if flag := self._by_name.get(name):
             return Spelling(flag)
         opposite = self._by_name.get("--" + name.removeprefix("--no-")) if name.startswith("--no-") else None
-        return Spelling(opposite, negated=True) if opposite and opposite.takes == PAIR and not dot else None
+        return Spelling(opposite, negated=True) if opposite and opposite.takes == PAIR else None
+
+    def candidates(self, written: str) -> tuple[str, ...]:
+        """The names that begin like this one, sorted; empty if it is the name of a flag, or may not be cut short."""
+        name = self._name(written)
+        if self._find(name) or not is_flag(name):
+            return ()
+        return tuple(whole for whole in self._whole_names if whole.startswith(name))
+
+    def whole(self, written: str) -> str:
+        """A name that is cut short, in full; any other as it is."""
+        candidates = self.candidates(written)
+        _, dot, path = written.partition(".")
+        return candidates[0] + dot + path if len(candidates) == 1 else written
+
+    def usual(self, argv: Iterable[str]) -> tuple[str, ...]:
+        """The arguments, each known flag in its usual spelling: --max-num-seqs=4 for --max_num_se=4."""
+        return tuple(self._usual(argument) for argument in argv)
+
+    def _usual(self, argument: str) -> str:
+        if not is_flag(argument):
+            return argument
+        name, equals, value = argument.partition("=")
+        if attached := self.attached(argument):
+            name, equals, value = attached[0], "=", attached[1]
+        spelling = self.find(name)
+        if spelling is None:
+            return argument
+        _, dot, path = name.partition(".")
+        usual = f"--no-{spelling.flag.name.lstrip('-')}" if spelling.negated else spelling.flag.name
+        return usual + dot + path + equals + value
 
 
 def is_flag(argument: str) -> bool:

@@ -96,7 +96,7 @@ def help_schemas(schema: Schema, text: str, versions: str) -> tuple[Schema, Sche
     alone = replace(schema, flags=tuple(flags), parameters=parameters, versions=versions, complete=True)
     taken = {name for flag in flags for name in flag.names}
     others = [replace(f, names=free) for f in rest.values() if (free := tuple(n for n in f.names if n not in taken))]
-    return alone, replace(schema, flags=(*flags, *others))
+    return alone, replace(schema, flags=(*flags, *others), installed=tuple(flags))
 
 
 def _merged(flag: Flag, known: Flag) -> Flag:

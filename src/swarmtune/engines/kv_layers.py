@@ -62,7 +62,7 @@ class Kinds(list[str]):
 
 def kinds(model: Mapping[str, Any], count: int, family: str) -> Kinds:
     """Of the ``count`` layers of a model. UnknownLayerError if they cannot be told."""
-    listed = _listed(model, count) or _hybrid(model, count, family)
+    listed = _listed(model, count) or _hybrid(model, count, family) or _blocks(model, count)
     if listed is None and STRANGE_FAMILIES.search(family):
         raise UnknownLayerError(f"layers of model_type {reprlib.repr(family)}, and nothing says which of them attend")
     unread = next((key for key, value in model.items() if value and _unread(key, value, listed is not None)), None)
@@ -151,6 +151,22 @@ def _hybrid(model: Mapping[str, Any], count: int, family: str) -> list[str] | No
         each = _whole(model, "global_attn_every_n_layers", 1)
         return [WINDOW if (i + 1) % each else FULL for i in range(count)]
     return None
+
+
+def _blocks(model: Mapping[str, Any], count: int) -> list[str] | None:
+    """Where block_configs describes the attention of each layer, as DeciLM and Nemotron-NAS do."""
+    blocks = model.get("block_configs")
+    if not isinstance(blocks, list) or not blocks:
+        return None
+    inner = [block.get("attention") if isinstance(block, Mapping) else None for block in blocks[:count]]
+    found = [attention for attention in inner if isinstance(attention, Mapping)]
+    if len(found) < count:
+        raise UnknownLayerError(f"block_configs that do not describe the attention of {count} layers")
+    strange = ("replace_with_linear", "window_length", "num_sink_tokens")
+    for attention in found:
+        if (key := next((key for key in strange if attention.get(key)), None)) and attention.get("no_op") is not True:
+            raise UnknownLayerError(f"block_configs with {key} {reprlib.repr(attention[key])}")
+    return [NOTHING if attention.get("no_op") is True else FULL for attention in found]
 
 
 def _sliding(model: Mapping[str, Any], count: int, family: str, windows: Sequence[int | None]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from swarmtune.engines.parallel import Ranks
 MAX_NUMBER = 2**31  # no size of a model comes near it
 MAX_LAYERS = 10_000
 INNER = ("text_config", "llm_config", "language_config", "thinker_config")  # the language model inside a larger one
+KV_LISTS = ("num_key_value_heads", "num_key_value_heads_per_layer", "num_kv_heads")  # which may have one for each layer
 MAMBA2_HEADS = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
 MOST_INNER = 4  # configurations inside one another
 OWN_FORMATS = Formats()
@@ -93,9 +94,15 @@ class KvModel:
         return math.ceil(fullest / 8) * ranks.tensor * stages
 
 
-def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None, formats: Formats = OWN_FORMATS) -> KvModel:
+def kv_model(
+    config: Mapping[str, Any],
+    kv_dtype: str | None = None,
+    formats: Formats = OWN_FORMATS,
+    whole: Collection[str] = (),
+) -> KvModel:
     """The model of a config.json. ``kv_dtype`` as engines spell it; None and "auto": the model's own. ``formats``: of the
-    rest, where a command names them.
+    rest, where a command names them. ``whole``: families with a latent of which the engine keeps keys and values of all
+    heads, each as long as a key.
 
     ValueError if a key is missing or its value cannot be that of a model; UnknownLayerError, which is one, if the file
     describes a kind of layer that is not known here, or leaves out a size of a family whose sizes are not known.
@@ -109,6 +116,10 @@ def kv_model(config: Mapping[str, Any], kv_dtype: str | None = None, formats: Fo
     bits = dtype_bits(named) if named else cache_bits(outer) or own
     try:
         model = filled(outer[0], family)
+        if family in whole and model.get("kv_lora_rank"):
+            size = number(model, "qk_nope_head_dim") + number(model, "qk_rope_head_dim")
+            model = {key: value for key, value in model.items() if key not in ("kv_lora_rank", *KV_HEADS)}
+            model |= {"head_dim": size, "v_head_dim": size}
         return _described(model, family, bits, state_bits(model, formats, own))
     except MissingKeyError as error:
         if not family and not config.get("architectures"):
@@ -131,7 +142,8 @@ def _described(model: Mapping[str, Any], family: str, bits: float, states: tuple
     layers = []
     for i, kind in enumerate(found):
         layer = Layer()
-        if kind not in (STATE, NOTHING) and i < count - shared and i % every == 0 and i not in crossing:
+        keeps = kind not in (STATE, NOTHING) and i < count - shared and i % every == 0 and i not in crossing
+        if keeps and not _is_headless(model, i):
             layer = _attention(model, family, i, kind, found.window(i))
         layers.append(replace(layer, state_bits=state or 0) if kind in (STATE, BOTH) else layer)
     notes = {
@@ -205,8 +217,13 @@ def _attention(model: Mapping[str, Any], family: str, i: int, kind: str, window:
 
 
 def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
-    if found := _per_layer(model, i, "num_key_value_heads", "num_key_value_heads_per_layer", "num_kv_heads"):
+    if found := _per_layer(model, i, *KV_LISTS):
         return found
+    if blocks := model.get("block_configs"):  # whose attention ``kinds`` has understood
+        group = number(blocks[i]["attention"], "n_heads_in_group")
+        if heads % group:
+            raise ValueError(f"n_heads_in_group {group} does not divide {heads} heads")
+        return heads // group
     if model.get("multi_query") is True and model.get("new_decoder_architecture") is not True:
         return 1  # Falcon 7B, StarCoder: one head, whatever num_kv_heads says
     if model.get("multi_query_attention") is False:
@@ -222,6 +239,12 @@ def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
     if other is not None:
         raise UnknownLayerError(f"{other[:60]}, and no number of KV heads under a name that is known here")
     return heads
+
+
+def _is_headless(model: Mapping[str, Any], i: int) -> bool:
+    """Does a list of the numbers of KV heads say that this layer has none?"""
+    given: list[Any] = next((model[name] for name in KV_LISTS if isinstance(model.get(name), list)), [])
+    return i < len(given) and (given[i] is None or (given[i] == 0 and not isinstance(given[i], bool)))
 
 
 def _per_layer(model: Mapping[str, Any], i: int, *names: str) -> int | None:

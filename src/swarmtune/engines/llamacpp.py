@@ -32,26 +32,27 @@ PATTERNS: Patterns = {
 }
 
 
-# The flags of ``python -m swarmtune.engines.llamacpp_server``.
+# The flags of ``python -m swarmtune.engines.llamacpp_server``: each also by the names that llama-server gives it.
 FLAGS = """
 --help -h = switch
---model = text
---alias = text
+--model -m = text
+--alias -a = text
 --host = text
 --port = int >=1
---n-parallel = int >=1
---n-ctx = int >=1
---n-batch = int >=1
---n-ubatch = int >=1
---n-threads = int >=1
---n-threads-batch = int >=1
---n-threads-http = int
---flash-attn = auto|on|off
---cache-type-k = f16|q8_0|q4_0
---cache-type-v = f16|q8_0|q4_0
---kv-unified = pair
---cont-batching = pair
---cache-ram = int
+--n-parallel --parallel -np = int >=1
+--n-ctx --ctx-size -c = int >=1
+--n-batch --batch-size -b = int >=1
+--n-ubatch --ubatch-size -ub = int >=1
+--n-threads --threads -t = int >=1
+--n-threads-batch --threads-batch -tb = int >=1
+--n-threads-http --threads-http = int
+--n-gpu-layers --gpu-layers -ngl = int >=-1
+--flash-attn -fa = auto|on|off
+--cache-type-k -ctk = f16|q8_0|q4_0
+--cache-type-v -ctv = f16|q8_0|q4_0
+--kv-unified -kvu = pair
+--cont-batching -cb = pair
+--cache-ram -cram = int
 """
 OWN = {
     "--port": "",
@@ -155,8 +156,18 @@ class LlamacppEngine(Engine):
 
     @property
     def longest_request(self) -> int | None:
-        """The context of a slot; not known where ``others`` fixes that of all slots."""
-        return None if "n_ctx" in self._flags.known else self.config.context_per_slot
+        """The context of a slot; not known where ``others`` or a field fixes that of all slots."""
+        return None if self._whole_context else self.config.context_per_slot
+
+    @property
+    def _whole_context(self) -> str:
+        """The key that fixes the context of all slots together; empty: none does."""
+        if any(one.spelling and one.spelling.flag.name == "--n-ctx" for one in self._flags.arguments.given):
+            return "llamacpp.others"
+        positions = ((entry.name, entry.config_position) for entry in self.config.target_field)
+        named = {name: self.schema.commands.find(flag) for name, flag in positions if flag.startswith("-")}
+        fixing = (name for name, spelling in named.items() if spelling and spelling.flag.name == "--n-ctx")
+        return next((f"llamacpp.target_field {name}" for name in fixing), "")
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or threads, slots, batch sizes, attention and the kind of KV buffer."""
@@ -170,9 +181,9 @@ class LlamacppEngine(Engine):
         return self.schema.fields_by_parameter(fields).get("n_parallel")
 
     def _memory_table(self) -> GgufMemoryConfig | None:
-        """The table with what the section says already; None without one, or where ``others`` fixes the whole context."""
+        """The table with what the section says already; None without one, or where the whole context is fixed."""
         table = self.config.memory
-        if table is None or "n_ctx" in self._flags.known:
+        if table is None or self._whole_context:
             return None
         given = {
             "model_config_path": table.model_config_path if table.model_config_path.name else self._model_path(),
@@ -201,11 +212,10 @@ class LlamacppEngine(Engine):
     def notes(self) -> list[str]:
         """Also what memory holds, or why nothing is said of it."""
         fields, notes = self.fields(), super().notes()
-        if self.config.memory is not None and "n_ctx" in self._flags.known:
-            notes.append(
-                "memory: no number of slots is excluded: --n-ctx in llamacpp.others is the context of all of them"
-            )
-        return [*notes, *self._bound.notes(fields, self._slots(fields))]
+        if self.config.memory is not None and self._whole_context:
+            where = self._whole_context
+            notes.append(f"memory: no number of slots is excluded: --n-ctx in {where} is the context of all of them")
+        return [*notes, *self._flags.notes(), *self._bound.notes(fields, self._slots(fields))]
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
@@ -236,7 +246,9 @@ class LlamacppEngine(Engine):
         config = self.config
         fields = self.fields()
         placed = place(fields, setting, self.schema.flag_of, self.schema.write)
-        slots = setting.values.get(self.schema.fields_by_parameter(fields).get("n_parallel", ""), 4)
+        slots = setting.values.get(
+            self.schema.fields_by_parameter(fields).get("n_parallel", ""), self._flags.known.get("n_parallel", 4)
+        )
         context = ("--n-ctx", str(config.context_per_slot * int(slots)), "--cache-ram", str(config.cache_ram_mib))
         others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
         where = ("--host", group.master, "--port", str(group.port))
@@ -244,7 +256,7 @@ class LlamacppEngine(Engine):
         return Command(
             argv=(
                 *(sys.executable, "-P", "-m", "swarmtune.engines.llamacpp_server", *where, *model),
-                *(*without_given((*context, *placed.flags), others), *others),
+                *(*without_given((*context, *placed.flags), self.schema.commands.usual(others)), *others),
             ),
             env={**config.env, **placed.env},
             directory=config.work_path,

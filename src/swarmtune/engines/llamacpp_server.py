@@ -1,6 +1,7 @@
 """``python -m swarmtune.engines.llamacpp_server``: serve a GGUF model with llama.cpp until SIGTERM or SIGINT.
 
-The flags carry llama.cpp's own names. Nothing is fitted to the machine behind the user's back.
+The flags carry the names of llama.cpp's parameters, and those of its own server (-c, --parallel). Nothing is fitted to the
+machine behind the user's back.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 FLASH_ATTENTION = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
 CACHE_TYPES = ("f16", "q8_0", "q4_0")
-PLAIN = ("n_parallel", "n_batch", "n_ubatch", "n_ctx", "n_threads_http", "kv_unified", "cont_batching")
+PLAIN = ("n_parallel", "n_batch", "n_ubatch", "n_ctx", "n_threads_http", "n_gpu_layers", "kv_unified", "cont_batching")
 
 
 def _positive(text: str) -> int:
@@ -26,27 +27,55 @@ def _positive(text: str) -> int:
     return value
 
 
+def _layers(text: str) -> int:
+    value = int(text)
+    if value < -1:
+        raise argparse.ArgumentTypeError(f"{value} is below -1")
+    return value
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line; unknown flags and wrong values end the process with code 2."""
     parser = argparse.ArgumentParser(prog="llamacpp_server", description=__doc__, allow_abbrev=False)
     add, cores = parser.add_argument, len(os.sched_getaffinity(0))
-    add("--model", required=True, help="GGUF file")
-    add("--alias", default="", help="model name that the service tells")
+    add("--model", "-m", required=True, help="GGUF file")
+    add("--alias", "-a", default="", help="model name that the service tells")
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=_positive, required=True, help="port to listen on")
-    add("--n-parallel", type=_positive, default=4, help="slots: requests served at a time")
-    add("--n-ctx", type=_positive, default=8192, help="tokens of KV cache, all slots together")
-    add("--n-batch", type=_positive, default=2048, help="tokens of one logical batch")
-    add("--n-ubatch", type=_positive, default=512, help="tokens of one physical batch")
-    add("--n-threads", type=_positive, default=cores, help="threads of decoding")
-    add("--n-threads-batch", type=_positive, default=cores, help="threads of prompt processing")
-    add("--n-threads-http", type=int, default=-1, help="threads that serve HTTP; -1: llama.cpp's choice")
-    add("--flash-attn", choices=tuple(FLASH_ATTENTION), default="auto")
-    add("--cache-type-k", choices=CACHE_TYPES, default="f16")
-    add("--cache-type-v", choices=CACHE_TYPES, default="f16", help="other than f16 needs flash attention")
-    add("--kv-unified", action=argparse.BooleanOptionalAction, default=True, help="one KV buffer for all slots")
-    add("--cont-batching", action=argparse.BooleanOptionalAction, default=True, help="continuous batching")
-    add("--cache-ram", type=int, default=8192, help="MiB of past prompts kept in memory; 0 none")
+    add("--n-parallel", "--parallel", "-np", type=_positive, default=4, help="slots: requests served at a time")
+    add("--n-ctx", "--ctx-size", "-c", type=_positive, default=8192, help="tokens of KV cache, all slots together")
+    add("--n-batch", "--batch-size", "-b", type=_positive, default=2048, help="tokens of one logical batch")
+    add("--n-ubatch", "--ubatch-size", "-ub", type=_positive, default=512, help="tokens of one physical batch")
+    add("--n-threads", "--threads", "-t", type=_positive, default=cores, help="threads of decoding")
+    add(
+        "--n-threads-batch",
+        "--threads-batch",
+        "-tb",
+        type=_positive,
+        default=cores,
+        help="threads of prompt processing",
+    )
+    add(
+        "--n-threads-http",
+        "--threads-http",
+        type=int,
+        default=-1,
+        help="threads that serve HTTP; -1: llama.cpp's choice",
+    )
+    add(
+        "--n-gpu-layers",
+        "--gpu-layers",
+        "-ngl",
+        type=_layers,
+        default=-1,
+        help="layers on devices; -1: llama.cpp's choice",
+    )
+    add("--flash-attn", "-fa", choices=tuple(FLASH_ATTENTION), default="auto")
+    add("--cache-type-k", "-ctk", choices=CACHE_TYPES, default="f16")
+    add("--cache-type-v", "-ctv", choices=CACHE_TYPES, default="f16", help="other than f16 needs flash attention")
+    add("--kv-unified", "-kvu", action=argparse.BooleanOptionalAction, default=True, help="one KV buffer for all slots")
+    add("--cont-batching", "-cb", action=argparse.BooleanOptionalAction, default=True, help="continuous batching")
+    add("--cache-ram", "-cram", type=int, default=8192, help="MiB of past prompts kept in memory; 0 none")
     return parser
 
 

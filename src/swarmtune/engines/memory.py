@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +102,9 @@ def kv_bound(
     return memory_bytes // _sequence_bytes(kv_model(config_json, kv_dtype), tokens_per_sequence, divided or Ranks())
 
 
-def read_model(config: MemoryConfig, formats: Formats = AS_ENGINES.formats) -> KvModel:
-    """The model that this table names, with the table's format of the cache or that of ``formats``.
+def read_model(config: MemoryConfig, formats: Formats = AS_ENGINES.formats, whole: Collection[str] = ()) -> KvModel:
+    """The model that this table names, with the table's format of the cache or that of ``formats``; ``whole``: see
+    ``kv_model``.
 
     ConfigurationError if its config.json cannot be read or describes no model; UnknownLayerError: see ``kv_model``.
     """
@@ -120,7 +120,7 @@ def read_model(config: MemoryConfig, formats: Formats = AS_ENGINES.formats) -> K
     try:
         file = file / "config.json" if file.is_dir() else file
         described = gguf_config(file) if file.suffix == SUFFIX else _with_quantisation(file)
-        return kv_model(described, own or formats.cache, formats)
+        return kv_model(described, own or formats.cache, formats, whole)
     except OSError as error:
         raise ConfigPathError(f"memory.model_config_path: {file} cannot be read: {error.strerror or error}") from error
     except UnknownLayerError:
@@ -129,14 +129,14 @@ def read_model(config: MemoryConfig, formats: Formats = AS_ENGINES.formats) -> K
         raise ConfigPathError(f"memory.model_config_path: {file} does not describe a model: {error}") from error
 
 
-def read_bound(config: MemoryConfig, serving: Serving = AS_ENGINES) -> Bound:
-    """What the memory of this table holds when the model is served so: at least one sequence.
+def read_bound(config: MemoryConfig, serving: Serving = AS_ENGINES, whole: Collection[str] = ()) -> Bound:
+    """What the memory of this table holds when the model is served so: at least one sequence. ``whole``: see ``kv_model``.
 
     ConfigurationError if nothing fits, memory is missing from the table, or the model cannot be read; UnknownLayerError if
     nothing can be said of it.
     """
     divided, tokens = serving.ranks, min(config.tokens_per_sequence, serving.longest or config.tokens_per_sequence)
-    model = read_model(config, serving.formats)
+    model = read_model(config, serving.formats, whole)
     size = _sequence_bytes(model if serving.windows else model.without_windows(), tokens, divided)
     if serving.kv_bytes is not None:
         total, key = serving.kv_bytes * divided.devices, f"{divided.devices} x {serving.kv_bytes} bytes of KV cache"
@@ -165,13 +165,15 @@ class KvMemory:
         config: MemoryConfig | None,
         baselines: Collection[str] = (),
         given: Callable[[], Sequence[str]] = tuple,
+        whole: Collection[str] = (),
     ) -> None:
         """``baselines``: names of the fields whose baseline the user chose; it is left to them. ``given``: the arguments
-        of every command, which may say how the model is divided.
+        of every command, which may say how the model is divided. ``whole``: see ``kv_model``.
         """
         self._config = config
         self._baselines = baselines
         self._given = given
+        self._whole = whole
         self._bounds: dict[Serving, Bound | ConfigurationError | UnknownLayerError] = {}
 
     def learn(self, device_bytes: int) -> None:
@@ -180,7 +182,7 @@ class KvMemory:
             self._config = self._config.model_copy(update={"device_bytes": device_bytes})
             self._bounds.clear()
 
-    @cached_property
+    @property
     def _arguments(self) -> tuple[str, ...]:
         try:
             return tuple(self._given())
@@ -191,7 +193,7 @@ class KvMemory:
         assert self._config is not None  # noqa: S101 - ``_found`` has seen to it
         if serving not in self._bounds:
             try:
-                self._bounds[serving] = read_bound(self._config, serving)
+                self._bounds[serving] = read_bound(self._config, serving, self._whole)
             except (ConfigurationError, UnknownLayerError) as error:
                 self._bounds[serving] = error
         return self._bounds[serving]
@@ -230,7 +232,7 @@ class KvMemory:
             f"memory: a sequence of {found.tokens} tokens takes {found.sequence_bytes} bytes on all devices "
             f"of its replica, and {found.sequences} fit on {devices}{several}{bounds}"
         )
-        model, tensor = read_model(config), found.ranks.tensor
+        model, tensor = read_model(config, whole=self._whole), found.ranks.tensor
         given = fixed(self._arguments, fields)
         notes = [*model.notes, *_contradictions(config, given), *uncounted(given)]
         if heads := model.uneven_heads(tensor):

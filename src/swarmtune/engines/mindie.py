@@ -14,7 +14,7 @@ from pydantic import Field as Option
 
 from swarmtune.engines import document
 from swarmtune.engines.base import Engine, Probe
-from swarmtune.engines.baseline import is_number, range_notes, with_default, with_result
+from swarmtune.engines.baseline import is_number, range_notes, with_default, with_share
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
@@ -201,18 +201,10 @@ class MindieEngine(Engine):
 
     def _with_values(self, fields: Sequence[Field]) -> tuple[Field, ...]:
         made = {f.name: self._with_current(f) for f in fields}
+        # of a ratio the file holds the resulting number, not the share
         return tuple(
-            self._with_result(f, made.get(str(f.dtype_param))) if f.dtype == "ratio" else made[f.name] for f in fields
-        )
-
-    def _with_result(self, made: Field, target: Field | None) -> Field:
-        """A ratio of which the file holds the resulting number, not the share."""
-        current = self._current(made)
-        whole = None if target is None else target.value if target.fixed is None else target.fixed
-        if made.value is not None or not made.searched or not is_number(current):
-            return made
-        return (
-            with_result(made, float(whole), int(current)) if is_number(whole) and whole and float(whole) > 0 else made
+            with_share(f, made.get(str(f.dtype_param)), self._current(f)) if f.dtype == "ratio" else made[f.name]
+            for f in fields
         )
 
     def _with_current(self, made: Field) -> Field:

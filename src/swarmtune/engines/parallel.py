@@ -13,7 +13,7 @@ PARALLEL_FLAGS = (
     ("--data-parallel-size", "-dp", "--dp-size", "--dp"),
 )
 PREFILL_FLAGS = ("--prefill-context-parallel-size", "-pcp")  # vLLM: they multiply the devices, not the cache
-CONTEXT_FLAGS = ("--decode-context-parallel-size", "-dcp")  # a share of the tensor ranks: adds no devices
+CONTEXT_FLAGS = ("--decode-context-parallel-size", "-dcp", "--dcp-size")  # a share of the tensor ranks: adds no devices
 DATA_ATTENTION_FLAG = "--enable-dp-attention"  # SGLang: the data parallel ranks are a share of the tensor ranks
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from swarmtune.engines.baseline import is_sound, with_default
+from swarmtune.engines.baseline import is_sound, with_default, with_share
 from swarmtune.engines.flags import FLOAT, INT, PAIR, TEXT, Flag, Flags, Spelling
 from swarmtune.engines.placement import BoolStyle, flag, load_field, opposite, text
 from swarmtune.engines.target_field import TargetField
@@ -62,7 +62,8 @@ class Schema:
     ``{max_num_batched_tokens} >= {max_num_seqs}``. ``sure``: parameters whose defaults hold on every machine.
     ``resting``: what flags that are no parameters do where they are left out. ``ranks``: the parameters that multiply into
     the number of devices. ``switches``: how an unknown boolean flag is written. ``way_out``: the key that turns the checks
-    off.
+    off. ``shortened``: the beginning of a flag's name may stand for it, if it is that of no other one; ``installed``: of
+    these flags, where the engine was asked. ``appending``: flags of which each value counts; of others it is the last.
     """
 
     engine: str
@@ -77,6 +78,9 @@ class Schema:
     underscores: bool = False
     switches: bool = False
     way_out: str = ""
+    shortened: bool = False
+    installed: tuple[Flag, ...] = ()
+    appending: frozenset[str] = frozenset()
 
     @cached_property
     def commands(self) -> Flags:
@@ -84,7 +88,8 @@ class Schema:
         known = {name for one in self.flags for name in one.names}
         more = [p for p in self.parameters if p.name.startswith("-") and p.name not in known]
         made = [Flag((p.name,), _KINDS.get(p.dtype, TEXT)) for p in more]
-        return Flags((*self.flags, *made), self.underscores)
+        every = (*self.flags, *made)
+        return Flags(every, self.underscores, (self.installed or every) if self.shortened else ())
 
     def find(self, name: str) -> Parameter | None:
         """By flag in any spelling (--max-num-seqs, -tp), or field name in any case (MAX_NUM_SEQS)."""
@@ -190,8 +195,16 @@ class Schema:
         if not target_fields:
             made = [f for f in defaults if underscored(f.config_position) not in told]
         else:
-            made = [with_default(entry.to_field(), self._default(entry)) for entry in target_fields]
+            made = [with_default(self._whole(entry.to_field()), self._default(entry)) for entry in target_fields]
+            by_name = {f.name: f for f in made}
+            pairs = zip(made, target_fields, strict=True)
+            made = [with_share(f, by_name.get(str(f.dtype_param)), self._default(entry)) for f, entry in pairs]
         return self.in_use(made, told)
+
+    def _whole(self, made: Field) -> Field:
+        """With the whole name of its flag, so that all rules see which one it is."""
+        position = made.config_position
+        return replace(made, config_position=self.commands.whole(position)) if position.startswith("-") else made
 
     def _default(self, entry: TargetField) -> Value | None:
         """What the engine does without the flag of this entry, as far as it is known: a boolean one is off then."""

@@ -82,7 +82,7 @@ class SglangEngine(Engine):
     def __init__(self, config: SglangConfig) -> None:
         super().__init__(config)
         self.schema = sglang_schema()
-        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
+        self.memory = KvMemory(config.memory, config.baselines, lambda: self._flags.usual)
         self._bound = BatchMemory(self.memory, "sglang", config.baselines)
         section = config.command
         self._flags = FlagChecks(
@@ -217,6 +217,7 @@ class SglangEngine(Engine):
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
+        given = self.schema.commands.usual(others)
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
         argv = (program(config.python), "-m", "sglang.launch_server", "--model-path", section.model_argument, *served)
         where: tuple[str, ...] = ("--host", group.nodes[group.rank].host, "--port", str(port))
@@ -226,7 +227,7 @@ class SglangEngine(Engine):
         return Command(
             argv=(
                 *(*argv, *where),
-                *(*without_given(placed.flags, others), *others),
+                *(*without_given(placed.flags, given), *others),
             ),
             env={**config.env, **placed.env},
             directory=config.work_path,
@@ -235,7 +236,7 @@ class SglangEngine(Engine):
 
     def accelerators(self, setting: Setting, group: Group) -> int:
         """One, unless the command says otherwise."""
-        return parallel(self.command(setting, group).argv) or 1
+        return parallel(self.schema.commands.usual(self.command(setting, group).argv)) or 1
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

@@ -86,4 +86,5 @@ def sglang_schema() -> Schema:
         ranks=RANKS,
         switches=True,
         way_out="sglang.check_flags = false",
+        shortened=True,
     )

@@ -89,7 +89,7 @@ class SimulatedEngine(Engine):
 
     def __init__(self, config: SimulatedConfig) -> None:
         super().__init__(config)
-        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.others))
+        self.memory = KvMemory(config.memory, config.baselines, lambda: self._flags.usual)
         self._bound = BatchMemory(self.memory, "simulated", config.baselines)
         self._flags = FlagChecks(SCHEMA, "simulated", config.others, "simulated.others", OWN, env=config.variables)
 
@@ -120,7 +120,7 @@ class SimulatedEngine(Engine):
     def notes(self) -> list[str]:
         """Also a baseline that is more than the KV cache holds."""
         fields = self.fields()
-        return [*super().notes(), *self._bound.notes(fields, self._batch(fields))]
+        return [*super().notes(), *self._flags.notes(), *self._bound.notes(fields, self._batch(fields))]
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""

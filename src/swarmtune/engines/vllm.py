@@ -53,6 +53,7 @@ BARRED = {
     ),
     **dict.fromkeys(("--uds", "--grpc", "--ssl-certfile", "--ssl-keyfile"), NO_HTTP),
 }
+WHOLE_LATENTS = frozenset({"minicpm3"})  # families of whose latent it keeps keys and values of all heads
 TENSOR, DATA, PREFILL = "tensor_parallel_size", "data_parallel_size", "prefill_context_parallel_size"
 PATTERNS: Patterns = {
     Cause.BAD_ARGUMENT: (r"vllm( serve)?: error: ",),
@@ -79,7 +80,7 @@ class VllmEngine(Engine):
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
         self.schema = vllm_schema()
-        self.memory = KvMemory(config.memory, config.baselines, lambda: split(config.command.others))
+        self.memory = KvMemory(config.memory, config.baselines, lambda: self._flags.usual, WHOLE_LATENTS)
         self._bound = BatchMemory(self.memory, "vllm", config.baselines)
         section = config.command
         self._flags = FlagChecks(
@@ -234,13 +235,14 @@ class VllmEngine(Engine):
         port = section.port_for(group.port)
         values = tokens(setting, HOST=group.master, PORT=str(port), MODEL=section.model_argument)
         others = substitute(split(section.others), {**config.env, **values})
+        given = self.schema.commands.usual(others)
         served = ("--served-model-name", section.served) if section.served != section.model_argument else ()
         where: tuple[str, ...] = ("--host", group.master, "--port", str(port)) if group.rank == 0 else ("--headless",)
         if len(group.nodes) > 1:
             where += ("--nnodes", str(len(group.nodes)), "--node-rank", str(group.rank), "--master-addr", group.master)
         argv = (program(config.executable), "serve", section.model_argument, *served, *where)
         return Command(
-            argv=(*argv, *without_given(placed.flags, others), *others),
+            argv=(*argv, *without_given(placed.flags, given), *others),
             env={**config.env, **placed.env},
             directory=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
@@ -248,7 +250,7 @@ class VllmEngine(Engine):
 
     def accelerators(self, setting: Setting, group: Group) -> int:
         """One, unless the command says otherwise."""
-        return parallel(self.command(setting, group).argv) or 1
+        return parallel(self.schema.commands.usual(self.command(setting, group).argv)) or 1
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

@@ -104,4 +104,6 @@ def vllm_schema() -> Schema:
         ranks=RANKS,
         underscores=True,
         way_out="vllm.check_flags = false",
+        shortened=True,
+        appending=frozenset({"--middleware"}),
     )

@@ -125,4 +125,4 @@ def test_the_way_out_follows_what_the_worker_waited_for(faults: int, way_out: st
     verdict = certify(made, RATE)
     assert verdict.level == "invalid"
     assert way_out in verdict.reasons[-1]
-    assert verdict.facts["client_page_faults"] == faults
+    assert verdict.facts["client_page_fault_count"] == faults

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+
+from swarmtune.execution.executors import ssh_config
 
 MOST_HOPS = 16
 MOST_KEY_BYTES = 1024 * 1024
@@ -24,12 +27,21 @@ class Hop:
     username: str | None = None
 
     def options(self, config: Sequence[str], **more: Any) -> asyncssh.SSHClientConnectionOptions:
-        """The options of a login there. ``config``: files in place of ~/.ssh/config. ValueError, OSError or asyncssh.Error
-        if something in them is wrong.
+        """The options of a login there. ``config``: files in place of ~/.ssh/config and /etc/ssh/ssh_config. ValueError,
+        OSError or asyncssh.Error if something in them is wrong.
         """
-        return asyncssh.SSHClientConnectionOptions(
-            host=self.host, port=self.port or (), username=self.username or (), config=list(config) or (), **more
-        )
+        lines, origins = ssh_config.lines(ssh_config.effective(self.host, self.port, self.username, config))
+        with tempfile.NamedTemporaryFile("w", errors="surrogateescape") as file:
+            file.write("\n".join(lines))
+            file.flush()
+            try:
+                return asyncssh.SSHClientConnectionOptions(
+                    host=self.host, port=self.port or (), username=self.username or (), config=[file.name], **more
+                )
+            except asyncssh.ConfigParseError as error:
+                number, _, reason = str(error).partition(" line ")[2].partition(": ")
+                origin = origins[int(number) - 1] if number.isdecimal() else "ssh_config"
+                raise ValueError(f"{origin}: {reason or error}") from error
 
 
 def route(target: Hop, config: Sequence[str] = ()) -> list[Hop]:
@@ -64,6 +76,13 @@ def _jumps(hop: Hop, config: Sequence[str]) -> list[Hop]:
     return jumps
 
 
+class _NoKeys(list[str]):
+    """No keys at all: for a list that is false asyncssh would load those of ~/.ssh."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
 def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
     """Options that name the keys of the configuration's IdentityFile which can be used; empty without one.
 
@@ -83,11 +102,13 @@ def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
         beside = path.with_name(f"{path.name}.pub")
         if _is_public(_read(beside)):
             public.append(str(beside))
-    if not named:
+    if named is None:
         return {}
-    chosen: dict[str, Any] = {"client_keys": private, "ignore_encrypted": True}
+    chosen: dict[str, Any] = {"client_keys": private or _NoKeys(), "ignore_encrypted": True}
     if found.get("IdentitiesOnly") and public:
         chosen["agent_identities"] = public
+    elif found.get("IdentitiesOnly") and not named:  # IdentityFile none
+        chosen["agent_path"] = None
     return chosen
 
 

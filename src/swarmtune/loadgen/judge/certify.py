@@ -84,7 +84,7 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
         offset, options.max_lag_ms, f"the clocks of the workers are known to {offset:.1f} ms only", invalid, degraded
     )
     if invalid and not records.lost and not records.interrupted and not starved:
-        degraded.append(_way_out(round(facts["client_page_faults"])))
+        degraded.append(_way_out(round(facts["client_page_fault_count"])))
     _judge_usage(records, invalid, degraded)
     if invalid:
         return Certificate("invalid", (*invalid, *degraded), facts)
@@ -184,7 +184,7 @@ def lateness(records: Records) -> dict[str, float]:
     those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
     after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
     client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
-    measurement and in its busiest second. client_page_faults: how often workers waited for the disk, as memory was short.
+    measurement and in its busiest second. client_page_fault_count: how often workers waited for the disk, as memory was short.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
@@ -192,7 +192,7 @@ def lateness(records: Records) -> dict[str, float]:
     facts = {
         "client_cpu_share": max((mean for mean, _ in shares), default=0.0),
         "client_cpu_share_max": max((most for _, most in shares), default=0.0),
-        "client_page_faults": float(sum(worker.page_faults for worker in records.workers)),
+        "client_page_fault_count": float(sum(worker.page_faults for worker in records.workers)),
     }
     if len(sent):
         late = np.maximum(0, sent["sent_ns"] - sent["connect_ns"] - sent["ready_ns"])

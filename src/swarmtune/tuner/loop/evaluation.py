@@ -208,7 +208,7 @@ class Evaluation(Job[Measured]):
 
         If the service has answered and not completed a single request, that is a result: its success rate is 0.
         """
-        reasons, advice, starved = "", "", False
+        reasons, completed, starved = "", False, False
         for repeat in range(1 + INVALID_REPEATS):
             directory = self.folder / (f"load-{number}" if repeat == 0 else f"load-{number}-again-{repeat}")
             fresh = replace(workload, seed=workload.seed + repeat)  # the service may remember the prompts

@@ -1,0 +1,347 @@
+"""What ssh_config files say of a host: the same as OpenSSH's own client says, or one sentence with the line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import random
+import shutil
+import subprocess
+from pathlib import Path
+
+import asyncssh
+import pytest
+
+from swarmtune.execution.executors import ssh_config
+from swarmtune.execution.executors.ssh_route import Hop, keys, route
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+COMPARED = ("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "hostkeyalias")
+DEFAULTS = {"port": ["22"], "user": [ME], "identitiesonly": ["no"]}
+needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
+
+
+def by_openssh(file: Path, host: str) -> dict[str, list[str]] | None:
+    """What the client would do; None: it refuses the file."""
+    done = subprocess.run(
+        ["ssh", "-F", str(file), "-G", host], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60
+    )
+    if done.returncode != 0:
+        return None
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.decode(errors="surrogateescape").splitlines():
+        key, _, value = line.partition(" ")
+        if key in COMPARED:
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def by_us(file: Path, host: str) -> dict[str, list[str]] | None:
+    mistake = ""
+    try:
+        options = ssh_config.effective(host, files=[str(file)])
+    except ValueError as error:
+        mistake = str(error)
+    if mistake:
+        assert str(file.parent) in mistake
+        assert "\n" not in mistake
+        return None
+    found = {**DEFAULTS, **{key: option.values for key, option in options.items() if key in COMPARED}}
+    found["identitiesonly"] = [{"true": "yes", "false": "no"}.get(v, v) for v in found["identitiesonly"]]
+    return {key: values for key, values in found.items() if values != ["none"] or key == "identityfile"}
+
+
+def compare(file: Path, host: str) -> None:
+    theirs, ours = by_openssh(file, host), by_us(file, host)
+    if theirs is not None and "identityfile" not in (ours or {}):
+        theirs.pop("identityfile", None)  # its own defaults
+    assert ours == theirs, file.read_bytes()
+
+
+@needs_ssh
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Port 22 # the usual one",
+        "Port 2222#x",
+        "Port=2222",
+        "Port = 2222",
+        "  Port\t=\t2222  ",
+        "Port 2222 3333",
+        "Port x",
+        "Port 0",
+        "Port",
+        "Port ssh",
+        "User me # not you",
+        'User "two words"',
+        "User 'two words'",
+        "User two words",
+        r"User two\ words",
+        'User "open',
+        "User a#b",
+        "HostName real",
+        "HostName REAL.Example",
+        "HostName %h.example.com",
+        "HostName %%x",
+        "HostName %p",
+        "HostName 127.0.0.1",
+        "HostName localhost",
+        "HostName fe80::1",
+        "HostName a # b",
+        "Host n1 # n2\nPort 5",
+        "Host n2 # n1\nPort 5",
+        "Host n2,n1\nPort 5",
+        "Host n2 n1\nPort 5",
+        "Host *\nPort 5\nHost n1\nPort 6",
+        "Host !n1 *\nPort 5",
+        "Host * !n2\nPort 5",
+        "Host N1\nPort 5",
+        "Host n?\nPort 5",
+        "Host n[1]\nPort 5",
+        'Host "n1"\nPort 5',
+        "Host=n1\nPort=5",
+        "Host = n1\nPort 5",
+        "Host\nPort 5",
+        "IdentityFile none",
+        "IdentityFile none\nIdentityFile ~/.ssh/a",
+        "IdentityFile ~/.ssh/a\nIdentityFile ~/.ssh/a\nIdentityFile /b",
+        "IdentityFile ~/.ssh/id_%r_%h # x\nIdentitiesOnly yes",
+        'IdentityFile "/a b/c"',
+        "IdentityFile /a=b",
+        "IdentityFile=/a=b",
+        "IdentitiesOnly yes # x",
+        "IdentitiesOnly True",
+        "IdentitiesOnly maybe",
+        "ProxyCommand none",
+        "ProxyCommand nc %h %p",
+        "ProxyCommand=nc %h %p",
+        "ProxyCommand = nc %h %p",
+        "ProxyCommand nc %h %p # x",
+        'ProxyCommand sh -c "nc %h %p"',
+        "ProxyJump none",
+        "ProxyJump none\nProxyCommand x",
+        "ProxyCommand none\nProxyJump b",
+        "ProxyJump b\nProxyCommand x",
+        "ProxyCommand x\nProxyJump b",
+        "ProxyJump b # x",
+        "ProxyJump=b",
+        "ProxyJump b,c",
+        "Host n1\nProxyJump none\nHost *\nProxyJump b",
+        "HostKeyAlias other",
+        "Match all\nPort 5",
+        "Match all # x\nPort 5",
+        "Match !all\nPort 5",
+        "Match host n1\nPort 5",
+        "Match host N1\nPort 5",
+        "Match host=n1\nPort 5",
+        'Match host "n1"\nPort 5',
+        "Match host n2,n1\nPort 5",
+        "Match host *,!n1\nPort 5",
+        "Match !host n1\nPort 5",
+        "Match host n1 # x\nPort 5",
+        "HostName real\nMatch host real\nPort 5",
+        "HostName real\nMatch host n1\nPort 5",
+        "HostName real\nMatch originalhost n1\nPort 5",
+        f"Match user {ME}\nPort 5",
+        f"User x\nMatch user {ME}\nPort 5",
+        f"Match localuser {ME}\nPort 5",
+        "Match localuser nobody-else\nPort 5",
+        'Match exec "true"\nPort 5',
+        'Match exec "exit 1"\nPort 5',
+        'Match exec "test %h = n1"\nPort 5',
+        'Match host n1 exec "test %n-%p = n1-22"\nPort 5',
+        'Match !exec "test %h = n1"\nPort 5',
+        "Match exec true\nPort 5",
+        'Match exec="true"\nPort 5',
+        'Match exec "true\nPort 5',
+        "Match exec\nPort 5",
+        "Match\nPort 5",
+        "Match nonsense x\nPort 5",
+        "Match final\nPort 5",
+        "Match final all\nPort 5",
+        "Match final host n1\nPort 5",
+        "Match final host real\nPort 5\nHost n1\nHostName real",
+        "Match !final host n1\nPort 5",
+        "Match canonical\nPort 5",
+        "Match canonical\nPort 5\nMatch final\nUser u",
+        "Host n1\nHostName REAL\nHost real\nPort 5\nMatch final\nUser u",
+        "Match final\nIdentityFile /a\nMatch all\nIdentityFile /b",
+        "CanonicalizeHostname yes\nMatch canonical\nPort 5",
+        "CanonicalizeHostname yes\nHost n1\nPort 5",
+        "CanonicalizeHostname yes\nCanonicalizeFallbackLocal no",
+        "CanonicalizeHostname no\nMatch canonical\nPort 5",
+        "Port 1\r\nUser u\r\nHostName real\r\n",
+        "Host n1\r\n  Port 5\r\n",
+        "\ufeffHost n1\n  Port 5\n",
+        "\ufeff# x\nPort 5\n",
+        "# x\n\n   # y\n\t\nPort 5",
+        "PORT 5\nuSER u",
+        "ServerAliveInterval 1m\nConnectTimeout none\nStrictHostKeyChecking accept-new",
+        "PubkeyAuthentication unbound",
+    ],
+)
+def test_a_file_says_what_openssh_says(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config"
+    file.write_bytes(text.encode())
+    compare(file, "n1")
+
+
+@needs_ssh
+@pytest.mark.parametrize("host", ["n1", "N1", "127.0.0.1", "::1", "n1.example.com", "localhost"])
+def test_the_host_as_it_is_asked_for(tmp_path: Path, host: str) -> None:
+    file = tmp_path / "config"
+    file.write_text(
+        f"Host n1\nPort 5\nHost *.example.com\nPort 6\nMatch host {host}\nUser u\nMatch final\nHostKeyAlias k"
+    )
+    compare(file, host)
+
+
+@needs_ssh
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Include {d}/*.conf\nPort 9",
+        "Include {d}/b.conf {d}/a.conf",
+        "Include {d}/absent.conf\nPort 9",
+        "Include {d}/none*\nPort 9",
+        "Host n2\nInclude {d}/*.conf\nHost n1\nPort 9",
+        "Host n1\nInclude {d}/host.conf\nPort 9",
+        "Match host n1\nInclude {d}/host.conf\nUser w",
+        "Include {d}/self.conf",
+        "Include {d}/?.conf # x\nPort 9",
+        'Include "{d}/a.conf"',
+        "Include={d}/a.conf",
+        "Include",
+        "Include {d}/bad.conf",
+        "Host n2\nInclude {d}/bad.conf",
+    ],
+)
+def test_files_inside_files(tmp_path: Path, text: str) -> None:
+    for name, content in {
+        "a.conf": "User a\n",
+        "b.conf": "User b\nPort 7\n",
+        "host.conf": "Host n2\n  Port 1\nHost n1\n  User h\nHost n2\n",
+        "self.conf": f"Include {tmp_path}/self.conf\n",
+        "bad.conf": 'User "x\n',
+    }.items():
+        if "*.conf" not in text or name in ("a.conf", "b.conf"):
+            (tmp_path / name).write_text(content)
+    file = tmp_path / "config"
+    file.write_text(text.format(d=tmp_path))
+    compare(file, "n1")
+
+
+@needs_ssh
+@pytest.mark.parametrize("seed", range(40))
+def test_any_mixture_says_what_openssh_says(tmp_path: Path, seed: int) -> None:
+    made = random.Random(seed)
+    conditions = [
+        "Host n1", "Host n2", "Host *", "Host n? !n2", "Host real", "Match host n1", "Match host real", "Match final",
+        "Match originalhost n1 host r*", "Match all", "Match user u", "Match !canonical", 'Match exec "test %p = 5"',
+    ]  # fmt: skip
+    values = [
+        "Port 5", "Port=6", "User u # x", 'User "v w"', "HostName real", "HostName %h.x", "IdentityFile /a",
+        "IdentityFile none", "IdentityFile=/b", "ProxyJump b", "ProxyJump none", "ProxyCommand none", "ProxyCommand c",
+        "IdentitiesOnly yes", "HostKeyAlias k", "# comment", "", "Include {d}/more",
+    ]  # fmt: skip
+
+    def text(count: int) -> str:
+        rows = [made.choice(conditions) if made.random() < 0.3 else "  " + made.choice(values) for _ in range(count)]
+        end = made.choice(["\n", "\r\n", " \n"])
+        return "".join(row.format(d=tmp_path) + end for row in rows)
+
+    (tmp_path / "more").write_text(text(4).replace(f"Include {tmp_path}/more", ""))
+    file = tmp_path / "config"
+    file.write_text(text(made.randint(1, 14)))
+    compare(file, "n1")
+
+
+# --- what becomes of it --------------------------------------------------------------------------------------------------
+
+
+def options(folder: Path, text: str, host: str = "n1") -> asyncssh.SSHClientConnectionOptions:
+    (folder / "config").write_bytes(text.encode())
+    files = [str(folder / "config")]
+    hop = Hop(host)
+    return hop.options(files, **keys(hop, files))
+
+
+def test_the_login_has_what_the_file_says(tmp_path: Path) -> None:
+    found = options(
+        tmp_path,
+        'HostName %h.example # x\nPort=2222\nUser "a b"\nServerAliveInterval 1m\nMatch final\nProxyCommand = nc %h %p # x',
+    )
+    assert (found.host, found.port, found.username) == ("n1.example", 2222, "a b")
+    assert found.proxy_command == ["nc", "n1.example", "2222"]
+    assert found.config.get("ServerAliveInterval") is None  # ours is shorter
+
+
+def test_files_of_known_hosts_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = options(tmp_path, 'HostName real\nUserKnownHostsFile ~/%n-%h "%d/a b" # x')
+    assert found.known_hosts == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
+
+
+def test_an_address_with_a_zone_stays(tmp_path: Path) -> None:
+    assert options(tmp_path, "User u", "fe80::1%eth0").host == "fe80::1%eth0"
+
+
+def test_no_keys_are_no_keys(tmp_path: Path) -> None:
+    for text in ("IdentityFile none", "IdentityFile /absent/key"):
+        assert options(tmp_path, text).client_keys == []
+    assert options(tmp_path, "IdentityFile none\nIdentitiesOnly yes").agent_path in ("", None)
+
+
+def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Match final host n1\n  ProxyJump b # x\n")
+    assert [hop.host for hop in route(Hop("n1"), [str(tmp_path / "config")])] == ["b", "n1"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("Port 22 x", "line 1: 'x' is too much after Port"),
+        ("\n\nPort x", "line 3: 'x' is no port"),
+        ("\ufeffPort 22", "a byte order mark begins the file"),
+        ('User "x', "line 1: a quote is not closed"),
+        ("Match localnetwork 10.0.0.0/8", "the condition 'localnetwork' of Match is not known here"),
+        ("IdentityFile ~/%x", "line 1: %x stands for nothing"),
+        ("User a\nAddressFamily inet9", "line 2: Invalid AddressFamily value: inet9"),
+        ("CanonicalizeHostname yes\nCanonicalizePermittedCNAMEs *:*", "CanonicalizePermittedCNAMEs is not known here"),
+    ],
+)
+def test_a_line_that_is_not_understood_is_named(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ValueError, match="config line ") as caught:
+        options(tmp_path, text)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith(str(tmp_path / "config"))
+
+
+def test_the_usual_files_are_the_users_and_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh" / "config").write_text("Include more\nPort 5\n")
+    (tmp_path / ".ssh" / "more").write_text("User u\n")
+    (tmp_path / "system").write_text("Port 6\nProxyJump b\nSendEnv LANG\nInclude local\n")
+    (tmp_path / "local").write_text("HostKeyAlias k\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ssh_config, "SYSTEM_FILE", tmp_path / "system")
+    found = {key: option.values for key, option in ssh_config.effective("n1").items()}
+    assert found == {"hostname": ["n1"], "user": ["u"], "port": ["5"], "proxyjump": ["b"], "hostkeyalias": ["k"]}
+    (tmp_path / ".ssh" / "more").chmod(0o666)
+    with pytest.raises(ValueError, match="bad owner or permissions"):
+        ssh_config.effective("n1")
+    (tmp_path / ".ssh" / "config").unlink()
+    assert ssh_config.effective("n1")["port"].values == ["6"]
+
+
+def test_files_of_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
+    made = random.Random(7)
+    for _ in range(300):
+        data = bytes(made.choices(b"\x00\xff\n\r\t \"'=#%!*Host Match exec Port\\", k=made.randint(0, 60)))
+        (tmp_path / "config").write_bytes(data.replace(b"exec", b""))
+        with contextlib.suppress(ValueError):
+            ssh_config.lines(ssh_config.effective("n1", files=[str(tmp_path / "config")]))
+    (tmp_path / "config").write_bytes(b"# x\n" * 400_000)
+    with pytest.raises(ValueError, match="more than"):
+        ssh_config.effective("n1", files=[str(tmp_path / "config")])
