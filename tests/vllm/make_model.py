@@ -44,15 +44,24 @@ TOKENIZER = {
 }
 
 
+def common_words() -> list[str]:
+    """The words of synthetic prompts: one token each here, as in the vocabularies of real models."""
+    source = (ROOT / "src" / "swarmtune" / "workload" / "tokens.py").read_text()
+    return source.partition('COMMON_WORDS = """')[2].partition('"""')[0].split()
+
+
 def text(lines: int = 20_000) -> list[str]:
     """Text with as many different words as a vocabulary of this size needs; the same every time."""
     rng = random.Random(0)
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(2, 9))) for _ in range(4000)]
-    return [" ".join(rng.choices(words, k=12)) for _ in range(lines)]
+    common = common_words()
+    return [" ".join([*rng.choices(common, k=12), *rng.choices(words, k=6)]) for _ in range(lines)]
 
 
 def tokenizer_json() -> str:
-    """A byte-level BPE tokenizer trained on ``text()``."""
+    """A byte-level BPE tokenizer trained on ``text()``. All its tokens are whole characters: a random model that repeats a
+    part of one would answer without any text.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -61,7 +70,7 @@ def tokenizer_json() -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=["<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=[letter for letter in pre_tokenizers.ByteLevel.alphabet() if letter.isascii()],
         show_progress=False,
     )
     tokenizer.train_from_iterator(text(), trainer)

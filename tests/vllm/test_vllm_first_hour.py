@@ -15,7 +15,7 @@ from tests.vllm.page import add_row
 ROOT = Path(__file__).resolve().parents[2]
 BIN = ROOT / ".venv-vllm" / "bin"
 SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
-SEARCH_S, PROOF_S = 480, 540
+SEARCH_S, PROOF_S = 300, 740
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.timeout(1800),

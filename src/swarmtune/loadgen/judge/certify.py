@@ -184,7 +184,8 @@ def lateness(records: Records) -> dict[str, float]:
     those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
     after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
     client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
-    measurement and in its busiest second. client_page_fault_count: how often workers waited for the disk, as memory was short.
+    measurement and in its busiest second. client_page_fault_count: how often workers waited for the disk, as memory was
+    short.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
