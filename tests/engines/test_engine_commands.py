@@ -211,6 +211,15 @@ def test_llamacpp_golden() -> None:
     assert space.broken(Setting({**space.default().values, "n_batch": 256, "n_ubatch": 512})) == ["n_ubatch <= n_batch"]
 
 
+def test_llamacpp_slots_that_stand_in_the_further_arguments() -> None:
+    slots = {"name": "slots", "config_position": "env", "min": 1, "max": 16, "value": 4}
+    engine = make("llamacpp", context_per_slot=256, others="-np $SLOTS", target_field=[slots])
+    assert engine.mistakes() == []
+    argv = engine.command(Setting({"slots": 16}), GROUP).argv
+    assert argv[argv.index("--n-ctx") + 1] == str(16 * 256)
+    assert argv[-2:] == ("-np", "16")
+
+
 def test_llamacpp_without_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})

@@ -75,6 +75,8 @@ def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "others", "said"),
     [
+        ("llamacpp", "-mg 0", "no parameter -mg"),
+        ("llamacpp", "-md draft.gguf", "no parameter -md"),
         ("vllm", "--disable-log-requests", "no parameter --disable-log-requests. Near: "),
         ("vllm", "--swap-space 16", "no parameter --swap-space"),
         ("vllm", "--swap-space=16", "no parameter --swap-space"),

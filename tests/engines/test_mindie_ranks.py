@@ -15,6 +15,7 @@ from swarmtune.engines.base import Engine
 from swarmtune.engines.mindie_ranks import rank_rules, size_rules
 from swarmtune.engines.rules import broken_rules
 from swarmtune.space import Constraint
+from swarmtune.tuner.planning.ranks import RankRules
 
 MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 
@@ -31,6 +32,20 @@ def file_of(devices: Any = None, **sizes: Any) -> dict[str, Any]:
 def of(folder: Path, file: dict[str, Any], *fields: dict[str, Any]) -> Engine:
     (folder / "service.json").write_text(json.dumps(file))
     return make("mindie", config_path=str(folder / "service.json"), target_field=list(fields))
+
+
+def refusals(engine: Engine, nodes: int = 1) -> list[str]:
+    """All mistakes, with those that depend on the nodes of a service."""
+    found = RankRules()
+    found.add(engine.node_rules(nodes), "mindie: {1}")
+    return [*engine.mistakes(), *found.mistakes]
+
+
+def searched(engine: Engine, nodes: int = 1) -> set[str]:
+    """The rules over ranks that are searched."""
+    found = RankRules()
+    found.add(engine.node_rules(nodes), "")
+    return set(found.reasons)
 
 
 def field(key: str, choices: list[int], **more: Any) -> dict[str, Any]:
@@ -59,7 +74,7 @@ BATCH = {"name": "batch", "config_position": "BackendConfig.ScheduleConfig.maxBa
 )
 def test_files_that_the_daemon_takes(tmp_path: Path, sizes: dict[str, Any]) -> None:
     devices = [list(range(sizes["worldSize"]))]
-    assert of(tmp_path, file_of(devices, **sizes), BATCH).mistakes() == []
+    assert refusals(of(tmp_path, file_of(devices, **sizes), BATCH)) == []
 
 
 @pytest.mark.parametrize(
@@ -79,7 +94,7 @@ def test_files_that_the_daemon_takes(tmp_path: Path, sizes: dict[str, Any]) -> N
     ],
 )
 def test_files_that_the_daemon_refuses(tmp_path: Path, devices: Any, sizes: dict[str, Any], said: str) -> None:
-    (sentence,) = of(tmp_path, file_of(devices, **sizes), BATCH).mistakes()
+    (sentence,) = refusals(of(tmp_path, file_of(devices, **sizes), BATCH))
     assert sentence.startswith(f"mindie: {tmp_path / 'service.json'}: ")
     assert said in sentence
 
@@ -87,39 +102,43 @@ def test_files_that_the_daemon_refuses(tmp_path: Path, devices: Any, sizes: dict
 def test_the_number_of_instances(tmp_path: Path) -> None:
     file = file_of([[0]], worldSize=1)
     file["BackendConfig"]["modelInstanceNumber"] = 2
-    (sentence,) = of(tmp_path, file, BATCH).mistakes()
+    (sentence,) = refusals(of(tmp_path, file, BATCH))
     assert "modelInstanceNumber 2 is not the number of lists in npuDeviceIds, 1" in sentence
 
 
 @pytest.mark.parametrize("devices", [None, "all", [0, 1], [[0], 1], {}, []])
 def test_devices_that_are_no_lists_set_no_rule(tmp_path: Path, devices: Any) -> None:
-    assert of(tmp_path, file_of(devices, worldSize=8), BATCH).mistakes() == []
+    assert refusals(of(tmp_path, file_of(devices, worldSize=8), BATCH)) == []
 
 
 def test_a_table_of_ranks_counts_for_several_machines(tmp_path: Path) -> None:
-    file = file_of([[0, 1]], worldSize=16)
+    """DeepSeek-R1 on two machines of eight devices, as it is published: worldSize is without effect there."""
+    file = file_of([list(range(8))], worldSize=8, tp=8, dp=2, moe_tp=4, moe_ep=4)
+    assert len(refusals(of(tmp_path, file, BATCH))) == 2
+    assert refusals(of(tmp_path, file, BATCH), nodes=2) == []
     file["BackendConfig"]["multiNodesInferEnabled"] = True
-    assert of(tmp_path, file, BATCH).mistakes() == []
+    assert of(tmp_path, file, BATCH).ranks() == {"tp": "8", "pp": "1", "dp": "2", "cp": "1"}
+    assert refusals(of(tmp_path, file, BATCH)) == []
 
 
 def test_searched_ranks_make_up_the_world(tmp_path: Path) -> None:
     file = file_of([list(range(8))], worldSize=8, tp=8, dp=1)
     tuned = of(tmp_path, file, field("tp", [1, 2, 4, 8]), field("dp", [1, 2, 4, 8]))
-    assert tuned.mistakes() == []
+    assert refusals(tuned) == []
     legal = {
         (tp, dp)
         for tp in (1, 2, 4, 8)
         for dp in (1, 2, 4, 8)
-        if all(Constraint.parse(rule).holds({"tp": tp, "dp": dp}) for rule in tuned.constraints())
+        if all(Constraint.parse(rule).holds({"tp": tp, "dp": dp}) for rule in searched(tuned))
     }
     assert legal == {(1, 8), (2, 4), (4, 2), (8, 1)}
-    assert set(tuned.reasons()) == {"tp * dp == 8"}
+    assert searched(tuned) == {"tp * dp == 8"}
     assert not any("no setting is excluded" in note for note in tuned.notes())
 
 
 def test_a_searched_world_has_the_devices_of_the_file(tmp_path: Path) -> None:
     tuned = of(tmp_path, file_of([[0, 1, 2, 3]], worldSize=4), field("worldSize", [2, 4, 8]))
-    assert "worldsize == 4" in tuned.constraints()
+    assert "worldsize == 4" in searched(tuned)
 
 
 def test_a_file_that_contradicts_itself_sets_no_rule_on_what_replaces_it(tmp_path: Path) -> None:
@@ -127,12 +146,12 @@ def test_a_file_that_contradicts_itself_sets_no_rule_on_what_replaces_it(tmp_pat
     dp = field("dp", [], dtype="factories", dtype_param={"target_name": "tp", "product": 16, "dtype": "int"})
     for sizes in ({"tp": 1, "dp": 16}, {"tp": 4, "dp": 1}):
         tuned = of(tmp_path, file_of([[0, 1, 2, 3]], worldSize=4, **sizes), field("tp", [1, 2, 4, 8, 16], value=1), dp)
-        assert tuned.mistakes() == []
-        assert tuned.reasons() == {}
+        assert refusals(tuned) == []
+        assert searched(tuned) == set()
         (note,) = [note for note in tuned.notes() if note.endswith("no setting is excluded for it")]
         assert "worldSize 4" in note
     fits = of(tmp_path, file_of([list(range(16))], worldSize=16, tp=16), field("tp", [1, 2, 4, 8, 16], value=1), dp)
-    assert set(fits.reasons()) == {"tp * dp == 16"}
+    assert searched(fits) == {"tp * dp == 16"}
 
 
 def test_ranks_are_those_of_the_file(tmp_path: Path) -> None:

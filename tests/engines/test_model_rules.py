@@ -96,13 +96,25 @@ def test_any_context_ranks(kv_heads: int, each: int, tp: int, dcp: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"num_attention_heads": true}', '{"text_config": 3}', "[" * 100_000, '{"num_experts": [8]}']
+    "content",
+    [
+        *("{", "[]", '{"model_type": ["llama"]}', '{"model_type": {}}', '{"num_attention_heads": true}'),
+        *('{"text_config": 3}', "[" * 100_000, '{"num_experts": [8]}'),
+    ],
 )
 @pytest.mark.parametrize("name", ["vllm", "sglang"])
 def test_a_file_that_is_not_understood_sets_no_rule(name: str, content: str, tmp_path: Path) -> None:
     engine = of(name, tmp_path, {}, f"{TP[name]} 7")
     (tmp_path / "config.json").write_text(content)
     assert engine.mistakes() == []
+
+
+def test_a_changed_model_has_no_known_length(tmp_path: Path) -> None:
+    others = "--no-enable-chunked-prefill --max-num-batched-tokens 8192"
+    assert of("vllm", tmp_path, {"max_position_embeddings": 131072}, others).longest_request == 131072
+    changed = of("vllm", tmp_path, {"max_position_embeddings": 131072}, others + " --hf-overrides '{\"x\": 1}'")
+    assert "131072" not in str(changed.constraints()) + str(changed.mistakes())
+    assert changed.longest_request is None
 
 
 def test_a_changed_model_sets_no_rule(tmp_path: Path) -> None:
@@ -357,3 +369,22 @@ def test_such_flags_are_no_fields_either(name: str, flag: str) -> None:
     (sentence,) = make(name, command={"model": "m"}, target_field=[field]).mistakes()
     assert sentence.startswith(f"{name}.target_field f: {flag} ")
     assert "leave it out" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "position", "constant", "harmless"),
+    [
+        ("sglang", "--disaggregation-mode", "null", True),
+        ("sglang", "--disaggregation-mode", "prefill", False),
+        ("vllm", "--data-parallel-start-rank", 0, True),
+        ("vllm", "--data-parallel-rank", 0, False),
+        ("vllm", "--headless", False, True),
+        ("vllm", "--headless", True, False),
+    ],
+)
+def test_fields_that_are_at_rest_do_no_harm(name: str, position: str, constant: object, harmless: bool) -> None:
+    kinds = {bool: "bool", int: "int", str: "str"}
+    field = {"name": "x", "config_position": position, "constant": constant, "dtype": kinds[type(constant)]}
+    seqs = {"name": "max_num_seqs" if name == "vllm" else "max_running_requests", "config_position": "env", "max": 64}
+    found = make(name, command={"model": "m"}, target_field=[field, {**seqs, "min": 1}]).mistakes()
+    assert (found == []) == harmless, found

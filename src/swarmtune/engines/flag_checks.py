@@ -187,7 +187,9 @@ class FlagChecks:
         refusals = (spelling.refusal(value) for value in _extremes(made, spelling))
         refused = self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))
         barred = self.barred.get(spelling.flag.name)
-        return f"{where}: {_written(made, spelling)} {barred.why}" if barred and not refused else refused
+        if barred is None or refused or made.fixed is spelling.negated or str(made.fixed) in barred.harmless:
+            return refused
+        return f"{where}: {_written(made, spelling)} {barred.why}"
 
     def _variable_mistake(self, name: str, where: str) -> str | None:
         near = near_names(name, self.schema.commands.names, 0.85)

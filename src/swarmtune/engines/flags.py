@@ -152,7 +152,7 @@ class Flags:
 
     def _lettered(self, argument: str) -> bool:
         flag = self._by_name.get(argument[:2])
-        if flag is None or flag.boolean or argument[2] in "=.":
+        if flag is None or flag.boolean or argument[2] in "=." or (flag.takes == TEXT and argument[2].isalpha()):
             return False
         return self.find(argument) is None and flag.refusal(argument[2:]) is None
 

@@ -178,7 +178,7 @@ class LlamacppEngine(Engine):
         return self.schema.fields(self.config.target_field, self.schema.defaults(DEFAULT_FIELDS), self._flags.known)
 
     def _slots(self, fields: Sequence[Field]) -> str | None:
-        return self.schema.fields_by_parameter(fields).get("n_parallel")
+        return self.schema.fields_by_parameter(self._flags.placed(fields)).get("n_parallel")
 
     def _memory_table(self) -> GgufMemoryConfig | None:
         """The table with what the section says already; None without one, or where the whole context is fixed."""
@@ -246,9 +246,7 @@ class LlamacppEngine(Engine):
         config = self.config
         fields = self.fields()
         placed = place(fields, setting, self.schema.flag_of, self.schema.write)
-        slots = setting.values.get(
-            self.schema.fields_by_parameter(fields).get("n_parallel", ""), self._flags.known.get("n_parallel", 4)
-        )
+        slots = setting.values.get(self._slots(fields) or "", self._flags.known.get("n_parallel", 4))
         context = ("--n-ctx", str(config.context_per_slot * int(slots)), "--cache-ram", str(config.cache_ram_mib))
         others = substitute(split(config.others), {**config.env, **tokens(setting, PORT=str(group.port))})
         where = ("--host", group.master, "--port", str(group.port))

@@ -24,7 +24,7 @@ from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields,
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import completes, healthy
-from swarmtune.engines.rules import Rule, broken_rules, open_rules
+from swarmtune.engines.rules import Rule
 from swarmtune.engines.schema import underscored
 from swarmtune.engines.service_config import ServiceConfig
 from swarmtune.errors import SimulatorStartError
@@ -221,17 +221,18 @@ class MindieEngine(Engine):
             return known.default if known else None
 
     def constraints(self) -> tuple[str, ...]:
-        """A prefill batch is at most a batch, a batch at most what the KV cache holds, and ranks make up worldSize."""
+        """A prefill batch is at most a batch, and a batch at most what the KV cache holds."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + tuple(self.reasons()) + self._bound.rules(fields, self._batch(fields))
+        return SCHEMA.constraints(fields) + self._bound.rules(fields, self._batch(fields))
 
-    def reasons(self) -> Mapping[str, str]:
-        """Why the rules between parallel ranks hold."""
-        return open_rules(self._rank_rules(self.fields())[0])
+    def node_rules(self, nodes: int) -> Mapping[str, str]:
+        """Parallel ranks make up worldSize, and the devices of the file are as many."""
+        rules, _ = self._rank_rules(self.fields(), nodes)
+        return {rule.text: f"{self.config.file}: {rule.why}" for rule in rules}
 
-    def _rank_rules(self, fields: Sequence[Field]) -> tuple[list[Rule], list[str]]:
+    def _rank_rules(self, fields: Sequence[Field], nodes: int = 1) -> tuple[list[Rule], list[str]]:
         """The rules between parallel ranks, and what speaks against those that are left out."""
-        return rank_rules(self._content, MODEL, fields, SCHEMA.fields_by_parameter(fields))
+        return rank_rules(self._content, MODEL, fields, SCHEMA.fields_by_parameter(fields), nodes)
 
     def mistakes(self) -> list[str]:
         """A file that cannot be read, places that it does not have, flags (the daemon takes none)."""
@@ -245,7 +246,6 @@ class MindieEngine(Engine):
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
-            found += broken_rules(self._rank_rules(fields)[0], f"mindie: {self.config.file}")
             found += self._baseline_mistakes()
             _ = self.port
         except DocumentError as error:

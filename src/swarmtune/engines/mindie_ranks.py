@@ -21,16 +21,17 @@ MOST = 2**31
 
 
 def rank_rules(
-    file: Any, model: str, fields: Sequence[Field], names: Mapping[str, str]
+    file: Any, model: str, fields: Sequence[Field], names: Mapping[str, str], nodes: int = 1
 ) -> tuple[list[Rule], list[str]]:
     """The rules between sizes and devices; and, as sentences, what speaks against rules that are left out: sizes that fields
     replace and that contradict each other in the file already, and derived fields that follow another product than
-    worldSize. ``model``: the path of the first model in the file; ``names``: the fields by the keys that they set.
+    worldSize. ``model``: the path of the first model in the file; ``names``: the fields by the keys that they set;
+    ``nodes``: the machines that serve one model together.
     """
-    given = sizes(file, model, names)
+    given = sizes(file, model, names, nodes)
     rules = size_rules(given)
     set_here = {names[key.lower()] for key in SIZES if key.lower() in names}
-    doubts = broken_rules(size_rules(sizes(file, model, {})), "the file") if set_here else []
+    doubts = broken_rules(size_rules(sizes(file, model, {}, nodes)), "the file") if set_here else []
     if doubts:
         rules = [rule for rule in rules if not Constraint.parse(rule.text).names]
     elif any(field.name in set_here and field.dtype in DERIVED and field.fixed is None for field in fields):
@@ -38,7 +39,8 @@ def rank_rules(
         broken = [rule for rule in rules if not Constraint.parse(rule.text).holds(baseline)] if baseline else []
         rules = [rule for rule in rules if rule not in broken]
         doubts = [f"derived fields: {rule.why}" for rule in broken]
-    return rules + ([] if "npudeviceids" in names else device_rules(file, given.get("worldSize"))), doubts
+    devices = [] if nodes > 1 or "npudeviceids" in names else device_rules(file, given.get("worldSize"))
+    return rules + devices, doubts
 
 
 def _baseline(fields: Sequence[Field]) -> Mapping[str, Value]:
@@ -49,17 +51,24 @@ def _baseline(fields: Sequence[Field]) -> Mapping[str, Value]:
         return {}
 
 
-def sizes(file: Any, model: str, names: Mapping[str, str]) -> dict[str, str]:
+def sizes(file: Any, model: str, names: Mapping[str, str], nodes: int = 1) -> dict[str, str]:
     """The sizes as rules write them: the field that sets each (``names``, by the key in lower case), else the number in the
-    file; those that are left to the daemon (absent, -1) are not among them. ``model``: the path of the first model.
+    file; those that are left to the daemon (absent, -1) are not among them, nor is worldSize where several machines serve
+    the model: their table of ranks counts then. ``model``: the path of the first model; ``nodes``: those machines.
     """
     found = {}
-    for key in SIZES:
+    several = nodes > 1 or joins_machines(file)
+    for key in SIZES[several:]:
         value = read_or(file, f"{model}.{key}", None)
         number = isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST
         if words := names.get(key.lower(), str(value) if number else ""):
             found[key] = words
     return found
+
+
+def joins_machines(file: Any) -> bool:
+    """Does the file say that several machines serve the model together?"""
+    return read_or(file, f"{BACKEND}.multiNodesInferEnabled", False) is not False
 
 
 def size_rules(given: Mapping[str, str]) -> list[Rule]:
@@ -102,7 +111,7 @@ def device_rules(file: Any, world: str | None) -> list[Rule]:
     of ranks counts and not the file.
     """
     devices = read_or(file, f"{BACKEND}.npuDeviceIds", None)
-    if not isinstance(devices, list) or read_or(file, f"{BACKEND}.multiNodesInferEnabled", False) is not False:
+    if not isinstance(devices, list) or joins_machines(file):
         return []
     rules: list[Rule] = []
     for number, one in enumerate(devices):

@@ -77,8 +77,11 @@ class ModelFacts:
     @property
     def dense(self) -> bool:
         """Is it sure that it has no experts?"""
-        return self._config.get("model_type") in DENSE and not any(
-            "expert" in key.lower() or "moe" in key.lower() for key in _keys(self._whole)
+        family = self._config.get("model_type")
+        return (
+            isinstance(family, str)
+            and family in DENSE
+            and not any("expert" in key.lower() or "moe" in key.lower() for key in _keys(self._whole))
         )
 
     @property

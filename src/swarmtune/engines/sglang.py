@@ -129,7 +129,7 @@ class SglangEngine(Engine):
     def longest_request(self) -> int | None:
         """As the flag says, or else the model's file; not known where it is searched."""
         names = self.schema.fields_by_parameter(self.fields())
-        given = self._flags.known.get("context_length", self._facts.longest)
+        given = self._flags.known.get("context_length", self._model_facts.longest)
         return given if type(given) is int and given > 0 and "context_length" not in names else None
 
     def fields(self) -> tuple[Field, ...]:
@@ -152,8 +152,13 @@ class SglangEngine(Engine):
         """All others of its schema."""
         return self.schema.unused(self.fields())
 
+    @property
+    def _model_facts(self) -> ModelFacts:
+        """What is known of the model; nothing where a flag changes it."""
+        return NO_FACTS if self._flags.gives("--json-model-override-args") else self._facts
+
     def _batch(self, fields: Sequence[Field]) -> str | None:
-        return self.schema.fields_by_parameter(fields).get("max_running_requests")
+        return self.schema.fields_by_parameter(self._flags.placed(fields)).get("max_running_requests")
 
     def constraints(self) -> tuple[str, ...]:
         """Rules that SGLang checks at its start, and the bound of the KV cache."""
@@ -171,8 +176,8 @@ class SglangEngine(Engine):
 
     def _model_rules(self) -> tuple[Rule, ...]:
         """Heads and experts, and the ranks that share them."""
+        facts = self._model_facts
         terms = self._terms
-        facts = NO_FACTS if self._flags.gives("--json-model-override-args") else self._facts
         attention, experts = _attention_ranks(terms), _expert_ranks(terms)
         rules: list[Rule] = [] if attention is None else [*head_rules(facts.heads, facts.kv_heads, attention)]
         more = terms["ep_num_redundant_experts"]

@@ -128,7 +128,7 @@ class VllmEngine(Engine):
     def longest_request(self) -> int | None:
         """As the flag says, or else the model's file; not known where it is searched."""
         names = self.schema.fields_by_parameter(self.fields())
-        given = self._flags.known.get("max_model_len", self._facts.longest)
+        given = self._flags.known.get("max_model_len", self._model_facts.longest)
         return given if type(given) is int and given > 0 and "max_model_len" not in names else None
 
     def fields(self) -> tuple[Field, ...]:
@@ -151,13 +151,18 @@ class VllmEngine(Engine):
         """All others of its schema."""
         return self.schema.unused(self.fields())
 
+    @property
+    def _model_facts(self) -> ModelFacts:
+        """What is known of the model; nothing where a flag changes it."""
+        return NO_FACTS if self._flags.gives("--hf-overrides") else self._facts
+
     def _batch(self, fields: Sequence[Field]) -> str | None:
-        return self.schema.fields_by_parameter(fields).get("max_num_seqs")
+        return self.schema.fields_by_parameter(self._flags.placed(fields)).get("max_num_seqs")
 
     def constraints(self) -> tuple[str, ...]:
         """Rules that vLLM checks at its start, also with flags in ``others``, and the bound of the KV cache."""
         fields, known = self.fields(), self._flags.known
-        longest = {"max_model_len": self._facts.longest} if self._facts.longest else {}
+        longest = {"max_model_len": self._model_facts.longest} if self._model_facts.longest else {}
         rules = self.schema.constraints(self._flags.placed(fields), {**longest, **known})
         return rules + tuple(self.reasons()) + self._bound.rules(fields, self._batch(fields))
 
@@ -171,8 +176,7 @@ class VllmEngine(Engine):
 
     def _model_rules(self) -> tuple[Rule, ...]:
         """Heads, experts and the ranks that share them."""
-        terms = self._terms
-        facts = NO_FACTS if self._flags.gives("--hf-overrides") else self._facts
+        facts, terms = self._model_facts, self._terms
         tensor, expert, balanced = terms[TENSOR], terms["enable_expert_parallel"], terms["enable_eplb"]
         heads, kv_heads, context = facts.heads, facts.kv_heads, terms["decode_context_parallel_size"]
         rules = [*head_rules(heads, kv_heads, tensor), *context_rules(heads, kv_heads, tensor, context)]

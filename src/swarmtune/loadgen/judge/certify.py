@@ -32,7 +32,7 @@ DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
 DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
 FALSE_USAGE = 0.05  # share of answers without a count of tokens above which the token metrics are of no use
-FEW_FAULTS = 20  # waits for the disk that late code and data may cost in a run where memory is not short
+FEW_FAULTS = 20  # waits for the disk that code may cost a worker which it runs for the first time
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
 
@@ -184,8 +184,8 @@ def lateness(records: Records) -> dict[str, float]:
     those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
     after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
     client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
-    measurement and in its busiest second. client_page_fault_count: how often workers waited for the disk, as memory was
-    short.
+    measurement and in its busiest second. client_page_fault_count: how often a worker waited for the disk, because
+    memory of it was not there: the most of one.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
@@ -193,7 +193,7 @@ def lateness(records: Records) -> dict[str, float]:
     facts = {
         "client_cpu_share": max((mean for mean, _ in shares), default=0.0),
         "client_cpu_share_max": max((most for _, most in shares), default=0.0),
-        "client_page_fault_count": float(sum(worker.page_faults for worker in records.workers)),
+        "client_page_fault_count": float(max((worker.page_faults for worker in records.workers), default=0)),
     }
     if len(sent):
         late = np.maximum(0, sent["sent_ns"] - sent["connect_ns"] - sent["ready_ns"])

@@ -21,7 +21,9 @@ def memory_kept() -> Iterator[None]:
     a service that fills the memory of the machine would make it wait for the disk.
     """
     library = ctypes.CDLL(None)
-    kept = hasattr(library, "mlockall") and library.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0
+    unlimited = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
+    what = MCL_CURRENT | MCL_ONFAULT | (MCL_FUTURE if unlimited else 0)  # with a limit, later memory would be refused
+    kept = hasattr(library, "mlockall") and library.mlockall(what) == 0
     try:
         yield
     finally:
@@ -36,11 +38,14 @@ class OwnLoad:
         self._first: tuple[int, int] | None = None  # wall and CPU time, ns
         self._second = (0, 0)
         self._offset_ns = 0
-        self._faults = _page_faults()
+        self._faults = 0
 
     def look(self, facts: WorkerFacts) -> None:
         """Update the facts of the worker."""
-        facts.page_faults = _page_faults() - self._faults
+        faults = _page_faults()
+        if self._first is None:
+            self._faults = faults
+        facts.page_faults = faults - self._faults
         now, cpu = time.monotonic_ns(), time.process_time_ns()
         offset = _offset_ns()
         if self._first is None:
