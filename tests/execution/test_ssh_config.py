@@ -226,6 +226,12 @@ def compare(file: Path, host: str) -> None:
         "User 'a\\'b'",
         "User a\rb",
         "IdentityFile /a\\",
+        "Host # n1\nPort 5",
+        'Host n1 ""\nPort 5',
+        "SendEnv # A\nPort 5",
+        "UserKnownHostsFile #\nPort 5",
+        "Include #\nPort 5",
+        "User # x",
     ],
 )
 def test_a_file_says_what_openssh_says(tmp_path: Path, text: str) -> None:

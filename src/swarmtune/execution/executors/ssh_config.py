@@ -35,6 +35,7 @@ _EXPANDED = {
     **dict.fromkeys(("globalknownhostsfile", "userknownhostsfile"), _TOKENS),
     **dict.fromkeys(("proxycommand", "proxyjump"), "%hknpr"),
 }
+_MAYBE_EMPTY = SEVERAL | {"host", "include", "sendenv"}  # a comment may be all that is behind them
 _OURS = (  # asyncssh need not know them
     *("canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname", "canonicalizemaxdots"),
     *("canonicalizepermittedcnames", "ignoreunknown"),
@@ -205,13 +206,16 @@ class _Reader:
             self._words(key, words, own, never, depth)
 
     def _words(self, key: str, words: list[str], own: bool, never: bool, depth: int) -> None:
-        if not words or not words[0]:
+        if not words and key in _MAYBE_EMPTY:
+            self._active = self._active and key != "host"
+            return
+        if not words or "" in words:
             raise ValueError(f"{self._where}: no argument after {KNOWN[key]}")
         if key == "host":
             self._active = not never and self._named(words)
         elif key == "include":
             self._include(words, own, never, depth)
-        elif key in SEVERAL or key == "sendenv":
+        elif key in _MAYBE_EMPTY:
             self._set(key, words)
         elif len(words) > 1:
             raise ValueError(f"{self._where}: {words[1][:40]!r} is too much after {KNOWN[key]}")
