@@ -14,11 +14,15 @@ import asyncssh
 import pytest
 
 from swarmtune.execution.executors import ssh_config
+from swarmtune.execution.executors.ssh_keywords import KNOWN
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 ME = pwd.getpwuid(os.getuid()).pw_name
-COMPARED = ("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "hostkeyalias")
-DEFAULTS = {"port": ["22"], "user": [ME], "identitiesonly": ["no"]}
+COMPARED = (
+    *("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "hostkeyalias"),
+    *("ignoreunknown", "sendenv", "kbdinteractiveauthentication"),
+)
+DEFAULTS = {"port": ["22"], "user": [ME], "identitiesonly": ["no"], "kbdinteractiveauthentication": ["yes"]}
 needs_ssh = pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
 
 
@@ -30,10 +34,12 @@ def by_openssh(file: Path, host: str) -> dict[str, list[str]] | None:
     if done.returncode != 0:
         return None
     found: dict[str, list[str]] = {}
-    for line in done.stdout.decode(errors="surrogateescape").splitlines():
+    for line in done.stdout.decode(errors="surrogateescape").split("\n"):
         key, _, value = line.partition(" ")
         if key in COMPARED:
             found.setdefault(key, []).append(value)
+    if "sendenv" in found:
+        found["sendenv"] = sorted(set(found["sendenv"]))  # a second pass repeats them
     return found
 
 
@@ -48,8 +54,10 @@ def by_us(file: Path, host: str) -> dict[str, list[str]] | None:
         assert "\n" not in mistake
         return None
     found = {**DEFAULTS, **{key: option.values for key, option in options.items() if key in COMPARED}}
-    found["identitiesonly"] = [{"true": "yes", "false": "no"}.get(v, v) for v in found["identitiesonly"]]
-    return {key: values for key, values in found.items() if values != ["none"] or key == "identityfile"}
+    for key in ("identitiesonly", "kbdinteractiveauthentication"):
+        found[key] = [{"true": "yes", "false": "no"}.get(value, value) for value in found[key]]
+    found["sendenv"] = sorted(found.get("sendenv", []))
+    return {key: values for key, values in found.items() if values and (values != ["none"] or key == "identityfile")}
 
 
 def compare(file: Path, host: str) -> None:
@@ -179,6 +187,51 @@ def compare(file: Path, host: str) -> None:
         "PORT 5\nuSER u",
         "ServerAliveInterval 1m\nConnectTimeout none\nStrictHostKeyChecking accept-new",
         "PubkeyAuthentication unbound",
+        "HostNmae 10.0.0.5",
+        "Host n2\nHostNmae 10.0.0.5",
+        "IgnoreUnknown HostN*\nHostNmae x\nPort 5",
+        "HostNmae x\nIgnoreUnknown HostN*",
+        "IgnoreUnknown foo,BAR\nFoo x\nbar=1\nPort 5",
+        "IgnoreUnknown *,!bar\nfoo 1\nbar 2",
+        "IgnoreUnknown foo\nIgnoreUnknown bar\nbar 2",
+        "Host n2\nIgnoreUnknown foo\nHost *\nfoo 1",
+        "IgnoreUnknown foo bar",
+        "IgnoreUnknown *\n$$$ x\nPort 5",
+        "IgnoreUnknown foo\nfoo",
+        'IgnoreUnknown foo\nfoo a"b',
+        'ForwardAgent a"b',
+        'ProxyCommand a"b',
+        "$$$ x",
+        "foo",
+        "IdentityFile2 /a\nIdentityFile /b",
+        "ChallengeResponseAuthentication no\nKbdInteractiveAuthentication yes",
+        "SendEnv A B*\nSendEnv -A",
+        "SendEnv AB AC* A\nSendEnv -A? D",
+        "SendEnv A\nSendEnv -*",
+        "SendEnv -A A",
+        "SendEnv A B\nMatch final\nSendEnv -B",
+        "Host n2\nSendEnv A\nHost n1\nSendEnv B # C",
+        "SendEnv A=B",
+        'SendEnv A ""',
+        "User a\\",
+        "User a\\\\",
+        "User a\\x\\\\y",
+        "User a\\\ty",
+        "User a\\\t# x",
+        "User a\\# x",
+        "User \\a",
+        'User a\\x"b c"',
+        'User "a\\',
+        'User "a\\ b"',
+        "User 'a\\'b'",
+        "User a\rb",
+        "IdentityFile /a\\",
+        "Host # n1\nPort 5",
+        'Host n1 ""\nPort 5',
+        "SendEnv # A\nPort 5",
+        "UserKnownHostsFile #\nPort 5",
+        "Include #\nPort 5",
+        "User # x",
     ],
 )
 def test_a_file_says_what_openssh_says(tmp_path: Path, text: str) -> None:
@@ -215,6 +268,11 @@ def test_the_host_as_it_is_asked_for(tmp_path: Path, host: str) -> None:
         "Include",
         "Include {d}/bad.conf",
         "Host n2\nInclude {d}/bad.conf",
+        "Include {d}/loop.link",
+        "Host n2\nInclude {d}/loop.link",
+        "Include {d}/l*.link\nPort 9",
+        "Include {d}/gone.link\nPort 9",
+        "Include {d}/folder\nPort 9",
     ],
 )
 def test_files_inside_files(tmp_path: Path, text: str) -> None:
@@ -227,6 +285,9 @@ def test_files_inside_files(tmp_path: Path, text: str) -> None:
     }.items():
         if "*.conf" not in text or name in ("a.conf", "b.conf"):
             (tmp_path / name).write_text(content)
+    (tmp_path / "loop.link").symlink_to("loop.link")  # cannot be opened, even by root
+    (tmp_path / "gone.link").symlink_to("gone")
+    (tmp_path / "folder").mkdir()
     file = tmp_path / "config"
     file.write_text(text.format(d=tmp_path))
     compare(file, "n1")
@@ -262,9 +323,8 @@ def test_any_mixture_says_what_openssh_says(tmp_path: Path, seed: int) -> None:
 
 def options(folder: Path, text: str, host: str = "n1") -> asyncssh.SSHClientConnectionOptions:
     (folder / "config").write_bytes(text.encode())
-    files = [str(folder / "config")]
-    hop = Hop(host)
-    return hop.options(files, **keys(hop, files))
+    hop = Hop(host, config=[str(folder / "config")])
+    return hop.options(**keys(hop))
 
 
 def test_the_login_has_what_the_file_says(tmp_path: Path) -> None:
@@ -283,6 +343,35 @@ def test_files_of_known_hosts_are_expanded(tmp_path: Path, monkeypatch: pytest.M
     assert found.known_hosts == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
 
 
+@needs_ssh
+@pytest.mark.parametrize("letter", "CLhiklnpru%")
+def test_tokens_stand_for_what_they_do_for_openssh(tmp_path: Path, letter: str) -> None:
+    file = tmp_path / "config"
+    text = f"HostName real\nPort 2222\nUser u\nHostKeyAlias a%b\nProxyCommand false\nIdentityFile /absent/x%{letter}x"
+    file.write_text(text)
+    command = ["ssh", "-v", "-F", str(file), "n1"]
+    said = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60
+    ).stderr.decode()
+    named = [line.split()[3] for line in said.splitlines() if "identity file " in line]
+    found = Hop("n1", config=[str(file)]).options(client_keys=None).config.get("IdentityFile")
+    assert isinstance(found, list)
+    assert found[0] == named[0]
+
+
+def test_tokens_that_asyncssh_does_not_have(tmp_path: Path) -> None:
+    text = "Host n1\nHostKeyAlias 50%\nProxyJump me@b:22,c@%k.%h\nIdentityFile /k/%k-%j-%%\nIdentityAgent /a/%k-%j\n"
+    (tmp_path / "config").write_text(text)
+    hop = Hop("n1", config=[str(tmp_path / "config")])
+    found = hop.options(**keys(hop))
+    assert found.config.get("IdentityFile") == ["/k/50%-%k.%h-%"]
+    assert found.agent_path == "/a/50%-%k.%h"
+    assert [jump.host for jump in route(hop)] == ["b", "50%.n1", "n1"]
+    (tmp_path / "config").write_text("HostKeyAlias 50%\nProxyCommand nc %k %h %n %p %r %%h\nUser u\nHostName real\n")
+    found = options(tmp_path, (tmp_path / "config").read_text())
+    assert found.proxy_command == ["nc", "50%", "real", "n1", "22", "u", "%h"]
+
+
 def test_an_address_with_a_zone_stays(tmp_path: Path) -> None:
     assert options(tmp_path, "User u", "fe80::1%eth0").host == "fe80::1%eth0"
 
@@ -295,7 +384,7 @@ def test_no_keys_are_no_keys(tmp_path: Path) -> None:
 
 def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Match final host n1\n  ProxyJump b # x\n")
-    assert [hop.host for hop in route(Hop("n1"), [str(tmp_path / "config")])] == ["b", "n1"]
+    assert [hop.host for hop in route(Hop("n1", config=[str(tmp_path / "config")]))] == ["b", "n1"]
 
 
 @pytest.mark.parametrize(
@@ -304,6 +393,11 @@ def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
         ("Port 22 x", "line 1: 'x' is too much after Port"),
         ("\n\nPort x", "line 3: 'x' is no port"),
         ("\ufeffPort 22", "a byte order mark begins the file"),
+        ("\nHostNmae 10.0.0.5", "line 2: 'HostNmae' is no keyword of ssh_config; did you mean Hostname?"),
+        ("Xyzzy 1", "line 1: 'Xyzzy' is no keyword of ssh_config"),
+        ("ProxyCommand nc %u", "line 1: %u stands for nothing"),
+        ("ProxyJump %C", "line 1: %C stands for nothing"),
+        ("Match exec \"sh -c 'kill -9 $$'\"", "line 1: signal 9 ended the command of Match exec"),
         ('User "x', "line 1: a quote is not closed"),
         ("Match localnetwork 10.0.0.0/8", "the condition 'localnetwork' of Match is not known here"),
         ("IdentityFile ~/%x", "line 1: %x stands for nothing"),
@@ -345,3 +439,39 @@ def test_files_of_any_bytes_are_read_or_refused(tmp_path: Path) -> None:
     (tmp_path / "config").write_bytes(b"# x\n" * 400_000)
     with pytest.raises(ValueError, match="more than"):
         ssh_config.effective("n1", files=[str(tmp_path / "config")])
+
+
+def test_usual_files_that_cannot_be_opened_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".ssh").mkdir()
+    user, system = tmp_path / ".ssh" / "config", tmp_path / "system"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(ssh_config, "SYSTEM_FILE", system)
+    for unreadable in (user, system):
+        unreadable.symlink_to(unreadable.name)  # to itself: root cannot open it, either
+    assert list(ssh_config.effective("n1")) == ["hostname"]
+    user.unlink()
+    user.write_text("Port 5\nInclude loop\n")
+    (tmp_path / ".ssh" / "loop").symlink_to("loop")
+    with pytest.raises(ValueError, match=r"config line 2: .*loop cannot be read"):
+        ssh_config.effective("n1")
+    with pytest.raises(OSError, match="system"):
+        ssh_config.effective("n1", files=[str(system)])
+
+
+@needs_ssh
+def test_openssh_has_the_keywords_that_we_know_of_its_age(tmp_path: Path) -> None:
+    """A misspelt name in our list would be refused by it."""
+    file = tmp_path / "config"
+    file.write_text("".join(f"{name} x\n" for name in KNOWN if name not in ("include", "match", "host")))
+    done = subprocess.run(
+        ["ssh", "-F", str(file), "-G", "n1"], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60
+    )
+    refused = {
+        line.rpartition(" ")[2].strip() for line in done.stderr.decode().splitlines() if "configuration option:" in line
+    }
+    assert refused <= {
+        "channeltimeout", "gssapiclientidentity", "gssapikexalgorithms", "gssapikeyexchange", "gssapirenewalforcesrekey",
+        "gssapiserveridentity", "gssapitrustdns", "logverbose", "obscurekeystroketiming", "protocolkeepalives",
+        "refuseconnection", "rsaminsize", "setuptimeout", "tag", "useblacklistedkeys", "usekeychain", "versionaddendum",
+        "warnweakcrypto",
+    }  # fmt: skip

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import socket
 from pathlib import Path
 
 import asyncssh
 import pytest
 
+from swarmtune.errors import CommunicationError
+from swarmtune.execution.executors.ssh_login import SshTarget, login
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 
@@ -28,7 +34,7 @@ def written(folder: Path, text: str) -> list[str]:
     ],
 )
 def test_the_way_is_that_of_openssh(tmp_path: Path, text: str, way: list[str]) -> None:
-    hops = route(Hop("n1"), written(tmp_path, text))
+    hops = route(Hop("n1", config=written(tmp_path, text)))
     shown = [h.host + (f":{h.port}" if h.port else "") + (f" {h.username}" if h.username else "") for h in hops]
     assert shown == way
 
@@ -44,14 +50,14 @@ def test_the_way_is_that_of_openssh(tmp_path: Path, text: str, way: list[str]) -
 )
 def test_a_circle_is_a_mistake(tmp_path: Path, text: str, circle: str) -> None:
     with pytest.raises(ValueError, match="go in a circle") as caught:
-        route(Hop("n1"), written(tmp_path, text))
+        route(Hop("n1", config=written(tmp_path, text)))
     assert str(caught.value).endswith(f"(ProxyJump): {circle}")
 
 
 @pytest.mark.parametrize("jump", ["b:x", "@", ":22", "b,,c"])
 def test_a_jump_that_is_none_is_named(tmp_path: Path, jump: str) -> None:
     with pytest.raises(ValueError, match="ProxyJump"):
-        route(Hop("n1"), written(tmp_path, f"Host n1\n  ProxyJump {jump}"))
+        route(Hop("n1", config=written(tmp_path, f"Host n1\n  ProxyJump {jump}")))
 
 
 def test_keys_are_those_that_are_there(tmp_path: Path) -> None:
@@ -64,10 +70,31 @@ def test_keys_are_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     names = ("absent", "broken", "folder", "locked", "plain", "only.pub", "only")
     lines = "\n".join(f"IdentityFile {tmp_path}/{name}" for name in names)
-    config = written(tmp_path, lines)
-    found = keys(Hop("n1"), config)
+    hop = Hop("n1", config=written(tmp_path, lines))
+    found = keys(hop)
     assert found == {"client_keys": [f"{tmp_path}/locked", f"{tmp_path}/plain"], "ignore_encrypted": True}
-    assert Hop("n1").options(config, **found).client_keys
-    only = keys(Hop("n1"), written(tmp_path, f"IdentitiesOnly yes\n{lines}"))
+    assert hop.options(**found).client_keys
+    only = keys(Hop("n1", config=written(tmp_path, f"IdentitiesOnly yes\n{lines}")))
     assert only["agent_identities"] == [f"{tmp_path}/plain.pub", f"{tmp_path}/only.pub", f"{tmp_path}/only.pub"]
-    assert keys(Hop("n1"), written(tmp_path, "User u")) == {}
+    assert keys(Hop("n1", config=written(tmp_path, "User u"))) == {}
+
+
+async def test_a_login_reads_the_files_once_for_each_hop_and_lets_others_run(tmp_path: Path) -> None:
+    """The command of Match exec waits for a line that this event loop writes."""
+    os.mkfifo(tmp_path / "line")
+    counted, line = tmp_path / "counted", os.open(tmp_path / "line", os.O_RDWR)
+
+    async def write() -> None:
+        os.write(line, b"x\n" * 9)
+
+    with socket.socket() as silent, contextlib.closing(os.fdopen(line, "wb")):
+        silent.bind(("127.0.0.1", 0))  # nobody listens: the login fails
+        (tmp_path / "config").write_text(
+            f"Match exec \"sh -c 'read x < {tmp_path}/line; echo %n >> {counted}'\"\n"
+            f"  Port {silent.getsockname()[1]}\nHost n1\n  ProxyJump b\nHost *\n  HostName 127.0.0.1\n"
+        )
+        target = SshTarget("n1", config=tmp_path / "config")
+        failure, _ = await asyncio.gather(login(target), write(), return_exceptions=True)
+    assert isinstance(failure, CommunicationError)
+    assert "n1 is reached through b (ProxyJump): no connection to b" in str(failure)
+    assert counted.read_text().split() == ["n1", "b"]

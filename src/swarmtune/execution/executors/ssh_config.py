@@ -7,6 +7,7 @@ readconf.c and ssh.c of OpenSSH.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import getpass
 import glob
 import hashlib
@@ -17,48 +18,40 @@ import re
 import shlex
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from swarmtune.execution.executors.ssh_keywords import ADDED, ALIASES, BLOCKS, KNOWN, NAMES, SEVERAL, SWITCHES
 
 MOST_BYTES = 1024 * 1024  # of a file
 MOST_DEPTH = 16  # of files inside files, as OpenSSH has it
 EXEC_S = 10.0  # for a command of Match exec
 USER_FILE, SYSTEM_FILE = Path("~/.ssh/config"), Path("/etc/ssh/ssh_config")
 BLANK = " \t\r\n"
-SWITCHES = (
-    *("CanonicalizeFallbackLocal", "ChallengeResponseAuthentication", "Compression", "GSSAPIAuthentication"),
-    *("GSSAPIDelegateCredentials", "GSSAPIKeyExchange", "HostbasedAuthentication", "IdentitiesOnly"),
-    *("KbdInteractiveAuthentication", "PasswordAuthentication", "PubkeyAuthentication", "TCPKeepAlive"),
+_TOKENS = "%CLdhijklnpru"
+_EXPANDED = {
+    **dict.fromkeys(("certificatefile", "identityagent", "identityfile"), _TOKENS),
+    **dict.fromkeys(("globalknownhostsfile", "userknownhostsfile"), _TOKENS),
+    **dict.fromkeys(("proxycommand", "proxyjump"), "%hknpr"),
+}
+_MAYBE_EMPTY = SEVERAL | {"host", "include", "sendenv"}  # a comment may be all that is behind them
+_OURS = (  # asyncssh need not know them
+    *("canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname", "canonicalizemaxdots"),
+    *("canonicalizepermittedcnames", "ignoreunknown"),
 )
-SINGLE = (
-    *(
-        "AddressFamily",
-        "BindAddress",
-        "CanonicalizeHostname",
-        "CanonicalizeMaxDots",
-        "CASignatureAlgorithms",
-        "Ciphers",
-    ),
-    *("HostKeyAlgorithms", "Hostname", "HostKeyAlias", "IdentityAgent", "KexAlgorithms", "MACs", "PKCS11Provider"),
-    *("Port", "PreferredAuthentications", "ProxyCommand", "ProxyJump", "Tag", "User"),
-)
-SEVERAL = (
-    *("CanonicalDomains", "CanonicalizePermittedCNAMEs", "GlobalKnownHostsFile", "RekeyLimit", "SetEnv"),
-    "UserKnownHostsFile",
-)
-ADDED = ("CertificateFile", "IdentityFile", "SendEnv")  # of which every line counts
-NAMES: Mapping[str, str] = {name.lower(): name for name in (*SWITCHES, *SINGLE, *SEVERAL, *ADDED)}
-_SWITCHES, _SEVERAL, _ADDED = ({name.lower() for name in names} for names in (SWITCHES, SEVERAL, ADDED))
-_OURS = ("canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname", "canonicalizemaxdots")
+_JUMP = re.compile(r"(?:ssh://)?(?:[^@]*@)?(\[[^\]]*\]|[^:/]*)")
 
 
 @dataclass
 class Option:
-    """The values that count of one keyword. ``where``: the file and line of the first."""
+    """The values that count of one keyword. ``where``: the file and line of the first. ``expanded``: the values with what
+    %h and the like stand for, of a keyword that has them.
+    """
 
     values: list[str]
     where: str
+    expanded: list[str] = field(default_factory=list)
 
 
 def effective(
@@ -66,8 +59,9 @@ def effective(
 ) -> dict[str, Option]:
     """What the files say of a host, by keyword in lower case; ``files`` in place of ~/.ssh/config and OpenSSH's own.
 
-    The host and the files of known hosts are expanded; other values are as they are written. The commands of Match exec are
-    run. ValueError names file and line of a mistake; OSError if a file cannot be read.
+    It blocks: the commands of Match exec are run, and names are looked up. The values are as they are written, except the
+    host's. OpenSSH's own files are passed over if they cannot be read, as ssh does. ValueError names file and line of a
+    mistake; OSError if one of ``files`` cannot be read.
     """
     reader = _Reader(host, host)
     if user:
@@ -82,14 +76,17 @@ def effective(
         reader.host, reader.again = reader.canonical(), True
     named = reader.options.get("hostname")
     reader.options["hostname"] = Option([reader.host], named.where if named else "")
+    reader.resolved = True
     if reader.again:
         reader.final = True
         reader.read(files)
-    for key in ("certificatefile", "globalknownhostsfile", "identityagent", "identityfile", "userknownhostsfile"):
+    tokens = reader.tokens()
+    for key, letters in _EXPANDED.items():
         if option := reader.options.get(key):
-            whole = [_expanded(value, reader.tokens(), option.where) for value in option.values]  # or a mistake
+            known = {letter: tokens[letter] for letter in letters}
+            option.expanded = [_expanded(value, known, option.where) for value in option.values]
             if key.endswith("knownhostsfile"):  # the others asyncssh expands
-                option.values = [os.path.expanduser(os.path.expandvars(path)) for path in whole]  # noqa: PTH111
+                option.expanded = [os.path.expanduser(os.path.expandvars(path)) for path in option.expanded]  # noqa: PTH111
     return reader.options
 
 
@@ -98,20 +95,20 @@ def lines(options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
     made: list[str] = []
     origins: list[str] = []
     for key, option in options.items():
-        if key in _OURS or key == "canonicalizepermittedcnames":
+        if key in _OURS:
             continue
-        values = option.values
-        if key == "hostname":
-            values = [values[0].replace("%", "%%")]
+        values = option.expanded or option.values
+        if key in ("identityfile", "certificatefile"):
+            values = [value for value in values if value.lower() != "none"] or ["none"]
+        if key in ("hostname", "identityagent", "identityfile", "certificatefile"):
+            values = [value.replace("%", "%%") for value in values]  # asyncssh looks for tokens once more
         elif key == "proxycommand":
             with contextlib.suppress(ValueError):
                 values = [shlex.join(shlex.split(values[0], comments=True))]
-            made.append(f"{NAMES[key]} {values[0]}")
+            made.append(f"{NAMES[key]} {values[0].replace('%', '%%')}")
             origins.append(option.where)
             continue
-        elif key in ("identityfile", "certificatefile"):
-            values = [value for value in values if value.lower() != "none"] or ["none"]
-        rows = [[value] for value in values] if key in _ADDED else [values]
+        rows = [[value] for value in values] if key in ADDED else [values]
         made += [f"{NAMES[key]} {shlex.join(row)}" for row in rows]
         origins += [option.where] * len(rows)
     return made, origins
@@ -127,6 +124,9 @@ class _Reader:
     again: bool = False
     """Did a line ask for a second pass, once the host is known?"""
 
+    resolved: bool = False
+    """Is HostName expanded?"""
+
     options: dict[str, Option] = field(default_factory=dict)
     _active: bool = True
     _where: str = ""
@@ -140,28 +140,26 @@ class _Reader:
     def real_host(self) -> str:
         """The host that is connected to."""
         named = self.value("hostname")
-        if self.final or named is None:
+        if self.resolved or named is None:
             return named or self.host
         return _expanded(named, {"h": self.host, "%": "%"}, self.options["hostname"].where)
 
     def read(self, files: Sequence[str]) -> None:
         """One pass over the files; what an earlier one set stays."""
         for name in files:
-            self._file(Path(name).expanduser(), True)
+            path = Path(name).expanduser()
+            self._lines(path, self._data(path, private=False), True, False, 0)
         for path, own in ((USER_FILE.expanduser(), True), (SYSTEM_FILE, False)):
             if not files:
                 self._system = not own
-                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-                    self._file(path, own, private=own)
+                try:
+                    data = self._data(path, private=own)
+                except OSError:  # ssh does without it, too
+                    continue
+                self._lines(path, data, own, False, 0)
 
-    def _file(self, path: Path, own: bool, private: bool = False) -> None:
-        self._active = True
-        self._lines(path, own, private, False, 0)
-
-    def _lines(self, path: Path, own: bool, private: bool, never: bool, depth: int) -> None:
-        """``own``: a file of the user; ``never``: it stands where a condition fails, so that nothing in it counts."""
-        if depth > MOST_DEPTH:
-            raise ValueError(f"{self._where}: files are included {MOST_DEPTH} deep (Include)")
+    def _data(self, path: Path, private: bool) -> bytes:
+        """``private``: nobody else may write to the file."""
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if private and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
@@ -171,6 +169,14 @@ class _Reader:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
             raise ValueError(f"{path}: more than {MOST_BYTES} bytes")
+        return data
+
+    def _lines(self, path: Path, data: bytes, own: bool, never: bool, depth: int) -> None:
+        """``own``: a file of the user; ``never``: it stands where a condition fails, so that nothing in it counts."""
+        if depth > MOST_DEPTH:
+            raise ValueError(f"{self._where}: files are included {MOST_DEPTH} deep (Include)")
+        if not depth:
+            self._active = True
         for number, line in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
             self._where = f"{path} line {number}"
             self._line(line.rstrip(BLANK + "\f").lstrip(BLANK), own, never, depth)
@@ -179,34 +185,40 @@ class _Reader:
         if not line or line.startswith("#"):
             return
         keyword, rest = self._word(line)
-        key = keyword.lower()
-        if not re.fullmatch(r"[a-z0-9]+", key):
-            mark = ": a byte order mark begins the file; save it without one" if key.startswith("\ufeff") else ""
-            raise ValueError(f"{self._where}: {keyword[:40]!r} is no keyword{mark}")
-        if key not in ("host", "match", "include") and key not in NAMES:
-            return
+        key = ALIASES.get(keyword.lower(), keyword.lower())
         if not rest:
-            raise ValueError(f"{self._where}: no argument after {keyword}")
+            raise ValueError(f"{self._where}: no argument after {keyword[:40]!r}")
+        words = self._split(rest)  # or a quote is not closed
+        if key not in KNOWN and not _listed(key, (self.value("ignoreunknown") or "").lower()):
+            close = difflib.get_close_matches(key[:40], KNOWN, 1)
+            hint = f"; did you mean {KNOWN[close[0]]}?" if close else ""
+            if key.startswith("\ufeff"):
+                hint = ": a byte order mark begins the file; save it without one"
+            raise ValueError(f"{self._where}: {keyword[:40]!r} is no keyword of ssh_config{hint}")
+        if key not in NAMES and key not in BLOCKS:
+            return
         if key == "match":
             self._active = not never and self._match(rest)
         elif key in ("proxycommand", "proxyjump"):
             value = rest.lstrip(BLANK + "=")
             self._set(key, [value if key == "proxycommand" else value.partition("#")[0].rstrip(BLANK)])
         else:
-            self._words(keyword, self._split(rest), own, never, depth)
+            self._words(key, words, own, never, depth)
 
-    def _words(self, keyword: str, words: list[str], own: bool, never: bool, depth: int) -> None:
-        key = keyword.lower()
-        if not words or not words[0]:
-            raise ValueError(f"{self._where}: no argument after {keyword}")
+    def _words(self, key: str, words: list[str], own: bool, never: bool, depth: int) -> None:
+        if not words and key in _MAYBE_EMPTY:
+            self._active = self._active and key != "host"
+            return
+        if not words or "" in words:
+            raise ValueError(f"{self._where}: no argument after {KNOWN[key]}")
         if key == "host":
             self._active = not never and self._named(words)
         elif key == "include":
             self._include(words, own, never, depth)
-        elif key in _SEVERAL or key == "sendenv":
+        elif key in _MAYBE_EMPTY:
             self._set(key, words)
         elif len(words) > 1:
-            raise ValueError(f"{self._where}: {words[1][:40]!r} is too much after {keyword}")
+            raise ValueError(f"{self._where}: {words[1][:40]!r} is too much after {KNOWN[key]}")
         else:
             self._set(key, words)
 
@@ -223,10 +235,17 @@ class _Reader:
                 pattern = os.path.expanduser(pattern)  # noqa: PLW2901, PTH111 - a pattern, not a path
             folder = (USER_FILE.expanduser() if own else SYSTEM_FILE).parent
             for name in sorted(glob.glob(os.path.join(folder, pattern))):  # noqa: PTH118, PTH207
-                if Path(name).is_file():
-                    self._active = active
-                    self._lines(Path(name), own, True, never or not active, depth + 1)
-                    self._where = where
+                try:
+                    if Path(name).exists() and not Path(name).is_file():
+                        continue
+                    data = self._data(Path(name), private=True)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise ValueError(f"{where}: {name} cannot be read ({error.strerror})") from error
+                self._active = active
+                self._lines(Path(name), data, own, never or not active, depth + 1)
+                self._where = where
         self._active = active
 
     def _set(self, key: str, values: list[str]) -> None:
@@ -237,18 +256,31 @@ class _Reader:
             raise ValueError(f"{self._where}: {values[0][:40]!r} is no port")
         if key == "canonicalizemaxdots" and not values[0].isdecimal():
             raise ValueError(f"{self._where}: {values[0][:40]!r} is no number")
-        if key in _SWITCHES:
+        if key in SWITCHES:
             kept = {"unbound": "yes", "host-bound": "yes"} if key == "pubkeyauthentication" else {}
             values = [kept.get(values[0].lower(), values[0].lower())]
             if values[0] not in ("yes", "no", "true", "false"):
                 raise ValueError(f"{self._where}: {values[0][:40]!r} is neither yes nor no")
+        if key == "sendenv" and any(not value or "=" in value for value in values):
+            raise ValueError(f"{self._where}: SendEnv takes names of variables")
         if not self._active or (key == "sendenv" and self._system):
-            return
-        if key in _ADDED:
+            return  # the system's file sends LANG and LC_* for people at a terminal; engines keep the locale of their node
+        if key == "sendenv":
+            self._send(values)
+        elif key in ADDED:
             option = self.options.setdefault(key, Option([], self._where))
             option.values += [value for value in values if value not in option.values]
         elif key not in ("proxycommand", "proxyjump") or not {"proxycommand", "proxyjump"} & self.options.keys():
             self.options.setdefault(key, Option(values, self._where))  # the first one counts
+
+    def _send(self, patterns: Sequence[str]) -> None:
+        """With a - before it, a pattern takes back those before it that it matches."""
+        option = self.options.setdefault("sendenv", Option([], self._where))
+        for pattern in patterns:
+            if pattern.startswith("-"):
+                option.values = [value for value in option.values if not _matches(value, pattern[1:])]
+            elif pattern not in option.values:
+                option.values.append(pattern)
 
     # --- Match -------------------------------------------------------------------------------------------------------
 
@@ -302,13 +334,17 @@ class _Reader:
             )
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self._where}: the command of Match exec does not run: {error}") from error
+        if done.returncode < 0:
+            raise ValueError(f"{self._where}: signal {-done.returncode} ended the command of Match exec")
         return done.returncode == 0
 
     def tokens(self) -> dict[str, str]:
         """What %h and the like stand for."""
         local, machine, host = _local_user(), socket.gethostname(), self.real_host()
         port, user = self.value("port") or "22", self.value("user") or local
-        jump = self.value("proxyjump") or ""
+        jump = _JUMP.match((self.value("proxyjump") or "none").rpartition(",")[2])
         return {
             "%": "%",
             "C": hashlib.sha1(f"{machine}{host}{port}{user}".encode(), usedforsecurity=False).hexdigest(),
@@ -316,7 +352,7 @@ class _Reader:
             "d": str(Path.home()),
             "h": host,
             "i": str(os.getuid()),
-            "j": "" if jump.lower() == "none" else jump,
+            "j": "" if jump is None or jump[1].lower() == "none" else jump[1].strip("[]"),
             "k": self.value("hostkeyalias") or self.original,
             "l": machine,
             "n": self.original,
@@ -368,39 +404,34 @@ class _Reader:
         return before, rest[1:].lstrip(BLANK) if match[0] != "=" and rest.startswith("=") else rest
 
     def _split(self, text: str) -> list[str]:
-        """The words up to a comment, without their quotes."""
+        """The words up to a comment, without their quotes. A backslash escapes only a quote, a backslash or a blank."""
         words: list[str] = []
-        characters = iter(text + " ")
-        for character in characters:
-            if character in BLANK:
-                continue
-            if character == "#":
-                break
-            words.append(self._rest_of_word(character, characters))
-        return words
-
-    def _rest_of_word(self, character: str, characters: Iterator[str]) -> str:
-        word, quote, escaped = "", "", False
-        while True:
-            if escaped:
-                known = character in "'\"\\" or (not quote and character == " ")
-                word, escaped = word + (character if known else f"\\{character}"), False
-            elif character == "\\":
-                escaped = True
-            elif quote and character == quote:
+        word: str | None = None
+        quote, position = "", 0
+        while position < len(text):
+            character, following = text[position], text[position + 1 : position + 2]
+            position += 1
+            if word is None:
+                if character in " \t":
+                    continue
+                if character == "#":
+                    break
+                word = ""
+            if character == "\\" and following and (following in "'\"\\" or (following == " " and not quote)):
+                word += following
+                position += 1
+            elif character == quote:
                 quote = ""
             elif not quote and character in "'\"":
                 quote = character
-            elif not quote and character in BLANK:
-                return word
+            elif not quote and character in " \t":
+                words.append(word)
+                word = None
             else:
                 word += character
-            following = next(characters, None)
-            if following is None:
-                if quote:
-                    raise ValueError(f"{self._where}: a quote is not closed")
-                return word
-            character = following
+        if quote:
+            raise ValueError(f"{self._where}: a quote is not closed")
+        return words if word is None else [*words, word]
 
 
 def _expanded(text: str, tokens: Mapping[str, str], where: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 import socket
 from collections.abc import Sequence
@@ -57,21 +58,22 @@ class SshTarget:
 
 async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientConnection:
     """Log in, through the jump hosts of ~/.ssh/config. CommunicationError: for the user if a node, its key or our login is
-    refused, else infrastructure; it names the jump host that failed. A failed or cancelled call leaves no connection open.
+    refused, else infrastructure; it names the jump host that failed. A failed or cancelled call leaves no connection open;
+    a command of Match exec that runs then ends within 10 s.
 
     ``again``: an earlier login succeeded, so the host name is right.
     """
     config = [str(target.config)] if target.config else []
-    last = Hop(target.host, target.port if target.port != 22 else None, target.username)
+    last = Hop(target.host, target.port if target.port != 22 else None, target.username, config)
     try:
-        way = route(last, config)
+        way = await asyncio.to_thread(route, last)
     except (asyncssh.Error, OSError, ValueError) as error:
         raise _refusal(target, error, "", again) from error
     connection: asyncssh.SSHClientConnection | None = None
     for hop in way:
         at = target if hop is last else replace(target, host=hop.host, port=hop.port or 22, username=hop.username)
         try:
-            following = await _login(hop, at, config, connection, again)
+            following = await _login(hop, at, connection, again)
             following.set_tunnel(connection)  # it closes with the connection through it
             connection = following
         except BaseException as error:
@@ -86,13 +88,13 @@ async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientCon
 
 
 async def _login(
-    hop: Hop, at: SshTarget, config: list[str], through: asyncssh.SSHClientConnection | None, again: bool
+    hop: Hop, at: SshTarget, through: asyncssh.SSHClientConnection | None, again: bool
 ) -> asyncssh.SSHClientConnection:
     doorkeeper = _Doorkeeper()
     try:
-        options = hop.options(
-            config,
-            **keys(hop, config),
+        options = await asyncio.to_thread(
+            hop.options,
+            **await asyncio.to_thread(keys, hop),
             known_hosts=[str(at.known_hosts)] if at.known_hosts else (),
             client_factory=lambda: doorkeeper,
             agent_forwarding=False,

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,24 @@ _JUMP = re.compile(r"(?:ssh://)?(?:(?P<user>[^@]*)@)?(?P<host>\[[^\]]*\]|[^:/]*)
 
 @dataclass(frozen=True)
 class Hop:
-    """A machine on the way. ``port`` and ``username`` None: as the configuration says."""
+    """A machine on the way. ``port`` and ``username`` None: as the configuration says. ``config``: files in place of
+    ~/.ssh/config and /etc/ssh/ssh_config.
+
+    The files are read once, when they are first needed. That blocks: it may run commands and look up names.
+    """
 
     host: str
     port: int | None = None
     username: str | None = None
+    config: Sequence[str] = ()
 
-    def options(self, config: Sequence[str], **more: Any) -> asyncssh.SSHClientConnectionOptions:
-        """The options of a login there. ``config``: files in place of ~/.ssh/config and /etc/ssh/ssh_config. ValueError,
-        OSError or asyncssh.Error if something in them is wrong.
-        """
-        lines, origins = ssh_config.lines(ssh_config.effective(self.host, self.port, self.username, config))
+    @cached_property
+    def _lines(self) -> tuple[list[str], list[str]]:
+        return ssh_config.lines(ssh_config.effective(self.host, self.port, self.username, self.config))
+
+    def options(self, **more: Any) -> asyncssh.SSHClientConnectionOptions:
+        """The options of a login there. ValueError, OSError or asyncssh.Error if something in the files is wrong."""
+        lines, origins = self._lines
         with tempfile.NamedTemporaryFile("w", errors="surrogateescape") as file:
             file.write("\n".join(lines))
             file.flush()
@@ -44,12 +52,12 @@ class Hop:
                 raise ValueError(f"{origin}: {reason or error}") from error
 
 
-def route(target: Hop, config: Sequence[str] = ()) -> list[Hop]:
+def route(target: Hop) -> list[Hop]:
     """The hops to the target, in the order of the logins, the target last: those of ProxyJump, and before them those of the
     first jump host's own ProxyJump, and so on. ValueError if they go in a circle.
     """
     way = [target]
-    while jumps := _jumps(way[0], config):
+    while jumps := _jumps(way[0]):
         names = [hop.host.lower() for hop in way]
         for jump in jumps:
             if jump.host.lower() in names:
@@ -61,8 +69,8 @@ def route(target: Hop, config: Sequence[str] = ()) -> list[Hop]:
     return way
 
 
-def _jumps(hop: Hop, config: Sequence[str]) -> list[Hop]:
-    text = hop.options(config, client_keys=None).tunnel
+def _jumps(hop: Hop) -> list[Hop]:
+    text = hop.options(client_keys=None).tunnel
     if not isinstance(text, str):
         return []
     jumps = []
@@ -70,9 +78,8 @@ def _jumps(hop: Hop, config: Sequence[str]) -> list[Hop]:
         match = _JUMP.fullmatch(part.strip())
         if match is None or not match["host"]:
             raise ValueError(f"ProxyJump {text!r}: {part.strip()!r} is not [USER@]HOST[:PORT]")
-        jumps.append(
-            Hop(match["host"].strip("[]"), int(match["port"]) if match["port"] else None, match["user"] or None)
-        )
+        port = int(match["port"]) if match["port"] else None
+        jumps.append(Hop(match["host"].strip("[]"), port, match["user"] or None, hop.config))
     return jumps
 
 
@@ -83,13 +90,13 @@ class _NoKeys(list[str]):
         return True
 
 
-def keys(hop: Hop, config: Sequence[str]) -> dict[str, Any]:
+def keys(hop: Hop) -> dict[str, Any]:
     """Options that name the keys of the configuration's IdentityFile which can be used; empty without one.
 
     A file that is absent, or no key, is passed over. A public key, also beside an absent private one, chooses a key of the
     agent. A private key that asks for a passphrase is left to the agent.
     """
-    found = hop.options(config, client_keys=None).config
+    found = hop.options(client_keys=None).config
     named = found.get("IdentityFile")
     private, public = [], []
     for name in named if isinstance(named, list) else ():
