@@ -604,3 +604,20 @@ def test_json_that_the_shell_rules_or_the_user_broke(value: str) -> None:
 @pytest.mark.parametrize("value", ['\'{"method": "ngram"}\'', "3", "'{\"image\": 4k}'"])
 def test_json_as_the_engine_takes_it(value: str) -> None:
     assert mistakes("vllm", f"--compilation-config {value}", field("env")) == []
+
+
+@pytest.mark.parametrize("end", ["\\\n", "\\\r\n", "\\\n  "])
+def test_lines_that_go_on_are_one(end: str) -> None:
+    assert mistakes("vllm", f"--block-size 16 {end}--enforce-eager") == []
+
+
+def test_a_name_that_is_near_to_a_flag_is_no_mistake_where_the_further_arguments_use_it() -> None:
+    made = field("env", name="TP", value=1, min=1, max=2)
+    assert mistakes("vllm", "--tensor-parallel-size $TP", made) == []
+    assert mistakes("vllm", "", made) != []
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_nothing_expands_a_home_in_the_model(name: str) -> None:
+    (sentence,) = make(name, command={"model": "~/models/m"}).mistakes()
+    assert "write the whole path" in sentence

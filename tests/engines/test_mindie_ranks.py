@@ -181,3 +181,22 @@ def test_any_file(file: Any) -> None:
     rules, doubts = rank_rules({"BackendConfig": file}, MODEL, (), {})
     broken_rules(rules, "x")
     assert doubts == []
+
+
+@pytest.mark.parametrize(
+    ("batch", "prefill", "rules"),
+    [(200, 50, {"50 <= batch"}), (200, 200, {"200 <= batch"}), (50, 200, set()), (200, 0, set()), (200, "50", set())],
+)
+def test_a_searched_batch_holds_the_prefill_batch_of_the_file(
+    tmp_path: Path, batch: int, prefill: Any, rules: set[str]
+) -> None:
+    file = file_of()
+    file["BackendConfig"]["ScheduleConfig"] |= {"maxBatchSize": batch, "maxPrefillBatchSize": prefill}
+    assert set(of(tmp_path, file, BATCH).constraints()) == rules
+
+
+def test_a_service_that_asks_for_https_is_a_mistake(tmp_path: Path) -> None:
+    file = file_of()
+    file["ServerConfig"]["httpsEnabled"] = True
+    (sentence,) = refusals(of(tmp_path, file, BATCH))
+    assert "ServerConfig.httpsEnabled is true" in sentence

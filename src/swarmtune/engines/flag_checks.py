@@ -120,15 +120,19 @@ class FlagChecks:
             *repeated(self.arguments.given, self.schema.appending, self.where),
         ]
 
-    def _token_mistakes(self, fields: Sequence[Field]) -> list[str]:
+    @cached_property
+    def _tokens(self) -> tuple[str, ...]:
+        """The NAMEs of all $NAMEs in the further arguments; none if these cannot be split."""
         try:
-            words = split(self.others)
+            return tuple(unknown_tokens(split(self.others), ()))
         except ValueError:
-            return []
+            return ()
+
+    def _token_mistakes(self, fields: Sequence[Field]) -> list[str]:
         known = {*(made.name.upper() for made in fields), *self.env, *PLACES}
         return [
             f"{self.where}: ${token} is not a field, not one of {', '.join(PLACES)}, and not in {self.key}.env"
-            for token in unknown_tokens(words, known)[:MOST]
+            for token in [token for token in self._tokens if token not in known][:MOST]
         ]
 
     # --- one flag ----------------------------------------------------------------------------------------------------
@@ -192,6 +196,8 @@ class FlagChecks:
         return f"{where}: {_written(made, spelling)} {barred.why}"
 
     def _variable_mistake(self, name: str, where: str) -> str | None:
+        if name.upper() in self._tokens:  # its value stands in the further arguments
+            return None
         near = near_names(name, self.schema.commands.names, 0.85)
         return (
             f"{where}: {self.schema.engine} has no parameter of this name. Near: {', '.join(near)}." if near else None

@@ -32,6 +32,7 @@ from swarmtune.records import Command, File, Group, Setting, Value
 from swarmtune.space import Field
 
 SCHEDULE = "BackendConfig.ScheduleConfig"
+SECURE = "ServerConfig.httpsEnabled"
 MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 MODEL_NAME = f"{MODEL}.modelName"
 DEPLOYED = f"{MODEL}."
@@ -223,7 +224,16 @@ class MindieEngine(Engine):
     def constraints(self) -> tuple[str, ...]:
         """A prefill batch is at most a batch, and a batch at most what the KV cache holds."""
         fields = self.fields()
-        return SCHEMA.constraints(fields) + self._bound.rules(fields, self._batch(fields))
+        return SCHEMA.constraints(fields, self._batches) + self._bound.rules(fields, self._batch(fields))
+
+    @property
+    def _batches(self) -> dict[str, Value]:
+        """The batch sizes of the file, as rules name them; none where they contradict each other."""
+        sizes = [
+            document.read_or(self._content, SCHEDULE + key, 0) for key in (".maxPrefillBatchSize", ".maxBatchSize")
+        ]
+        prefill, batch = (int(size) if is_number(size) else 0 for size in sizes)
+        return {"maxprefillbatchsize": prefill, "maxbatchsize": batch} if 0 < prefill <= batch else {}
 
     def node_rules(self, nodes: int) -> Mapping[str, str]:
         """Parallel ranks make up worldSize, and the devices of the file are as many."""
@@ -247,6 +257,9 @@ class MindieEngine(Engine):
             found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
             found += self._baseline_mistakes()
+            if document.read_or(self.original, SECURE, False) is True and SECURE not in paths:
+                why = "SwarmTune asks a service that it starts by HTTP; set it to false"
+                found.append(f"mindie: {self.config.file}: {SECURE} is true, but {why}")
             _ = self.port
         except DocumentError as error:
             found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]

@@ -24,6 +24,7 @@ LOAD_FIELDS: Mapping[str, Literal["concurrency", "request_rate"]] = MappingProxy
 )
 _NAME = re.compile(r"--?[A-Za-z]")
 _OPTION = re.compile(r"--?[A-Za-z]\S*\s")  # the name of a flag, and something behind it
+_CONTINUED = re.compile(r"\\\r?\n")  # the end of a line that goes on
 _TOKEN = re.compile(r"\$(?:\{([A-Z][A-Z0-9_]*)\}|([A-Z][A-Z0-9_]*))")
 
 
@@ -193,8 +194,9 @@ def _bare(argument: str) -> str:
 
 
 def split(arguments: str | Sequence[str]) -> tuple[str, ...]:
-    """Extra arguments as the user wrote them: a list as it is, a text by the quoting rules of a shell.
+    """Extra arguments as the user wrote them: a list as it is, a text by the quoting rules of a shell, a line that ends in a
+    backslash joined with the next one.
 
     ValueError if a quote is not closed.
     """
-    return tuple(shlex.split(arguments)) if isinstance(arguments, str) else tuple(arguments)
+    return tuple(shlex.split(_CONTINUED.sub("", arguments))) if isinstance(arguments, str) else tuple(arguments)

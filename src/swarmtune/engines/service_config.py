@@ -71,6 +71,10 @@ class CommandSection(BaseModel):
         found = others_mistakes(self.others, f"{key}.others")
         if self.model in PLACEHOLDERS:
             found.append(f"{key}.model: {self.model!r} is not a model; give the path or name of one")
+        if self.model.startswith("~"):
+            found.append(
+                f"{key}.model: {self.model!r}: nothing expands ~ where the service starts; write the whole path"
+            )
         text = str(self.port)
         if text and not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
             found.append(f"{key}.port: {self.port!r} is not a port; give a number from 1 to 65535 or leave it out")

@@ -151,6 +151,11 @@ async def _ended(handle: Handle, clock: Clock) -> None:
         pause_s = min(0.5, pause_s * 1.5)
 
 
+def _harmless(text: str) -> str:
+    """The text without what would steer a terminal."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def _read(log: str) -> Answer:
     """The answer in what the question printed. CommunicationError if there is none."""
     lines = [line for line in log.splitlines() if line.startswith('{"program": ')]
@@ -162,15 +167,17 @@ def _read(log: str) -> Answer:
             runs=bool(found["runs"]),
             paths=dict(found["paths"]),
             package=None if package is None else bool(package[0] or package[1]),
-            version=str(found["version"]),
+            version=_harmless(str(found["version"])),
             help=_unpacked(found["help"]),
-            trouble=str(found["trouble"]),
+            trouble=_harmless(str(found["trouble"])),
             tools={str(name): str(text) for name, text in dict(found["tools"]).items()},
             stamp=str(found["stamp"]),
         )
     except (ValueError, LookupError, TypeError, AttributeError, zlib.error) as error:
         said = [line.strip() for line in log.splitlines() if line.strip()]
-        raise CommunicationError(f"its answer makes no sense{f': {said[-1][:200]}' if said else ''}") from error
+        raise CommunicationError(
+            f"its answer makes no sense{f': {_harmless(said[-1][:200])}' if said else ''}"
+        ) from error
 
 
 def _unpacked(text: str) -> str:
