@@ -23,17 +23,17 @@ MOST = 2**31
 def rank_rules(
     file: Any, model: str, fields: Sequence[Field], names: Mapping[str, str], nodes: int = 1
 ) -> tuple[list[Rule], list[str]]:
-    """The rules between sizes and devices; and, as sentences, what speaks against rules that are left out: sizes that fields
-    replace and that contradict each other in the file already, and derived fields that follow another product than
-    worldSize. ``model``: the path of the first model in the file; ``names``: the fields by the keys that they set;
-    ``nodes``: the machines that serve one model together.
+    """The rules between sizes and devices; and, as sentences, what speaks against rules that are left out: sizes that
+    contradict each other in the file already, with which the user's daemon may start all the same, and derived fields that
+    follow another product than worldSize. ``model``: the path of the first model in the file; ``names``: the fields by the
+    keys that they set; ``nodes``: the machines that serve one model together.
     """
     given = sizes(file, model, names, nodes)
     rules = size_rules(given)
     set_here = {names[key.lower()] for key in SIZES if key.lower() in names}
-    doubts = broken_rules(size_rules(sizes(file, model, {}, nodes)), "the file") if set_here else []
+    doubts = broken_rules(size_rules(sizes(file, model, {}, nodes)), "the file")
     if doubts:
-        rules = [rule for rule in rules if not Constraint.parse(rule.text).names]
+        rules = []
     elif any(field.name in set_here and field.dtype in DERIVED and field.fixed is None for field in fields):
         baseline = _baseline(fields)
         broken = [rule for rule in rules if not Constraint.parse(rule.text).holds(baseline)] if baseline else []
