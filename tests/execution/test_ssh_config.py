@@ -391,10 +391,10 @@ def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("Port 22 x", "line 1: 'x' is too much after Port"),
-        ("\n\nPort x", "line 3: 'x' is no port"),
+        ("\n\nPort x", "line 3: 'x' is not a port"),
         ("\ufeffPort 22", "a byte order mark begins the file"),
-        ("\nHostNmae 10.0.0.5", "line 2: 'HostNmae' is no keyword of ssh_config; did you mean Hostname?"),
-        ("Xyzzy 1", "line 1: 'Xyzzy' is no keyword of ssh_config"),
+        ("\nHostNmae 10.0.0.5", "line 2: 'HostNmae' is not a keyword of ssh_config; did you mean Hostname?"),
+        ("Xyzzy 1", "line 1: 'Xyzzy' is not a keyword of ssh_config"),
         ("ProxyCommand nc %u", "line 1: %u stands for nothing"),
         ("ProxyJump %C", "line 1: %C stands for nothing"),
         ("Match exec \"sh -c 'kill -9 $$'\"", "line 1: signal 9 ended the command of Match exec"),

@@ -154,7 +154,7 @@ class SglangEngine(Engine):
 
     @property
     def _model_facts(self) -> ModelFacts:
-        """What is known of the model; nothing where a flag changes it."""
+        """The facts of the model's file, or no facts if a flag overrides parts of that file."""
         return NO_FACTS if self._flags.gives("--json-model-override-args") else self._facts
 
     def _batch(self, fields: Sequence[Field]) -> str | None:

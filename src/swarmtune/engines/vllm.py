@@ -153,7 +153,7 @@ class VllmEngine(Engine):
 
     @property
     def _model_facts(self) -> ModelFacts:
-        """What is known of the model; nothing where a flag changes it."""
+        """The facts of the model's file, or no facts if a flag overrides parts of that file."""
         return NO_FACTS if self._flags.gives("--hf-overrides") else self._facts
 
     def _batch(self, fields: Sequence[Field]) -> str | None:

@@ -500,7 +500,6 @@ class Supervisor:
     def _spawn(self) -> None:
         supervisor = os.getpid()
         limit = self.spec.get("memory_limit_bytes")
-
         nice = self.spec.get("nice", 0)
 
         def prepare() -> None:  # between fork and exec, in a session of its own
@@ -649,7 +648,8 @@ class Supervisor:
 
 def give_way(nice: int) -> None:
     """Let this process and its session give way to others; where the kernel shares CPUs between sessions first
-    (sched_autogroup), the nice value of a process counts only within its session.
+    (sched_autogroup), the nice value of a process counts only within its session. The service starts up to 2 s later where
+    the kernel asks an ordinary user to wait.
     """
     os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
     for _ in range(20):

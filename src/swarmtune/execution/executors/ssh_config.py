@@ -194,7 +194,7 @@ class _Reader:
             hint = f"; did you mean {KNOWN[close[0]]}?" if close else ""
             if key.startswith("\ufeff"):
                 hint = ": a byte order mark begins the file; save it without one"
-            raise ValueError(f"{self._where}: {keyword[:40]!r} is no keyword of ssh_config{hint}")
+            raise ValueError(f"{self._where}: {keyword[:40]!r} is not a keyword of ssh_config{hint}")
         if key not in NAMES and key not in BLOCKS:
             return
         if key == "match":
@@ -253,9 +253,9 @@ class _Reader:
             with contextlib.suppress(OSError):
                 values = [str(socket.getservbyname(values[0], "tcp"))]
         if key == "port" and not (values[0].isdecimal() and 0 < int(values[0]) < 65536):
-            raise ValueError(f"{self._where}: {values[0][:40]!r} is no port")
+            raise ValueError(f"{self._where}: {values[0][:40]!r} is not a port")
         if key == "canonicalizemaxdots" and not values[0].isdecimal():
-            raise ValueError(f"{self._where}: {values[0][:40]!r} is no number")
+            raise ValueError(f"{self._where}: {values[0][:40]!r} is not a number")
         if key in SWITCHES:
             kept = {"unbound": "yes", "host-bound": "yes"} if key == "pubkeyauthentication" else {}
             values = [kept.get(values[0].lower(), values[0].lower())]
