@@ -4,6 +4,7 @@
     python benchmarks/loadgen.py --part poisson      2,000 requests/s: lateness and the shape of the gaps
     python benchmarks/loadgen.py --part starved      50 runs with a free core, 50 starved of CPU: the verdicts
     python benchmarks/loadgen.py --part million      a million requests: memory, time of the results
+    python benchmarks/loadgen.py --part tls          what TLS costs: CPU per event with it and without, on both wires
     python benchmarks/loadgen.py --part repeat       same seed, same bytes, same times
     python benchmarks/loadgen.py --part profile      where the wire in Python spends its time
 
@@ -49,15 +50,16 @@ OURS = ("swarmtune", "swarmtune (python wire)")
 LIMIT = "C epoll client"
 SAMPLE_S = 0.1
 TIMEOUT_S = 240.0
+CERTIFICATE, KEY = "localhost.pem", "localhost-key.pem"
 
 
 # --- the server of exact timing ----------------------------------------------------------------------------------------
 
 
-def compiled(name: str, folder: Path) -> Path:
+def compiled(name: str, folder: Path, *options: str) -> Path:
     """A program of native/."""
     path = folder / name
-    subprocess.run(["cc", "-O2", "-o", str(path), str(HERE / "native" / f"{name}.c")], check=True)
+    subprocess.run(["cc", "-O2", "-o", str(path), str(HERE / "native" / f"{name}.c"), *options], check=True)
     return path
 
 
@@ -102,8 +104,9 @@ class Truth:
 
 @contextlib.contextmanager
 def served(mock: Path, log: Path, *, ttft_ms: float = TTFT_MS, itl_ms: float = ITL_MS) -> Iterator[int]:
-    """The server, pinned; its port."""
-    command = [*pinned(SERVER_CORE), str(mock), "0", str(ttft_ms), str(itl_ms), str(log)]
+    """The server, pinned; its port. With a certificate beside it, it speaks TLS."""
+    files = [str(path) for path in (mock.with_name(CERTIFICATE), mock.with_name(KEY)) if path.exists()]
+    command = [*pinned(SERVER_CORE), str(mock), "0", str(ttft_ms), str(itl_ms), str(log), *files]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -165,11 +168,18 @@ class Told:
 
 
 def measured(
-    client: str, argv: Callable[[str], Sequence[str]], env: Mapping[str, str], streams: int, mock: Path, folder: Path
+    client: str,
+    argv: Callable[[str], Sequence[str]],
+    env: Mapping[str, str],
+    streams: int,
+    mock: Path,
+    folder: Path,
+    *,
+    itl_ms: float = ITL_MS,
 ) -> tuple[Told, str]:
     """Run a client in ``folder`` against a fresh server, whose URL ``argv`` is given. The second value is its output."""
     log = mock.with_name("truth.bin")
-    with served(mock, log) as port:
+    with served(mock, log, itl_ms=itl_ms) as port:
         command = [*pinned(CLIENT_CORE), *argv(f"http://127.0.0.1:{port}")]
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **env}, cwd=folder
@@ -221,6 +231,10 @@ def run_ours(name: str, streams: int, requests: int, mock: Path, folder: Path) -
     made, _ = measured(name, lambda url: [*argv, "--url", url], {}, streams, mock, folder)
     if made.note:
         return made
+    return _with_results(made, out)
+
+
+def _with_results(made: Told, out: Path) -> Told:
     measurement = json.loads((out / "measurement.json").read_text())
     metrics = measurement["metrics"]
     told = {
@@ -377,6 +391,53 @@ def hogs(number: int) -> Iterator[None]:
             process.wait()
 
 
+def tls(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """CPU per event with TLS and without, and the verdicts: the same load, one after the other. Needs OpenSSL's headers."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as made:
+        plain, secret = Path(made) / "plain", Path(made) / "tls"
+        plain.mkdir()
+        secret.mkdir()
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        files = ["-keyout", str(secret / KEY), "-out", str(secret / CERTIFICATE)]
+        names = ["-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+        subprocess.run([*command, *names, *files], check=True, capture_output=True)
+        mocks = {"http": compiled("mock", plain), "https": compiled("mock", secret, "-DTLS", "-lssl", "-lcrypto")}
+        for streams in arguments.streams:
+            cost = {}
+            for wire in ("native", "python"):
+                for scheme, mock in mocks.items():
+                    told = _run_scheme(scheme, wire, streams, arguments.rounds, mock, Path(made), arguments.itl)
+                    cost[wire, scheme] = told.cpu_us
+                    text = f"{told.cpu_us:.1f} us of CPU per event, {told.events_per_s:,.0f} events/s, {told.note}"
+                    found[f"{streams} streams, wire {wire}, {scheme}"] = text
+                    console.print(f"{streams} streams, wire {wire}, {scheme}: {text}", style="dim")
+                found[f"{streams} streams, wire {wire}, TLS / plain"] = cost[wire, "https"] / cost[wire, "http"]
+    _print(console, found)
+    return found
+
+
+def _run_scheme(scheme: str, wire: str, streams: int, rounds: int, mock: Path, folder: Path, itl_ms: float) -> Told:
+    out = folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    argv = [
+        *(sys.executable, "-m", "swarmtune", "bench", "-m", "mock", "--quiet", "--run-type", "single", "--wire", wire),
+        *("--concurrency", str(streams), "--request-count", str(rounds * streams), "--isl", "64", "--osl", str(TOKENS)),
+        *("--artifact-dir", str(out), "--export", ""),
+        *(("--ca-file", str(mock.with_name(CERTIFICATE))) if scheme == "https" else ()),
+    ]
+    made, _ = measured(
+        scheme,
+        lambda url: [*argv, "--url", f"{scheme}://localhost:{url.rpartition(':')[2]}"],
+        {},
+        streams,
+        mock,
+        folder,
+        itl_ms=itl_ms,
+    )
+    return made if made.note else _with_results(made, out)
+
+
 def million(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """A million requests of two tokens: memory of the recording, time of the results."""
     program = HERE / "million.py"
@@ -454,6 +515,7 @@ PARTS = {
     "poisson": poisson,
     "starved": starved,
     "million": million,
+    "tls": tls,
     "repeat": repeat,
     "profile": profile,
 }
@@ -468,6 +530,7 @@ def main() -> int:
     )
     parser.add_argument("--rounds", type=int, default=10, help="answers per stream")
     parser.add_argument("--only", type=lambda text: text.split(","), default=[], metavar="CLIENT,...")
+    parser.add_argument("--itl", type=float, default=ITL_MS, metavar="MS", help="of --part tls: between two tokens")
     parser.add_argument("--seconds", type=float, default=20.0, help="of --part poisson")
     parser.add_argument("--runs", type=int, default=50, help="of --part starved, each")
     parser.add_argument("--requests", type=int, default=1_000_000, help="of --part million")

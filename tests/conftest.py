@@ -26,7 +26,8 @@ hypothesis.settings.load_profile("any machine")
 PROCESSES = (
     *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour"),
     *("engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
-    "apps/test_installed_engine",
+    *("apps/test_installed_engine", "apps/test_pairs_of_mistakes.py::test_what_is_not"),
+    "workload/test_fuzzed_files.py::test_ten_thousand",
     *("fleet/test_fitness.py::" + name for name in (
         "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",
         "test_a_master_without",
@@ -50,8 +51,9 @@ PROCESSES = (
         "test_loadgen_command", "test_selftest",
         "test_swarmtune_benchmark.py::test_registered_without",
         "test_disturbed",
-        "test_misbehaving_servers",  # starts none, but waits as servers do
+        *("test_misbehaving_servers", "send/test_waiting"),  # they start none, but wait as servers do
     )),
+    *("tuner/loop/test_late_services.py::test_" + name for name in ("the_port_on_which", "a_service_that_listens")),
     *("simulator/test_ranks", "simulator/test_simulator_command"),
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
     *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference",

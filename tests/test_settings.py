@@ -136,6 +136,18 @@ def test_mindie_is_where_its_own_variable_says(folder: Path, monkeypatch: pytest
     assert command.env["MIES_INSTALL_PATH"].startswith(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("engine", "variable"),
+    [("vllm", "VLLM_ALLOW_LONG_MAX_MODEL_LEN"), ("sglang", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN")],
+)
+def test_a_longer_context_may_be_allowed_where_the_tuner_is_started(
+    engine: str, variable: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "own.toml").write_text(f'[{engine}.command]\nmodel = "m"\n')
+    monkeypatch.setenv(variable, "1")
+    assert getattr(read_settings(folder / "own.toml", {}), engine).env == {variable: "1"}
+
+
 def test_simulate_takes_the_place_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_EVAL_STATE_SIMULATE", "1")
     assert make_plan(read_settings(None, {"optimizer": {"engine": "vllm"}})).engine.name == "simulated"
@@ -469,8 +481,8 @@ def test_the_statistics_of_the_older_cost(folder: Path) -> None:
     assert note.startswith(
         "vllm_benchmark.performance_config: 'slo_p90' is no statistic here, so the cost takes the mean"
     )
-    chosen = {**overrides, "objective": {"name": "weighted", "ttft_statistic": "max"}}
-    assert make_plan(read_settings(path, chosen)).objective.weights.ttft_statistic == "max"  # type: ignore[attr-defined]
+    chosen = {**overrides, "objective": {"name": "weighted", "ttft_statistic": "p50"}}
+    assert make_plan(read_settings(path, chosen)).objective.weights.ttft_statistic == "p50"  # type: ignore[attr-defined]
     goodput = plan_of(path, "vllm", "vllm_benchmark")
     assert [n for n in goodput.notices if "only the weighted objective" in n and "performance_config" in n]
 
@@ -502,3 +514,49 @@ def test_an_older_mindie_file_gives_a_plan(folder: Path) -> None:
     (file,) = plan.engine.command(plan.baseline(), plan.groups[0]).files
     assert file.restore
     assert json.loads(file.content)["BackendConfig"]["ModelDeployConfig"]["ModelConfig"][0]["dp"] == 16
+
+
+def test_an_older_mindie_file_is_tuned_with_ais_bench(folder: Path) -> None:
+    """The tokenizer is the one beside the weights, and the objective is one that the tool's metrics allow."""
+    path, weights = older("older_config_mindie.toml", folder), folder / "weights"
+    daemon = json.loads(json.dumps(DAEMON))
+    daemon["BackendConfig"]["ModelDeployConfig"]["ModelConfig"][0]["modelWeightPath"] = str(weights)
+    (folder / "config.json").write_text(json.dumps(daemon))
+    with pytest.raises(ConfigValidationError) as caught:
+        plan_of(path, "mindie", "ais_bench")
+    (mistake,) = caught.value.mistakes
+    assert f"ais_bench.tokenizer: ais_bench needs the model's tokenizer, and {weights} holds none" in mistake
+    weights.mkdir()
+    (weights / "tokenizer.json").write_text("{}")
+    plan = plan_of(path, "mindie", "ais_bench")
+    assert plan.objective.kind == "throughput"
+    assert dict(plan.objective.limits) == {"p95_ttft_ms": 2000, "p95_tpot_ms": 50}
+    assert "the objective is throughput, because the benchmark ais_bench does not count" in "\n".join(plan.notices)
+    files = plan.benchmark.command(plan.workload, "http://127.0.0.1:1025").files
+    assert f'path="{weights}"' in files[0].content
+    assert plan.workload.requests == 1000
+
+
+def test_a_tokenizer_is_not_missed_while_the_model_is_not_known(folder: Path) -> None:
+    with pytest.raises(ConfigValidationError) as caught:
+        plan_of(older("older_config_mindie.toml", folder), "mindie", "ais_bench")  # its config.json is not there
+    text = "\n".join(caught.value.mistakes)
+    assert "mindie.config_path" in text
+    assert "ais_bench.tokenizer" not in text
+
+
+@pytest.mark.parametrize(("name", "known"), [("{folder}/weights", True), ("weights", True), ("org/model", False)])
+def test_the_folder_of_a_model_that_vllm_serves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, known: bool
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "weights").mkdir()
+    (folder / "weights" / "tokenizer_config.json").write_text("{}")
+    settings = {"optimizer": {"engine": "vllm", "benchmark": "ais_bench"}}
+    table = {"command": {"model": name.format(folder=folder)}, "check_flags": False}
+    if known:
+        plan = make_plan(read_settings(None, {**settings, "vllm": table}))
+        assert plan.benchmark.model_folder == str(folder / "weights")
+    else:
+        with pytest.raises(ConfigValidationError, match="org/model holds none"):
+            make_plan(read_settings(None, {**settings, "vllm": table}))

@@ -1,6 +1,7 @@
 /* A server of exact timing: every completion gets its first token TTFT after its request came, and the further ones at even
  * intervals, each in a write of its own, whatever the client does. It logs when each write began: the truth that clients are
  * compared with.   mock PORT TTFT_MS ITL_MS LOG      (SIGTERM or SIGINT: write the log and end)
+ * Compiled with -DTLS -lssl -lcrypto it speaks TLS:   mock PORT TTFT_MS ITL_MS LOG CERTIFICATE KEY
  *
  * Log, little endian: per request u32 tokens, u32 0, i64 received_ns, i64 written_ns[tokens]   (CLOCK_MONOTONIC).
  */
@@ -18,6 +19,10 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef TLS
+#include <openssl/ssl.h>
+static SSL_CTX *context;
+#endif
 
 enum { CONNECTIONS = 70000, BUFFER = 256 * 1024, QUEUE = 1 << 18 };
 
@@ -49,7 +54,16 @@ static long number_after(const char *text, const char *limit, const char *key, l
     return at ? strtol(at + strlen(key), NULL, 10) : otherwise;
 }
 
+#ifdef TLS
+static SSL *sessions[CONNECTIONS];
+#endif
+
 static void say(int fd, const char *data, size_t length) {
+#ifdef TLS
+    int written;
+    while ((written = SSL_write(sessions[fd], data, (int)length)) <= 0 && SSL_get_error(sessions[fd], written) == SSL_ERROR_WANT_WRITE) usleep(50);
+    return;
+#endif
     while (length) {
         ssize_t n = send(fd, data, length, MSG_NOSIGNAL);
         if (n < 0 && errno == EAGAIN) { usleep(50); continue; }
@@ -98,6 +112,13 @@ static void answer(int fd) {
 
 /* Read, with the time at which the kernel had it: a busy mock must not count its own late reading. */
 static ssize_t receive(int fd, struct stream *s) {
+#ifdef TLS
+    int read = SSL_read(sessions[fd], s->in + s->filled, BUFFER - 1 - s->filled);
+    s->arrived = now_ns();
+    if (read > 0) return read;
+    errno = EAGAIN;
+    return SSL_get_error(sessions[fd], read) == SSL_ERROR_WANT_READ ? -1 : 0;
+#endif
     union { char bytes[128]; struct cmsghdr align; } control;
     struct iovec piece = {s->in + s->filled, (size_t)(BUFFER - 1 - s->filled)};
     struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
@@ -145,6 +166,12 @@ static void request(int fd) {
 }
 
 int main(int argc, char **argv) {
+#ifdef TLS
+    if (argc != 7) return fprintf(stderr, "usage: mock PORT TTFT_MS ITL_MS LOG CERTIFICATE KEY\n"), 2;
+    context = SSL_CTX_new(TLS_server_method());
+    if (SSL_CTX_use_certificate_file(context, argv[5], SSL_FILETYPE_PEM) != 1 || SSL_CTX_use_PrivateKey_file(context, argv[6], SSL_FILETYPE_PEM) != 1) return 1;
+    argc = 5;
+#endif
     if (argc != 5) return fprintf(stderr, "usage: mock PORT TTFT_MS ITL_MS LOG\n"), 2;
     compose();
     ttft_ns = (int64_t)(atof(argv[2]) * 1e6); itl_ns = (int64_t)(atof(argv[3]) * 1e6);
@@ -192,6 +219,11 @@ int main(int argc, char **argv) {
                     struct stream *s = &streams[c];
                     if (!s->in) s->in = malloc(BUFFER);
                     s->filled = s->active = 0;
+#ifdef TLS
+                    SSL_free(sessions[c]);
+                    sessions[c] = SSL_new(context);
+                    SSL_set_fd(sessions[c], c); SSL_set_accept_state(sessions[c]);
+#endif
                     struct epoll_event add = {.events = EPOLLIN, .data.fd = c};
                     epoll_ctl(poll, EPOLL_CTL_ADD, c, &add);
                 }

@@ -1,12 +1,13 @@
 """SwarmTune finds the settings at which an LLM inference service gives the most useful work within its SLOs.
 
-The public names are loaded on first use, so that ``import swarmtune`` stays light.
+The public names are loaded on first use, so that ``import swarmtune`` stays light: it imports nothing at all.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+TYPE_CHECKING = False  # as in typing, whose import takes milliseconds in which Ctrl-C would show a traceback
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,8 @@ __all__ = ["__version__", *sorted(_MODULE_OF)]  # noqa: PLE0604 - the names are 
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'swarmtune' has no attribute {name!r}")
+    import importlib
+
     return getattr(importlib.import_module(f"swarmtune.{_MODULE_OF[name]}"), name)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found] # of it signal is made, which takes milliseconds to import
 import os
-import signal
-from types import FrameType
 
 
-def leave(_number: int = signal.SIGINT, _frame: FrameType | None = None) -> None:
+def leave(_number: int = signal.SIGINT, _frame: object = None) -> None:
     """Leave while nothing runs yet: imports may swallow an exception."""
     os.write(2, b"swarmtune: interrupted\n")
     os._exit(130)

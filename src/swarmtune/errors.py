@@ -10,6 +10,13 @@ from enum import StrEnum
 from typing import Any
 
 
+def one_line(text: str) -> str:
+    """A text without line breaks, control characters and other characters that do not show, each of which becomes its
+    escape: what a message quotes may come from anywhere, and must neither move a cursor nor turn the words around.
+    """
+    return "".join(c if c.isprintable() else " " if c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class Culprit(StrEnum):
     """The party that must act so that the error does not come back."""
 

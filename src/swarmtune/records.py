@@ -20,7 +20,7 @@ def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 _SECRET_WORDS = frozenset({"key", "pwd", "token"})
-_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$", re.IGNORECASE)
+_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$", re.IGNORECASE)
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
 _COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
 

@@ -28,6 +28,7 @@ from swarmtune.sources import (
     ENVIRONMENT_PREFIX,
     MAX_DEPTH,
     Layer,
+    Rest,
     environment,
     in_lower_case,
     items,
@@ -135,7 +136,8 @@ class ObjectiveSection(Section):
     """[objective]: the objective, and the SLOs."""
 
     name: Literal["goodput", "throughput", "weighted"] = Field(
-        "goodput", description="what is maximised (weighted: minimised)"
+        "goodput",
+        description="what is maximised (weighted: minimised); throughput if absent and the load generator counts no goodput",
     )
     per: Literal["accelerator", "watt", "dollar"] | None = Field(
         None, description="count goodput or throughput per accelerator that the setting uses, watt or dollar"
@@ -328,35 +330,44 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     ConfigPathError if the file cannot be read, ConfigValidationError with every mistake otherwise; its ``details["rest"]``
     is a ``sources.Rest``, or None.
     """
-    content = read_toml(path) if path else {}
     model = settings_model()
-    variables, mistakes = environment(model, os.environ)
+    variables, wrong = environment(model, os.environ)
+    try:
+        content = read_toml(path) if path else {}
+    except ConfigValidationError as error:
+        raise ConfigValidationError([*error.mistakes, *(one.sentence for one in wrong)]) from error
     content, other_case = in_lower_case(content, model)
-    mistakes += [f"{path}: {mistake}" for mistake in other_case]
+    mistakes = [one.sentence for one in wrong] + [f"{path}: {one.sentence}" for one in other_case]
     given = (Layer("command line", overrides), *variables)
     file = Layer(str(path) if path else "defaults", content)
     layers = (*given, *of_engines((*given, file), os.environ), file)
     data, hidden = merged(layers)
-    mistakes += [f"{layers[-1].name}: {_dotted(place)}: {what}" for place, what in _unusable(content)]
+    unusable = _unusable(content)
+    mistakes += [f"{layers[-1].name}: {_dotted(place)}: {what}" for place, what in unusable]
     for one in hidden:  # where a table is laid over what is no table, the mistake would be lost
         try:
             model(**replaced(data, one.place, one.value))
         except ValidationError as error:
             mistakes += _sentences(error, layers[one.layer :], model, below=one.place)
+    settings, invalid = None, None
     try:
         settings = model(**data)
     except ValidationError as error:
-        wrong = ConfigValidationError(mistakes + _sentences(error, layers, model))
-        wrong.details["rest"] = rest = rest_of(model, data, error)
-        if rest is not None:
-            rest.settings._layers = layers  # noqa: SLF001 - it is our own
-        raise wrong from error
-    if not mistakes:
-        for place, what in _unusable(settings.model_dump(warnings=False)):
-            mistakes.append(f"{origin(layers, place)[0]}: {_dotted(place)}: {what}")
+        invalid = error
+        mistakes += _sentences(error, layers, model)
+    rest = Rest(settings, frozenset()) if settings else rest_of(model, data, invalid)
+    more = _unusable(rest.settings.model_dump(warnings=False)) if rest else []
+    more = [(place, what) for place, what in more if (place, what) not in unusable]
+    mistakes += [f"{origin(layers, place)[0]}: {_dotted(place)}: {what}" for place, what in more]
     if mistakes:
-        raise ConfigValidationError(mistakes)
-    settings._layers = layers  # noqa: SLF001 - it is our own
+        failed = ConfigValidationError(mistakes)
+        rest = rest_of(model, data, invalid, [place for place, _ in (*unusable, *more)])
+        places = [one.place for one in (*wrong, *other_case) if one.place]
+        failed.details["rest"] = rest = rest and Rest(rest.settings, rest.places.union(places))
+    if rest is not None:
+        rest.settings._layers = layers  # noqa: SLF001 - it is our own
+    if mistakes or settings is None:
+        raise failed from invalid
     return settings
 
 

@@ -35,6 +35,7 @@ OLD_VARIABLES = {
     "OPTIX_DEPLOY_PATH": ("deploy", "path_prefix"),
 }
 
+FIELDS = "target_field"  # the list of an engine's table with the parameters to tune
 MAX_DEPTH = 32  # tables and lists inside each other
 
 
@@ -55,20 +56,28 @@ class Hidden:
     layer: int
 
 
-def in_lower_case(content: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], list[str]]:
+@dataclass(frozen=True)
+class Wrong:
+    """A sentence on what cannot be used, and its place, empty if that is not known."""
+
+    sentence: str
+    place: tuple[str, ...] = ()
+
+
+def in_lower_case(content: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], list[Wrong]]:
     """The content without keys that are a setting's but for their case, and a mistake for each of them: pydantic takes them,
     and one of two spellings is lost.
     """
     wrong = [key for key in content if key not in model.model_fields and key.lower() in model.model_fields]
-    mistakes = [f"{key}: unknown key; did you mean {key.lower()}?" for key in wrong]
+    mistakes = [Wrong(f"{key}: unknown key; did you mean {key.lower()}?", (key.lower(),)) for key in wrong]
     return {key: value for key, value in content.items() if key not in wrong}, mistakes
 
 
-def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tuple[list[Layer], list[str]]:
+def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tuple[list[Layer], list[Wrong]]:
     """A layer for each variable with our prefix, the innermost keys first, then those with the older tuner's prefix; and a
     mistake for each that cannot be used.
     """
-    layers, mistakes = [], []
+    layers, mistakes = list[Layer](), list[Wrong]()
     for given in sorted(variables, key=lambda name: (_is_older(name), -name.count("__"), name)):
         name, older = given.upper(), _is_older(given)
         if not (older or name.startswith(ENVIRONMENT_PREFIX)) or name in (*OWN_VARIABLES, *CONFIG_PATH_VARIABLES):
@@ -82,8 +91,8 @@ def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tupl
         try:
             data = source()
         except (ValueError, RecursionError) as error:  # a table or a list that is not JSON
-            place = ours.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
-            mistakes.append(f"{where}: {place}: not valid JSON: {error.__cause__ or error}")
+            place = tuple(ours.removeprefix(ENVIRONMENT_PREFIX).lower().split("__"))
+            mistakes.append(Wrong(f"{where}: {'.'.join(place)}: not valid JSON: {error.__cause__ or error}", place))
             continue
         if data:
             layers.append(Layer(where, data))
@@ -91,7 +100,7 @@ def environment(model: type[BaseSettings], variables: Mapping[str, str]) -> tupl
             known = [variable.removeprefix(ENVIRONMENT_PREFIX) for variable in _variables(model)]
             near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), known, n=1, cutoff=0.7)
             hint = f"; did you mean {ENVIRONMENT_PREFIX}{near[0]}?" if near else ""
-            mistakes.append(f"{where}: there is no such setting{hint}")
+            mistakes.append(Wrong(f"{where}: there is no such setting{hint}"))
     for name, path in OLD_VARIABLES.items():
         if value := variables.get(name):
             layers.append(Layer(f"environment variable {name}", replaced({}, path, value)))
@@ -222,30 +231,54 @@ def followed(data: Any, location: tuple[Any, ...]) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class Rest:
-    """Settings without what is wrong in them. ``places``: what was left out and matters, from the outside to the inside."""
+    """Settings without what is wrong in them. ``places``: what was left out and matters, from the outside to the inside; of
+    a field, a key of which was left out, that of its list and its name.
+    """
 
     settings: Any
     places: frozenset[tuple[str, ...]]
 
 
-def rest_of(model: type[BaseModel], data: dict[str, Any], error: ValidationError) -> Rest | None:
-    """The settings that the data give without these mistakes; None if they are still not valid.
+def rest_of(
+    model: type[BaseModel],
+    data: dict[str, Any],
+    error: ValidationError | None,
+    unusable: Sequence[tuple[Any, ...]] = (),
+) -> Rest | None:
+    """The settings that the data give without these mistakes, and without the values at ``unusable`` places; None if they
+    are still not valid.
 
-    Unknown keys are left out alone; for other mistakes their key, of a list the whole list, then what lacks a key now, and
-    where that is not enough, the whole table.
+    Unknown keys are left out alone; for other mistakes their key, of a list the whole list (of a field's table only the
+    key), then what lacks a key now, and where that is not enough, the whole table.
     """
     places: set[tuple[str, ...]] = set()
+    waiting = [(place, True) for place in unusable]
+    waiting += [(mistake["loc"], mistake["type"] != "extra_forbidden") for mistake in error.errors()] if error else []
     for tables_too in (False, False, True):
-        for mistake in error.errors():
-            place = followed(data, mistake["loc"])
-            if mistake["type"] != "extra_forbidden" or tables_too:
-                place = tuple(takewhile(lambda part: isinstance(part, str), place))
+        for location, matters in waiting:
+            place = followed(data, location)
+            if matters or tables_too:
+                place, matter = _left_out(data, place)
                 place = place[:1] if tables_too else place
-                places.add(place or (str(mistake["loc"][0]),))
+                places.add(matter or (str(location[0]),))
             if place:
                 data = cut(data, place)
         try:
             return Rest(model(**data), frozenset(places))
         except ValidationError as further:
-            error = further
+            waiting = [(mistake["loc"], mistake["type"] != "extra_forbidden") for mistake in further.errors()]
     return None
+
+
+def _left_out(data: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[str, ...]]:
+    """What to leave out of the data for a mistake at this place, and how ``Rest.places`` calls it."""
+    whole = tuple(takewhile(lambda part: isinstance(part, str), place))
+    if len(place) < 4 or place[1] != FIELDS or len(whole) != 2:
+        return whole, whole
+    try:
+        name = data[place[0]][FIELDS][place[2]]["name"]
+    except (LookupError, TypeError):
+        return whole, whole
+    if not isinstance(name, str) or place[3] == "name":
+        return whole, whole
+    return place[:4], (*whole, name)

@@ -68,9 +68,31 @@ def test_a_comma_list_is_a_sweep(url: str, tmp_path: Path) -> None:
         "-m", "m", "-u", url, "--concurrency", "1,3", "--request-count", "6", "--osl", "2", "--quiet", cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    for users in (1, 3):
-        found = results(tmp_path, f"swarmtune-bench/concurrency{users}")
-        assert found["metrics"]["peak_concurrency"] == users
+    found = [results(tmp_path, f"swarmtune-bench/concurrency{users}") for users in (1, 3)]
+    assert [one["metrics"]["peak_concurrency"] for one in found] == [1, 3]
+    assert found[0]["seed"] != found[1]["seed"]
+    assert found[0]["inputs_sha256"] != found[1]["inputs_sha256"]
+
+
+def test_a_second_run_sends_other_prompts_and_leaves_the_files_of_the_first(url: str, tmp_path: Path) -> None:
+    options = ["-m", "m", "-u", url, "--request-count", "4", "--osl", "2"]
+    first = bench(*options, "--export", "jsonl,aiperf", cwd=tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    bench(*options, "--export", "vllm", cwd=tmp_path)
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert sorted(path.name for path in (tmp_path / "swarmtune-bench-2").iterdir()) == [
+        "devices.jsonl", "measurement.json", "results.json", "vllm_bench.json",
+    ][not (tmp_path / "swarmtune-bench-2/devices.jsonl").exists() :]  # fmt: skip
+    one, two = results(tmp_path), results(tmp_path, "swarmtune-bench-2")
+    assert one["inputs_sha256"] != two["inputs_sha256"]
+    assert f"--random-seed {one['seed']} sends the same requests again" in first.stdout
+    again = bench(*options, "--random-seed", str(one["seed"]), "--export", "vllm", "--overwrite", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert results(tmp_path)["inputs_sha256"] == one["inputs_sha256"]
+    assert not (tmp_path / "swarmtune-bench/profile_export.jsonl").exists()
+    swept = bench(*options, "--concurrency", "1,2", "--random-seed", "3", "--artifact-dir", ".", cwd=tmp_path)
+    assert "all runs send the same prompts, which a prefix cache may answer" in swept.stderr
+    assert (tmp_path / "concurrency2/results.json").exists()
 
 
 @pytest.mark.parametrize("run_type", ["single", "process"])
@@ -93,6 +115,7 @@ def test_the_same_seed_gives_the_same_inputs(url: str, tmp_path: Path, run_type:
     [
         ([], ["-m MODEL is missing"]),
         (["-m", "m", "--url", "ftp://x"], ["http://host:port"]),
+        (["-m", "m", "--url", "http://user:pw@host"], ["the url of host has a name and a password"]),
         (["-m", "m", "--concurrency", "0"], ["--concurrency", "greater than or equal to 1"]),
         (["-m", "m", "--isl", "x", "--osl", "-3"], ["--isl", "--osl"]),
         (["-m", "m", "--goodput", "ttf:3 e2el:soon"], ["'ttf' is not among", "NAME:MILLISECONDS"]),
@@ -102,6 +125,9 @@ def test_the_same_seed_gives_the_same_inputs(url: str, tmp_path: Path, run_type:
         (["-m", "m", "--export", "excel"], ["excel is not among"]),
         (["-m", "m", "-H", "no colon"], ["Name: value"]),
         (["-m", "m", "--run-type", "single", "--workers-max", "2"], ["single"]),
+        (["-m", "m", "--url", ""], ["--url: '' has an empty item", "http://127.0.0.1:8000"]),
+        (["-m", "m", "--url", "http://host:99999"], ["--url", "'http://host:99999'", "a number from 1 to 65535"]),
+        (["-m", "m", "--concurrency", "1,,2"], ["--concurrency: '1,,2' has an empty item", "1,4,16"]),
     ],
 )
 def test_mistakes_are_told_in_one_go_and_nothing_is_left(
@@ -183,7 +209,7 @@ def test_a_measurement_that_is_not_valid_is_code_5_if_asked(url: str, tmp_path: 
 
 
 def test_secrets_are_sent_and_never_written(refusing: ThreadingHTTPServer, tmp_path: Path) -> None:
-    url = f"http://127.0.0.1:{refusing.server_port}"
+    url = f"http://127.0.0.1:{refusing.server_port}/?api-version=1&api-key=hidden-secret"
     env = {"PATH": "/usr/bin:/bin", "OPENAI_API_KEY": "sk-very-secret"}
     options = ["--request-count", "4", "-H", "X-Pass: also-secret", "--failed-request-threshold", "1"]
     done = bench("-m", "m", "-u", url, *options, cwd=tmp_path, env=env)
@@ -193,6 +219,10 @@ def test_secrets_are_sent_and_never_written(refusing: ThreadingHTTPServer, tmp_p
     written = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
     assert "very-secret" not in written + done.stdout + done.stderr
     assert "also-secret" not in written + done.stdout + done.stderr
+    assert "hidden-secret" not in written + done.stdout + done.stderr
+    assert results(tmp_path)["url"].endswith("/?api-version=1&api-key=***")
+    nobody = bench("-m", "m", "-u", "127.0.0.1:9?sig=hidden-secret", "--request-count", "1", cwd=tmp_path)
+    assert (nobody.returncode, "hidden-secret" in nobody.stdout + nobody.stderr) == (3, False)
 
 
 @pytest.mark.parametrize("run_type", ["single", "process"])
@@ -246,6 +276,21 @@ def test_a_trace_is_replayed_at_its_times(url: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in (tmp_path / "swarmtune-bench/requests.jsonl").read_text().splitlines()]
     assert [round((row["scheduled_ns"] - rows[0]["scheduled_ns"]) / 1e6) for row in rows] == [0, 50, 100, 150, 200, 250]
+
+
+def test_what_a_file_gives_and_what_is_left_out_is_told(url: str, tmp_path: Path) -> None:
+    rows = "5,ChatGPT,10,4,14,x\n6,ChatGPT,12,0,12,x\n7,GPT-4,3,5,8,x\n8,GPT-4,0,5,5,x\n"
+    (tmp_path / "burst.csv").write_text(f"Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n{rows}")
+    options = ["--input-file", "burst.csv", "--request-count", "6", "--concurrency", "2"]
+    done = bench("-m", "m", "-u", url, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "1 of 4 rows left out (no response), 1 row of 0 tokens sent as 1" in told
+    assert "3 of 4 rows used, each 2 times" in told
+    found = results(tmp_path)
+    assert found["inputs"]["left_out"] == {"no response": 1}
+    assert (found["inputs"]["total"], found["inputs"]["entries"], found["inputs"]["sessions"]) == (4, 3, 6)
+    assert any("3 of 4 rows used, each 2 times" in note for note in found["notes"])
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:

@@ -240,6 +240,52 @@ def test_an_interruption_while_modules_are_imported_is_one_line(clean: Path) -> 
     assert (done.returncode, done.stderr) == (130, "swarmtune: interrupted\n")
 
 
+RAISES = """
+import os, signal, sys
+
+
+class Raises:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+if os.environ.pop("COMMAND_HERE", None):  # not in its workers
+    sys.meta_path.insert(0, Raises())
+"""
+COVERAGE = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")  # coverage keeps its lock if it is interrupted itself
+BENCH = ("bench", "-m", "m", "-u", "127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("swarmtune.apps.cli", ("--version",)),
+        ("argparse", ("check", "-e", "simulated")),
+        ("swarmtune.apps.cli.bench", BENCH),
+        ("pydantic_core", BENCH),
+        ("swarmtune.loadgen.ask.spec", BENCH),
+        ("numpy", BENCH),
+        ("numpy.random", BENCH),
+        ("swarmtune.loadgen.judge.statistics", BENCH),
+        ("numpy", ("optimizer", "-e", "simulated", "--dry-run")),
+        ("swarmtune.space.checks", ("check", "-e", "simulated")),
+    ],
+)
+def test_an_interruption_while_a_command_begins_is_one_line(
+    clean: Path, tmp_path: Path, module: str, arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(RAISES.format(module=module))
+    environment = {name: value for name, value in os.environ.items() if name not in COVERAGE}
+    environment |= {"COMMAND_HERE": "1", "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [SWARMTUNE, *arguments], cwd=clean, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert re.fullmatch(r"swarmtune( \w+)?: interrupted\n", done.stderr), done.stderr
+
+
 # --- init --------------------------------------------------------------------------------------------------------------
 
 
@@ -475,7 +521,19 @@ def test_a_missing_extra_disables_only_its_own_features(clean: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["HF_TOKEN", "OPENAI_API_KEY", "PGPASSWORD", "dbPassword", "AWS_SECRET_ACCESS_KEY", "--api-key", "MY_PWD"]
+    "name",
+    [
+        "HF_TOKEN",
+        "OPENAI_API_KEY",
+        "PGPASSWORD",
+        "dbPassword",
+        "AWS_SECRET_ACCESS_KEY",
+        "--api-key",
+        "MY_PWD",
+        "ansible_ssh_pass",
+        "DB_PASS",
+        "SSHPASS",
+    ],
 )
 def test_secret_names(name: str) -> None:
     assert looks_secret(name)
@@ -483,7 +541,17 @@ def test_secret_names(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["MAX_NUM_BATCHED_TOKENS", "MAX_PREFILL_TOKEN", "--cache-type-k", "--tokenizer", "CUDA_VISIBLE_DEVICES", "KEYS"],
+    [
+        "MAX_NUM_BATCHED_TOKENS",
+        "MAX_PREFILL_TOKEN",
+        "--cache-type-k",
+        "--tokenizer",
+        "CUDA_VISIBLE_DEVICES",
+        "KEYS",
+        "--compilation-config.pass_config",
+        "BYPASS",
+        "FIRST_PASSES",
+    ],
 )
 def test_names_that_are_no_secrets(name: str) -> None:
     assert not looks_secret(name)
@@ -531,3 +599,12 @@ def test_no_secret_is_in_a_message(clean: Path, cli: Cli) -> None:
     assert ended.code == 2
     assert "vllm.env.HF_TOKEN" in ended.err
     assert "hunter2" not in ended.err
+
+
+@pytest.mark.parametrize("argv", ["", "argv = []", 'argv = [""]', 'argv = "./s.sh"', 'argv = ["./s.sh", 8000]'])
+def test_a_command_without_a_program_is_a_mistake(clean: Path, cli: Cli, argv: str) -> None:
+    (clean / "config.toml").write_text(f'[optimizer]\nengine = "command"\n[command]\n{argv}\nmodel = "m"\n')
+    for words in (("check",), ("optimizer", "--dry-run", "--json")):
+        ended = cli(*words)
+        assert ended.code == 2
+        assert "command.argv" in ended.err

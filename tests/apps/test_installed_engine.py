@@ -13,8 +13,9 @@ import pytest
 from cli_runs import Cli, names_in
 
 from swarmtune.execution import installed
+from swarmtune.execution.installed import HELP_S
 from swarmtune.settings import read_settings
-from swarmtune.tuner.planning.inquiry import Inquiry
+from swarmtune.tuner.planning.inquiry import CHECK_S, Inquiry
 from swarmtune.tuner.planning.make import make_plan
 
 MAKE = Inquiry.make  # a fixture of all tests replaces it
@@ -110,14 +111,14 @@ def test_it_is_asked_once_and_the_plan_says_what_is_there(
     fact = "vllm 0.40.0 on this machine: program and model are there; flags were checked against its help"
     assert f"installed {fact}" in flat(first.out)
     assert "Asking vllm on this machine for its flags" in first.err
-    assert machine.calls == ["--version", "serve --help=all"]
+    assert machine.calls == ["serve --help=all", "--version"]
     (kept,) = (machine.home / ".cache" / "swarmtune" / "installed").iterdir()
     before = kept.read_bytes()
     second = cli("optimizer", "--dry-run", "--json")
     assert kept.read_bytes() == before
     assert json.loads(second.out)["plan"]["installed"] == fact
     assert second.err == ""
-    assert machine.calls == ["--version", "serve --help=all"]
+    assert machine.calls == ["serve --help=all", "--version"]
     assert names_in(clean) == ["config.toml"]
 
 
@@ -142,12 +143,12 @@ def test_its_help_has_the_last_word_and_all_mistakes_come_at_once(
             "--brand-new needs a value",
             "target_field BLOCK_SIZE: vLLM 0.40.0 on this machine has no parameter --block-size",
             "target_field PERFORMANCE_MODE: --performance-mode takes one of balanced, interactivity, throughput, not 'x'",
-            *([missing] if command == ("optimizer",) else []),
+            missing,
             "load_search: start 4 must lie between low 8",
             "loadgen.isll: unknown key",
         ):
             assert [part in line for line in told].count(True) == 1, (part, told)
-        assert len(told) == 9 - (command == ("check",))
+        assert len(told) == 9
 
 
 def test_a_new_version_is_asked_again(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:
@@ -156,7 +157,7 @@ def test_a_new_version_is_asked_again(cli: Cli, machine: Machine, configured: Ca
     machine.install("0.41.0rc1", HELP.replace("--brand-new", "--newer"))
     ended = cli("check")
     assert "vLLM 0.41.0rc1 on this machine has no parameter --brand-new." in flat(ended.err)
-    assert machine.calls == ["--version", "serve --help=all"] * 2
+    assert machine.calls == ["serve --help=all", "--version"] * 2
 
 
 def test_checks_of_flags_can_be_turned_off(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:
@@ -194,9 +195,54 @@ def test_a_help_that_cannot_be_read_is_no_reason_to_refuse(
 def test_a_program_that_hangs_is_given_up(machine: Machine, configured: Callable[..., None]) -> None:
     configured("--block-size 16")
     machine.program("vllm", '#!/bin/sh\n[ "$1" = serve ] && exec sleep 600\n')
-    plan = make_plan(read_settings(Path("config.toml"), {}), Inquiry(limit_s=0.3))
+    reports: list[str] = []
+    plan = make_plan(read_settings(Path("config.toml"), {}), Inquiry(reports.append, limit_s=0.6))
     (note,) = (notice for notice in plan.notices if notice.startswith("not checked"))
-    assert note.endswith("as `vllm serve --help=all` does not end within 0.3 s")
+    assert note.endswith("as `vllm serve --help=all` does not end within 0.6 s")
+    assert reports[:3] == [
+        "Asking vllm on this machine for its flags; this may take 0.6 s, once.",
+        "vllm on this machine has not answered for 0.2 s.",
+        "vllm on this machine has not answered for 0.4 s.",
+    ]
+
+
+def test_one_time_is_for_all_questions_to_a_program(machine: Machine, configured: Callable[..., None]) -> None:
+    configured("--brand-new 5")
+    machine.program("vllm", f"#!/bin/sh\n[ $1 = serve ] && exec cat {machine.bin}/help.txt\nexec sleep 600\n")
+    assert Inquiry(preview=True).limit_s == CHECK_S < Inquiry().limit_s == HELP_S
+    plan = make_plan(read_settings(Path("config.toml"), {}), Inquiry(limit_s=1.0))
+    assert "vllm on this machine: program is there" in plan.installed[0]
+
+
+@pytest.mark.parametrize("broken", ["loop", "no x"])
+def test_a_program_that_cannot_be_run_is_not_there(
+    cli: Cli, machine: Machine, configured: Callable[..., None], broken: str
+) -> None:
+    configured()
+    program = machine.bin / "vllm"
+    if broken == "loop":
+        program.unlink()
+        program.symlink_to(machine.bin / "other")
+        (machine.bin / "other").symlink_to(program)
+    else:
+        program.chmod(0o644)
+    config = Path("config.toml")
+    config.write_text(f'{config.read_text()}\n[vllm]\nexecutable = "{program}"\n')
+    checked = flat(cli("check").out)
+    why = "cannot be run: Too many levels" if broken == "loop" else "cannot be executed; chmod +x"
+    assert f"{program} on this machine {why}" in checked
+    assert "program is there" not in checked
+    assert f"vllm.executable: {program} on this machine {why}" in flat(cli("optimizer").err)
+
+
+def test_what_is_missing_is_named_beside_a_mistake(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:
+    (machine.bin / "vllm").unlink()
+    for mistake in ("--max-num-sqs 4", "--served-model-name 'x"):  # one of them lets no command be made
+        configured(mistake, model="/absent/model")
+        ended = cli("check")
+        assert ended.code == 2
+        for words in ("vllm.command.others: ", "there is no program vllm on this", "no model /absent/model on this"):
+            assert words in flat(ended.err), ended.err
 
 
 def test_what_is_missing_has_a_way_out(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:
@@ -218,6 +264,52 @@ def test_what_is_missing_has_a_way_out(cli: Cli, machine: Machine, configured: C
     assert "command on this machine: program and script are there" in flat(cli("check").out)
     (Path("config.toml")).write_text(COMMAND.format(argv=f'["sh", "{start}.none", "$PORT"]'))
     assert f"command.argv: there is no script {start}.none on this machine" in flat(cli("optimizer").err)
+
+
+@pytest.mark.parametrize(
+    "argv", ["bash start.sh", "bash -e start.sh", "python3 serve/run.py", "sh -eo pipefail ./a.sh"]
+)
+def test_a_script_that_is_absent_is_named_wherever_it_will_run(
+    cli: Cli, machine: Machine, tmp_path: Path, argv: str
+) -> None:
+    words = argv.split()
+    script, content = Path(words[-1]), COMMAND.format(argv=json.dumps([*words, "$PORT"]))
+    for more in ("", PARALLEL.format(hosts="127.0.0.1", devices=0) + f'work_dir = "{tmp_path / "work"}"\n'):
+        Path("config.toml").write_text(content + more)
+        named = script if script.parent == Path() and words[-1][0] != "." else script.absolute()
+        sentence = f"command.argv: there is no script {named} on ".replace(" ", "")
+        assert f"note:missing:{sentence}" in "".join(cli("check").out.split())
+        assert sentence in "".join(cli("optimizer").err.split())
+    script.parent.mkdir(exist_ok=True)
+    script.write_text("exit 1\n")
+    assert "command on 127.0.0.1: program and script are there" in flat(cli("check").out)
+
+
+@pytest.mark.parametrize("hosts", ["", "127.0.0.1"])
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        ("#!/nope\n", 0o755, "cannot be executed: its first line names the interpreter /nope, which is not there"),
+        ("#!/bin/sh\n", 0o644, "cannot be executed; chmod +x makes it a program"),
+        (None, 0o755, "is a folder; name the program in it"),
+    ],
+)
+def test_a_program_that_cannot_run_is_not_told_to_be_there(
+    cli: Cli, machine: Machine, configured: Callable[..., None], tmp_path: Path,
+    hosts: str, content: str | None, mode: int, words: str,
+) -> None:  # fmt: skip
+    program = tmp_path / "engine"
+    program.mkdir() if content is None else program.write_text(content)
+    program.chmod(mode)
+    more = PARALLEL.format(hosts=hosts, devices=0) + f'work_dir = "{tmp_path / "work"}"\n' if hosts else ""
+    configured(more=more)
+    text = Path("config.toml").read_text()
+    Path("config.toml").write_text(text.replace("[vllm.command]", f'[vllm]\nexecutable = "{program}"\n[vllm.command]'))
+    checked = cli("check")
+    assert f"note: missing: vllm.executable: {program} on {hosts or 'this machine'} {words}" in flat(checked.out), (
+        checked
+    )
+    assert "program is there" not in checked.out
 
 
 COMMAND = (
@@ -304,3 +396,25 @@ def test_sglang_is_asked_by_its_python(cli: Cli, machine: Machine, clean: Path) 
 def test_the_simulated_engine_is_not_asked(cli: Cli, machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(installed, "ask", None)
     assert cli("check", "-e", "simulated").code == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Prot 22", "line 2: 'Prot' is not a keyword of ssh_config; did you mean Port?"),
+        ("LogLevel LOUD", "line 2: 'LOUD' is no value of LogLevel"),
+        ("ProxyJump me@j:99999", "line 2: ProxyJump 'me@j:99999'"),
+        ("Port 7", ""),
+    ],
+)
+def test_the_ssh_configuration_is_read_for_an_engine_that_is_asked_nothing(
+    cli: Cli, machine: Machine, clean: Path, line: str, said: str
+) -> None:
+    (machine.home / ".ssh").mkdir(parents=True)
+    (machine.home / ".ssh" / "config").write_text(f"Host n1.invalid\n  {line}\n")
+    (clean / "hosts").write_text("n1.invalid slots=0\n")
+    (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n')
+    ended = cli("check", "--hostfile", "hosts", "--nodes-per-group", "1")
+    assert ended.code == 0, ended
+    assert (f"{said}" in flat(ended.out)) if said else "cannot be reached" not in flat(ended.out)
+    assert not said or "note: n1.invalid cannot be reached: cannot log in to n1.invalid: " in flat(ended.out)

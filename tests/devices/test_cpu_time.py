@@ -126,6 +126,8 @@ def test_others_have_what_neither_service_nor_load_generator_has_used() -> None:
     assert (found[OTHER], found[IDLE]) == (0.25, 0.25)
     assert (found["cpu_service_share"], found["cpu_load_generator_share"]) == (0.375, 0.125)
     assert values(CpuUse(4, 2.0, 1.0, 0.9), 1.5, 0.0)[OTHER] == 0.0
+    stolen = values(CpuUse(4, 2.0, 6.0, 0.25, stolen_s=0.5), 5.8, 0.2)
+    assert stolen[OTHER] == stolen[STOLEN] == 0.0625, "the kernel charged the service for what was stolen meanwhile"
 
 
 def test_limits_of_cgroups_are_read_at_each_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

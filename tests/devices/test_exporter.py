@@ -95,3 +95,26 @@ def test_other_addresses_are_refused(url: str) -> None:
 def test_nobody_there() -> None:
     with pytest.raises(ReadError, match="refused"):
         ExporterSource("http://127.0.0.1:1/metrics").read()
+
+
+def test_a_redirect_is_followed_to_the_same_server_alone() -> None:
+    """As of /metrics to /metrics/; another server, or a file, is not what was asked for."""
+
+    def moves(to: str) -> Answer:
+        def answer(handler: BaseHTTPRequestHandler) -> None:
+            if handler.path == "/metrics/":
+                return says(b"a 1\n")(handler)
+            handler.send_response(307)
+            handler.send_header("Location", to)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return None
+
+        return answer
+
+    with serving(moves("/metrics/")) as url:
+        assert [reading.value for reading in ExporterSource(url).read()] == [1.0]
+    with serving(says(b"a 1\n")) as elsewhere:
+        for target in (elsewhere, "file:///etc/passwd", "ftp://127.0.0.1/metrics"):
+            with serving(moves(target)) as url, pytest.raises(ReadError, match="HTTP 307"):
+                ExporterSource(url).read()

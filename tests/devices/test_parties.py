@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -13,8 +14,8 @@ from uuid import uuid4
 import pytest
 
 from swarmtune.devices.neighbours import IDLE, OTHER, NeighbourSource
-from swarmtune.devices.parties import Parties, Party, ServiceMark
-from swarmtune.devices.processes import process_ids
+from swarmtune.devices.parties import Parties, Party, ServiceMark, listening_ports, stranger
+from swarmtune.devices.processes import TICKS_PER_S, process, process_ids, since_boot
 from swarmtune.devices.readings import ReadError
 
 # A service: it listens, says where, and obeys. "child" starts a process, "orphan" one whose parent has ended.
@@ -23,12 +24,13 @@ import os, socket, subprocess, sys
 server = socket.create_server(("127.0.0.1", 0))
 print(server.getsockname()[1], flush=True)
 wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+ends, kept_open = os.pipe()  # its children end with it, and read none of its lines
 for line in sys.stdin:
     if line == "child\\n":
-        print(subprocess.Popen(wait, env={}).pid, flush=True)
+        print(subprocess.Popen(wait, env={}, stdin=ends).pid, flush=True)
     elif line == "orphan\\n":
         if os.fork() == 0:
-            print(subprocess.Popen(wait).pid, flush=True)
+            print(subprocess.Popen(wait, stdin=ends).pid, flush=True)
             os._exit(0)
         os.wait()
     elif line.startswith("connect"):
@@ -177,3 +179,43 @@ def test_what_the_tuner_has_started_beside_the_service_is_no_neighbour(tmp_path:
         assert {load, other_group, ours.pid} <= parties.of(Party.LOAD_GENERATOR).keys()
         others = {one.pid for one in parties.others()}
         assert {stranger.pid, os.getpid()} <= others
+
+
+def test_the_ports_of_a_service_are_known_by_its_token() -> None:
+    token = uuid4().hex
+    with started(SERVICE, SWARMTUNE_TOKEN=f"{token}-rank-1") as service, started(SERVICE) as other:
+        port = int(says(service))
+        says(other)
+        assert listening_ports(token) == {port}
+        assert listening_ports(uuid4().hex) == set()
+    assert listening_ports("") == set()
+
+
+# --- whose is the port -------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_was_there_before_the_service_is_a_stranger() -> None:
+    with started(SERVICE) as other:
+        port = int(says(other))
+        born = process(other.pid)
+        assert born is not None
+        while since_boot() < born.started + TICKS_PER_S // 10:
+            time.sleep(0.01)
+        since = since_boot()
+        with started(SERVICE) as service:
+            says(service)
+            found = stranger(port, uuid4().hex, since)
+            assert found is not None
+            assert found.pid == other.pid
+            assert stranger(port, uuid4().hex, since - 60 * TICKS_PER_S) is None  # it may be ours: a clean environment
+            assert stranger(port, uuid4().hex, since + 3600 * TICKS_PER_S) is None  # no time of this kernel compares
+    assert stranger(port, uuid4().hex, since) is None
+
+
+@pytest.mark.parametrize(("suffix", "ours"), [("", True), ("-rank-1", True), ("0", False)])
+def test_the_mark_tells_whose_a_new_process_is(suffix: str, ours: bool) -> None:
+    token = uuid4().hex
+    with started(SERVICE, SWARMTUNE_TOKEN=token + suffix) as service:
+        port = int(says(service))
+        assert (stranger(port, token, 0) is None) is ours
+        assert (stranger(port, token, since_boot()) is None) is ours  # ours, however old it looks

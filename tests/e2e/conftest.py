@@ -29,6 +29,7 @@ enabled = false
 [loadgen]
 concurrency = {concurrency}
 request_count = {request_count}
+warmup_request_count = 0
 max_unsure_share = 1.0
 max_idle_share = 1.0
 max_contended_cpu_share = 1.0

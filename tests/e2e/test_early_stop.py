@@ -22,7 +22,7 @@ def measurements(study: Path) -> list[dict[str, object]]:
         ('[early_stop]\nmode = "on"', True),
         ('[early_stop]\nmode = "report"', False),
         ("", False),  # without a warm-up
-        ("warmup_request_count = 4\nworkers_max = 2", True),
+        ("workers_max = 2\n# warm", True),
     ],
 )
 def test_a_broken_promise(workplace: Workplace, more: str, acts: bool) -> None:
@@ -30,6 +30,8 @@ def test_a_broken_promise(workplace: Workplace, more: str, acts: bool) -> None:
         "request_count = 12", "request_count = 2000"
     )
     one_load = changed.replace("confirm = 1", "confirm = 0")
+    if "# warm" in more:
+        one_load = one_load.replace("warmup_request_count = 0", "warmup_request_count = 4")
     workplace.config(f"{one_load}\n{more}\n")
     _, out, _ = workplace.run("--json", "--evaluations", "1")
     told = json.loads(out)["early_stop"]

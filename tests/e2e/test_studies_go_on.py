@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shutil
+import sqlite3
 
 import pytest
 
@@ -50,3 +53,28 @@ def test_a_study_that_optuna_touched_goes_on(workplace: Workplace) -> None:
     assert first["evaluations"] == 2
     again = workplace.tune("-lb", "--evaluations", "4")  # nothing is left to do
     assert again["wall_seconds"] > first["wall_seconds"], "the time is that of all runs"
+
+
+def test_a_database_from_elsewhere_runs_nothing(workplace: Workplace) -> None:
+    """Its command line and its file would start a program of its author."""
+    workplace.config(TINY)
+    database = workplace.folder / "x.db"
+    workplace.tune("--evaluations", "2", "--study", str(database))
+    evil = workplace.folder / "evil.toml"
+    script = workplace.folder / "evil.sh"
+    script.write_text(f"#!/bin/sh\ntouch {workplace.folder}/started\n")
+    script.chmod(0o755)
+    evil.write_text(f'[optimizer]\nengine = "command"\n[command]\nargv = ["{script}"]\nmodel = "m"\n')
+    overrides = {"optimizer": {"engine": "command"}, "command": {"argv": [str(script)], "model": "m"}}
+    request = json.dumps({"overrides": overrides, "config": str(evil)})
+    with contextlib.closing(sqlite3.connect(database)) as db, db:
+        db.execute("UPDATE swarmtune_studies SET request = ?", (request,))
+    (workplace.folder / "config.toml").unlink()
+    code, _, err = workplace.run("-lb", "--study", str(database), "-e", "simulated")
+    assert code == 2, err
+    assert "was not started from here, so only what you give now is used; it was started with:" in err
+    assert str(script) in err
+    assert "cannot go on" in err
+    assert not (workplace.folder / "started").exists()
+    workplace.config(TINY)  # whoever gives what it needs goes on with it
+    assert workplace.tune("-lb", "--study", str(database), "--evaluations", "3")["evaluations"] == 3

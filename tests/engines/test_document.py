@@ -57,6 +57,13 @@ def test_files_that_are_no_files(tmp_path: Path) -> None:
             document.load(tmp_path / name)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("name", ["a.json", "a.yaml"])
+def test_a_file_may_begin_with_a_mark_and_end_its_lines_as_on_windows(tmp_path: Path, name: str, mark: str) -> None:
+    (tmp_path / name).write_bytes(f'{mark}{{\r\n "a": [1,\r\n 2]\r\n}}\r\n'.encode())
+    assert document.load(tmp_path / name) == {"a": [1, 2]}
+
+
 def test_a_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     file = ServiceFile(str(path))
@@ -90,6 +97,50 @@ def test_a_daemons_file_with_strange_values(tmp_path: Path, place: str, number: 
     settings = {"optimizer": {"engine": "mindie"}, "mindie": {"config_path": str(path)}, "output": str(tmp_path)}
     with pytest.raises(ConfigValidationError, match=f"{place} is .*, not a number; correct the file"):
         make_plan(read_settings(None, settings))
+
+
+def said(tmp_path: Path, text: str, *entries: dict[str, Any]) -> list[str]:
+    path = tmp_path / "config.json"
+    path.write_text(text)
+    section = {"config_path": str(path), "target_field": list(entries)}
+    with pytest.raises(ConfigValidationError) as caught:
+        make_plan(read_settings(None, {"optimizer": {"engine": "mindie"}, "mindie": section, "output": str(tmp_path)}))
+    return [sentence.replace(str(path), "FILE") for sentence in caught.value.mistakes]
+
+
+BATCH = {"name": "batch", "config_position": "BackendConfig.ScheduleConfig.maxBatchSize", "min": 10, "max": 400}
+
+
+@pytest.mark.parametrize("entries", [(), (BATCH,)])
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", '"a"', "null", "[{}]", "\x00"])
+def test_what_is_wrong_with_a_daemons_file_is_told_once(
+    tmp_path: Path, text: str, entries: tuple[dict[str, Any], ...]
+) -> None:
+    (sentence,) = said(tmp_path, text, *entries)
+    assert sentence.startswith("mindie.config_path: ")
+    assert "FILE" in sentence
+
+
+@pytest.mark.parametrize("entries", [(), (BATCH,)])
+def test_a_section_that_is_not_in_the_file_is_told_once(tmp_path: Path, entries: tuple[dict[str, Any], ...]) -> None:
+    backend = {key: value for key, value in DAEMON["BackendConfig"].items() if key != "ScheduleConfig"}
+    sentences = said(tmp_path, json.dumps({**DAEMON, "BackendConfig": backend}), *entries)
+    assert len([sentence for sentence in sentences if "has no 'ScheduleConfig'" in sentence]) == 1, sentences
+
+
+@pytest.mark.parametrize(
+    ("value", "keys", "words"),
+    [(200.5, {}, "is 200.5, not a whole number; correct the file, or write `value`"),
+     (0, {"log": True}, "is 0, not above 0, where a logarithmic scale begins; leave out `log`, or write `value`"),
+     (-4, {"log": True}, "is -4, not above 0")],
+)  # fmt: skip
+def test_a_value_that_no_range_can_hold_is_named(
+    tmp_path: Path, value: float, keys: dict[str, Any], words: str
+) -> None:
+    daemon: Any = json.loads(json.dumps(DAEMON))
+    daemon["BackendConfig"]["ScheduleConfig"]["maxBatchSize"] = value
+    sentences = said(tmp_path, json.dumps(daemon), {**BATCH, **keys})
+    assert any(f"maxBatchSize {words}" in sentence for sentence in sentences), sentences
 
 
 @pytest.mark.parametrize("port", ["x", None, True, 0, 65536, [1]])

@@ -244,3 +244,29 @@ def test_hostile_logs_are_read_within_bounds(log: str) -> None:
     error = diagnose("X", 1, log)
     assert len(error.message) < 10_000
     assert "\x1b" not in error.message
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("RuntimeError: unable to write to file </torch_7_1_4>: No space left on device (28)", ("shared memory", "--shm-size")),
+    ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", ("shared memory", "--shm-size")),
+    ("AssertionError: res=<Response [502]>, res.text=''", ("through a proxy", "no_proxy=127.0.0.1,localhost")),
+])  # fmt: skip
+def test_the_user_must_mend_what_surrounds_the_service(line: str, words: tuple[str, ...]) -> None:
+    error = diagnose("X", 1, line)
+    assert error.culprit is Culprit.USER
+    assert all(word in error.message for word in words), error.message
+
+
+@pytest.mark.parametrize("log", ["", "started in background", "daemon 12 runs, errors go to /var/log/x"])
+def test_a_start_script_that_ends_well_has_not_crashed(log: str) -> None:
+    error = diagnose("X", 0, log)
+    assert error.message.startswith(
+        "X did not serve: it ended by itself (exit code 0). A service must stay in the fore"
+    )
+    assert error.details["cause"] == "crashed"
+
+
+def test_an_exception_behind_exit_code_0_is_a_crash() -> None:
+    """As that of a service whose output a start script pipes through tee."""
+    assert "it crashed (exit code 0)" in diagnose("X", 0, "KeyError: 'x'").message
+    assert classify(0, "torch.OutOfMemoryError: CUDA out of memory.", {}) is Cause.OUT_OF_MEMORY

@@ -105,10 +105,10 @@ async def test_llamacpp_port_taken(executor: LocalExecutor, busy: Group) -> None
 
 
 async def test_llamacpp_bad_arguments(executor: LocalExecutor, group: Group) -> None:
-    engine = make("llamacpp", max_threads=1)
-    error = await failure(engine, executor, group, baseline(engine, n_batch=64, n_ubatch=512))
+    engine = make("llamacpp", max_threads=1, others="--cache-type-v q4_0 --flash-attn off --threads-of-old 4")
+    error = await failure(engine, executor, group, baseline(engine))
     assert (error.details["cause"], error.details["exit_code"]) == ("bad_argument", 2)
-    assert "--n-ubatch: 512 is larger than --n-batch 64" in error.message
+    assert "--threads-of-old" in error.message
 
 
 @pytest.mark.parametrize("content", [None, "no model"])

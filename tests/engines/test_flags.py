@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +61,23 @@ def field(position: str, **more: Any) -> dict[str, Any]:
         ("vllm", "--no-enable-chunked-prefill --enforce-eager --max-num-batched-tokens 40k"),
         ("vllm", "--max-model-len 4096 --max-num-batched-tokens 1k --long-prefill-token-threshold 0"),
         ("vllm", "--lora-modules a=/x b=/y"),
-        ("vllm", "--hf-token --seed -1 --api-key a b"),
+        ("vllm", "--hf-token --seed -1 --lora-modules a b"),
+        ("vllm", "--max-model-len -1 --max-model-len auto --enable-auto-tool-choice --tool-call-parser hermes"),
         ("sglang", "--tp 2 --dp-size=2 --enable-metrics --mem-fraction-static 0.8"),
         ("sglang", "--tensor-parallel-size 4 --enable-dp-attention --cuda-graph-bs-decode 1 2 4"),
         ("llamacpp", "--flash-attn on --no-kv-unified --cache-ram 0"),
         ("llamacpp", "-c 4096 -np 2 -b 512 -ub 256 -t 2 -tb 2 -fa on -ctk q8_0 -ctv q8_0 -kvu -cb -cram 0 -ngl 0"),
         ("llamacpp", "--ctx-size 4096 --parallel 2 --batch-size 512 --ubatch-size=256 --threads 2 --threads-batch=2"),
         ("llamacpp", "--gpu-layers 99 --n-gpu-layers=-1 --threads-http 2"),
+        ("llamacpp", "--n-gpu-layers all -ngl auto -ngl -2"),
+        ("llamacpp", "-t -1 -tb -1 -c 0 -cram -1"),
+        ("llamacpp", "-t 0 --threads_batch -1 --ctx_size=4096 --n_parallel 2"),
+        ("llamacpp", "-ctk bf16 -ctv f32 -fa off"),
+        ("llamacpp", "-ctk q5_1 -ctv iq4_nl"),
+        ("llamacpp", "-b 64"),
+        ("llamacpp", "-b 8"),
+        ("llamacpp", "-ub 4096"),
+        ("llamacpp", "--batch-size 64 --ubatch-size 512"),
         ("simulated", "--crash-after-requests 10 --fail-start oom --no-enable-chunked-prefill"),
     ],
 )
@@ -94,6 +107,18 @@ def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
         ("vllm", "--max-num-seqs many", "--max-num-seqs takes a whole number, not 'many'"),
         ("vllm", "--max-num-seqs 0", "--max-num-seqs takes a number >= 1, not 0"),
         ("vllm", "--gpu-memory-utilization 1.5", "takes a number <= 1, not 1.5"),
+        ("vllm", "--api-key hunter2", "--api-key makes the service ask every request for a key"),
+        ("sglang", "--api-key=hunter2", "--api-key makes the service ask every request for a key"),
+        ("vllm", "--max-model-len 0", "--max-model-len takes a number != 0, not 0"),
+        ("vllm", "--max-model-len=-2", "--max-model-len takes a number >= -1, not -2"),
+        ("vllm", "-O5", "-O takes a number <= 3, not 5"),
+        ("vllm", "-O4", "-O takes a number <= 3, not 4"),
+        ("vllm", "--optimization-level 7", "--optimization-level takes a number <= 3, not 7"),
+        ("vllm", "--optimization-level O2", "--optimization-level takes a whole number, not 'O2'"),
+        ("vllm", "-tp2x", "no parameter -tp2x"),
+        ("vllm", "--speculative-config.num_speculative_tokens x", "takes a whole number, not 'x'"),
+        ("vllm", "-sc.num_speculative_tokens=0", "takes a number >= 1, not 0"),
+        ("vllm", "--enable-auto-tool-choice", "breaks the engine's rule"),
         ("vllm", "--scheduling-policy sjf", "takes one of fcfs, priority, not 'sjf'"),
         ("vllm", "--nnodes 2 --node-rank 0 --master-addr n1", "--node-rank is written by SwarmTune; leave it out; the"),
         ("sglang", "--nccl-init-addr n1:5000", "--nccl-init-addr is written by SwarmTune; leave it out; the nodes"),
@@ -110,13 +135,19 @@ def test_what_the_engine_takes_is_no_mistake(engine: str, others: str) -> None:
         ("llamacpp", "-ctkk f16", "Near: -ctk"),
         ("llamacpp", "-fa", "needs a value (one of auto, on, off)"),
         ("llamacpp", "-fa 1", "takes one of auto, on, off, not '1'"),
-        ("llamacpp", "-c 0", "takes a number >= 1"),
+        ("llamacpp", "-c -1", "takes a number >= 0"),
+        ("llamacpp", "-ngl some", "takes a whole number, auto, all, not 'some'"),
+        ("llamacpp", "-ngl -3", "takes a number >= -2"),
+        ("llamacpp", "-t many", "takes a whole number"),
+        ("llamacpp", "-np -1", "takes a number >= 1"),
+        ("llamacpp", "--mlock", "no parameter --mlock. llama-server itself may have it: tune that with -e command."),
+        ("llamacpp", "-sm row -ts 1,1", "no parameter -sm. llama-server itself may have it: tune that with -e command."),
+        ("llamacpp", "-nocb", "Near: -cb. llama-server itself may have it"),
         ("llamacpp", "-m x.gguf", "-m is written by SwarmTune; leave it out; llamacpp.model_path sets it"),
-        ("llamacpp", "-ub 4096", "breaks the engine's rule n_ubatch <= n_batch"),
         ("llamacpp", "-ctv q8_0 -fa off", "breaks the engine's rule"),
         ("llamacpp", "--flash-attn", "needs a value (one of auto, on, off)"),
-        ("llamacpp", "--n_parallel 4", "Near: --n-parallel"),
-        ("llamacpp", "--n-ubatch 4096", "breaks the engine's rule n_ubatch <= n_batch"),
+        ("llamacpp", "--ctv q5_1 --flash_attn off", "Near: -ctv"),
+        ("llamacpp", "-ctv q5_1 --flash_attn off", "breaks the engine's rule"),
         ("simulated", "--max-num-seq 4", "Near: --max-num-seqs"),
     ],
 )  # fmt: skip
@@ -366,6 +397,22 @@ def test_what_is_the_same_or_adds_gets_no_note(engine: str, others: str) -> None
     assert not [text for text in tuned.notes() if "count" in text and "others" in text]
 
 
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+@pytest.mark.parametrize(
+    "others", ["--host 0.0.0.0", "--host=::", "--host 127.0.0.1 --host 10.0.0.5", "--host $ADDRESS"]
+)
+def test_another_host_gets_a_note(engine: str, others: str) -> None:
+    tuned = make(engine, **section(engine, others, env={"ADDRESS": "0.0.0.0"}))
+    assert tuned.mistakes() == []
+    (note,) = [text for text in tuned.notes() if "group's address" in text]
+    assert f"{tuned.name}.command.others: --host is given again behind SwarmTune's, and " in note
+
+
+@pytest.mark.parametrize("others", ["", "--host $HOST", "--host 127.0.0.1", "--host 0.0.0.0 --host $HOST"])
+def test_the_same_host_gets_no_note(others: str) -> None:
+    assert not [text for text in make("vllm", **section("vllm", others)).notes() if "group's address" in text]
+
+
 def test_rules_see_the_last_value() -> None:
     assert mistakes("vllm", "--max-num-batched-tokens 64 --max-num-seqs 128 --max-num-seqs 32") == []
     found = mistakes("vllm", "--max-num-seqs 32 --max-num-seqs 128 --max-num-batched-tokens 64")
@@ -456,6 +503,53 @@ def test_what_others_fixes_leaves_the_engines_own_fields() -> None:
     assert engine.mistakes() == []
 
 
+@pytest.mark.parametrize("batch", [8, 16, 40, 64, 512, 1000, 4096])
+def test_a_physical_batch_is_searched_below_the_batch_that_is_fixed(batch: int) -> None:
+    engine = make("llamacpp", **section("llamacpp", f"-b {batch}"))
+    fields = {f.name: f for f in engine.fields()}
+    usual = [16, 32, 64, 128, 256, 512]
+    kept = sorted({min(value, batch) for value in usual})
+    assert ("n_ubatch" in fields) == (len(kept) > 1)
+    if "n_ubatch" in fields:
+        assert (fields["n_ubatch"].dtype_param, fields["n_ubatch"].value) == (kept, min(512, batch))
+    space = Space(engine.fields(), engine.constraints())
+    assert space.broken(space.default()) == []
+    chosen = make(
+        "llamacpp", **section("llamacpp", f"-b {batch}", {"name": "n_ubatch", "min": 16, "max": 512, "value": 64})
+    )
+    assert chosen.fields()[0].value == 64
+    assert chosen.constraints() == (f"n_ubatch <= {batch}",)
+
+
+def test_a_batch_that_llama_cpp_lowers_is_noted() -> None:
+    both = make("llamacpp", **section("llamacpp", "-b 64 -ub 512"))
+    assert both.notes() == ["llamacpp.others: llama.cpp lowers --n-ubatch 512 to --n-batch 64"]
+    assert both.constraints() == make("llamacpp", **section("llamacpp", "-ub 4096")).constraints() == ()
+    assert make("llamacpp", **section("llamacpp", "-b 512 -ub 64")).notes() == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        ("-t -1", "n_threads", len(os.sched_getaffinity(0))),
+        ("--threads_batch 0", "n_threads_batch", len(os.sched_getaffinity(0))),
+        ("-c 0", "n_ctx", 0),
+        ("-ngl all", "n_gpu_layers", -2),
+        ("--n_gpu_layers=auto", "n_gpu_layers", -1),
+        ("--n-gpu-layers 7", "n_gpu_layers", 7),
+        ("--ctx_size=64", "n_ctx", 64),
+        ("-a my_model", "alias", "my_model"),
+        ("--alias=my_model", "alias", "my_model"),
+        ("-b 64", "n_ubatch", 512),  # which llama.cpp lowers itself
+    ],
+)
+def test_our_llama_cpp_server_reads_what_llama_server_means(argv: str, name: str, value: object) -> None:
+    given = llamacpp_server.spelled(["--model", "m.gguf", "--port", "8000", *argv.split()])
+    options = llamacpp_server.build_parser().parse_args(given)
+    assert getattr(options, name) == value
+    assert llamacpp_server.mistake(options) is None
+
+
 def test_llama_servers_own_names_set_slots_context_and_memory() -> None:
     plain = make("llamacpp", **section("llamacpp", "--n-parallel 2 --n-batch 64"))
     short = make("llamacpp", **section("llamacpp", "-np 2 -b 64"))
@@ -473,6 +567,25 @@ def test_llama_servers_own_names_set_slots_context_and_memory() -> None:
 
 
 # --- whole options as values -------------------------------------------------------------------------------------------
+
+
+BATCH = {"vllm": "--max-num-seqs", "sglang": "--max-running-requests", "llamacpp": "--n-parallel"}
+
+
+@pytest.mark.parametrize("engine", BATCH)
+@pytest.mark.parametrize("between", ["", "--n-gpu-layers 3 ", "--enforce-eager "])
+@pytest.mark.parametrize("join", [" ", "="])
+@pytest.mark.parametrize("choices", [["", "{} 64"], ["{} 16", "{}=32"]])
+def test_an_option_of_a_field_that_never_counts_is_named(
+    engine: str, between: str, join: str, choices: list[str]
+) -> None:
+    name = BATCH[engine]
+    made = {"name": "G", "dtype": "enum", "dtype_param": [choice.format(name) for choice in choices]}
+    sentence = f"{engine}.target_field G: {name} in its values never counts, as "
+    behind, before = f"$G {between}{name}{join}8", f"{between}{name}{join}8 $G"
+    assert any(said.startswith(sentence) for said in mistakes(engine, behind, made)), mistakes(engine, behind, made)
+    assert not any("never counts" in said for said in mistakes(engine, before, made))
+    assert not any("never counts" in said for said in mistakes(engine, f"$G {between}", made))
 
 
 GRAPH = {
@@ -601,9 +714,80 @@ def test_json_that_the_shell_rules_or_the_user_broke(value: str) -> None:
     assert "--speculative-config takes JSON, not '{" in mistake or '--speculative-config takes JSON, not "{' in mistake
 
 
-@pytest.mark.parametrize("value", ['\'{"method": "ngram"}\'', "3", "'{\"image\": 4k}'"])
+@pytest.mark.parametrize("value", ['\'{"method": "ngram"}\'', "'{\"image\": 4k}'", '\'{"a": "4k", "b": [1.5M]}\''])
 def test_json_as_the_engine_takes_it(value: str) -> None:
     assert mistakes("vllm", f"--compilation-config {value}", field("env")) == []
+
+
+@pytest.mark.parametrize(
+    "written", ["--compilation-config 3", "-cc 3", "-cc=0", "--compilation_config=2", "--compilation-c 1"]
+)
+def test_a_level_in_place_of_json(written: str) -> None:
+    (mistake,) = mistakes("vllm", written, field("env"))
+    assert re.search(r"takes a JSON object, not '(\d)': write -O\1, or -cc.mode=\1$", mistake)
+    assert not mistakes("vllm", "-O3 -cc.mode=3", field("env"))
+    assert len(mistakes("vllm", "", field("--compilation-config", constant=3))) == 1
+
+
+NO_OBJECTS = ["[]", "[1]", '"x"', "x", "image=2", "/a.json", "{a:1}", "{'a': 1}", '{"a": 4k', '{"a": 4kk}', "{"]
+
+
+@pytest.mark.parametrize("text", [*NO_OBJECTS, "3", "true"])
+@pytest.mark.parametrize(
+    ("engine", "flag"),
+    [("vllm", "--speculative-config"), ("vllm", "-sc"), ("vllm", "--limit-mm-per-prompt"), ("vllm", "--kv-transfer-config"),
+     ("sglang", "--json-model-override-args")],
+)  # fmt: skip
+def test_a_flag_of_a_json_object_takes_no_other_text(engine: str, flag: str, text: str) -> None:
+    (mistake,) = mistakes(engine, f"{flag} {shlex.quote(text)}", field("env"))
+    assert f"others: {flag} takes " in mistake
+    assert "JSON" in mistake
+    entry = field(flag, dtype="enum", dtype_param=["{}", text])
+    assert f"target_field x: {flag} takes " in mistakes(engine, "", entry)[0]
+
+
+@pytest.mark.parametrize("text", NO_OBJECTS)
+def test_no_text_stands_for_the_compilation(text: str) -> None:
+    assert mistakes("vllm", f"-cc {shlex.quote(text)}", field("env")) != []
+    assert mistakes("vllm", "-cc 4", field("env")) == ["vllm.command.others: -cc takes a JSON object, not '4'"]
+
+
+@pytest.mark.parametrize("text", ["null", "None", "'{}'", '\' {"a": {"b": 1}} \''])
+def test_no_object_or_an_empty_one_is_taken(text: str) -> None:
+    assert mistakes("vllm", f"--speculative-config {text}", field("env")) == []
+
+
+def test_a_key_that_the_environment_gives_is_named_too() -> None:
+    (mistake,) = mistakes("vllm", "", field("env"), env={"VLLM_API_KEY": "hunter2"})
+    assert mistake.startswith("vllm.env: VLLM_API_KEY makes the service ask every request for a key")
+    assert "hunter2" not in mistake
+    assert mistakes("vllm", "", field("env"), env={"VLLM_API_KEY": ""}) == []
+
+
+@pytest.mark.parametrize("text", ["pkg.module.function", "/a.json", "3", "null"])
+def test_a_text_may_stand_where_the_engine_takes_both(text: str) -> None:
+    assert mistakes("vllm", f"--hf-overrides {text} --model-loader-extra-config {text}", field("env")) == []
+
+
+@pytest.mark.parametrize(
+    ("others", "values", "said"),
+    [
+        ("--max-model-len $N", ["4096", "lots"], "target_field N: --max-model-len takes a whole number, not 'lots'"),
+        ("--max-model-len=${N}", ["4096", "0"], "target_field N: --max-model-len takes a number != 0, not 0"),
+        ("-tp $N", [1, 0], "target_field N: -tp takes a number >= 1, not 0"),
+        ("--scheduling-policy $N", ["fcfs", "lifo"], "target_field N: --scheduling-policy takes one of fcfs, priority"),
+        (
+            "--speculative-config $N",
+            ["{}", "[1]"],
+            "target_field N: --speculative-config takes a JSON object, not '[1]'",
+        ),
+        ("--max-num-batched-tokens $N", ["4k", "8192"], ""),
+        ("--enforce-eager $N", ["--block-size 16", ""], ""),
+    ],
+)
+def test_values_that_stand_in_others_are_checked(others: str, values: list[Any], said: str) -> None:
+    found = mistakes("vllm", others, field("env", name="N", dtype="enum", dtype_param=values))
+    assert [said in mistake for mistake in found] == ([True] if said else []), found
 
 
 @pytest.mark.parametrize("end", ["\\\n", "\\\r\n", "\\\n  "])

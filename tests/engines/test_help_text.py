@@ -176,7 +176,9 @@ def test_any_text_is_read(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "version"),
     [("0.32.0\n", "0.32.0"), ("vllm 0.33.1rc2.dev5+gabc1234.cu129", "0.33.1rc2.dev5+gabc1234.cu129"),
-     ("INFO 11-26 17:00:00 platform\nv0.5.23", "0.5.23"), ("version: 6710 (abc)", ""), ("", "")],
+     ("INFO 11-26 17:00:00 platform\nv0.5.23", "0.5.23"), ("version: 6710 (abc)", ""), ("", ""),
+     ("vLLM API server version 0.9.1 (cuda)", "0.9.1"),
+     ("usage: vllm serve [options]\nDefaults to Qwen/Qwen3-0.6B if no model is specified.\n  --x X  (default: 0.9)", "")],
 )  # fmt: skip
 def test_a_version(text: str, version: str) -> None:
     assert version_in(text) == version
@@ -195,10 +197,24 @@ def mistakes(others: str, *fields: dict[str, object], text: str = HELP, **more: 
     "others",
     ["--brand-new 5", "--brand_new=5", "--max-num-seqs 8 -asc 2", "--no-enable-chunked-prefill", "-ep --hf-token",
      "--tool-call-parser mine", "--model-impl mine",
-     "--gdn-backend FLASH-INFER", "-asc 1 -O3", "--api-key a b", "--compilation-config.mode 3 -cc.x 1"],
+     "--gdn-backend FLASH-INFER", "-asc 1 -O3", "--compilation-config.mode 3 -cc.x 1"],
 )  # fmt: skip
 def test_what_the_installed_engine_has_is_taken(others: str) -> None:
     assert mistakes(others) == []
+
+
+OLDER = HELP.replace("COMPILATION_CONFIG, -cc", "COMPILATION_CONFIG, -O").replace(
+    "  --optimization-level OPTIMIZATION_LEVEL\n", ""
+)
+
+
+@pytest.mark.parametrize(
+    "others", ["--compilation-config 3", "-O 3", "-O3", "-O=0", "-O.level=3", "-O '{\"level\": 3}'"]
+)
+def test_older_versions_take_a_level_in_place_of_json(others: str) -> None:
+    assert mistakes(others, text=OLDER) == []
+    assert len(mistakes("-O 4", text=OLDER)) == 1
+    assert "write -O3, or -cc.mode=3" in mistakes("--compilation-config 3")[0]
 
 
 @pytest.mark.parametrize(
@@ -292,3 +308,26 @@ def test_the_static_list_of_the_same_version_is_taken_as_it_is() -> None:
     for one in made:
         assert one.commands.names == schema.commands.names
         assert replace(one.find("--tp-size") or one.parameters[0], note="") == replace(schema.parameters[-3], note="")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "meant"),
+    [
+        ("--tool-call-parser", "hermse", "hermes"),
+        ("--tool-call-parser", "Hermes", None),
+        ("--tool-call-parser", "hermes-of-ours", None),
+        ("--tool-call-parser", "mine", None),
+        ("--model-impl", "vlm", "vllm"),
+        ("--model-impl", "vllm", None),
+        ("--model-impl", "package.Executor", None),
+    ],
+)
+def test_a_usual_value_may_not_be_misspelt_but_others_may_be_registered(
+    flag: str, value: str, meant: str | None
+) -> None:
+    schemas = help_schemas(vllm_schema(), HELP, "0.32")
+    assert schemas is not None
+    for schema in schemas:
+        taken = next(f for f in schema.flags if flag in f.names)
+        refusal = taken.refusal(value)
+        assert refusal == (meant and f"takes {meant!r}, not {value!r}, unless that is registered, too")

@@ -119,7 +119,7 @@ def test_the_number_of_instances(tmp_path: Path) -> None:
     assert "modelInstanceNumber 2 is not the number of lists in npuDeviceIds, 1" in sentence
 
 
-@pytest.mark.parametrize("devices", [None, "all", [0, 1], [[0], 1], {}, []])
+@pytest.mark.parametrize("devices", [None, "all", {}, []])
 def test_devices_that_are_no_lists_set_no_rule(tmp_path: Path, devices: Any) -> None:
     assert refusals(of(tmp_path, file_of(devices, worldSize=8), BATCH)) == []
 
@@ -213,3 +213,135 @@ def test_a_service_that_asks_for_https_is_a_mistake(tmp_path: Path) -> None:
     file["ServerConfig"]["httpsEnabled"] = True
     (sentence,) = refusals(of(tmp_path, file, BATCH))
     assert "ServerConfig.httpsEnabled is true" in sentence
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("maxBatchSize", 0, "maxBatchSize is 0, but MindIE takes maxBatchSize from 1 to 5000, not 0"),
+        ("maxBatchSize", -1, "maxBatchSize is -1, but MindIE takes maxBatchSize from 1 to 5000, not -1"),
+        ("maxBatchSize", 5001, "not 5001"),
+        ("maxBatchSize", 1, ""),
+        ("maxBatchSize", 5000, ""),
+        ("maxPreemptCount", 0, ""),
+        ("maxPreemptCount", -1, "MindIE takes maxPreemptCount of 0 or more, not -1"),
+        ("maxPrefillBatchSize", 0, ""),
+        ("maxPrefillBatchSize", -5, "MindIE takes maxPrefillBatchSize of 0 or more"),
+        ("maxPrefillTokens", 0, "MindIE takes maxPrefillTokens from 1 to 4194304"),
+        ("maxQueueDelayMicroseconds", 0, "MindIE takes maxQueueDelayMicroseconds from 500 to 1000000"),
+        ("prefillTimeMsPerReq", 1001, "MindIE takes prefillTimeMsPerReq from 0 to 1000, not 1001"),
+        ("decodeTimeMsPerReq", 0, ""),
+    ],
+)
+def test_a_number_that_the_daemon_refuses_is_a_mistake(tmp_path: Path, key: str, value: int, said: str) -> None:
+    file = file_of()
+    schedule = file["BackendConfig"]["ScheduleConfig"]
+    schedule |= {"maxPrefillBatchSize": 1, key: value}
+    other = {"name": "x", "config_position": "BackendConfig.ScheduleConfig.prefillPolicyType", "min": 0, "max": 1}
+    found = of(tmp_path, file, other).mistakes()
+    assert [said in sentence for sentence in found] == ([True] if said else []), found
+    position = f"BackendConfig.ScheduleConfig.{key}"
+    searched = {"name": "n", "config_position": position, "min": 600, "max": 1000}
+    found = of(tmp_path, file, searched).mistakes()  # without `value` the file's number is the baseline
+    assert [said in sentence for sentence in found] == ([True] if said else []), found
+    assert of(tmp_path, file, {**searched, "value": 700}).mistakes() == []
+    assert of(tmp_path, file, {"name": "n", "config_position": position, "constant": 700}).mistakes() == []
+    if said:
+        (sentence,) = of(tmp_path, file, {"name": "n", "config_position": position, "constant": value}).mistakes()
+        assert sentence.startswith("mindie.target_field n: MindIE takes ")
+        (sentence,) = of(
+            tmp_path, file, {**searched, "min": min(600, value), "max": max(1000, value), "value": 700}
+        ).mistakes()
+        assert sentence.startswith("mindie.target_field n: MindIE takes ")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"dtype": "float"},
+        {"dtype": "float", "value": 700},
+        {"dtype": "range", "dtype_param": 0.5},
+        {"dtype": "enum", "dtype_param": [600, 700.5]},
+        {"value": 700.5},
+    ],
+)
+def test_what_mindie_takes_in_whole_numbers_is_searched_in_them(tmp_path: Path, more: dict[str, Any]) -> None:
+    position = "BackendConfig.ScheduleConfig.maxPreemptCount"
+    searched = {"name": "n", "config_position": position, "min": 600, "max": 1000, **more}
+    assert any(
+        "MindIE takes maxPreemptCount in whole numbers" in one for one in of(tmp_path, file_of(), searched).mistakes()
+    )
+    even = {**searched, "min": 600.0, "max": 1000.0, "dtype": "int", "value": 700.0}
+    assert not [one for one in of(tmp_path, file_of(), even).mistakes() if "whole" in one]
+
+
+@pytest.mark.parametrize(
+    ("devices", "wrong"),
+    [([0, 1], True), ([0], True), ([[0], 1], True), ([[0, 1]], False), ([[0], [1]], False), ([], False)],
+)
+def test_devices_are_a_list_of_lists(tmp_path: Path, devices: list[Any], wrong: bool) -> None:
+    found = of(tmp_path, file_of(devices), BATCH).mistakes()
+    assert [("BackendConfig.npuDeviceIds" in one and "[[0, 1]]" in one) for one in found] == [True] * wrong
+
+
+@pytest.mark.parametrize(
+    "more", [{"min": 1000, "max": 4000}, {"constant": 1026}, {"dtype": "enum", "dtype_param": [1, 2]}]
+)
+def test_the_port_is_written_by_swarmtune(tmp_path: Path, more: dict[str, Any]) -> None:
+    file = file_of()
+    file["ServerConfig"]["port"] = 1025
+    entry = {"name": "p", "config_position": "ServerConfig.port", **more}
+    (sentence,) = of(tmp_path, file, entry).mistakes()
+    assert (
+        sentence
+        == "mindie.target_field p: ServerConfig.port is written by SwarmTune; leave it out; mindie.port sets it"
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "env", "said"),
+    [
+        ("127.0.0.1", {}, ""),
+        ("0.0.0.0", {}, "'0.0.0.0': the daemon listens there only if ServerConfig.allowAllZeroIpListening is true"),
+        ("::1", {}, ""),
+        ("10.1.2.3", {}, "ServerConfig.ipAddress is '10.1.2.3': SwarmTune asks at 127.0.0.1"),
+        ("fe80::7", {}, "ServerConfig.ipAddress is 'fe80::7': SwarmTune asks at"),
+        ("10.1.2.3", {"MIES_CONTAINER_IP": "127.0.0.1"}, ""),
+        (
+            "127.0.0.1",
+            {"MIES_CONTAINER_IP": "10.9.9.9"},
+            "mindie.env: MIES_CONTAINER_IP is '10.9.9.9': SwarmTune asks at",
+        ),
+        (7, {}, ""),
+    ],
+)
+def test_an_address_where_swarmtune_may_not_ask_is_noted(
+    tmp_path: Path, address: Any, env: dict[str, str], said: str
+) -> None:
+    file = file_of()
+    file["ServerConfig"]["ipAddress"] = address
+    (tmp_path / "service.json").write_text(json.dumps(file))
+    notes = make("mindie", config_path=str(tmp_path / "service.json"), target_field=[BATCH], env=env).notes()
+    assert [said in note for note in notes if "asks at" in note or "listens" in note] == ([True] if said else [])
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_daemon_that_waits_for_other_machines_is_noted(tmp_path: Path, joined: bool) -> None:
+    file = file_of()
+    file["BackendConfig"]["multiNodesInferEnabled"] = joined
+    notes = of(tmp_path, file, BATCH).notes()
+    assert any("multiNodesInferEnabled is true: the daemon waits" in note for note in notes) is joined
+
+
+def test_the_lengths_that_every_setting_takes(tmp_path: Path) -> None:
+    file = file_of()
+    deploy, schedule = file["BackendConfig"]["ModelDeployConfig"], file["BackendConfig"]["ScheduleConfig"]
+    deploy |= {"maxSeqLen": 2560, "maxInputTokenLen": 2048}
+    schedule["maxIterTimes"] = 512
+    engine = of(tmp_path, file, BATCH)
+    assert (engine.longest_request, engine.longest_prompt, engine.longest_answer) == (2560, 2048, 512)
+    cut = {"name": "cut", "config_position": "BackendConfig.ScheduleConfig.maxIterTimes"}
+    assert of(tmp_path, file, BATCH, {**cut, "min": 64, "max": 512}).longest_answer is None
+    assert of(tmp_path, file, BATCH, {**cut, "constant": 64}).longest_answer == 64
+    deploy |= {"maxSeqLen": "many", "maxInputTokenLen": -1}
+    assert (of(tmp_path, file, BATCH).longest_request, of(tmp_path, file, BATCH).longest_prompt) == (None, None)

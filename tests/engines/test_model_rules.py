@@ -320,6 +320,11 @@ def test_a_rank_whose_value_is_a_fields_keeps_the_rules(tmp_path: Path) -> None:
         ("vllm", "--nnodes 2"),
         ("vllm", "-r 1"),
         ("vllm", "--master-addr n1"),
+        ("vllm", "--kv-transfer-config.kv_role kv_producer"),
+        ("vllm", '--kv-transfer-config \'{"kv_connector":"NixlConnector","kv_role":"kv_consumer"}\''),
+        ("vllm", "--runner pooling"),
+        ("vllm", "--convert embed"),
+        ("sglang", "--is-embedding"),
         ("sglang", "--node-rank 1"),
         ("sglang", "--nccl-init-addr n1:5000"),
         ("sglang", "--nnodes=2"),
@@ -335,6 +340,19 @@ def test_flags_with_which_the_service_would_not_answer(name: str, others: str) -
     (sentence,) = make(name, command={"model": "m", "others": others}).mistakes()
     assert sentence.startswith(f"{name}.command.others: -")
     assert "leave it out" in sentence
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        "--runner generate",
+        "--runner auto",
+        "--convert none",
+        '--kv-transfer-config \'{"kv_connector":"X","kv_role":"kv_both"}\'',
+    ],
+)
+def test_values_of_these_with_which_it_answers(others: str) -> None:
+    assert make("vllm", command={"model": "m", "others": others}).mistakes() == []
 
 
 def test_no_server_is_no_service() -> None:
@@ -388,3 +406,264 @@ def test_fields_that_are_at_rest_do_no_harm(name: str, position: str, constant: 
     seqs = {"name": "max_num_seqs" if name == "vllm" else "max_running_requests", "config_position": "env", "max": 64}
     found = make(name, command={"model": "m"}, target_field=[field, {**seqs, "min": 1}]).mistakes()
     assert (found == []) == harmless, found
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("sglang", "--enable-hierarchical-cache --disable-radix-cache"),
+        ("sglang", "--enable-lmcache --disable-radix-cache"),
+        ("sglang", "--enable-priority-scheduling --schedule-policy lpm"),
+        ("sglang", "--retraction-policy priority"),
+        ("sglang", "--disable-cuda-graph-padding --enable-torch-compile"),
+        ("sglang", "--gpu-id-step 0"),
+        ("sglang", "--base-gpu-id=-1"),
+        ("sglang", "--tokenizer-worker-num 0"),
+        ("vllm", "--enable-lora --max-loras 4 --max-cpu-loras 2"),
+    ],
+)
+def test_rules_that_the_engines_check_themselves(name: str, others: str) -> None:
+    (sentence,) = make(name, command={"model": "m", "others": others}).mistakes()
+    assert sentence.startswith(f"{name}.command.others: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("sglang", "--enable-hierarchical-cache"),
+        ("sglang", "--enable-priority-scheduling --schedule-policy lof --retraction-policy priority"),
+        ("sglang", "--enable-priority-scheduling"),
+        ("sglang", "--chunked-prefill-size -1 --page-size 16"),
+        ("sglang", "--gpu-id-step 2 --base-gpu-id 4"),
+        ("vllm", "--enable-lora --max-loras 4"),
+        ("vllm", "--enable-lora --max-loras 4 --max-cpu-loras 4"),
+        ("vllm", "--max-loras 4 --max-cpu-loras 2"),
+    ],
+)
+def test_what_these_rules_let_through(name: str, others: str) -> None:
+    assert make(name, command={"model": "m", "others": others}).mistakes() == []
+
+
+def test_policies_that_priorities_exclude_are_not_searched() -> None:
+    field = {"name": "policy", "config_position": "--schedule-policy", "dtype": "enum", "dtype_param": ["lpm", "fcfs"]}
+    command = {"model": "m", "others": "--enable-priority-scheduling"}
+    engine = make("sglang", command=command, target_field=[{**field, "value": "fcfs"}])
+    assert engine.mistakes() == []
+    assert holds(engine, policy="fcfs")
+    assert not holds(engine, policy="lpm")
+
+
+def test_a_served_name_with_a_colon() -> None:
+    command = {"model": "m", "served_model_name": "qwen3:8b"}
+    (sentence,) = make("sglang", command=command).mistakes()
+    assert "has a colon" in sentence
+    assert make("vllm", command=command).mistakes() == []
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ("""--compilation-config '{"cudagraph_mode":"SOMETIMES"}'""", "one of NONE, PIECEWISE"),
+        ("""-cc '{"cudagraph_mod":"NONE"}'""", "near: cudagraph_mode"),
+        ("--compilation-config.cudagraph_mod NONE", "near: cudagraph_mode"),
+        ("""--speculative-config '{"method":"ngram","num_spec_tokens":3}'""", "near: num_speculative_tokens"),
+        ("""--structured-outputs-config '{"backend":"xgramar"}'""", "one of auto, xgrammar"),
+        ("""--kv-transfer-config '{"kv_connector":"X","kv_role":"kv_bth"}'""", "one of kv_producer"),
+        ("""--eplb-config '{"windw_size":10}'""", "near: window_size"),
+    ],
+)
+def test_parts_of_json_options(others: str, words: str) -> None:
+    (sentence,) = make("vllm", command={"model": "m", "others": others}).mistakes()
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        """--compilation-config '{"cudagraph_mode":"full_decode_only","pass_config":{"fuse_norm_quant":true}}'""",
+        """-cc '{"brand_new_option":1,"cudagraph_mode":1}'""",
+        "-cc.cudagraph_capture_sizes '[1,2,4]' -cc.pass_config.brand_new true",
+        """--speculative-config '{"method":"brand-new","num_speculative_tokens":3}'""",
+        "--kv-transfer-config.kv_role kv_both",
+        """--eplb-config '{"window-size":10}'""",
+    ],
+)
+def test_parts_that_may_be_right(others: str) -> None:
+    assert make("vllm", command={"model": "m", "others": others}).mistakes() == []
+
+
+@pytest.mark.parametrize("value", ["1 2 4", "[1,2,4]", "1,2"])
+def test_several_arguments_in_one_value(value: str) -> None:
+    field = {
+        "name": "sizes",
+        "config_position": "--cudagraph-capture-sizes",
+        "dtype": "enum",
+        "dtype_param": [value, "1"],
+    }
+    (sentence,) = make("vllm", command={"model": "m"}, target_field=[{**field, "value": value}]).mistakes()
+    assert "takes several arguments" in sentence
+    whole = {"name": "SIZES", "config_position": "env", "dtype": "enum"}
+    options = ["--cudagraph-capture-sizes 1 2 4", "--cudagraph-capture-sizes 1"]
+    command = {"model": "m", "others": "$SIZES"}
+    fine = {**whole, "dtype_param": options, "value": options[0]}
+    assert make("vllm", command=command, target_field=[fine]).mistakes() == []
+    assert make("vllm", command={"model": "m", "others": "--cudagraph-capture-sizes 1 2 4"}).mistakes() == []
+
+
+# --- the length of the context -----------------------------------------------------------------------------------------
+
+LENGTH = {"vllm": "--max-model-len", "sglang": "--context-length"}
+LONGER = {"vllm": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "sglang": "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"}
+LONG: dict[str, Any] = {"max_position_embeddings": 8192}
+
+
+def context(name: str, folder: Path, config: dict[str, Any], tokens: str, others: str = "", **more: Any) -> list[str]:
+    (folder / "config.json").write_text(json.dumps(config))
+    command = {"model": str(folder), "others": f"{LENGTH[name]} {tokens} {others}"}
+    return [text for text in make(name, command=command, **more).mistakes() if "is more than the" in text]
+
+
+@pytest.mark.parametrize(
+    ("config", "most"),
+    [
+        (LONG, 8192),
+        ({"n_positions": 1024}, 1024),
+        ({"max_seq_len": 2048}, 2048),
+        ({"seq_length": 32768}, 32768),
+        ({"max_position_embeddings": 8192, "model_max_length": 131072}, 131072),
+        ({"text_config": LONG, "max_position_embeddings": 1}, 8192),
+        ({**LONG, "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}, 8192),
+        ({**LONG, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}, 8192),
+        ({**LONG, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 8192),
+        ({**LONG, "rope_scaling": {"type": "linear", "factor": 4}}, 32768),
+        ({**LONG, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, 16384),
+        ({**LONG, "rope_scaling": {"type": "yarn", "factor": 4, "original_max_position_embeddings": 4096}}, 16384),
+        ({**LONG, "rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8}, "other": {}}}, 65536),
+    ],
+)
+def test_a_context_is_at_most_as_long_as_the_models(config: dict[str, Any], most: int, tmp_path: Path) -> None:
+    assert context("vllm", tmp_path, config, str(most)) == []
+    (mistake,) = context("vllm", tmp_path, config, str(most + 1))
+    assert mistake.startswith(f"vllm.command.others: --max-model-len {most + 1} is more than the {most} tokens")
+    assert context("vllm", tmp_path, config, str(most + 1), env={LONGER["vllm"]: "1"}) == []
+
+
+def test_lengths_with_units(tmp_path: Path) -> None:
+    model = {"max_position_embeddings": 32000}
+    assert context("vllm", tmp_path, model, "32k") == []
+    assert context("vllm", tmp_path, model, "-1") == context("vllm", tmp_path, model, "auto") == []
+    assert "32768 is more than the 32000" in context("vllm", tmp_path, model, "32K")[0]
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_a_longer_context_that_is_meant(name: str, tmp_path: Path) -> None:
+    assert len(context(name, tmp_path, LONG, "8193")) == 1
+    assert len(context(name, tmp_path, LONG, "8193", env={LONGER[name]: "0"})) == 1
+    assert context(name, tmp_path, LONG, "8193", env={LONGER[name]: "1"}) == []
+    assert context(name, tmp_path, LONG, "8193", env={LONGER[name]: "true"}) == []
+    switch = {"name": LONGER[name], "config_position": "env", "dtype": "enum", "dtype_param": ["0", "1"]}
+    assert context(name, tmp_path, LONG, "8193", target_field=[switch]) == []
+    (tmp_path / "params.json").write_text("{}")  # another description of the model
+    assert context(name, tmp_path, LONG, "8193") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "others"),
+    [
+        ("vllm", LONG, "--hf-overrides '{\"max_position_embeddings\": 16384}'"),
+        ("vllm", LONG, "--hf-config-path /other"),
+        ("vllm", LONG, "--config-format mistral"),
+        ("sglang", LONG, "--json-model-override-args '{\"rope_scaling\": {}}'"),
+        *((name, config, "") for name in LENGTH for config in (
+            {}, {"model_type": "mamba", "state_size": 16}, {"max_position_embeddings": None},
+            {"max_position_embeddings": "8192"}, {**LONG, "rope_scaling": {"type": "longrope", "long_factor": [1.0]}},
+            {**LONG, "rope_scaling": "yarn"}, {**LONG, "rope_scaling": {"type": "new"}}, {"n_ctx": 1},
+            {**LONG, "rope_scaling": {"type": "yarn", "factor": "4"}},
+        )),
+    ],
+)  # fmt: skip
+def test_a_context_of_which_nothing_is_known(name: str, config: dict[str, Any], others: str, tmp_path: Path) -> None:
+    assert context(name, tmp_path, config, "100000", others) == []
+
+
+def test_sglang_takes_the_first_key(tmp_path: Path) -> None:
+    assert context("sglang", tmp_path, {"seq_length": 16384, "max_position_embeddings": 8192}, "16384") == []
+    assert len(context("sglang", tmp_path, {"model_max_length": 8192, "max_position_embeddings": 16384}, "9000")) == 1
+
+
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_a_field_is_bounded_by_the_models_length(name: str, tmp_path: Path) -> None:
+    engine = of(name, tmp_path, sizes("llama", 8, **LONG), length=LENGTH[name])
+    assert engine.mistakes() == []
+    assert holds(engine, length=8192)
+    assert not holds(engine, length=8193)
+    (rule,) = [text for text, why in engine.reasons().items() if "is more than the 8192 tokens" in why]
+    assert rule == "length <= 8192"
+
+
+def test_texts_of_a_length_field(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(LONG))
+    length = {"name": "length", "config_position": "--max-model-len", "dtype": "enum"}
+    engine = make(
+        "vllm", command={"model": str(tmp_path)}, target_field=[length | {"dtype_param": ["auto", "8k", "32K"]}]
+    )
+    (rule,) = [Constraint.parse(text) for text, why in engine.reasons().items() if "is more than the" in why]
+    assert [rule.holds({"length": text}) for text in ("auto", "8k", "32K")] == [True, True, False]
+
+
+# --- how the weights are quantized -------------------------------------------------------------------------------------
+
+
+def quantized(folder: Path, method: Any, given: str, **more: Any) -> list[str]:
+    config = sizes("qwen2", 14, 2, quantization_config={"quant_method": method, **more})
+    return [text for text in of("vllm", folder, config, given).mistakes() if "is quantized by" in text]
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *(("fp8", "awq"), ("fp8", "gptq_marlin"), ("awq", "fp8"), ("awq", "gptq"), ("gptq", "awq_marlin")),
+        *(
+            ("compressed-tensors", "fp8"),
+            ("compressed_tensors", "awq"),
+            ("FP8", "bitsandbytes"),
+            ("bitsandbytes", "awq"),
+        ),
+    ],
+)
+def test_another_method_than_that_of_the_checkpoint(method: str, given: str, tmp_path: Path) -> None:
+    for written in (f"--quantization {given}", f"-q {given}"):
+        (mistake,) = quantized(tmp_path, method, written)
+        assert mistake.startswith("vllm.command.others: the model is quantized by ")
+    assert quantized(tmp_path, method, f"-q {given} --hf-overrides '{{}}'") == []
+
+
+@pytest.mark.parametrize(
+    ("method", "given"),
+    [
+        *(("awq", "awq"), ("awq", "awq_marlin"), ("awq", "moe_wna16"), ("awq", "marlin"), ("gptq", "gptq_marlin")),
+        *(
+            ("gptq", "auto_gptq"),
+            ("gptq", "gptq"),
+            ("fp8", "fp8"),
+            ("fp8", "humming"),
+            ("bitsandbytes", "bitsandbytes"),
+        ),
+        *(("compressed-tensors", "compressed-tensors"), ("modelopt", "awq"), ("mxfp4", "fp8"), ("auto-round", "awq")),
+        *(("quark", "fp8"), ("new", "awq"), (3, "awq"), (None, "awq"), ("fp8", "fp8_per_block"), ("fp8", "mine")),
+    ],
+)
+def test_a_method_that_fits_or_of_which_nothing_is_known(method: Any, given: str, tmp_path: Path) -> None:
+    assert quantized(tmp_path, method, f"--quantization {given}") == []
+    assert quantized(tmp_path, method, "") == []
+    assert quantized(tmp_path, "fp8", "--quantization awq", producer={"name": "modelopt"}) == []
+
+
+def test_a_searched_method_leaves_the_others_out(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "gptq"}}))
+    choices = ["gptq", "gptq_marlin", "awq"]
+    made = {"name": "method", "config_position": "--quantization", "dtype": "enum", "dtype_param": choices}
+    engine = make("vllm", command={"model": str(tmp_path)}, target_field=[made])
+    (rule,) = [Constraint.parse(text) for text in engine.reasons()]
+    assert [rule.holds({"method": text}) for text in choices] == [True, True, False]
+    assert make("vllm", command={"model": str(tmp_path), "others": "-q awq"}, check_flags=False).mistakes() == []

@@ -76,6 +76,73 @@ def test_all_mistakes_are_named_with_their_lines() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("n1 slots=8 slots=4", "line 1: 'slots=4': slots is given twice; write it once"),
+        ("n1 slots=8 slots=8", "line 1: 'slots=8': slots is given twice; write it once"),
+        ("n1 max_slots=8 slots=4 max_slots=9", "line 1: 'max_slots=9': max_slots is given twice; write it once"),
+        ("root@ slots=8", "line 1: 'root@' names no host; write USER@HOST"),
+        ("root@", "line 1: 'root@' names no host; write USER@HOST"),
+        ("n1,me@", "line 1: 'me@' names no host; write USER@HOST"),
+    ],
+)
+def test_an_option_twice_and_a_user_without_a_host_are_named(line: str, said: str) -> None:
+    _, mistakes = parse_hostfile(line, "h")
+    assert mistakes == [f"h, {said}"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "n1 ansible_ssh_pass=hunter2secret",
+            "n1 ansible_become_password='hunter2 secret' slots=8",
+            "n1 API_KEY=hunter2==",
+        ),
+        *(
+            "ansible_ssh_pass=hunter2secret",
+            "ansible_password: hunter2secret",
+            "db_password:hunter2",
+            "token = hunter2 x",
+        ),
+        *("n1 --password hunter2", "n1 password hunter2", 'n1 secret="hunter2 secret', f"n1 SSHPASS={'hunter2' * 20}"),
+        *(
+            "me:hunter2@n1",
+            "ssh://me:hunter2@n1",
+            "me:hunt@er2@n1",
+            "n0,me:x,hunter2@n1 slots=8",
+            "n1 a=1 x_token:hunter2",
+        ),
+    ],
+)
+def test_no_mistake_shows_a_secret(line: str) -> None:
+    _, mistakes = parse_hostfile(line, "h")
+    assert mistakes
+    assert "***" in "".join(mistakes)
+    assert not any(part in "".join(mistakes) for part in ("hunt", "er2", "secret'"))
+
+
+def test_a_secret_is_hidden_wherever_it_stands() -> None:
+    _, mistakes = parse_hostfile("n1 hunter2x\nn2 db_pass='hunter2x'\nhunter2x!\n")
+    assert len(mistakes) == 3
+    assert "hunter" not in "".join(mistakes)
+
+
+@pytest.mark.parametrize(
+    ("line", "hosts"),
+    [
+        ("key1 slots=8", [Host("key1", slots=8)]),
+        ("token-a:2222,key-[1-2]", [Host("token-a", 2222), Host("key-1"), Host("key-2")]),
+        ("n1:2222,me@n2", [Host("n1", 2222), Host("n2", username="me")]),
+        ("me@secret.lan:2222 slots=2", [Host("secret.lan", 2222, "me", 2)]),
+        ("[fe80::1]:2222,me@[::1]", [Host("fe80::1", 2222), Host("::1", username="me")]),
+    ],
+)
+def test_hosts_that_are_called_like_secrets(line: str, hosts: list[Host]) -> None:
+    assert parse_hostfile(line) == (hosts, [])
+
+
 @pytest.mark.parametrize("number", [1, 8, 16, 21, 32, 64, 128, 512])
 def test_a_number_behind_a_colon_that_may_be_devices_is_asked_about(number: int) -> None:
     """Intel MPI and MPICH write processes there."""

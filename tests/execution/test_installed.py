@@ -54,7 +54,7 @@ async def answer(executor: LocalExecutor, path: Path | str, request: Request = A
 async def test_help_and_version(executor: LocalExecutor, program: Callable[..., Path]) -> None:
     path = program('[ "$*" = "--version" ] && echo "engine 1.2.3" || echo "help of $*, $COLUMNS wide"')
     found = await answer(executor, path, Request(help=HELP, version=("--version",)))
-    assert (found.program, found.runs, found.trouble) == (str(path), True, "")
+    assert (found.program, found.fault, found.trouble) == (str(path), "", "")
     assert (found.version, found.help) == ("engine 1.2.3", "help of serve --help=all, 200 wide\n")
 
 
@@ -71,7 +71,7 @@ async def test_the_environment_and_the_folder_are_those_of_the_service(
 
 async def test_a_folder_that_is_not_there_yet_is_not_made(executor: LocalExecutor, tmp_path: Path) -> None:
     found = await answer(executor, "./engine", Request(paths=("model",)), directory=tmp_path / "later")
-    assert (found.program, found.runs, found.paths) == ("./engine", True, {"model": None})
+    assert (found.program, found.fault, found.paths) == ("./engine", "", {"model": None})
     assert not (tmp_path / "later").exists()
 
 
@@ -83,16 +83,87 @@ async def test_what_is_there(executor: LocalExecutor, program: Callable[..., Pat
 
 
 async def test_a_program_that_is_not_there(executor: LocalExecutor, tmp_path: Path) -> None:
-    for name in ("no-such-engine", str(tmp_path / "engine"), str(tmp_path)):
+    for name in ("no-such-engine", str(tmp_path / "engine"), str(tmp_path / "no" / "engine")):
         found = await answer(executor, name)
         assert (found.program, found.help) == ("", "")
 
 
-async def test_a_script_that_cannot_be_executed(executor: LocalExecutor, program: Callable[..., Path]) -> None:
-    path = program("echo help")
+ABSENT = "cannot be executed: its first line names the interpreter {}, which is not there"
+RETURN = "cannot be executed: its first line ends with a carriage return; save it with the line ends of Unix"
+NAMELESS = "cannot be executed: its first line names no interpreter, such as #!/bin/sh"
+BROKEN = {
+    "#!/bin/sh\necho help\n": "",
+    "#! /usr/bin/env -S A=1 sh -e\necho help\n": "",
+    "#!/nope\n": ABSENT.format("/nope"),
+    "#!/no/pe -u\n": ABSENT.format("/no/pe"),
+    "#!/usr/bin/env nosuchpython\n": ABSENT.format("nosuchpython"),
+    "#!/usr/bin/env -S nosuch -u\n": ABSENT.format("nosuch"),
+    "#!/bin/sh\r\necho help\r\n": RETURN,
+    "#!/usr/bin/env sh\r\n": RETURN,
+    "#!\n": NAMELESS,
+    "echo help\n": NAMELESS,
+    "": NAMELESS,
+}
+
+
+@pytest.mark.parametrize("content", BROKEN)
+@pytest.mark.parametrize("named", ["by its path", "on the PATH", "in the folder"])
+async def test_a_program_that_cannot_be_executed(
+    executor: LocalExecutor, tmp_path: Path, content: str, named: str
+) -> None:
+    path = tmp_path / "bin" / "engine"
+    path.parent.mkdir()
+    path.write_bytes(content.encode())
+    path.chmod(0o755)
+    name = {"by its path": str(path), "on the PATH": "engine", "in the folder": "bin/engine"}[named]
+    env = {"PATH": f"{path.parent}:$PATH"}
+    found = await answer(executor, name, env=env, directory=tmp_path)
+    assert (found.program, found.fault) == (str(path), BROKEN[content])
+    assert (found.help == "help\n") is not bool(BROKEN[content])
     path.chmod(0o644)
-    found = await answer(executor, path)
-    assert (found.program, found.runs, found.help) == (str(path), False, "")
+    found = await answer(executor, name, env=env, directory=tmp_path)
+    assert (found.program, found.help) == (str(path), "")
+    assert found.fault == "cannot be executed; chmod +x makes it a program"
+
+
+async def test_a_folder_is_no_program(executor: LocalExecutor, tmp_path: Path) -> None:
+    (tmp_path / "vllm").mkdir()
+    for name in (str(tmp_path / "vllm"), "./vllm"):
+        found = await answer(executor, name, directory=tmp_path)
+        assert (found.program, found.fault) == (str(tmp_path / "vllm"), "is a folder; name the program in it")
+
+
+async def test_a_relative_path_is_not_in_the_empty_folder_of_a_run(
+    executor: LocalExecutor, program: Callable[..., Path]
+) -> None:
+    path = program("exit 1", name="start.sh")
+    found = await answer(executor, path, Request(paths=("start.sh", "./start.sh", "none.sh")))
+    assert found.paths == dict.fromkeys(("start.sh", "./start.sh", "none.sh"), False)
+    found = await answer(executor, path, Request(paths=("start.sh", "no.sh")), env={"PATH": f"{path.parent}:$PATH"})
+    assert found.paths == {"start.sh": True, "no.sh": False}  # a shell finds its script on the PATH
+
+
+@pytest.mark.parametrize(
+    ("prints", "version"),
+    [
+        ("echo vllm 0.33.1rc2+cu129", "vllm 0.33.1rc2+cu129"),
+        ("echo INFO 11-26 17:00:00 platform 1.2; echo 0.32.0; echo", "0.32.0"),
+        ("echo 'vLLM API server version: 0.9.1' >&2", ""),
+        ("echo 'version 0.9.1' >&2", "version 0.9.1"),
+        ("echo 'usage: vllm [-h] {serve}'; echo default 0.9", ""),
+        ("echo '  --gpu-memory-utilization X'; echo; echo '  default: 0.92'", ""),
+        ("echo 'needs glibc 2.34, found 2.31'", ""),
+        ("echo 0.32.0; exit 3", ""),
+        ("exec sleep 600", ""),
+    ],
+)
+async def test_a_version_is_a_line_of_its_own(
+    executor: LocalExecutor, program: Callable[..., Path], prints: str, version: str
+) -> None:
+    path = program(f'[ "$1" != --version ] && exec echo help\n{prints}')
+    limit_s = 1.0 if "sleep" in prints else 60.0
+    found = await answer(executor, path, Request(help=HELP, version=("--version",)), limit_s=limit_s)
+    assert (found.help, found.version, found.trouble) == ("help\n", version, "")
 
 
 @pytest.mark.parametrize(
@@ -168,7 +239,7 @@ async def test_an_unchanged_program_is_not_asked_again(
 @pytest.mark.parametrize("content", [b"", b"[", b"[]", b'{"stamp": 1}', b"\xff", b"[" * 100_000, b'{"at": "x"}', None])
 def test_a_broken_cache_is_no_cache(tmp_path: Path, content: bytes | None) -> None:
     memory = Memory(tmp_path / "cache", RealClock())
-    memory.keep("place", Answer("/bin/engine", True, help="help", version="1", stamp="stamp"))
+    memory.keep("place", Answer("/bin/engine", help="help", version="1", stamp="stamp"))
     (file,) = (tmp_path / "cache").iterdir()
     assert memory.read("place") == ("stamp", "1", "help")
     file.write_bytes(
@@ -179,7 +250,7 @@ def test_a_broken_cache_is_no_cache(tmp_path: Path, content: bytes | None) -> No
 
 def test_the_cache_forgets_and_is_bounded(tmp_path: Path) -> None:
     memory = Memory(tmp_path / "cache", RealClock())
-    said = Answer("/bin/engine", True, help="help", stamp="stamp")
+    said = Answer("/bin/engine", help="help", stamp="stamp")
     for number in range(MOST_FILES + 3):
         memory.keep(f"place {number}", said)
     files = list((tmp_path / "cache").iterdir())

@@ -94,4 +94,4 @@ async def test_what_went_wrong_with_an_agent_is_said(folder: Path) -> None:
     process = await asyncio.to_thread(agent, folder)
     _, said = await asyncio.to_thread(process.communicate)
     assert process.returncode != 0
-    assert "cannot be written" in said
+    assert "cannot be made" in said

@@ -16,9 +16,12 @@ from swarmtune.clock import RealClock, VirtualClock
 from swarmtune.errors import CommunicationError, ConfigurationError, IPCTimeoutError
 from swarmtune.execution.executors.node_agent import NodeAgent
 from swarmtune.execution.executors.shared_dir import SharedDirectoryExecutor
-from swarmtune.execution.mailbox import LOST_S, Watch, write_message
+from swarmtune.execution.mailbox import LOST_S, MESSAGE_BYTES, Watch, distrust, read_message, write_message
 from swarmtune.records import Command
 from swarmtune.testing.executor import ExecutorContract, alive, family_of, gone
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +133,111 @@ async def test_an_error_of_one_question_costs_nobody_his_commands(
         await executor.get("nothing", tmp_path / "nothing")
     assert executor.entered
     assert await handle.poll() is None
+
+
+# --- what is believed --------------------------------------------------------------------------------------------------
+
+
+async def answer_to(folder: Path, message: dict[str, object], name: str = "000001-x.json") -> dict[str, object]:
+    write_message(folder / "commands" / name, message)
+    while (answer := read_message(folder / "answers" / name)) is None:  # noqa: ASYNC110 - a file sends no event
+        await asyncio.sleep(0.02)
+    return answer
+
+
+async def until_taken(path: Path) -> None:
+    while os.path.lexists(path):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+@needs_root
+async def test_a_command_of_another_user_is_not_obeyed(
+    agent: asyncio.Task[None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever finds a way to put a file there must not run commands as the user of the agent."""
+    folder = tmp_path / "shared" / "n1"
+    assert await answer_to(folder, {"command": "init", "tuner": "t"}) == {"done": True}
+    path = folder / "commands" / "000002-start.json"
+    write_message(tmp_path / "planted.json", {"command": "start", "tuner": "t", "handle": "1", "what": {}})
+    os.chown(tmp_path / "planted.json", NOBODY, NOBODY)
+    (tmp_path / "planted.json").rename(path)
+    await until_taken(path)
+    assert not (folder / "answers" / path.name).exists()
+    assert "belongs to the user nobody, and only the user root is obeyed here" in capsys.readouterr().err
+    assert not agent.done()
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o777, 0o1777])
+async def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "n1"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.raises(ConfigurationError, match=f"{folder} can be written by other users .*chmod go-w"):
+        await NodeAgent(folder, tmp_path / "node", RealClock()).run()
+    with pytest.raises(CommunicationError, match="can be written by other users"):
+        await SharedDirectoryExecutor(folder, RealClock(), lock_s=0.2).start(Command(("true",)))
+
+
+async def test_nothing_is_obeyed_once_others_can_write_the_folder(
+    agent: asyncio.Task[None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "shared" / "n1"
+    assert await answer_to(folder, {"command": "init", "tuner": "t"}) == {"done": True}
+    (folder / "commands").chmod(0o777)
+    path = folder / "commands" / "000002-eof.json"
+    write_message(path, {"command": "eof", "tuner": "t"})
+    await until_taken(path)
+    assert not (folder / "answers" / path.name).exists()
+    assert "not obeyed" in capsys.readouterr().err
+
+
+@needs_root
+def test_a_folder_of_another_user_is_named(tmp_path: Path) -> None:
+    os.chown(tmp_path, NOBODY, NOBODY)
+    assert "belongs to the user nobody" in distrust(tmp_path)
+    os.chown(tmp_path, 54321, 54321)
+    assert "belongs to the user 54321" in distrust(tmp_path)
+    assert distrust(tmp_path / "nothing") == ""
+
+
+def test_only_a_small_file_of_ours_is_a_message(tmp_path: Path) -> None:
+    good = tmp_path / "good.json"
+    write_message(good, {"a": 1})
+    assert read_message(good) == {"a": 1}
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(good)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "deep").write_text("[" * 200_000)
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe{}")
+    (tmp_path / "list").write_text("[1]")
+    with (tmp_path / "huge").open("wb") as file:
+        file.truncate(MESSAGE_BYTES + 1)
+    for name in ("fifo", "link", "folder", "deep", "bytes", "list", "huge", "nothing"):
+        assert read_message(tmp_path / name) is None, name
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"command": "start", "handle": "1"},
+        {"command": "start", "handle": "1", "what": {"argv": 7}},
+        {"command": "start", "handle": ["x"], "what": {}},
+        {"command": "stop", "handle": "1", "grace_s": "soon"},
+        {"command": "put", "passage": 3, "path": "x"},
+        {"command": "put", "path": "x"},
+        {"command": "nothing"},
+        {"command": ["x"]},
+        {},
+    ],
+)
+async def test_a_request_that_is_not_understood_is_answered(
+    agent: asyncio.Task[None], tmp_path: Path, message: dict[str, object]
+) -> None:
+    folder = tmp_path / "shared" / "n1"
+    assert await answer_to(folder, {"command": "init", "tuner": "t"}) == {"done": True}
+    assert "error" in await answer_to(folder, {"tuner": "t", **message}, "000002-x.json")
+    assert not agent.done()
+
+
+async def test_a_greeting_without_a_name_is_answered(agent: asyncio.Task[None], tmp_path: Path) -> None:
+    assert "error" in await answer_to(tmp_path / "shared" / "n1", {"command": "init"})

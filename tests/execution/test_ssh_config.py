@@ -318,6 +318,69 @@ def test_any_mixture_says_what_openssh_says(tmp_path: Path, seed: int) -> None:
     compare(file, "n1")
 
 
+@needs_ssh
+@pytest.mark.parametrize("active", [True, False])
+@pytest.mark.parametrize(
+    "line",
+    [f"{key} {value}" for keys, values in {
+        "ConnectTimeout ServerAliveInterval ForwardX11Timeout": "x soon 1m 1h30m -1 none 0 1x 5w 5;6 '' 5|6",
+        "ServerAliveCountMax NumberOfPasswordPrompts RequiredRSASize ConnectionAttempts": "x 1 -1 2x 3|4",
+        "ConnectionAttempts": "0 00 01",
+        "StrictHostKeyChecking UpdateHostKeys VerifyHostKeyDNS": "perhaps ask accept-new YES off true",
+        "LogLevel": "LOUD debug1 VERBOSE debug4 INFO|x",
+        "ForwardAgent": "yes maybe /x|y /x $SSH 'a|b'",
+        "BatchMode CheckHostIP ForwardX11 GatewayPorts HashKnownHosts VisualHostKey StdinNull": "maybe yes FALSE yes|no 1",
+        "Ciphers": "nonsense +nonsense -nonsense ^nonsense aes128-ctr +aes128-ctr aes128-ctr,nonsense aes257-ctr aes*",
+        "MACs": "nonsense hmac-sha1 hmac-sha2-256-etm@openssh.com hmac-sha2-257 umac-64@openssh.com",
+        "KexAlgorithms": "nonsense curve25519-sha256 -nonsense +curve25519-sha265",
+        "HostKeyAlgorithms PubkeyAcceptedAlgorithms CASignatureAlgorithms": "nonsense ssh-ed25519 +ssh-rsa -x ssh-ed25520",
+        "HostKeyAlgorithms": "ssh-* ssh-rsa-cert-v01@openssh.com ssh-ed25519|ssh-rsa",
+        "ControlMaster": "maybe autoask auto", "ControlPersist": "soon yes 10m 0 -1",
+        "AddKeysToAgent": "maybe confirm 1h confirm|1h yes|x", "RequestTTY": "maybe auto",
+        "Tunnel": "maybe ethernet", "TunnelDevice": "x any:any 0 1:2:3", "IPQoS": "nonsense af21|cs1 0x10 none 5 af14",
+        "EscapeChar": "xx none ~ ^[", "FingerprintHash": "x md5 sha256", "SyslogFacility": "x auth LOCAL3",
+        "StreamLocalBindMask": "9 0177 777", "LocalForward": "x 8080|localhost:80 8080",
+        "RekeyLimit": "x 1 15 1G|1h default|none 1K", "AddressFamily": "inet7 inet6 ANY",
+        "CanonicalizeHostname": "x", "SetEnv": "x A=1 A=1|B A=1|B=2 =1",
+        "ProxyJump": "me@j:99999 a:0 a:x a, none ssh://a:22/ a@b@c [::1]:22 a:65535 a:65536 :22 @a me@",
+    }.items() for key in keys.split() for value in values.replace("none none", "none").split(" ")
+     for value in [value.replace("|", " ")] if not (key == "RequiredRSASize" and value == "1")],
+)  # fmt: skip
+def test_a_value_is_refused_where_openssh_refuses_it(tmp_path: Path, line: str, active: bool) -> None:
+    file = tmp_path / "config"
+    file.write_text(f"Host {'n1' if active else 'n2'}\n  {line}\n")
+    theirs, ours = by_openssh(file, "n1"), by_us(file, "n1")
+    assert (ours is None) == (theirs is None) or (ours is None and line in LATE and not active), line
+
+
+LATE = ("ConnectionAttempts 0", "ConnectionAttempts 00", "KexAlgorithms nonsense", "KexAlgorithms +curve25519-sha265")
+"""What OpenSSH refuses only where it is in use."""
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("Ciphers aes257-ctr", "'aes257-ctr' in Ciphers is no algorithm of ssh; did you mean aes256-ctr?"),
+        ("ServerAliveInterval soon", "'soon' is no value of ServerAliveInterval"),
+        ("ForwardAgent /x y", "'y' is too much after ForwardAgent"),
+        ("LogLevel # no", "no argument after LogLevel"),
+        ("ProxyJump me@jump.invalid:99999", "'me@jump.invalid:99999' is not [USER@]HOST[:PORT], with a port from 1 to"),
+        ("Ciphers chacha20-poly2048-siv-v2@example.org", ""),  # of a later OpenSSH, for all that is known
+        ("KexAlgorithms mlkem1024x448-sha512", ""),
+        ("HostKeyAlgorithms ssh-mldsa44", ""),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "config").write_text(f"Host n1\n  {line}\n")
+    found = ""
+    try:
+        ssh_config.effective("n1", files=[str(tmp_path / "config")])
+    except ValueError as error:
+        found = str(error)
+    assert (said in found) if said else not found
+    assert not said or f"{tmp_path / 'config'} line 2: " in found
+
+
 # --- what becomes of it --------------------------------------------------------------------------------------------------
 
 
@@ -401,7 +464,7 @@ def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
         ('User "x', "line 1: a quote is not closed"),
         ("Match localnetwork 10.0.0.0/8", "the condition 'localnetwork' of Match is not known here"),
         ("IdentityFile ~/%x", "line 1: %x stands for nothing"),
-        ("User a\nAddressFamily inet9", "line 2: Invalid AddressFamily value: inet9"),
+        ("User a\nAddressFamily inet9", "line 2: 'inet9' is no value of AddressFamily"),
         ("CanonicalizeHostname yes\nCanonicalizePermittedCNAMEs *:*", "CanonicalizePermittedCNAMEs is not known here"),
     ],
 )

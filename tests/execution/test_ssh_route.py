@@ -12,7 +12,7 @@ import asyncssh
 import pytest
 
 from swarmtune.errors import CommunicationError
-from swarmtune.execution.executors.ssh_login import SshTarget, login
+from swarmtune.execution.executors.ssh_login import SshTarget, config_mistake, login
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 
@@ -98,3 +98,22 @@ async def test_a_login_reads_the_files_once_for_each_hop_and_lets_others_run(tmp
     assert isinstance(failure, CommunicationError)
     assert "n1 is reached through b (ProxyJump): no connection to b" in str(failure)
     assert counted.read_text().split() == ["n1", "b"]
+
+
+@pytest.mark.parametrize("name", ["nohost9.invalid", "%h.invalid"])
+async def test_a_host_name_that_does_not_resolve_is_named_with_its_line(tmp_path: Path, name: str) -> None:
+    (config,) = written(tmp_path, f"Host n1\n  HostName {name}\n")
+    with pytest.raises(CommunicationError) as caught:
+        await login(SshTarget("n1", config=Path(config)))
+    real = name.replace("%h", "n1")
+    assert str(caught.value).startswith(f"there is no host '{real}' (")
+    assert f"which {config} line 2 means by n1; correct that line" in str(caught.value)
+
+
+def test_mistakes_of_the_configuration_are_found_without_a_connection(tmp_path: Path) -> None:
+    good = written(tmp_path, "Host n1\n  ProxyJump b\nHost b\n  Port 7\n")
+    assert config_mistake(SshTarget("n1", config=Path(*good))) == ""
+    (bad,) = written(tmp_path, "Host n1\n  ProxyJump b\nHost b\n  ServerAliveInterval soon\n")
+    assert config_mistake(SshTarget("n1", config=Path(bad))).startswith(
+        f"cannot log in to n1: {bad} line 4: 'soon' is no"
+    )

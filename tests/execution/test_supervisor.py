@@ -155,8 +155,9 @@ class TestEnding:
     @pytest.mark.parametrize("code", [0, 3])
     def test_only_a_script_that_ends_well_lives_on(self, run: Callable[..., Supervised], code: int) -> None:
         supervised = run("sh", "-c", f"exit {code}", lives_on=True)
-        assert supervised.event()["event"] == "started"
+        pid = supervised.event()["pid"]
         if code == 0:
+            until(lambda: supervisor.read_process(pid) is None)
             supervised.say("stop")
             assert supervised.rest() == ["done"]
         else:

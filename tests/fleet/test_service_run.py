@@ -21,7 +21,7 @@ from swarmtune.errors import (
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
 from swarmtune.fleet.job import Job, RunResult, Service, Stage
-from swarmtune.fleet.service_run import ServiceRun
+from swarmtune.fleet.service_run import ServiceRun, is_taken
 from swarmtune.fleet.turns import Turns
 from swarmtune.records import Command, Group, Node
 from swarmtune.testing.virtual import Life, VirtualExecutor
@@ -194,6 +194,32 @@ async def test_a_port_that_somebody_else_answers_on_is_not_used() -> None:
     assert (done.stage, bench.started) == (Stage.LOOK, [])
     assert isinstance(done.error, CommunicationError)
     assert "another service already answers at http://n0:8000" in done.error.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"),
+    [(b"HTTP/1.1 404 Not Found\r\n\r\n", True), (b"\x15\x03\x01", True), (None, True), (b"", False)],
+    ids=["http", "no http", "silent", "hangs up"],
+)
+async def test_whatever_takes_connections_has_the_port(
+    answer: bytes | None, taken: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service that answers /health alone, or slowly, is as much another's as one that answers all."""
+    monkeypatch.setattr("swarmtune.fleet.service_run.LOOK_S", 0.3)
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if answer is None:
+            await over.wait()
+        writer.write(answer or b"")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert await is_taken(Group("g", port=port)) is taken
+        over.set()
+    assert not await is_taken(Group("g", port=port))
 
 
 async def test_nodes_that_do_not_start_a_command_in_time() -> None:

@@ -275,7 +275,8 @@ class Machine:
         init = self._init()
         for pid in self.processes():
             if pid != init and _name(pid) == "sshd":
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> dict[int, int]:
         """Its processes (no zombies): our number -> its own."""

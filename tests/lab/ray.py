@@ -120,7 +120,8 @@ class RayCluster(Closing):
             return
         if process.poll() is None:  # else the machine is off, or Ray has given up by itself
             for pid in machine.pids("/raylet/raylet "):
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.kill(pid, signal.SIGKILL)
         _end(process, within_s=30.0)
 
 

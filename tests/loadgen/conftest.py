@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from loadgen_servers import Peer, RawServer, Script, Simulated
+from loadgen_servers import Certificate, Peer, RawServer, Script, Simulated
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Certificate:
+    """One for localhost, signed by itself."""
+    return Certificate()
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,29 @@ TEXT = b"".join([token(" a"), token(" ü"), token(" c", "length"), USAGE, DONE])
 
 def pieces(data: bytes, size: int) -> list[bytes]:
     return [data[i : i + size] for i in range(0, len(data), size)]
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A certificate for localhost, signed by itself, and its key."""
+
+    file: Path = Path(__file__).parent / "data" / "localhost.pem"
+    key: Path = Path(__file__).parent / "data" / "localhost-key.pem"
+
+    def server(self, version: ssl.TLSVersion | None = None, *, trusting: Certificate | None = None) -> ssl.SSLContext:
+        """A server's context. ``trusting``: it wants a client certificate, and accepts this one."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file, self.key)
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
+        if trusting is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(trusting.file)
+        return context
+
+    def client(self) -> ssl.SSLContext:
+        """The context of a client that trusts this certificate."""
+        return ssl.create_default_context(cafile=str(self.file))
 
 
 @dataclass

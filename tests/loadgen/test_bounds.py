@@ -7,7 +7,7 @@ import argparse
 import pytest
 from pydantic import ValidationError
 
-from swarmtune.apps.cli.bench import share
+from swarmtune.apps.cli.quantities import share
 from swarmtune.errors import ConfigValidationError
 from swarmtune.loadgen.ask import source
 from swarmtune.loadgen.ask.source import Block, Source

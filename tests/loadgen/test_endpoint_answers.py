@@ -80,7 +80,9 @@ def test_a_plain_stream(kind: str) -> None:
     part = (lambda word, reason=None: delta(reason, content=word)) if kind == "chat" else text
     stream = [part(" a"), part(" b", "length") + usage(prompt_tokens=9, completion_tokens=2) + DONE]
     answer = read([(3, stream[0].encode()), (8, stream[1].encode())], kind)
-    assert answer == Answer([3, 8], [], 0, 9, 2, text=" a b", finished=True)
+    assert answer == Answer(
+        [3, 8], [2, 2], first_answer=0, prompt_tokens=9, completion_tokens=2, text=" a b", content=" a b", finished=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -154,9 +156,9 @@ def test_tokens_of_each_chunk_from_continuous_usage() -> None:
         return delta(content=word, usage={"prompt_tokens": 9, "completion_tokens": n, "total_tokens": 9 + n})
 
     stream = counted(0, "") + counted(1, "a") + counted(2, "") + counted(5, "bcd") + counted(6, "e")
-    assert read(stream + usage(completion_tokens=7) + DONE).chunk_tokens == [1, 4, 1]
-    assert read(stream + delta(content="f") + DONE).chunk_tokens == []  # not of all: of no use
-    assert read(delta(content="a") + usage(completion_tokens=1) + DONE).chunk_tokens == []
+    assert read(stream + usage(completion_tokens=7) + DONE).stated_counts == [1, 5, 6]
+    assert read(stream + delta(content="f") + DONE).stated_counts == []  # not of all: of no use
+    assert read(delta(content="a") + usage(completion_tokens=1) + DONE).stated_counts == []
 
 
 def test_token_counts_in_all_their_places() -> None:
@@ -222,6 +224,15 @@ def test_what_came_before_a_failure_is_kept() -> None:
     assert (answer.chunks, answer.text, answer.error) == ([1, 2], "ab", "error in the stream: x")
     assert "cut off" in (read(delta(content="a")).error or "")
     assert "gave up" in (read(delta("abort")).error or "")
+    assert "gave up" in (read(delta("insufficient_system_resource")).error or "")  # DeepSeek
+    choice = {
+        "index": 0,
+        "delta": {"content": ""},
+        "finish_reason": None,
+        "error": {"message": "provider died", "code": 502},
+    }
+    inside = read([(1, delta(content="a").encode()), (2, event({"choices": [choice]}).encode())])  # OpenRouter
+    assert (inside.chunks, inside.error) == ([1], "error in the stream: provider died")
     assert "gave up" in (read(event({"type": "response.cancelled", "response": {}}), "responses").error or "")
     failed = event({"type": "response.failed", "response": {"error": {"message": "no memory"}}})
     assert "no memory" in (read(failed, "responses").error or "")
@@ -242,7 +253,10 @@ WHOLE = {
 def test_whole_answers(kind: str) -> None:
     raw = json.dumps(WHOLE[kind]).encode()
     answer = read([(2, raw[:9]), (6, raw[9:])], kind, streaming=False)
-    assert answer == Answer([6], [], 0, 9, 5, text="hi", finished=True)
+    thought = "hm" if kind == "chat" else ""
+    assert answer == Answer(
+        [6], [2], first_answer=0, prompt_tokens=9, completion_tokens=5, text="hi", content=f"{thought}hi", finished=True
+    )
 
 
 @pytest.mark.parametrize("kind", ["chat", "completions", "responses", "tgi", "embeddings", "rankings"])
@@ -274,7 +288,8 @@ def test_whole_answers_that_fail(kind: str, body: str, words: str) -> None:
 )
 def test_answers_without_tokens(kind: str, body: Any, prompt_tokens: int | None) -> None:
     answer = read(json.dumps(body), kind)
-    assert answer == Answer(prompt_tokens=prompt_tokens, completion_tokens=0, finished=True)
+    results = 1
+    assert answer == Answer(prompt_tokens=prompt_tokens, completion_tokens=0, results=results, finished=True)
 
 
 def test_a_template_without_its_field() -> None:

@@ -74,12 +74,13 @@ def test_extra_fields_win_in_their_order(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(set(ENDPOINTS) - {"tgi"}))
-def test_a_payload_is_the_body_but_for_the_model(kind: str) -> None:
-    payload = {"model": "theirs", "anything": [1, {"deep": None}], "max_tokens": 3}
-    found = body(kind, Turn((), 1, payload=payload), payload_template=TEMPLATE, extra_inputs="top_k:1")
+def test_a_payload_is_the_body_but_for_the_model_and_further_fields(kind: str) -> None:
+    payload = {"model": "theirs", "anything": [1, {"deep": None}], "max_tokens": 3, "top_p": 1}
+    extra = ("top_k:1", "top_p:0.5")  # its own fields are before those of all
+    found = body(kind, Turn((), 1, payload=payload), payload_template=TEMPLATE, extra_inputs=extra)
     for added in ("stream", "stream_options"):
         found.pop(added, None)
-    assert found == payload | {"model": "m"}
+    assert found == payload | {"model": "m", "top_k": 1}
 
 
 def test_a_payload_is_streamed_as_the_options_say() -> None:
@@ -88,6 +89,9 @@ def test_a_payload_is_streamed_as_the_options_say() -> None:
     assert body("chat", turn)["stream_options"]["x"] == 1
     assert body("responses", turn, streaming=False)["stream"] is False
     assert body("tgi", turn) == turn.payload  # no model, no switch
+    asked = Turn((), 1, payload={"inputs": "a", "parameters": {"top_k": 2, "seed": 3}})
+    assert body("tgi", asked, extra_inputs=("top_k:1", "top_p:1"))["parameters"] == {"top_k": 2, "seed": 3, "top_p": 1}
+    assert body("tgi", Turn((), 1, payload={"inputs": "a"}), extra_inputs="top_k:1")["parameters"] == {"top_k": 1}
 
 
 def test_responses() -> None:
@@ -131,6 +135,8 @@ def test_template(tmp_path: Path) -> None:
     ("template", "error", "words"),
     [
         ("nowhere.json", ConfigPathError, "neither JSON"),
+        ("/dev/zero", ConfigPathError, "not a regular file"),
+        ("[" * 400 + "]" * 400, ConfigValidationError, "not JSON"),
         ('{"a": {{prompts}}}', ConfigValidationError, r"\{\{prompts\}\} is unknown"),
         ('{"a": {{prompt}}', ConfigValidationError, "not JSON"),
     ],

@@ -11,6 +11,7 @@ import math
 from asyncio import create_subprocess_exec
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,20 @@ def statistics(name: str, values: list[float]) -> dict[str, float]:
     return found | {f"std_{name}_ms": math.sqrt(sum((v - mean) ** 2 for v in values) / len(values))}
 
 
+def arrivals(stamps: list[int]) -> list[tuple[int, int]]:
+    """(when, how many tokens): on a busy machine several come in one read, with one stamp."""
+    return [(ns, len(list(group))) for ns, group in groupby(stamps)]
+
+
 def samples(rows: list[tuple[int, list[int], int]]) -> dict[str, list[float]]:
     """Per-request samples (itl: pooled gaps), ms, from (start, token stamps, output tokens)."""
+    streams = [(arrivals(stamps), tokens) for _, stamps, tokens in rows]
+    gaps = [((later - earlier) / 1e6, k) for came, _ in streams for (earlier, _), (later, k) in pairwise(came)]
     return {
         "ttft": [(stamps[0] - start) / 1e6 for start, stamps, _ in rows],
         "e2el": [(stamps[-1] - start) / 1e6 for start, stamps, _ in rows],
-        "tpot": [(s[-1] - s[0]) / 1e6 / (tokens - 1) for _, s, tokens in rows if tokens > 1],
-        "itl": [(s[i + 1] - s[i]) / 1e6 for _, s, _ in rows for i in range(len(s) - 1)],
+        "tpot": [(came[-1][0] - came[0][0]) / 1e6 / (n - came[0][1]) for came, n in streams if len(came) > 1],
+        "itl": [gap / k for gap, k in gaps for _ in range(k)],
     }
 
 

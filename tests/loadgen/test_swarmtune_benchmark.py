@@ -46,7 +46,7 @@ def test_the_command_holds_the_whole_spec() -> None:
     assert workload.load == Load(4, 3.0)
     assert workload.requests is None
     assert (spec.url, spec.model, spec.seed, spec.request_slos) == (("http://127.0.0.1:9",), "m", 3, {"ttft_ms": 9.0})
-    assert spec.options == benchmark.config
+    assert spec.options == benchmark.config.model_copy(update={"warmup_until_steady": True})
     closed = benchmark.command(workload.at(Load(concurrency=7)), "http://127.0.0.1:9")
     options = Spec.model_validate_json(closed.files[0].content).options
     assert (options.concurrency, options.request_rate) == (7, None)
@@ -103,3 +103,19 @@ def test_registered_without_heavy_imports() -> None:
     assert heavy == []
     registry.load_plugins()
     assert registry.benchmarks.load("swarmtune") is SwarmtuneBenchmark
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prompt,output\na,b\n", "a format that is not known"),
+        ("just a prompt\n", "input_file"),
+        ('{"text": "one", "output_length": 4}\n{"text": 5}\n', "line 2"),
+    ],
+)
+def test_a_file_of_requests_is_read_before_anything_is_started(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "q.csv").write_text(text)
+    found = make(input_file=str(tmp_path / "q.csv"), ca_file="/nowhere").mistakes()
+    assert any(words in mistake for mistake in found)
+    assert any("/nowhere is not a file" in mistake for mistake in found)
+    assert all(mistake.startswith("loadgen.") for mistake in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def independent_field(draw: st.DrawFn, name: str) -> Field:
         step = draw(
             st.sampled_from([1, 2, 7, 10, 100, *([0.5] if high - low < 50_000 else [])])
         )  # 100,000 values at most
-        return Field(name, dtype=dtype, min=low, max=high, dtype_param=step)
+        return Field(name, dtype=dtype, min=low, max=max(high, low + step), dtype_param=step)
     return Field(name, dtype=dtype, min=low, max=high, log=draw(st.booleans()))
 
 
@@ -132,7 +133,7 @@ def test_a_legal_point_is_not_moved() -> None:
 def test_constants_count_even_when_they_are_zero() -> None:
     space = Space(
         [
-            Field("n", dtype="int", min=1, max=9, constant=0),
+            Field("n", dtype="int", min=0, max=9, constant=0),
             Field("same", dtype="float", min=2.5, max=2.5),
             Field("k", min=1, max=3),
         ]
@@ -257,3 +258,103 @@ def test_a_priority_names_targets(priority: object) -> None:
     made = Field("c", dtype="ternary_factories", dtype_param=param)
     (sentence,) = made.mistakes({"a", "b", "c"})
     assert sentence == "c: priority_policy 'fixed' needs priority = one of a, b, or a list of them"
+
+
+# --- mistakes that stand for themselves --------------------------------------------------------------------------------
+
+RANGES: list[dict[str, object]] = [
+    {"min": 1, "max": 64},
+    {"dtype": "float", "min": 0.5, "max": 0.9},
+    {"dtype": "range", "min": 8, "max": 64, "dtype_param": 8},
+    {"dtype": "bool"},
+    {"dtype": "enum", "dtype_param": ["auto", 8]},
+]
+
+
+def said_of(*fields: Field) -> str:
+    with pytest.raises(ConfigValidationError) as caught:
+        Space([*fields, Field("k", min=1, max=3)])
+    return "; ".join(caught.value.mistakes)
+
+
+@pytest.mark.parametrize("key", ["value", "constant"])
+@pytest.mark.parametrize("made", RANGES, ids=lambda made: str(made.get("dtype", "int")))
+@given(
+    number=st.one_of(
+        st.integers(-1000, 1000), st.floats(-1000, 1000), st.booleans(), st.sampled_from(["abc", "8", "True"])
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_a_constant_is_judged_as_a_value_is(key: str, made: dict[str, object], number: object) -> None:
+    other = "constant" if key == "value" else "value"
+    sentences = []
+    for name in (key, other):
+        try:
+            Space([Field("x", **{**made, name: number}), Field("k", min=1, max=3)])  # type: ignore[arg-type]
+            sentences.append("")
+        except ConfigValidationError as error:
+            sentences.append("; ".join(error.mistakes).replace(name, "it"))
+    assert sentences[0] == sentences[1]
+
+
+@pytest.mark.parametrize("constant", ["abc", 8.5, 100, True, "False"])
+def test_a_constant_alone_may_be_of_any_kind(constant: Any) -> None:
+    space = Space([Field("x", constant=constant), Field("k", min=1, max=3)])
+    assert space.default().values["x"] == constant
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [("8", "is text; write 8 without quotes"), (" 0.5 ", "is text; write 0.5 without quotes"), ("8k", "is not a number"),
+     (8.5, "is not a whole number"), (True, "is not a number")],
+)  # fmt: skip
+def test_the_kind_of_a_number_is_named(number: Any, sentence: str) -> None:
+    for key in ("value", "constant"):
+        assert said_of(Field("x", min=1, max=64, **{key: number})) == f"x: {key} {number!r} {sentence}"
+
+
+@given(st.integers(2, 5000), st.integers(2, 5000))
+@settings(deadline=None)
+def test_a_baseline_that_does_not_divide_names_the_nearest_divisors(product: int, baseline: int) -> None:
+    for made in ({"value": baseline}, {"constant": baseline}, {"min": baseline, "max": baseline}):
+        x = Field("x", **{"min": 1, "max": 5000, **made})  # type: ignore[arg-type]
+        f = Field("f", dtype="factories", dtype_param={"target_name": "x", "product": product})
+        if product % baseline == 0:
+            values = Space([x, f, Field("k", min=1, max=3)]).default().values
+            assert values["x"] * values["f"] == product
+            continue
+        near = [d for d in range(1, product + 1) if product % d == 0]
+        shown = [str(d) for d in ([d for d in near if d < baseline][-1:] + [d for d in near if d > baseline][:1])]
+        said = said_of(x, f)
+        assert said.startswith(f"f: the baseline {baseline} of x does not divide its product {product}; the nearest ")
+        assert said.endswith(f" {' and '.join(shown)}")
+
+
+def test_a_pair_that_does_not_divide_is_named_and_the_middle_of_ranges_always_divides() -> None:
+    pair = {"target_names": ["a", "b"], "product": 64}
+    c = Field("c", dtype="ternary_factories", dtype_param=pair)
+    said = said_of(Field("a", min=1, max=8, value=4), Field("b", min=1, max=8, value=3), c)
+    assert (
+        said
+        == "c: the baseline 4 of a x 3 of b does not divide its product 64; the nearest numbers that do are 8 and 16"
+    )
+    values = Space([Field("a", min=1, max=7), Field("b", min=1, max=6), c]).default().values
+    assert values["a"] * values["b"] * values["c"] == 64
+
+
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(1, 300))
+@settings(deadline=None)
+def test_a_step_beyond_the_range_is_a_mistake(low: int, width: int, step: int) -> None:
+    made = Field("x", dtype="range", min=low, max=low + width, dtype_param=step, value=low)
+    if step <= width:
+        assert Space([made]).size >= 2
+    else:
+        assert f"x: a step of {step} leaves only one value, {low}, " in said_of(made)
+
+
+def test_each_wrong_field_is_named_beside_the_others() -> None:
+    said = said_of(
+        Field("a", min=1, max=8, value=9), Field("b", dtype="enum", dtype_param=[1], value=2), Field("c", min=2, max=1),
+        Field("d", dtype="ratio", min=0, max=1, dtype_param="nobody"), Field("e", dtype="bool", constant=2),
+    )  # fmt: skip
+    assert [sentence[0] for sentence in said.split("; ")] == list("abcde")

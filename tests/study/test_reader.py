@@ -28,15 +28,15 @@ def written(url: str, name: str) -> StudyWriter:
     """A study with a finished, a lost and a running trial, and a round of the proof; its tuner still works on it."""
     study = StudyWriter(url, StudyHead(name, {"config": None}, {"engine": "x"}), SPACE, "maximize", RealClock())
     done, lost, running = some_settings(3)
-    attempt = study.open(done, "a", "t0")
+    attempt = study.open(done, "a", "token-of-t0")
     study.append(MEASURED, attempt)
     study.append(("logs", "attempts/0000-1"), attempt)
     study.append(Event("trial_started", 1.0, {"trial": 0}))
     study.append(Event("trial_finished", 2.0, {"trial": 0}))
     study.close(attempt, GOOD)
-    study.close(study.open(lost, "b", "t1"), LOST)
-    study.open(running, "a", "t2")
-    study.close(study.open(done, "a", "t3", number=0, kind="confirm:x:0"), GOOD)
+    study.close(study.open(lost, "b", "token-of-t1"), LOST)
+    study.open(running, "a", "token-of-t2")
+    study.close(study.open(done, "a", "token-of-t3", number=0, kind="confirm:x:0"), GOOD)
     return study
 
 
@@ -54,7 +54,7 @@ def test_everything_can_be_looked_at_while_a_tuner_works(
         assert reader.trials(name) == study.trials()
         assert [t.state for t in reader.trials(name)] == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING]
         assert [(a.token, a.state) for a in reader.attempts(name)] == [
-            ("t0", "done"), ("t1", "failed"), ("t2", "running"), ("t3", "done"),
+            ("token-of-t0", "done"), ("token-of-t1", "failed"), ("token-of-t2", "running"), ("token-of-t3", "done"),
         ]  # fmt: skip
         assert [p.measurement for p in reader.load_points(name)] == [MEASURED] == study.measurements()
         (first, started), (_, finished) = reader.events(name)
@@ -69,7 +69,7 @@ def test_everything_can_be_looked_at_while_a_tuner_works(
         assert reader.notes == []
     assert lost_tokens(url, name, time.time()) == [], "a live tuner's processes are its own"
     study.dispose()
-    assert lost_tokens(url, name, time.time()) == ["t0", "t1", "t2", "t3"]
+    assert lost_tokens(url, name, time.time()) == ["token-of-t0", "token-of-t1", "token-of-t2", "token-of-t3"]
 
 
 def test_a_study_of_the_first_format_is_read(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_text_that_is_not_utf_8_costs_no_other_row(tmp_path: Path) -> None:
     study = written(str(path), "s")
     study.dispose()
     with closing(sqlite3.connect(path)) as db:
-        db.execute("UPDATE swarmtune_attempts SET service_group = CAST(x'ff00fe' AS TEXT) WHERE token = 't1'")
+        db.execute("UPDATE swarmtune_attempts SET service_group = CAST(x'ff00fe' AS TEXT) WHERE token = 'token-of-t1'")
         db.commit()
     with reading(str(path)) as reader:
         groups = [attempt.group for attempt in reader.attempts("s")]

@@ -13,7 +13,7 @@ import pytest
 from swarmtune.clock import RealClock, VirtualClock
 from swarmtune.database.address import database_url
 from swarmtune.errors import ConfigurationError, StoreError, StudyBusyError
-from swarmtune.records import TrialState
+from swarmtune.records import Event, TrialState
 from swarmtune.space import Space
 from swarmtune.study.ownership import LEASE_S
 from swarmtune.study.reader import StudyHead, latest_study
@@ -82,10 +82,10 @@ def test_another_tuner_goes_on_where_the_first_one_died(url: str) -> None:
     first.open(running, "local", "token-of-a-leftover")
     first.close(first.open(failing, "local", "t3"), FAILED_SETTING)
     first.close(first.open(done, "local", "t4", number=0, kind="confirm:3:0"), GOOD)
-    first.open(done, "local", "t5", number=0, kind="confirm:3:1")
+    first.open(done, "local", "token-of-t5", number=0, kind="confirm:3:1")
     die(first)
     second = ledger_at(url, name)
-    assert {"t5", "token-of-a-leftover"} <= set(second.swept_tokens)
+    assert {"token-of-t5", "token-of-a-leftover"} <= set(second.swept_tokens)
     states = [t.state for t in second.trials()]
     assert states == [TrialState.COMPLETE, TrialState.RUNNING, TrialState.RUNNING, TrialState.COMPLETE]
     assert second.confirmations() == [Remeasured("confirm:3:0", 0, "local", GOOD)]
@@ -152,6 +152,38 @@ def test_a_study_has_one_owner(url: str) -> None:
     with pytest.raises(StudyBusyError, match="working on the study"):
         ledger_at(url, name)
     first._disconnect()
+
+
+def test_a_tuner_that_was_stopped_too_long_writes_nothing_more(url: str) -> None:
+    """Its own clock has stood still meanwhile: only the row tells that the study is another's."""
+    name = uuid.uuid4().hex
+    stopped = ledger_at(url, name)
+    attempt = stopped.open(some_settings(1)[0], "local", "t0")
+    with stopped._database.begin() as db:  # its lease has run out, and it is on another machine
+        db.exec_driver_sql(
+            f"UPDATE swarmtune_studies SET owner = 'elsewhere:1:1.00', owner_expires_at = 0 WHERE name = '{name}'"
+        )
+    other = ledger_at(url, name)
+    other.ownership._lease.identity = other.ownership.identity = "another:2:2.00"
+    with other._database.begin() as db:
+        db.exec_driver_sql(f"UPDATE swarmtune_studies SET owner = 'another:2:2.00' WHERE name = '{name}'")
+    before = other.reader.attempts(name), other.reader.events(name), other.trials()
+    for write in (
+        lambda: stopped.close(attempt, GOOD),
+        lambda: stopped.open(some_settings(2)[1], "local", "t1"),
+        lambda: stopped.open(some_settings(1)[0], "local", "t2", number=0, kind="confirm:3:0"),
+        lambda: stopped.append(Event("stale", 1.0)),
+        lambda: stopped.append(("log", "path"), attempt),
+        stopped.ownership.renew,
+    ):
+        with pytest.raises(StudyBusyError, match="took over the study"):
+            write()
+    assert (other.reader.attempts(name), other.reader.events(name), other.trials()) == before
+    other.close(other.open(some_settings(1)[0], "local", "t3", number=0), GOOD)
+    stopped.dispose()  # the other one keeps the study
+    assert other.trials()[0].score == GOOD.score
+    other.ownership.renew()
+    other.dispose()
 
 
 def _pid(ledger: StudyWriter) -> str:

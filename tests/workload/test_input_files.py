@@ -11,11 +11,11 @@ import pytest
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.workload import files
-from swarmtune.workload.files import Entry
+from swarmtune.workload.files import Contents
 from swarmtune.workload.replay import ReplayDataset, ReplaySpec
 from swarmtune.workload.synthetic import Lengths
 from swarmtune.workload.tokens import count
-from swarmtune.workload.traces import read_entries
+from swarmtune.workload.traces import read_contents
 
 DATA = Path(os.environ.get("SWARMTUNE_DATA") or Path(__file__).parents[3] / "shared" / "data")
 MOONCAKE = """\
@@ -60,8 +60,9 @@ def write(tmp_path: Path):
     return writer
 
 
-def read(path: Path, kind: str = "auto") -> tuple[str, list[Entry]]:
-    return read_entries(path, kind)
+def read(path: Path, kind: str = "auto") -> tuple[str, Contents]:
+    contents = read_contents(path, kind)
+    return contents.kind, contents
 
 
 def test_mooncake_blocks_are_shared_and_the_last_one_is_shortened(write) -> None:
@@ -127,13 +128,13 @@ def test_azure_counts_from_its_first_time_and_keeps_100_ns(write) -> None:
 def test_azure_of_2024_has_a_time_zone(write) -> None:
     path = write("TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930+00:00,2162,5\n"
                  "2024-05-10 02:00:01+02:00,1,5\n")  # fmt: skip
-    assert [entry[0].timestamp_ns for entry in read(path)[1]] == [0, 990_070_000]
+    assert [entry[0].timestamp_ns for entry in read(path)[1].entries] == [0, 990_070_000]
 
 
 def test_burst_gpt_leaves_out_what_had_failed(write) -> None:
     kind, entries = read(write(BURST))
     assert kind == "burst_gpt_trace"
-    assert [(e[0].timestamp_ns, e[0].input_tokens, e[0].output_tokens) for e in entries] == [
+    assert [(e[0].timestamp_ns, e[0].input_tokens, e[0].output_tokens) for e in entries.entries] == [
         (5_000_000_000, 472, 18), (45_000_000_000, 1087, 230), (150_500_000_000, 10, 7),
     ]  # fmt: skip
 
@@ -143,9 +144,9 @@ def test_sharegpt(write, lines: bool) -> None:
     text = "\n".join(map(json.dumps, SHAREGPT)) if lines else json.dumps(SHAREGPT)
     kind, entries = read(write(text))
     assert kind == "sharegpt"
-    assert [[part.texts[0] for part in entry] for entry in entries] == [["one two"], ["q"]]
-    assert [entry[0].output_tokens for entry in entries] == [3, 2]
-    both = read_entries(write(text), "sharegpt", max_turns=2)[1]
+    assert [[part.texts[0] for part in entry] for entry in entries.entries] == [["one two"], ["q"]]
+    assert [entry[0].output_tokens for entry in entries.entries] == [3, 2]
+    both = read_contents(write(text), "sharegpt", max_turns=2).entries
     assert [[part.texts[0] for part in entry] for entry in both] == [["one two", "six"], ["q"]]
 
 
@@ -247,9 +248,9 @@ def test_long_entries_are_left_out(write) -> None:
         ("azure_trace", "TIMESTAMP,ContextTokens\n", ["line 1: no column 'GeneratedTokens'"]),
         ("azure_trace", "TIMESTAMP,ContextTokens,GeneratedTokens\nx,1,1\n2023-11-16 18:15:46.1,y,1\n2023", ["line 2: TIMESTAMP", "line 3: ContextTokens", "line 4: TIMESTAMP"]),  # noqa: E501
         ("burst_gpt_trace", "Timestamp,Request tokens,Response tokens\nx,1,1\n1,1", ["line 2: Timestamp", "line 3: Response tokens"]),  # noqa: E501
-        ("sharegpt", '[{"conversations": 1}, {"conversations": [{"value": 2}]}]', ["line 1: not a ShareGPT", "line 2: not a ShareGPT"]),  # noqa: E501
+        ("sharegpt", '[{"conversations": 1}, {"conversations": [{"value": 2}]}]', ["entry 1: not a ShareGPT", "entry 2: not a ShareGPT"]),  # noqa: E501
         ("sharegpt", "[1", ["not a JSON list"]),
-        ("single_turn", "", ["no entry"]),
+        ("single_turn", "", ["cannot be used: it is empty"]),
     ],
 )  # fmt: skip
 def test_every_mistake_is_told_with_its_line(write, kind: str, text: str, words: list[str]) -> None:
@@ -306,13 +307,20 @@ def test_the_real_files_where_they_are(name: str, kind: str, size: int) -> None:
 @pytest.mark.parametrize("kind", ["auto", "single_turn", "sharegpt", "azure_trace"])
 def test_what_is_not_a_regular_file_is_refused(kind: str) -> None:
     with pytest.raises(ConfigPathError, match="not a regular file"):
-        read_entries(Path("/dev/zero"), kind)
+        read_contents(Path("/dev/zero"), kind)
 
 
 def test_a_line_without_end_is_refused(write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LONGEST_LINE", 100)
     with pytest.raises(ConfigValidationError, match="line 2: longer than 100 bytes"):
         read(write('{"text": "a"}\n' + "a" * 200), "single_turn")
+
+
+def test_a_list_may_be_one_long_line(write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LONGEST_LINE", 100)
+    monkeypatch.setattr(files, "BEGIN", 10)
+    for text in (json.dumps(SHAREGPT), "\ufeff" + " \n" * 30 + json.dumps(SHAREGPT)):
+        assert len(read(write(text))[1].entries) == 2
 
 
 @pytest.mark.parametrize("line", ['{"input_length": 1e15}', '{"input_length": 1, "output_length": 1e15}',

@@ -69,7 +69,7 @@ def test_reading_pairs_of_lengths() -> None:
         ("nan,128:100", "not of the form"),
         ("256,128:-100", "not of the form"),
         ("256,128:40;512,256:50", "sum to 90"),
-        (";", "sum to 0"),
+        (";", "'' is not of the form"),
     ],
 )
 def test_bad_pairs_are_told(text: str, words: str) -> None:
@@ -127,3 +127,16 @@ def test_users_send_evenly_and_are_in_mid_conversation_at_the_start(stddev: floa
     assert len(lengths) >= 5
     if stddev == 0:
         assert {len(session.turns) for session in made[50:]} == {6}
+    warming = SyntheticDataset(spec, 1).session(2**40)  # at once, without a plan up to there
+    assert (warming.start_ns, len(warming.turns) >= 1) == (0, True)
+
+
+def test_a_number_of_entries_is_used_again_in_its_order() -> None:
+    spec = replace(
+        PLAIN, lengths=(Lengths(20, 15, 5, 3),), turns_mean=2, turns_stddev=1, prefixes=3, prefix_tokens=4, entries=4
+    )
+    made = sessions(spec, 12)
+    assert [one.index for one in made] == list(range(12))
+    assert len({one.turns[0].texts for one in made}) == 4
+    assert [one.turns for one in made[:4]] == [one.turns for one in made[4:8]]
+    assert made[0] == sessions(replace(spec, entries=0), 1)[0]

@@ -41,6 +41,12 @@ class Lease:
         row = update(self._table).where(self._row, self._table.c.owner == self.identity)
         return db.execute(row.values(owner_expires_at=self._clock.wall() + self._seconds, **values)).rowcount == 1
 
+    def holds(self, db: Connection) -> bool:
+        """Is the row ours until this transaction ends? Nobody can take it over meanwhile, and no clock is asked."""
+        owner = self._table.c.owner
+        row = update(self._table).where(self._row, owner == self.identity)
+        return db.execute(row.values(owner=owner)).rowcount == 1
+
     def release(self) -> None:
         """Give the row back; another process that has taken it over keeps it."""
         with self._database.begin() as db:

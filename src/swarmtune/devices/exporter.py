@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import time
 import urllib.request
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
@@ -15,6 +16,15 @@ INTERVAL_S = 1.0
 TIMEOUT_S = 5.0
 LIMIT_BYTES = 8 * 2**20  # more than the largest services tell; to read it takes seconds
 BLOCK = 2**16
+
+
+class _NoStranger(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect to another path, as of /metrics to /metrics/, and none to another server."""
+
+    def redirect_request(self, req: urllib.request.Request, *others: Any) -> urllib.request.Request | None:
+        """None: the redirect is the answer."""
+        made = super().redirect_request(req, *others)
+        return made if made is None or urlsplit(made.full_url)[:2] == urlsplit(req.full_url)[:2] else None
 
 
 class ExporterSource:
@@ -28,7 +38,7 @@ class ExporterSource:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ReadError(f"{url} is not an http:// or https:// address")
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoStranger())
         self.bad_lines = 0
 
     def read(self) -> list[Reading]:

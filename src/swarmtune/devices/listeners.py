@@ -65,6 +65,12 @@ def listeners(ports: Collection[int], among: Iterable[int]) -> dict[int, set[int
     return found
 
 
+def ports_of(members: Iterable[int]) -> set[int]:
+    """The ports on which these processes listen."""
+    inodes = {one.inode: one.port for one in sockets() if one.state == LISTENING}
+    return {inodes[inode] for pid in members for inode in held_by(pid) & inodes.keys()}
+
+
 def connects_elsewhere(members: Iterable[int]) -> bool:
     """Has one of these processes a connection that it opened itself, to something that none of them holds?
 

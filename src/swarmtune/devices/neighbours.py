@@ -99,9 +99,12 @@ class NeighbourSource:
 
 
 def shares(use: CpuUse, service_s: float, load_generator_s: float) -> list[Reading]:
-    """Who used the CPUs: others (what is left of all use), nobody, the service and the load generator; from 0 to 1."""
+    """The shares of the CPUs, from 0 to 1, that were used by others, by nobody, by the service and by the load generator.
+
+    Others have what is left of all use, but at least what was stolen.
+    """
     capacity_s = use.cpus * use.seconds
-    other_s = use.used_s - service_s - load_generator_s
+    other_s = max(use.used_s - service_s - load_generator_s, use.stolen_s)  # a process is charged for stolen time, too
     values = {
         OTHER: other_s / capacity_s,
         IDLE: use.idle_share,

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from swarmtune.devices.listeners import connects_elsewhere, listeners
+from swarmtune.devices.listeners import connects_elsewhere, listeners, ports_of
 from swarmtune.devices.processes import Process, environment, process, process_ids
 from swarmtune.devices.readings import ReadError
 
@@ -133,6 +133,39 @@ class Parties:
             if root:
                 found.add(root.pid)
         return found
+
+
+def listening_ports(token: str) -> set[int]:
+    """The ports of this machine on which the processes listen that carry this token, and those that they started; empty:
+    none, or they run elsewhere.
+    """
+    parties = Parties(ServiceMark((), token), os.getpid())
+    try:
+        parties.find()
+    except ReadError:
+        return set()
+    return ports_of(parties.of(Party.SERVICE))
+
+
+def stranger(port: int, token: str, since: int) -> Process | None:
+    """The process that listens on this port of this machine and cannot be the service with this token, which was started at
+    ``since`` (since_boot()): it is older, or carries another token. None: there is none that we can see, or one may be ours.
+
+    Where the kernel shows no process that is as young as the service, its times are not to be compared, and no age counts.
+    """
+    every = {one.pid: one for pid in process_ids() if (one := process(pid))}
+    young = any(one.started >= since - 1 for one in every.values())
+    found = [every[pid] for pid in sorted(listeners((port,), every)[port])]
+    if any(not _is_strange(one, f"{MARK}={token}", since if young else 0) for one in found):
+        return None
+    return found[0] if found else None
+
+
+def _is_strange(one: Process, mark: str, since: int) -> bool:
+    marks = [text.decode(errors="replace") for text in environment(one.pid) if text.startswith(f"{MARK}=".encode())]
+    if any(text == mark or text.startswith(f"{mark}-rank-") for text in marks):
+        return False
+    return bool(marks) or one.started < since - 1
 
 
 def _ancestors(pid: int) -> Iterable[int]:

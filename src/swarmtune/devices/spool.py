@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from swarmtune.devices.readings import Labels, Reading
+from swarmtune.files import created
 
 LIMIT_BYTES = 64 * 2**20
 LIMIT_SERIES = 50_000
@@ -27,7 +28,7 @@ class SpoolWriter:
 
     def __init__(self, path: Path, limit_bytes: int = LIMIT_BYTES) -> None:
         """OSError if the file cannot be made."""
-        self._file: IO[str] = path.open("w", encoding="utf-8")
+        self._file: IO[str] = created(path, "w")
         self._left = limit_bytes
         self._numbers: dict[Key, int] = {}
         self._noted: set[tuple[str, str]] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmtune.engines.flags import ANY, LIST, Flags, Spelling, is_flag
@@ -65,18 +65,20 @@ class Given:
 
 @dataclass(frozen=True)
 class Arguments:
-    """Arguments taken apart. ``words``: those that belong to no flag. ``tokens``: the NAMEs of $NAMEs that stand alone."""
+    """Arguments taken apart. ``words``: those that belong to no flag. ``tokens``: the NAMEs of $NAMEs that stand alone, each
+    with the number of flags before it, the last time that it stands there.
+    """
 
     given: tuple[Given, ...]
     words: tuple[str, ...] = ()
-    tokens: tuple[str, ...] = ()
+    tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 def read(argv: Sequence[str], flags: Flags, where: str) -> Arguments:
     """Take arguments apart; ``where`` is the key of the configuration that holds them."""
     given: list[Given] = []
     words: list[str] = []
-    tokens: list[str] = []
+    tokens: dict[str, int] = {}
     for argument in argv:
         if is_flag(argument):
             name, equals, value = argument.partition("=")
@@ -86,12 +88,12 @@ def read(argv: Sequence[str], flags: Flags, where: str) -> Arguments:
         elif given and not given[-1].full:
             given[-1].values.append(argument)
         elif token := lone_token(argument):
-            tokens.append(token)
+            tokens[token] = len(given)
         elif given and given[-1].spelling is None:
             given[-1].values.append(argument)
         else:
             words.append(argument)
-    return Arguments(tuple(given), tuple(words), tuple(tokens))
+    return Arguments(tuple(given), tuple(words), tokens)
 
 
 def options(made: Field, flags: Flags, where: str) -> tuple[Given, ...]:

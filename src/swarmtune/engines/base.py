@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from swarmtune.engines.baseline import range_notes
 from swarmtune.engines.memory import KvMemory
+from swarmtune.engines.model_files import ENGINE, Reader
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import LiveRequest, live_requests
 from swarmtune.engines.questions import Questions
@@ -124,8 +125,28 @@ class Engine(ABC):
         return parallel(self.command(setting, group).argv) or group.accelerators
 
     @property
+    def model_folder(self) -> str:
+        """The folder or file of the model, where the section names it by a path; empty: not known. It need not be there."""
+        return ""
+
+    @property
+    def model_reader(self) -> Reader:
+        """What the service does with ``model_folder``."""
+        return ENGINE
+
+    @property
     def longest_request(self) -> int | None:
         """Tokens of prompt and answer that one request may have at most in every setting; None: not known."""
+        return None
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """Tokens of a prompt that every setting takes at most; None: not known, or no limit of its own."""
+        return None
+
+    @property
+    def longest_answer(self) -> int | None:
+        """Tokens at which every setting cuts an answer off; None: not known, or no limit of its own."""
         return None
 
     def metrics_url(self, group: Group) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from swarmtune.engines.causes import Cause
+from swarmtune.engines.causes import PROXIED, SHARED_MEMORY, Cause
 
 WORDS: Mapping[Cause, tuple[str, str]] = {
     Cause.PORT_TAKEN: (
@@ -33,10 +33,14 @@ WORDS: Mapping[Cause, tuple[str, str]] = {
     ),
     Cause.HANG: (
         "it still runs but did not become ready in time",
-        "Raise the start timeout if the lines below show progress.",
+        "",  # what to do depends on what its health check saw: see the job that waited
     ),
     Cause.KILLED: ("it was killed from outside", "It is tried again; the lines below are its last."),
 }
+ENDED = (
+    "it ended by itself",
+    "A service must stay in the foreground: start it without &, -d or a daemon's option, as the last command (exec).",
+)
 PROGRAM_WAY_OUT = "Install it on every node, or correct its path in the engine's section or the start script."
 _AGAIN = "It is tried again; if it stays so,"
 CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a pattern in the line that tells
@@ -55,6 +59,19 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         ),
     ),
     Cause.MISSING_MODEL: (
+        (
+            "|".join(PROXIED),
+            "its request to itself, to warm up, went through a proxy of its environment (http_proxy)",
+            (
+                "Set no_proxy=127.0.0.1,localhost, with the host on which it serves, in the engine's env table or the "
+                "start script."
+            ),
+        ),
+        (
+            "|".join(SHARED_MEMORY),
+            "it has too little shared memory",
+            "Start the container with --ipc=host or a larger --shm-size, or enlarge /dev/shm.",
+        ),
         (
             r"\b(srun|sbatch|salloc): ",
             "Slurm refuses the job",
@@ -94,11 +111,6 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             r"assign requested address|\[Errno 99\]|EADDRNOTAVAIL",
             "its host address is not one of its node",
             "Correct the host in the engine's section (0.0.0.0 listens on all addresses).",
-        ),
-        (
-            r"shared memory|/dev/shm",
-            "it has too little shared memory",
-            "Start the container with --ipc=host or a larger --shm-size, or enlarge /dev/shm.",
         ),
         (
             r"C compiler|nvcc|CUDA_HOME|\bninja\b|fatal error: |building extension|GNU version",

@@ -24,6 +24,17 @@ class Cause(StrEnum):
 Patterns = Mapping[Cause, Sequence[str]]
 """Regular expressions by cause, searched in each line without regard to case."""
 
+SHARED_MEMORY = (  # the user gives more of it; "(in multiprocessing/...)" is added by the diagnosis
+    r"(insufficient|out of|raise your) shared memory|creating shared memory segment|/dev/shm.{0,80}too small",
+    r"(</torch_|/dev/shm\b|shared memory|shmem|(?<![/\w])shm).{0,300}no space left|exceeds /dev/shm size",
+    r"no space left on device.{0,40}(/dev/shm\b|shared memory|'/(psm|wnsm|torch|sem)[._])|posix_fallocate.{0,60}no space",
+    r"no space left on device.{0,200}\(in multiprocessing/",
+)
+PROXIED = (  # what a service asked itself, and a proxy of its environment answered
+    r"AssertionError: .{0,10}<Response \[(403|407|50[234])\]>",
+    r"\b(403|407|50[234])\b.{0,80}for url: https?://(127\.|localhost|0\.0\.0\.0|\[::)",
+    r"max retries exceeded with url: https?://(127\.|localhost|0\.0\.0\.0|\[::)",
+)
 COMMON: Patterns = {
     Cause.PORT_TAKEN: (
         r"address already in use",
@@ -62,9 +73,10 @@ COMMON: Patterns = {
         r"npuBlockNum.{0,40}(less|invalid|<= ?0)",
     ),
     Cause.MISSING_MODEL: (
+        *PROXIED,
         r"is not a local folder and is not a valid model identifier",
         r"does not appear to have (a file named|files named)",
-        r"repository not found",
+        r"repository not found|can't load (the )?(tokenizer|config\w*|model|image processor|feature extractor) (for|of) ",
         r"RepositoryNotFoundError|RevisionNotFoundError|EntryNotFoundError|GatedRepoError|DisabledRepoError",
         r"HFValidationError",
         r"OfflineModeIsEnabled",
@@ -116,14 +128,14 @@ COMMON: Patterns = {
         r"owner id diff|permission (should|must) be|\bcheck .{0,40}permission failed",
         r"sudo: .{0,120}(password is|terminal is|command not)|not in the sudoers|su: authentication failure",
         r"assign requested address|\[Errno 99\]|EADDRNOTAVAIL",
-        r"(insufficient|out of|raise your) shared memory|creating shared memory segment|/dev/shm.{0,80}too small",
-        r"shared memory object.{0,200}no space left|no space left on device.{0,20}/dev/shm",
+        *SHARED_MEMORY,
         r"(srun|sbatch|salloc): error: .{0,120}(invalid|not permitted|violates|can ?not be satisfied|is not available)",
         r"CERTIFICATE_VERIFY_FAILED",
         r"version mismatch: the cluster was started with",
         r"driver .{0,80}(is )?too old|driver version is insufficient",
         r"found no NVIDIA driver",
         r"unable to find image|pull access denied|manifest .{0,120}(unknown|not found)|no matching manifest",
+        r"short-name .{0,200}did not resolve",
         r"invalid reference format|requested access to the resource is denied",
         r"/manifests/.{0,100}denied|bind source path does not exist",
     ),
@@ -221,7 +233,9 @@ IGNORED = (  # the first line of a traceback that ended nothing
     r"^Exception ignored (in|on|while)\b|^Error in atexit\b|^--- Logging error ---",
     r"^Exception in thread .{0,100}(usage|telemetry|tracking|analytics|QueueFeeder|exporter|BatchSpan|monitor|tqdm)",
 )
-CHILD_FAILED = r"Received sigquit from a child process|child process .{0,60}(died|failed)"  # SGLang then kills itself
+KILLS_ITSELF = (  # the last words of SGLang before its SIGKILL
+    r"Received sigquit from a child process|child process .{0,60}(died|failed)|Initialization failed\. warmup error"
+)
 
 CULPRITS: Mapping[Cause, Culprit] = {
     Cause.PORT_TAKEN: Culprit.INFRASTRUCTURE,

@@ -22,7 +22,8 @@ from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, File, Group, Setting
 from swarmtune.space import Field
 
-RUNNERS = re.compile(r"python[0-9.]*|(ba|da|z|k)?sh")  # programs that run a script
+RUNNERS = re.compile(r"(?P<python>python[0-9.]*)|(ba|da|z|k)?sh")  # programs that run a script
+LONG_VALUED = ("--rcfile", "--init-file", "--check-hash-based-pycs")  # their options that a value follows
 BATCHES = frozenset(  # without - and _, in lower case
     ("maxnumseqs", "maxrunningrequests", "maxbatchsize", "maxbatch", "batchsize", "batch", "nparallel", "parallel")
 )
@@ -56,11 +57,13 @@ class CommandEngine(Engine):
 
     def questions(self) -> Questions:
         """Program and script; its flags are its own."""
-        first, second, *_ = (*self.config.argv, "", "")
-        needed: tuple[Needed, ...] = ()
-        if RUNNERS.fullmatch(Path(first).name) and second and not second.startswith("-") and "$" not in second:
-            needed = (Needed("script", "command.argv", second),)
-        return Questions("command.argv", what="script" if "/" in first else "program", needed=needed)
+        argv = self._argv(self.config.variables)
+        at, first = script_at(argv), argv[0] if argv else ""
+        known = at is not None and "$" not in argv[at]
+        needed = (Needed("script", "command.argv", argv[at]),) if at is not None and known else ()
+        return Questions(
+            "command.argv", what="script" if "/" in first else "program", needed=needed, program=program(first)
+        )
 
     @property
     def model(self) -> str:
@@ -99,7 +102,7 @@ class CommandEngine(Engine):
         """Missing keys, unknown tokens, and paths without a file."""
         config, fields = self.config, self.fields()
         found = self.memory.mistakes(fields) or self.memory.exhausted("command", fields, self._batch(fields))
-        if not config.argv:
+        if not config.argv or not config.argv[0].strip():
             found.append('command.argv: give the program and its arguments, for example ["./start.sh", "$PORT"]')
         if not config.model:
             found.append("command.model: give the model name that requests must carry")
@@ -143,10 +146,17 @@ class CommandEngine(Engine):
         )
 
     def _argv(self, values: Mapping[str, str]) -> tuple[str, ...]:
-        """A relative path of the program starts at the tuner's folder, unless ``cwd`` or ``work_path`` is set."""
-        first, *rest = substitute(self.config.argv, values)
-        started_elsewhere = self.config.cwd or self.config.work_path
-        return (first if started_elsewhere else program(first), *rest)
+        """A relative path of the program, and of a script that it runs, starts at the tuner's folder, unless ``cwd`` or
+        ``work_path`` is set. A bare name that is no file there is left to the program, which may look on its PATH.
+        """
+        argv = [*substitute(self.config.argv, values)]
+        if not argv or self.config.cwd or self.config.work_path:
+            return tuple(argv)
+        at = script_at(argv)
+        argv[0] = program(argv[0])
+        if at is not None and "$" not in argv[at] and ("/" in argv[at] or Path(argv[at]).is_file()):
+            argv[at] = str(Path(argv[at]).absolute())
+        return tuple(argv)
 
     async def ready(self, probe: Probe) -> bool:
         """GET ``ready_path``, then one completion."""
@@ -155,3 +165,30 @@ class CommandEngine(Engine):
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
         """By the common patterns."""
         return diagnose(f"The command {self.config.argv[0] if self.config.argv else ''!r}", exit_code, log)
+
+
+def script_at(argv: Sequence[str]) -> int | None:
+    """Where the script stands that the first of these arguments, a shell or a Python, runs; None: it runs none."""
+    runner = RUNNERS.fullmatch(Path(argv[0]).name) if argv else None
+    if runner is None:
+        return None
+    # letters of options: behind these there is no script, and behind those a value
+    none, valued = ("cm", "XW") if runner["python"] else ("cs", "oO")
+    at = 1
+    while at < len(argv):
+        word = argv[at]
+        if word == "--":
+            return at + 1 if at + 1 < len(argv) else None
+        if word == "-" or not word or word[0] not in "-+":
+            return None if word == "-" else at
+        at += 1
+        if word.startswith("--"):
+            at += word in LONG_VALUED
+            continue
+        for number, letter in enumerate(word[1:], 2):
+            if letter in none:
+                return None
+            if letter in valued:
+                at += number == len(word)
+                break
+    return None

@@ -13,20 +13,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from swarmtune.engines.cause_words import CLOSER, PROGRAM_WAY_OUT, WORDS
+from swarmtune.engines.cause_words import CLOSER, ENDED, PROGRAM_WAY_OUT, WORDS
 from swarmtune.engines.causes import (
-    CHILD_FAILED,
     COMMON,
     CONSEQUENCES,
     CULPRITS,
     GENERAL,
     HINTS,
     IGNORED,
+    KILLS_ITSELF,
     RERAISED,
+    SHARED_MEMORY,
     Cause,
     Patterns,
 )
-from swarmtune.engines.log_lines import Level, Line, lines_of, plain_text
+from swarmtune.engines.log_lines import FRAME, Level, Line, lines_of, plain_text
 from swarmtune.errors import Culprit, SimulatorStartError
 
 __all__ = ["CULPRITS", "TAIL_LINES", "Cause", "Patterns", "classify", "diagnose"]
@@ -41,6 +42,8 @@ FREE_ENOUGH = 0.5  # of a device: with less free, other processes hold what the 
 CHAINED = ("during handling of the above exception", "the above exception was the direct cause")
 TRACEBACK = "Traceback (most recent call last)"
 MOST_FRAMES = 300  # lines of one traceback
+CODE_LINES = 6  # at most, between the last frame of a traceback and its exception
+_SHARING = re.compile(r'File "[^"]{0,400}\b(multiprocessing/(?:synchronize|shared_memory)\.py)"')
 _TROUBLE = re.compile(
     r"\b(error|fail|unable|cannot|invalid|unsupported|assert|requires?\b|must\b)|_ASSERT", re.IGNORECASE
 )
@@ -68,7 +71,7 @@ def diagnose(engine: str, exit_code: int | None, log: str, own: Patterns | None 
     found = _finding(exit_code, lines, own or {})
     what, way_out, line = _words(found, lines, exit_code, own or {})
     tail = "\n".join(plain_text(log[-MOST_TAIL * TAIL_LINES :]).rstrip().splitlines()[-TAIL_LINES:])[-MOST_TAIL:]
-    message = f"{engine} did not serve: {what} ({_ended(exit_code)}). {way_out}"
+    message = f"{engine} did not serve: {what} ({_ended(exit_code)}). {way_out}".rstrip()
     if line and not tail.endswith(line):
         message += f"\nThe line with the cause: {line[:MOST_EVIDENCE]}"
     message += f"\nLast lines of its log:\n{tail}" if tail else "\nIts log is empty."
@@ -84,6 +87,7 @@ def classify(exit_code: int | None, log: str, own: Patterns) -> Cause:
 def _read(log: str) -> list[Line]:
     """The lines of a log, in which hints and the tracebacks of ignored exceptions are harmless."""
     lines, ignored, after = lines_of(log), False, False
+    lines = [_placed(line, lines[max(0, i - CODE_LINES) : i]) for i, line in enumerate(lines)]
     for i, line in enumerate(lines):
         chained = line.text.lower().startswith(CHAINED)
         if _matches(IGNORED, line.text) or (after and chained):
@@ -98,8 +102,20 @@ def _read(log: str) -> list[Line]:
     return lines
 
 
+def _placed(line: Line, before: Sequence[Line]) -> Line:
+    """The line; where Python's shared memory found no space and does not say so, with the module that raised it."""
+    if line.raised and "No space left" in line.text:
+        for above in reversed(before):
+            if above.raised:
+                break
+            if above.text.startswith(FRAME):
+                place = _SHARING.match(above.text)
+                return replace(line, text=f"{line.text} (in {place[1]})") if place else line
+    return line
+
+
 def _finding(exit_code: int | None, lines: Sequence[Line], own: Patterns) -> _Finding:
-    forced = _signal(exit_code) in FORCED and not any(_matches((CHILD_FAILED,), line.text) for line in lines)
+    forced = _signal(exit_code) in FORCED and not any(_matches((KILLS_ITSELF,), line.text) for line in lines)
     candidates = _WHILE_RUNNING if exit_code is None else (Cause.OUT_OF_MEMORY,) if forced else tuple(Cause)
     found = _last_cause(lines, own, candidates)
     if found is not None:
@@ -110,7 +126,7 @@ def _finding(exit_code: int | None, lines: Sequence[Line], own: Patterns) -> _Fi
         return _Finding(Cause.MISSING_MODEL, _last_raised(lines))
     if forced or _signal(exit_code) == signal.SIGINT:
         return _Finding(Cause.KILLED)
-    return _Finding(Cause.CRASHED, _last_raised(lines))
+    return _Finding(Cause.CRASHED, _last_raised(lines, any_trouble=exit_code != 0))
 
 
 def _last_cause(lines: Sequence[Line], own: Patterns, candidates: Sequence[Cause]) -> _Finding | None:
@@ -154,7 +170,8 @@ def _cause(text: str, tables: Sequence[Patterns], candidates: Sequence[Cause]) -
             if cause in table and _matches(tuple(table[cause]), text):
                 held = cause is Cause.OUT_OF_MEMORY and _held_by_others(text)
                 named = Cause.DEVICE_ERROR if held else cause
-                return named if named in candidates else None
+                shared = candidates is _WHILE_RUNNING and _matches(SHARED_MEMORY, text)
+                return named if named in candidates or shared else None
     return None
 
 
@@ -178,14 +195,14 @@ def _is_chained(lines: Sequence[Line], i: int) -> bool:
     return False
 
 
-def _last_raised(lines: Sequence[Line]) -> str:
-    """The last exception that is not only about another one, else the last line of level ERROR, else one that sounds like
-    trouble and has only lines about it behind it.
+def _last_raised(lines: Sequence[Line], any_trouble: bool = True) -> str:
+    """The last exception that is not only about another one, else the last line of level ERROR, else (``any_trouble``) one
+    that sounds like trouble and has only lines about it behind it.
     """
     first = [line for line in reversed(lines) if line.level is not Level.HARMLESS and not _is_secondary(line.text)]
     raised = next((line.text for line in first if line.raised), "")
     error = raised or next((line.text for line in first if line.level is Level.ERROR), "")
-    return error or (first[0].text if first and _TROUBLE.search(first[0].text) else "")
+    return error or (first[0].text if any_trouble and first and _TROUBLE.search(first[0].text) else "")
 
 
 def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: Patterns) -> tuple[str, str, str]:
@@ -193,6 +210,8 @@ def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: P
     what, way_out = WORDS[found.cause]
     if exit_code in NOT_RUN and found.cause is Cause.MISSING_MODEL:
         what, way_out = NOT_RUN[exit_code], PROGRAM_WAY_OUT
+    if exit_code == 0 and found == _Finding(Cause.CRASHED):
+        what, way_out = ENDED
     if not found.line:
         return what, way_out, ""
     for text in (found.line, *_nearby(found, lines, own)):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from swarmtune.engines.arguments import Arguments, Given, literals, options, read
 from swarmtune.engines.baseline import is_sound
-from swarmtune.engines.flags import Spelling, size
+from swarmtune.engines.flags import Spelling, is_flag, size
 from swarmtune.engines.placement import PLACES, load_field, split, substitute, unknown_tokens
+from swarmtune.engines.placement import text as written_text
 from swarmtune.engines.schema import Schema, normal, underscored
 from swarmtune.records import Value
 from swarmtune.space import Dimension, Field
@@ -22,14 +24,29 @@ MOST = 20  # mistakes of one kind in further arguments that are told
 @dataclass(frozen=True)
 class Barred:
     """A flag with which the service that SwarmTune starts would never answer: ``why``, as the rest of a sentence that begins
-    with the flag; ``harmless``: the values at which it changes nothing.
+    with the flag; ``harmless``: the values at which it changes nothing; ``harmful``: what a value holds that does, where
+    others do not.
     """
 
     why: str
     harmless: frozenset[str] = frozenset()
+    harmful: str = ""
+
+    def lets(self, value: str | None) -> bool:
+        """Can the service answer with this value?"""
+        return value in self.harmless or bool(self.harmful and not (value and re.search(self.harmful, value)))
 
 
+LOCAL = "127.0.0.1"  # the --host of a service on this machine
 BY_SCRIPT = "start such a service by a script ([parallel] start_script, or -e command)"
+KEYED = Barred(
+    "makes the service ask every request for a key, which SwarmTune does not send when it tries a start; leave it out while "
+    "you tune"
+)
+NO_TEXT = (
+    "makes it a service that generates no text, and SwarmTune asks for a completion before it measures; leave it out, or "
+    "load such a service by hand (swarmtune bench --endpoint-type embeddings)"
+)
 NO_HTTP = Barred(
     f"lets nothing answer by HTTP on the service's port, where SwarmTune asks; leave it out, or {BY_SCRIPT}"
 )
@@ -69,9 +86,17 @@ class FlagChecks:
         fixed = literals(self.arguments.given)
         return {underscored(flag): _value(text) for (flag, path), text in fixed.items() if not path and len(text) <= 40}
 
+    def _all(self, flag: str) -> list[Given]:
+        return [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == flag]
+
     def gives(self, flag: str) -> bool:
         """Do the further arguments have this flag, or a part of it (--x.key)?"""
-        return any(one.spelling.flag.name == flag for one in self.arguments.given if one.spelling)
+        return bool(self._all(flag))
+
+    def value(self, parameter: str, fields: Iterable[Field], otherwise: Value) -> Value | None:
+        """The value of a parameter in every setting; ``otherwise`` where nothing sets it, None where it is open."""
+        name = self.schema.fields_by_parameter(placed := self.placed(fields)).get(parameter)
+        return next((f.fixed for f in placed if f.name == name), self.known.get(parameter, otherwise))
 
     def placed(self, fields: Iterable[Field]) -> tuple[Field, ...]:
         """The fields, each whose $NAME is the value of a flag at that flag."""
@@ -84,14 +109,19 @@ class FlagChecks:
     def mistakes(self, fields: Sequence[Field], by_user: bool) -> list[str]:
         """All mistakes, as sentences. ``by_user``: the user wrote the fields, so that none may be given twice."""
         arguments = self.arguments
-        given = [*arguments.given]
-        for made in fields:
-            if made.name.upper() in arguments.tokens:
-                given += options(made, self.schema.commands, f"{self.key}.target_field {made.name}")
+        whole = {
+            made.name: options(made, self.schema.commands, f"{self.key}.target_field {made.name}")
+            for made in fields
+            if made.name.upper() in arguments.tokens
+        }
+        given = [*arguments.given, *(one for several in whole.values() for one in several)]
         found: list[str | None] = [*self._token_mistakes(fields)]
         if self.on:
             found += [self._field_mistake(made) for made in fields]
             found += itertools.islice(filter(None, map(self._given_mistake, given)), MOST)
+            found += [
+                self._value_mistake(one, made) for one in given for made in fields if one.token == made.name.upper()
+            ]
             found += [
                 f"{self.where}: {word[:60]!r} belongs to no flag"
                 for word in arguments.words[:MOST]
@@ -102,6 +132,7 @@ class FlagChecks:
                 for rule in self.schema.broken(self.placed(fields), self.known)
             ]
         found += self._twice(fields, given if by_user else [])
+        found += [self._idle(name, one) for name, several in whole.items() for one in several]
         return list(dict.fromkeys(sentence for sentence in found if sentence))
 
     @cached_property
@@ -110,15 +141,25 @@ class FlagChecks:
         return self.schema.commands.usual(substitute(split(self.others), self.env))
 
     def notes(self) -> list[str]:
-        """A sentence if the further arguments name a file of flags, which is not read, and one for each flag that is given
-        with several values.
+        """A sentence if the further arguments name a file of flags, which is not read, one if they name another host, and
+        one for each flag that is given with several values.
         """
-        files = [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == "--config"]
         unseen = f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"
         return [
-            *([unseen] if files else []),
+            *([unseen] if self._all("--config") else []),
+            *filter(None, map(self._moved, self._all("--host")[-1:])),
             *repeated(self.arguments.given, self.schema.appending, self.where),
         ]
+
+    def _moved(self, host: Given) -> str:
+        """A sentence on the --host that counts; empty where it is the one that SwarmTune writes before it."""
+        if host.token in PLACES or host.literal == LOCAL:
+            return ""
+        address = host.literal or "this one"
+        return (
+            f"{self.where}: --host is given again behind SwarmTune's, and {address} counts: the service must answer at its "
+            "group's address, too"
+        )
 
     @cached_property
     def _tokens(self) -> tuple[str, ...]:
@@ -153,7 +194,7 @@ class FlagChecks:
             return None
         hint = f" Near: {', '.join(near)}." if near else ""
         case = "it takes it all the same" if self.written else "your version has it"
-        way = f" If {case}, set {schema.way_out}." if schema.way_out else ""
+        way = f" If {case}, set {schema.way_out}." if schema.way_out else f" {schema.elsewhere}.".removeprefix(" .")
         return f"{where}: {schema.engine} {schema.versions} has no parameter {name[:80]}.{hint}{way}"
 
     def _given_mistake(self, one: Given) -> str | None:
@@ -164,9 +205,18 @@ class FlagChecks:
         if refused := self._refused(one.where, one.written, one.spelling, one.refusal()):
             return refused
         barred = self.barred.get(one.spelling.flag.name)
-        if barred is None or one.spelling.negated or one.token in PLACES or one.literal in barred.harmless:
+        if barred is None or one.spelling.negated or one.token in PLACES or barred.lets(one.literal):
             return None
         return f"{one.where}: {one.written} {barred.why}"
+
+    def _value_mistake(self, one: Given, made: Field) -> str | None:
+        """What is refused where $NAME is the value of a flag."""
+        if one.spelling is None or one.spelling.flag.boolean or one.spelling.path or one.adds:
+            return None
+        values = [written_text(value) for value in _extremes(made, one.spelling)]
+        refusals = (one.spelling.refusal(value) for value in values if not is_flag(value.split(" ")[0]))
+        where = f"{self.key}.target_field {made.name}"
+        return self._refused(where, one.written, one.spelling, next(filter(None, refusals), None))
 
     def _refused(self, where: str, written: str, spelling: Spelling, refusal: str | None) -> str | None:
         more = spelling.flag.choices and self.schema.way_out
@@ -191,7 +241,7 @@ class FlagChecks:
         refusals = (spelling.refusal(value) for value in _extremes(made, spelling))
         refused = self._refused(where, _written(made, spelling), spelling, next(filter(None, refusals), None))
         barred = self.barred.get(spelling.flag.name)
-        if barred is None or refused or made.fixed is spelling.negated or str(made.fixed) in barred.harmless:
+        if barred is None or refused or made.fixed is spelling.negated or barred.lets(str(made.fixed)):
             return refused
         return f"{where}: {_written(made, spelling)} {barred.why}"
 
@@ -251,6 +301,19 @@ class FlagChecks:
                     why = f"{where} sets {one.written} too, so that no value of the field would count"
                     found.append(f"{self.key}.target_field {made.name}: {why}; leave one of them out")
         return found
+
+    def _idle(self, name: str, one: Given) -> str | None:
+        """A sentence if a flag in the values of a field never counts, as it stands behind the field's $NAME, too."""
+        behind = self.arguments.given[self.arguments.tokens[name.upper()] :]
+        later = [
+            other for other in behind if one.spelling and other.spelling and other.spelling.key == one.spelling.key
+        ]
+        if not later or one.adds or one.spelling is None or one.spelling.flag.name in self.schema.appending:
+            return None
+        return (
+            f"{self.key}.target_field {name}: {one.written} in its values never counts, as {self.where} sets "
+            f"{later[-1].written} behind ${name.upper()}; leave one of them out, or write ${name.upper()} last"
+        )
 
 
 def repeated(given: Iterable[Given], appending: Collection[str], where: str) -> list[str]:

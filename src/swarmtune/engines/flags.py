@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import operator
 import re
@@ -10,17 +11,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
 
+from swarmtune.engines.json_parts import level_hint, part_refusal
 from swarmtune.records import Value
 
-SWITCH, PAIR, OPTIONAL, LIST, ANY, JSON, TEXT = "switch", "pair", "optional", "list", "any", "json", "text"
+SWITCH, PAIR, OPTIONAL, LIST, ANY, TEXT = "switch", "pair", "optional", "list", "any", "text"
+JSON, CONFIG, OBJECT = "json", "config", "object"
 INT, SIZE, FLOAT = "int", "size", "float"
-KINDS = (SWITCH, PAIR, OPTIONAL, LIST, ANY, JSON, TEXT, INT, SIZE, FLOAT)
+KINDS = (SWITCH, PAIR, OPTIONAL, LIST, ANY, TEXT, JSON, CONFIG, OBJECT, INT, SIZE, FLOAT)
+PARTED = (JSON, CONFIG)  # --x.key gives a part of their value
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = MappingProxyType(
-    {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+    {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt, "!=": operator.ne}
 )
 _UNITS = {unit: base ** (i + 1) for base, units in ((1000, "kmgt"), (1024, "KMGT")) for i, unit in enumerate(units)}
-_READABLE = re.compile(r"[0-9][kmgtKMGT]\b")
-_BOUND = re.compile(r"([<>]=?)(-?[0-9.]+)")
+_READABLE = re.compile(r'("(?:[^"\\]|\\.)*")|\b([0-9]+(?:\.[0-9]+)?)[kmgtKMGT]\b')  # in JSON, outside of its texts
+_SEVERAL = re.compile(r"\[?\s*-?\d+(\s*[ ,]\s*-?\d+)+\s*\]?")
+_BOUND = re.compile(r"([<>]=?|!=)(-?[0-9.]+)")
+NOTHING = ("", "None", "null")
+COUNTS = frozenset({"num_speculative_tokens"})  # parts of JSON that must be whole numbers above 0
 
 
 @dataclass(frozen=True)
@@ -28,9 +35,12 @@ class Flag:
     """``names``: every spelling, the usual one first. ``takes``: what follows it, one of KINDS.
 
     ``switch``: nothing. ``pair``: nothing, and --no-x is its opposite. ``optional``: a value or nothing. ``list``: one
-    value or more. ``any``: any number of values. ``size``: a whole number such as 4096 or 4k. ``choices``: all values, empty
-    where there are more than these; ``bounds``: comparisons that a number must pass. ``loose``: as a help shows no more, it
-    may be that choices count in any case, and with - for _.
+    value or more. ``any``: any number of values. ``object``: a JSON object; ``config``: the same, and --x.key gives a part;
+    ``json``: a part, a JSON object, or a text. ``size``: a whole number such as 4096 or 4k. ``choices``: all values, empty
+    where there are more than these; ``bounds``: comparisons that a number must pass; that of
+    a ``config`` may then be a number, too. ``loose``: as a help shows no more, it
+    may be that choices count in any case, and with - for _. ``words``: what it takes in place of a number. ``usual``: values
+    that it takes among others, which may be registered elsewhere: only a misspelling of one is refused.
     """
 
     names: tuple[str, ...]
@@ -38,6 +48,8 @@ class Flag:
     choices: tuple[str, ...] = ()
     bounds: tuple[tuple[str, float], ...] = ()
     loose: bool = False
+    words: tuple[str, ...] = ()
+    usual: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -49,17 +61,39 @@ class Flag:
         """Does nothing follow it?"""
         return self.takes in (SWITCH, PAIR)
 
+    def _json_refusal(self, text: str) -> str | None:
+        """An engine may take numbers such as 4k in JSON."""
+        opened = text.lstrip().startswith("{")
+        if not opened and (self.takes == JSON or text in NOTHING or (self.bounds and text.isdecimal())):
+            return None
+        try:
+            read = json.loads(_READABLE.sub(lambda match: match[1] or match[2], text))
+        except (ValueError, RecursionError):
+            return f"takes JSON, not {text[:60]!r}: names and texts in double quotes, all of it in single ones"
+        if not opened or not isinstance(read, dict):
+            return f"takes a JSON object, not {text[:60]!r}{level_hint(self.name, text)}"
+        return next(filter(None, (part_refusal(self.name, part, value) for part, value in read.items())), None)
+
     def refusal(self, text: str) -> str | None:
         """Why the flag refuses this value, as the end of a sentence that begins with the flag; None if it takes it."""
+        if text in self.words:
+            return None
         if self.boolean:
             return f"is a switch and takes no value, so not {text[:60]!r}"
         if self.choices and text not in self.choices and not (self.loose and _plain(text) in map(_plain, self.choices)):
             return f"takes one of {', '.join(self.choices)}, not {text[:60]!r}"
-        if self.takes == JSON and _is_broken(text):
-            return f"takes JSON, not {text[:60]!r}: names and texts in double quotes, all of it in single ones"
+        if meant := _meant(text[:60], self.usual):
+            return f"takes {meant!r}, not {text[:60]!r}, unless that is registered, too"
+        if self.takes in (LIST, ANY) and _SEVERAL.fullmatch(text.strip()):
+            return (
+                f"takes several arguments, and {text[:60]!r} is one; let the value be the whole option, "
+                f"{f'{self.name} 1 2 4'!r}, and write $NAME of the field in others"
+            )
+        if self.takes in (JSON, CONFIG, OBJECT) and (wrong_json := self._json_refusal(text)):
+            return wrong_json
         number: float | None = None
         try:
-            if self.takes == INT:
+            if self.takes == INT or (self.takes == CONFIG and self.bounds and text.isdecimal()):
                 number = int(text)
             elif self.takes == FLOAT:
                 number = float(text)
@@ -68,22 +102,21 @@ class Flag:
                 if not isinstance(number, int):
                     return f"takes a whole number, not {text[:60]!r}"
         except ValueError:
-            return f"takes a {'whole ' if self.takes == INT else ''}number, not {text[:60]!r}"
+            words = "".join(f", {word}" for word in self.words)
+            return f"takes a {'whole ' if self.takes == INT else ''}number{words}, not {text[:60]!r}"
         wrong = [
             (sign, bound) for sign, bound in self.bounds if number is not None and not _COMPARE[sign](number, bound)
         ]
         return f"takes a number {wrong[0][0]} {wrong[0][1]:g}, not {text[:60]}" if wrong else None
 
 
-def _is_broken(text: str) -> bool:
-    """Does it begin as a JSON object and is none? An engine may take numbers such as 4k in it."""
-    if not text.lstrip().startswith("{") or _READABLE.search(text):
-        return False
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return True
-    return False
+def _meant(text: str, usual: tuple[str, ...]) -> str | None:
+    """The usual value that this text misspells; None if it is one, resembles none, or begins or ends as one does."""
+    plain = {_plain(one): one for one in usual}
+    if _plain(text) in plain:
+        return None
+    near = difflib.get_close_matches(_plain(text), list(plain), n=1, cutoff=0.8)
+    return plain[near[0]] if near and near[0] not in _plain(text) and _plain(text) not in near[0] else None
 
 
 def _plain(text: str) -> str:
@@ -106,7 +139,9 @@ class Spelling:
     def refusal(self, value: Value | None) -> str | None:
         """Why the flag refuses this value, or the lack of one, as the end of a sentence; None if it takes it."""
         if self.path:
-            return None if value is not None else "needs a value"
+            if value is not None and self.path in COUNTS:
+                return Flag((self.flag.name,), INT, (), ((">=", 1),)).refusal(str(value))
+            return "needs a value" if value is None else part_refusal(self.flag.name, self.path, value)
         if self.flag.boolean:
             return None if value is None or isinstance(value, bool) else self.flag.refusal(str(value))
         if value is None:
@@ -154,7 +189,7 @@ class Flags:
         flag = self._by_name.get(argument[:2])
         if flag is None or flag.boolean or argument[2] in "=." or (flag.takes == TEXT and argument[2].isalpha()):
             return False
-        return self.find(argument) is None and flag.refusal(argument[2:]) is None
+        return self.find(argument) is None and (argument[2].isdecimal() or flag.refusal(argument[2:]) is None)
 
     def find(self, written: str) -> Spelling | None:
         """The flag that is written like this, without its value; None if there is none."""
@@ -165,7 +200,7 @@ class Flags:
             return spelling
         return (
             Spelling(spelling.flag, path.removesuffix("+"))
-            if spelling.flag.takes == JSON and path.strip(".+")
+            if spelling.flag.takes in PARTED and path.strip(".+")
             else None
         )
 
@@ -226,14 +261,14 @@ def size(text: str) -> float | int | None:
 
 
 def read_flags(text: str) -> tuple[Flag, ...]:
-    """The flags of a list with one in each line: ``--max-num-seqs -s = int >=1``, ``--mode = fast|slow``."""
+    """The flags of a list, one a line: ``--max-num-seqs -s = int >=1``, ``--mode = fast|slow``, ``--layers = int all``."""
     return tuple(_read(line) for line in text.splitlines() if line.startswith("-"))
 
 
 def _read(line: str) -> Flag:
     names, _, rest = line.partition(" = ")
-    takes, *bounds = rest.split()
-    pairs = tuple((m[1], float(m[2])) for m in map(_BOUND.fullmatch, bounds) if m)
+    takes, *more = rest.split()
+    pairs = tuple((m[1], float(m[2])) for m in map(_BOUND.fullmatch, more) if m)
     if takes in KINDS:
-        return Flag(tuple(names.split()), takes, (), pairs)
+        return Flag(tuple(names.split()), takes, (), pairs, words=tuple(w for w in more if not _BOUND.fullmatch(w)))
     return Flag(tuple(names.split()), TEXT, tuple(takes.split("|")))

@@ -6,24 +6,30 @@ import re
 from collections.abc import Iterable
 from dataclasses import replace
 
-from swarmtune.engines.flags import ANY, JSON, LIST, OPTIONAL, PAIR, SWITCH, TEXT, Flag
+from swarmtune.engines.flags import ANY, CONFIG, JSON, LIST, OPTIONAL, PAIR, PARTED, SWITCH, TEXT, Flag
 from swarmtune.engines.schema import Schema, normal
 
 MOST_BYTES = 2**21  # of a help text
 ALWAYS = frozenset({"--host", "--port"})  # a help without these is not that of a server
+LEVELS = (
+    (">=", 0.0),
+    ("<=", 3.0),
+)  # that vLLM takes in place of JSON where -O is --compilation-config and no flag of its own
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 # The start of an option: its own line, indented by a few spaces. Two spaces end it, unless they follow a comma.
 _OPTION_LINE = re.compile(r"^[ \t]{0,8}(-{1,2}[A-Za-z0-9].*)$")
 _DESCRIPTION = re.compile(r"(?<=[^,\s])\s{2,}")
 _SPELLING = re.compile(r"(--?[A-Za-z0-9][\w-]*)(?: (\S.*))?")
 _CHOICES = re.compile(r"\{([^{}]+)\}|\[([\w.+-]+(?:\|[\w.+-]+)+)\]")
-_VERSION = re.compile(r"(?<![\w.])v?(\d+\.\d+[\w.+!-]*)")
+_USUAL = re.compile(r"\{([^{}]+)\} or name registered in .*|\[('[^\[\]]+')\]")  # as vLLM writes: it takes others, too
+_VERSION = re.compile(r"^(?:[A-Za-z][\w.-]*[ :,]+){0,5}v?(\d+\.\d+[\w.+!-]*)[ \r]*(?:\(.*)?$", re.MULTILINE)
 
 
 def read_help(text: str) -> tuple[Flag, ...]:
     """The flags that a help text of argparse or of llama.cpp defines, in their order; not those that it only mentions.
 
-    ``--x, --no-x`` is a pair; ``{a,b}`` are all values. Anything else is no error: it defines nothing.
+    ``--x, --no-x`` is a pair. ``{a,b}`` lists all values, ``['a', 'b']`` the usual ones. Any other line defines nothing and
+    raises nothing.
     """
     found: dict[str, Flag] = {}
     body: list[str] = []
@@ -60,7 +66,9 @@ def _defined(declaration: str) -> Flag | None:
     choices = _CHOICES.fullmatch(value.removeprefix("[").removesuffix("]") if value.startswith("[{") else value)
     values = tuple((choices[1] or choices[2].replace("|", ",")).split(",")) if choices else ()
     values = () if any(one.strip() in ("", "...") for one in values) else tuple(one.strip() for one in values)
-    return Flag(tuple(names), _takes(value), values, loose=bool(values))
+    usual = _USUAL.fullmatch(value)
+    known = tuple(one.strip(" '") for one in (usual[1] or usual[2]).split(",")) if usual else ()
+    return Flag(tuple(names), _takes(value), values, loose=bool(values), usual=known)
 
 
 def _takes(value: str) -> str:
@@ -103,14 +111,15 @@ def _merged(flag: Flag, known: Flag) -> Flag:
     """The flag of a help, with what is known of it besides. Its usual name stays, and so do spellings that no help shows."""
     names = (*known.names, *(n for n in flag.names if n not in known.names))
     loose = flag.loose and not known.choices
-    if flag.takes in (TEXT, LIST) and not known.boolean and known.takes != OPTIONAL:
-        takes = LIST if flag.takes == LIST else known.takes
-        return Flag(names, takes, flag.choices, () if flag.choices else known.bounds, loose)
+    if flag.takes in (TEXT, LIST, JSON) and not known.boolean and known.takes != OPTIONAL:
+        takes = known.takes if flag.takes == TEXT or (flag.takes == JSON and known.takes in PARTED) else flag.takes
+        bounds = LEVELS if takes == CONFIG and "-O" in flag.names else known.bounds
+        return Flag(names, takes, flag.choices, () if flag.choices else bounds, loose, usual=flag.usual)
     return replace(flag, names=names, loose=loose)
 
 
 def version_in(text: str) -> str:
-    """The first version number of a text, such as ``0.32.0``; empty if there is none."""
+    """The version number in the first line that says little else, such as ``vllm 0.32.0``; empty if there is none."""
     match = _VERSION.search(_ESCAPE.sub("", text[:10_000]))
     return match[1][:80].rstrip(".-!") if match else ""
 

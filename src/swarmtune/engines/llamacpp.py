@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field as Option
@@ -15,7 +16,7 @@ from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.flag_checks import FlagChecks
 from swarmtune.engines.flags import read_flags
-from swarmtune.engines.kv_formats import dtype_bits
+from swarmtune.engines.kv_formats import DTYPE_BITS, dtype_bits
 from swarmtune.engines.memory import KvMemory, MemoryConfig
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Needed, Questions
@@ -26,7 +27,8 @@ from swarmtune.errors import ConfigurationError, MissingExtraError, SimulatorSta
 from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
-CACHE_TYPES = ["f16", "q8_0", "q4_0"]
+CACHE_TYPES = ["f16", "q8_0", "q4_0"]  # worth searching
+SMALLER = "{n_ubatch} <= {n_batch}"  # llama.cpp lowers what is larger: it need not be measured twice
 PATTERNS: Patterns = {
     Cause.OUT_OF_MEMORY: (r"llama_kv_cache.{0,200}failed",),
 }
@@ -40,16 +42,16 @@ FLAGS = """
 --host = text
 --port = int >=1
 --n-parallel --parallel -np = int >=1
---n-ctx --ctx-size -c = int >=1
+--n-ctx --ctx-size -c = int >=0
 --n-batch --batch-size -b = int >=1
 --n-ubatch --ubatch-size -ub = int >=1
---n-threads --threads -t = int >=1
---n-threads-batch --threads-batch -tb = int >=1
+--n-threads --threads -t = int
+--n-threads-batch --threads-batch -tb = int
 --n-threads-http --threads-http = int
---n-gpu-layers --gpu-layers -ngl = int >=-1
+--n-gpu-layers --gpu-layers -ngl = int auto all >=-2
 --flash-attn -fa = auto|on|off
---cache-type-k -ctk = f16|q8_0|q4_0
---cache-type-v -ctv = f16|q8_0|q4_0
+--cache-type-k -ctk = f32|f16|bf16|q8_0|q4_0|q4_1|iq4_nl|q5_0|q5_1
+--cache-type-v -ctv = f32|f16|bf16|q8_0|q4_0|q4_1|iq4_nl|q5_0|q5_1
 --kv-unified -kvu = pair
 --cont-batching -cb = pair
 --cache-ram -cram = int
@@ -66,7 +68,7 @@ def llamacpp_schema(cores: int) -> Schema:
     2048 and 512, flash attention auto, a thread per core.
     """
     return Schema(
-        "llama.cpp",
+        "SwarmTune's llama.cpp server",
         "(xllamacpp 2026.10)",
         (
             Parameter("--n-threads", default=cores, min=1, max=cores, note="threads spin: use at most the free cores"),
@@ -84,7 +86,9 @@ def llamacpp_schema(cores: int) -> Schema:
         flags=read_flags(FLAGS),
         complete=True,
         sure=frozenset({"n_batch", "n_ubatch", "flash_attn", "cache_type_v"}),
-        rules=("{n_ubatch} <= {n_batch}", '{cache_type_v} == "f16" or {flash_attn} != "off"'),
+        rules=(SMALLER, '{cache_type_v} in ("f32", "f16", "bf16") or {flash_attn} != "off"'),
+        underscores=True,
+        elsewhere="llama-server itself may have it: tune that with -e command",
     )
 
 
@@ -128,7 +132,10 @@ class LlamacppEngine(Engine):
     def __init__(self, config: LlamacppConfig) -> None:
         super().__init__(config)
         self.schema = llamacpp_schema(config.max_threads or len(os.sched_getaffinity(0)))
-        self._flags = FlagChecks(self.schema, "llamacpp", config.others, "llamacpp.others", OWN, env=config.variables)
+        flags = FlagChecks(self.schema, "llamacpp", config.others, "llamacpp.others", OWN, env=config.variables)
+        if "n_ubatch" not in self.schema.fields_by_parameter(self._searched(flags)):
+            self.schema = replace(self.schema, rules=tuple(rule for rule in self.schema.rules if rule != SMALLER))
+        self._flags = replace(flags, schema=self.schema)
         self.memory = KvMemory(self._memory_table(), config.baselines)
         self._bound = BatchMemory(self.memory, "llamacpp", config.baselines)
 
@@ -143,6 +150,11 @@ class LlamacppEngine(Engine):
         needed = (Needed("model", "llamacpp.model_path", str(Path(path).absolute())),) if Path(path).is_file() else ()
         install = "pip install 'swarmtune[llamacpp]'"
         return Questions("llamacpp", package="xllamacpp", install=install, needed=needed)
+
+    @property
+    def model_folder(self) -> str:
+        """The GGUF file, where one is named."""
+        return self.config.model_path
 
     @property
     def model(self) -> str:
@@ -175,7 +187,24 @@ class LlamacppEngine(Engine):
         return self._bound.bounded(fields, self._slots(fields))
 
     def _fields(self) -> tuple[Field, ...]:
-        return self.schema.fields(self.config.target_field, self.schema.defaults(DEFAULT_FIELDS), self._flags.known)
+        return self._searched(self._flags)
+
+    def _searched(self, flags: FlagChecks) -> tuple[Field, ...]:
+        """Physical batches are not above a logical one that the further arguments fix."""
+        batch, own = flags.known.get("n_batch"), self.schema.defaults(DEFAULT_FIELDS)
+        fields = self.schema.fields(self.config.target_field, own, flags.known)
+        if not isinstance(batch, int):
+            return fields
+        return tuple(
+            made
+            for field in fields
+            if (made := _within(field, batch) if not self._chosen(field) else field).dtype != "enum" or made.dtype_param
+        )
+
+    def _chosen(self, field: Field) -> bool:
+        """Did the user choose its value, or is it no physical batch?"""
+        at = self.schema.fields_by_parameter([field])
+        return "n_ubatch" not in at or field.name in self.config.baselines or field.fixed is not None
 
     def _slots(self, fields: Sequence[Field]) -> str | None:
         return self.schema.fields_by_parameter(self._flags.placed(fields)).get("n_parallel")
@@ -207,7 +236,7 @@ class LlamacppEngine(Engine):
             if field.name in (names.get("cache_type_k"), names.get("cache_type_v")):
                 listed = field.dtype_param if isinstance(field.dtype_param, (list, tuple)) else ()
                 found += map(str, [field.fixed] if field.fixed is not None else listed)
-        return min((name for name in found if name in CACHE_TYPES), key=dtype_bits, default=None)
+        return min((name for name in found if name in DTYPE_BITS), key=dtype_bits, default=None)
 
     def notes(self) -> list[str]:
         """Also what memory holds, or why nothing is said of it."""
@@ -215,6 +244,9 @@ class LlamacppEngine(Engine):
         if self.config.memory is not None and self._whole_context:
             where = self._whole_context
             notes.append(f"memory: no number of slots is excluded: --n-ctx in {where} is the context of all of them")
+        batch, physical = (self._flags.known.get(name) for name in ("n_batch", "n_ubatch"))
+        if isinstance(physical, int) and isinstance(batch, int) and physical > batch:
+            notes.append(f"llamacpp.others: llama.cpp lowers --n-ubatch {physical} to --n-batch {batch}")
         return [*notes, *self._flags.notes(), *self._bound.notes(fields, self._slots(fields))]
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
@@ -268,6 +300,14 @@ class LlamacppEngine(Engine):
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
         """By llama.cpp's own messages first."""
         return diagnose("llama.cpp", exit_code, log, PATTERNS)
+
+
+def _within(field: Field, batch: int) -> Field:
+    """A field of a physical batch, with values and baseline that are at most the logical one."""
+    if field.dtype != "enum" or not isinstance(field.dtype_param, (list, tuple)) or not isinstance(field.value, int):
+        return field
+    kept = sorted({min(int(value), batch) for value in field.dtype_param if isinstance(value, int)})
+    return replace(field, value=min(field.value, batch), dtype_param=kept if len(kept) > 1 else [])
 
 
 def model_file(path: str) -> str:

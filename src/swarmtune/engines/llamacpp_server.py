@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 FLASH_ATTENTION = {"on": "ENABLED", "off": "DISABLED", "auto": "AUTO"}
-CACHE_TYPES = ("f16", "q8_0", "q4_0")
+CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "iq4_nl", "q5_0", "q5_1")
+PLAIN_TYPES = CACHE_TYPES[:3]  # the others are quantised
+LAYERS = {"auto": -1, "all": -2}
 PLAIN = ("n_parallel", "n_batch", "n_ubatch", "n_ctx", "n_threads_http", "n_gpu_layers", "kv_unified", "cont_batching")
 
 
@@ -27,10 +29,22 @@ def _positive(text: str) -> int:
     return value
 
 
-def _layers(text: str) -> int:
+def _context(text: str) -> int:
     value = int(text)
-    if value < -1:
-        raise argparse.ArgumentTypeError(f"{value} is below -1")
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is below 0")
+    return value
+
+
+def _threads(text: str) -> int:
+    value = int(text)
+    return value if value > 0 else len(os.sched_getaffinity(0))
+
+
+def _layers(text: str) -> int:
+    value = LAYERS[text] if text in LAYERS else int(text)
+    if value < -2:
+        raise argparse.ArgumentTypeError(f"{value} is below -2")
     return value
 
 
@@ -43,17 +57,24 @@ def build_parser() -> argparse.ArgumentParser:
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=_positive, required=True, help="port to listen on")
     add("--n-parallel", "--parallel", "-np", type=_positive, default=4, help="slots: requests served at a time")
-    add("--n-ctx", "--ctx-size", "-c", type=_positive, default=8192, help="tokens of KV cache, all slots together")
+    add(
+        "--n-ctx",
+        "--ctx-size",
+        "-c",
+        type=_context,
+        default=8192,
+        help="tokens of KV cache, all slots together; 0: the model's",
+    )
     add("--n-batch", "--batch-size", "-b", type=_positive, default=2048, help="tokens of one logical batch")
     add("--n-ubatch", "--ubatch-size", "-ub", type=_positive, default=512, help="tokens of one physical batch")
-    add("--n-threads", "--threads", "-t", type=_positive, default=cores, help="threads of decoding")
+    add("--n-threads", "--threads", "-t", type=_threads, default=cores, help="threads of decoding; below 1: all cores")
     add(
         "--n-threads-batch",
         "--threads-batch",
         "-tb",
-        type=_positive,
+        type=_threads,
         default=cores,
-        help="threads of prompt processing",
+        help="threads of prompt processing; below 1: all cores",
     )
     add(
         "--n-threads-http",
@@ -68,11 +89,11 @@ def build_parser() -> argparse.ArgumentParser:
         "-ngl",
         type=_layers,
         default=-1,
-        help="layers on devices; -1: llama.cpp's choice",
+        help="layers on devices; auto (-1): llama.cpp's choice; all (-2)",
     )
     add("--flash-attn", "-fa", choices=tuple(FLASH_ATTENTION), default="auto")
     add("--cache-type-k", "-ctk", choices=CACHE_TYPES, default="f16")
-    add("--cache-type-v", "-ctv", choices=CACHE_TYPES, default="f16", help="other than f16 needs flash attention")
+    add("--cache-type-v", "-ctv", choices=CACHE_TYPES, default="f16", help="a quantised one needs flash attention")
     add("--kv-unified", "-kvu", action=argparse.BooleanOptionalAction, default=True, help="one KV buffer for all slots")
     add("--cont-batching", "-cb", action=argparse.BooleanOptionalAction, default=True, help="continuous batching")
     add("--cache-ram", "-cram", type=int, default=8192, help="MiB of past prompts kept in memory; 0 none")
@@ -80,10 +101,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def mistake(options: argparse.Namespace) -> str | None:
-    """What llama.cpp would refuse, or quietly change, in these options."""
-    if options.n_ubatch > options.n_batch:
-        return f"argument --n-ubatch: {options.n_ubatch} is larger than --n-batch {options.n_batch}"
-    if options.cache_type_v != "f16" and options.flash_attn == "off":
+    """What llama.cpp would refuse in these options."""
+    if options.cache_type_v not in PLAIN_TYPES and options.flash_attn == "off":
         return f"argument --cache-type-v: {options.cache_type_v} needs flash attention"
     return None
 
@@ -122,10 +141,19 @@ def port_trouble(host: str, port: int) -> str | None:
     return None
 
 
+def spelled(argv: Sequence[str]) -> list[str]:
+    """The arguments with - for _ in the names of long flags, as llama-server takes them."""
+    made = []
+    for argument in argv:
+        name, equals, value = argument.partition("=")
+        made.append((name.replace("_", "-") if name.startswith("--") else name) + equals + value)
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 stopped, 1 could not start, 2 bad arguments."""
     parser = build_parser()
-    options = parser.parse_args(argv)
+    options = parser.parse_args(spelled(sys.argv[1:] if argv is None else argv))
     if wrong := mistake(options):
         parser.error(wrong)
     if not Path(options.model).is_file():

@@ -12,13 +12,14 @@ from typing import Any, Literal
 
 from pydantic import Field as Option
 
-from swarmtune.engines import document
+from swarmtune.engines import document, mindie_checks
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.baseline import is_number, range_notes, with_default, with_share
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
 from swarmtune.engines.document import DocumentError, ServiceFile
 from swarmtune.engines.memory import KvMemory
+from swarmtune.engines.mindie_checks import SCHEDULE
 from swarmtune.engines.mindie_ranks import rank_rules, sizes
 from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields, number_mistakes
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
@@ -31,13 +32,13 @@ from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, File, Group, Setting, Value
 from swarmtune.space import Field
 
-SCHEDULE = "BackendConfig.ScheduleConfig"
 SECURE = "ServerConfig.httpsEnabled"
 MODEL = "BackendConfig.ModelDeployConfig.ModelConfig.0"
 MODEL_NAME = f"{MODEL}.modelName"
 DEPLOYED = f"{MODEL}."
 WEIGHTS = f"{MODEL}.modelWeightPath"
 MEMORY, LONGEST = f"{MODEL}.npuMemSize", "BackendConfig.ModelDeployConfig.maxSeqLen"
+LONGEST_PROMPT = "BackendConfig.ModelDeployConfig.maxInputTokenLen"
 PORT = "ServerConfig.port"
 METRICS_PORT, MANAGEMENT_IP = "ServerConfig.metricsPort", "ServerConfig.managementIpAddress"
 SUCCESS = "Daemon start success!"
@@ -100,11 +101,26 @@ class MindieEngine(Engine):
 
     def questions(self) -> Questions:
         """The daemon, and the weights that its file or a field names by a path."""
+        needed = local_model(*self._weights)
+        try:
+            program = "".join(split(self.config.daemon)[:1])
+        except ValueError:  # a quote is not closed
+            program = ""
+        return Questions("mindie.command", needed=needed, program=program)
+
+    @property
+    def _weights(self) -> tuple[str, str]:
+        """Where the path of the weights is written, and the path; empty if there is none."""
         path, key = document.read_or(self._content, WEIGHTS, ""), "mindie.config_path"
         for entry in self.config.target_field:
             if entry.config_position == WEIGHTS and entry.constant is not None:
                 path, key = entry.constant, f"mindie.target_field {entry.name}"
-        return Questions("mindie.command", needed=local_model(key, path) if isinstance(path, str) else ())
+        return key, path if isinstance(path, str) else ""
+
+    @property
+    def model_folder(self) -> str:
+        """That of the weights."""
+        return self._weights[1]
 
     @property
     def original(self) -> Any:
@@ -144,7 +160,29 @@ class MindieEngine(Engine):
         """Ranges that were widened for what the file holds, also those of its own fields."""
         fields = self.fields()
         doubts = [f"mindie: {doubt}; no setting is excluded for it" for doubt in self._rank_rules(fields)[1]]
-        return [*range_notes(self._named, fields), *self._bound.notes(fields, self._batch(fields)), *doubts]
+        places = mindie_checks.notes(self._content, f"mindie: {self.config.file}", fields, self.config.env)
+        return [*range_notes(self._named, fields), *self._bound.notes(fields, self._batch(fields)), *doubts, *places]
+
+    @property
+    def longest_request(self) -> int | None:
+        """maxSeqLen."""
+        return self._of_all_settings(LONGEST)
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """maxInputTokenLen."""
+        return self._of_all_settings(LONGEST_PROMPT)
+
+    @property
+    def longest_answer(self) -> int | None:
+        """maxIterTimes."""
+        return self._of_all_settings(f"{SCHEDULE}.maxIterTimes")
+
+    def _of_all_settings(self, path: str) -> int | None:
+        """The number that every setting has there: the file's, or a field's one value; None without one."""
+        values = [f.fixed for f in self.fields() if f.config_position == path]
+        value = values[-1] if values else document.read_or(self._content, path, None)
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
     def unused(self) -> tuple[tuple[Field, str], ...]:
         """All others of its schema."""
@@ -250,19 +288,30 @@ class MindieEngine(Engine):
         if isinstance(self.config.command, dict) and self.config.command:
             found.append(f"mindie.command: unknown keys {', '.join(self.config.command)}; write the command line")
         try:
+            if not isinstance(self.original, dict):
+                return [
+                    *found,
+                    f"mindie.config_path: {self.config.file} holds {reprlib.repr(self.original)}, no object",
+                ]
             fields = self.fields()
             found += self._bound.mistakes(fields, self._batch(fields)) + placed_twice(fields, "mindie")
             paths = [f.config_position for f in fields if f.config_position != "env" and not f.live]
             more = (self.config.port_path, "" if self.config.model else MODEL_NAME)
-            found += [m for path in (*paths, *filter(None, more)) for m in self._path_mistakes(path)]
+            found += self._path_mistakes([*paths, *filter(None, more)])
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
+            found += mindie_checks.file_mistakes(self.original, f"mindie: {self.config.file}", self._named)
+            found += mindie_checks.field_mistakes(self._named, self.config.port_path)
             found += self._baseline_mistakes()
             if document.read_or(self.original, SECURE, False) is True and SECURE not in paths:
                 why = "SwarmTune asks a service that it starts by HTTP; set it to false"
                 found.append(f"mindie: {self.config.file}: {SECURE} is true, but {why}")
             _ = self.port
         except DocumentError as error:
-            found += [*self.memory.mistakes(), f"mindie.config_path: {error.message}"]
+            found += [
+                *self.memory.mistakes(),
+                *placed_twice(self._named, "mindie"),
+                f"mindie.config_path: {error.message}",
+            ]
         return list(dict.fromkeys(found))
 
     def _baseline_mistakes(self) -> list[str]:
@@ -275,23 +324,24 @@ class MindieEngine(Engine):
                 current = document.read(self.original, made.config_position)
             except DocumentError:  # not there: the daemon's own, or another mistake
                 continue
-            boolean = made.dtype == "bool"
-            if not (current in (0, 1) if boolean else is_number(current)):
+            if reason := _no_baseline(made, current):
                 where = f"mindie: {self.config.config_path}: {made.config_position}"
-                kind = "true or false" if boolean else "a number"
-                found.append(f"{where} is {reprlib.repr(current)}, not {kind}; correct the file, or write `value`")
+                found.append(f"{where} is {reprlib.repr(current)}, not {reason}, or write `value`")
         return found
 
-    def _path_mistakes(self, path: str) -> list[str]:
-        known = SCHEMA.find(path)
-        try:
-            if known and known.name == path:  # a parameter that the file may leave out
-                document.changed(self.original, {path: 0})
-            else:
-                document.read(self.original, path)
-        except DocumentError as error:
-            return [f"mindie: {self.config.file}: {error.message}"]
-        return []
+    def _path_mistakes(self, paths: Sequence[str]) -> list[str]:
+        """A sentence for each reason why places are not in the file."""
+        reasons: dict[str, list[str]] = {}
+        for path in dict.fromkeys(paths):
+            known = SCHEMA.find(path)
+            try:
+                if known and known.name == path:  # a parameter that the file may leave out
+                    document.changed(self.original, {path: 0})
+                else:
+                    document.read(self.original, path)
+            except DocumentError as error:
+                reasons.setdefault(error.message.removeprefix(f"{path}: "), []).append(path)
+        return [f"mindie: {self.config.file}: {', '.join(several)}: {reason}" for reason, several in reasons.items()]
 
     def command(self, setting: Setting, group: Group) -> Command:
         """The daemon with the changed file."""
@@ -322,6 +372,17 @@ class MindieEngine(Engine):
     def diagnose(self, exit_code: int | None, log: str) -> SimulatorStartError:
         """By MindIE's own messages first."""
         return diagnose("MindIE", exit_code, log, PATTERNS)
+
+
+def _no_baseline(made: Field, current: Any) -> str:
+    """Why the value that a file holds cannot be the baseline of a field, as the end of a sentence; empty if it can."""
+    if made.dtype == "bool":
+        return "" if current in (0, 1) else "true or false; correct the file"
+    if not is_number(current):
+        return "a number; correct the file"
+    if made.log and current <= 0:
+        return "above 0, where a logarithmic scale begins; leave out `log`"
+    return "a whole number; correct the file" if made.dtype == "int" and current != int(current) else ""
 
 
 def corrected(tuned: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from swarmtune.engines.kv_families import HEADS
 from swarmtune.engines.kv_model import inner, kv_model
 
 MOST = 2**31  # no size of a model comes near it
+INSTEAD = ("params.json", "modules.json")  # files beside config.json that may say another length
+ROPE = ("rope_scaling", "rope_parameters")
 EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
 # Families without experts: of others a file may leave out what the class in Hugging Face's transformers fills in.
 DENSE = frozenset(
@@ -83,6 +86,47 @@ class ModelFacts:
             and family in DENSE
             and not any("expert" in key.lower() or "moe" in key.lower() for key in _keys(self._whole))
         )
+
+    def lengths(self, keys: Sequence[str]) -> tuple[int, ...]:
+        """The tokens that a request may have at most by each of these keys of its file, in their order; where positions are
+        scaled, the most that any version of an engine makes of them. None of them where that is open.
+        """
+        numbers = [number for key in keys if (number := self._number(key))]
+        scaled = [self._scaled(number) for number in numbers if not self._has(INSTEAD)]
+        return tuple(number for number in scaled if number) if all(scaled) else ()
+
+    def _scaled(self, length: int) -> int | None:
+        """Of positions that are scaled up by a factor; None: by what is not known."""
+        most: float = length
+        for rope in (config.get(key) or {} for config in (self._whole, self._config) for key in ROPE):
+            if not isinstance(rope, Mapping):
+                return None
+            for part in (rope, *(part for part in rope.values() if isinstance(part, Mapping))):  # of kinds of layers
+                kind, factor = part.get("rope_type", part.get("type")), part.get("factor")
+                if kind == "llama3" or (factor is None and kind in (None, "default", "mrope")):
+                    continue
+                if not isinstance(factor, (int, float)) or not 0 < factor < MOST:
+                    return None
+                original = part.get("original_max_position_embeddings")
+                start = original if isinstance(original, int) and "yarn" in str(kind) else length
+                most = max(most, factor * start)
+        return math.floor(min(most, MOST))
+
+    def _has(self, names: Sequence[str]) -> bool:
+        """Is one of these files beside config.json?"""
+        folder = self._path if self._path is None or self._path.is_dir() else self._path.parent
+        return folder is not None and any((folder / name).exists() for name in names)
+
+    @property
+    def quantization(self) -> str | None:
+        """The method that quantized its weights, as engines call it; None also where the file does not simply say it."""
+        keys = ("quantization_config", "compression_config")
+        found = [config[key] for config in (self._whole, self._config) for key in keys if config.get(key)]
+        method = found[0].get("quant_method") if found and isinstance(found[0], Mapping) else None
+        otherwise = str(self._config.get("model_type")).startswith("deepseek_v4")
+        if not isinstance(method, str) or otherwise or not found[0].keys().isdisjoint(("producer", "quantization")):
+            return None
+        return method.lower().replace("compressed_tensors", "compressed-tensors")
 
     @property
     def longest(self) -> int | None:

@@ -21,6 +21,7 @@ class Questions:
     ``key``: where the program is written in the configuration, and ``what`` it is, a noun. ``help`` and ``version``: the
     arguments behind the program that make it print all its flags, and its version; empty: it is not asked. ``package``:
     the Python package without which it cannot serve, and which tells the version; ``install``: the command that installs it.
+    ``program``: what is asked where no command can be made of wrong values; empty: nothing is asked then.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Questions:
     package: str = ""
     install: str = ""
     needed: tuple[Needed, ...] = ()
+    program: str = ""
 
 
 def local_model(key: str, model: str) -> tuple[Needed, ...]:

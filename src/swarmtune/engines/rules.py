@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from swarmtune.engines.flags import size
 from swarmtune.engines.schema import plain
-from swarmtune.space import Constraint
+from swarmtune.space import Constraint, Field
+
+QUANTIZATIONS: Mapping[str, tuple[str, ...]] = {  # methods in checkpoints, and the values of --quantization that fit
+    "awq": ("awq", "awq_marlin", "auto_awq"),
+    "gptq": ("gptq", "gptq_marlin", "auto_gptq"),
+    "fp8": ("fp8",),
+    "compressed-tensors": ("compressed-tensors",),
+    "bitsandbytes": ("bitsandbytes",),
+}
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,26 @@ def context_rules(heads: int | None, kv_heads: Sequence[int], tensor: str, conte
             f"{context} == 1 or {each} % {context} == 0", f"{shared} cannot divide the {each} query heads of a KV head"
         ),
     )
+
+
+def length_rules(length: str, fields: Iterable[Field], most: int | None, why: str) -> tuple[Rule, ...]:
+    """A context is at most as long as the model's. ``length``: the name of a field, or a number; ``most``: tokens."""
+    if most is None or not (length.isidentifier() or re.fullmatch(r"-?[0-9]+", length)):
+        return ()
+    made = [field for field in fields if field.name == length]
+    choices = [
+        v for f in made if isinstance(f.dtype_param, (list, tuple)) for v in (f.value, f.constant, *f.dtype_param)
+    ]
+    short = [v for v in choices if isinstance(v, str) and (size(v) or 0) <= most]  # such as auto and 8k
+    return (Rule(" or ".join([*(f"{length} == {value!r}" for value in short), f"{length} <= {most}"]), why),)
+
+
+def quantization_rules(given: str | None, method: str | None) -> tuple[Rule, ...]:
+    """The flag names the method of the checkpoint (vLLM, ``_verify_quantization``). Of methods that are not in QUANTIZATIONS
+    nothing is known. ``given``: a field, or a text in quotes; None: nothing sets it.
+    """
+    others = [name for family, names in QUANTIZATIONS.items() if family != method for name in names]
+    if given is None or method not in QUANTIZATIONS:
+        return ()
+    why = f"the model is quantized by {method} (quantization_config in its config.json), and --quantization names another "
+    return (Rule(f"{given} not in {tuple(others)!r}", f"{why}method; leave it out"),)

@@ -60,10 +60,11 @@ class Schema:
     be more, and only a name that looks like a misspelling of a known one is a mistake. ``rules`` are constraints with
     parameters in braces, in lower case and with underscores, the last part of a dotted path alone:
     ``{max_num_batched_tokens} >= {max_num_seqs}``. ``sure``: parameters whose defaults hold on every machine.
-    ``resting``: what flags that are no parameters do where they are left out. ``ranks``: the parameters that multiply into
-    the number of devices. ``switches``: how an unknown boolean flag is written. ``way_out``: the key that turns the checks
-    off. ``shortened``: the beginning of a flag's name may stand for it, if it is that of no other one; ``installed``: of
-    these flags, where the engine was asked. ``appending``: flags of which each value counts; of others it is the last.
+    ``resting``: what flags that are no parameters do where they are left out. ``ranks``: the parameters that multiply
+    into the number of devices. ``switches``: how an unknown boolean flag is written. ``way_out``: the key that turns the
+    checks off; ``elsewhere``: a sentence on flags that it does not have. ``shortened``: the beginning of a flag's name
+    may stand for it, if it is that of no other one; ``installed``: of these flags, where the engine was asked.
+    ``appending``: flags of which each value counts; of others it is the last.
     """
 
     engine: str
@@ -78,6 +79,7 @@ class Schema:
     underscores: bool = False
     switches: bool = False
     way_out: str = ""
+    elsewhere: str = ""
     shortened: bool = False
     installed: tuple[Flag, ...] = ()
     appending: frozenset[str] = frozenset()

@@ -34,6 +34,11 @@ class ServiceConfig(BaseModel):
         names = {entry.name.upper() for entry in self.target_field}
         return {name: value for name, value in self.env.items() if name not in names}
 
+    def may_set(self, variable: str) -> bool:
+        """Is this variable of the service on, or can a field turn it on?"""
+        on = self.env.get(variable, "").strip().lower() not in ("", "0", "false")
+        return on or any(entry.name.upper() == variable for entry in self.target_field)
+
     @property
     def baselines(self) -> frozenset[str]:
         """Names of the fields whose baseline the user chose."""

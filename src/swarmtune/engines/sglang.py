@@ -15,15 +15,16 @@ from pydantic import Field as Option
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.flag_checks import BY_SCRIPT, NO_HTTP, Barred, FlagChecks
+from swarmtune.engines.flag_checks import BY_SCRIPT, KEYED, NO_HTTP, NO_TEXT, Barred, FlagChecks
 from swarmtune.engines.help_text import help_schemas
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.model_facts import NO_FACTS, ModelFacts
+from swarmtune.engines.model_files import READ_FORMATS, SILENT, Reader
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import serves
-from swarmtune.engines.rules import Rule, broken_rules, head_rules, open_rules
+from swarmtune.engines.rules import Rule, broken_rules, head_rules, length_rules, open_rules
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.sglang_schema import sglang_schema
 from swarmtune.errors import SimulatorStartError
@@ -43,9 +44,19 @@ _PART = Barred(
 )
 BARRED = {
     **dict.fromkeys(("--grpc-mode", "--smg-grpc-mode", "--ssl-certfile", "--ssl-keyfile"), NO_HTTP),
+    "--api-key": KEYED,
+    "--is-embedding": Barred(NO_TEXT),
     **dict.fromkeys(("--disaggregation-mode", "--encoder-only", "--elastic-ep-join-mode"), _PART),
     "--gated-launch-port": Barred(f"makes the start wait for a request to that port; leave it out, or {BY_SCRIPT}"),
 }
+LENGTHS = (
+    "max_sequence_length",
+    "seq_length",
+    "max_seq_len",
+    "model_max_length",
+    "max_position_embeddings",
+)  # the first
+LONGER = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"  # the variable with which it takes a longer context than that says
 # Back ends by which the experts are shared by all tensor ranks, whatever --ep-size says.
 SPANNING = ("deepep", "deepep_v2", "mooncake", "nixl", "ascend_fuseep", "flashinfer", "mori", "pplx", "megamoe")
 TENSOR, PIPELINE, DATA = "tp_size", "pp_size", "dp_size"
@@ -78,6 +89,7 @@ class SglangEngine(Engine):
     config: SglangConfig
     Config = SglangConfig
     spans_nodes = True
+    own_variables = (LONGER,)
 
     def __init__(self, config: SglangConfig) -> None:
         super().__init__(config)
@@ -111,6 +123,7 @@ class SglangEngine(Engine):
             package="sglang",
             install="pip install sglang",
             needed=local_model("sglang.command.model", self.config.command.model_argument),
+            program=program(self.config.python),
         )
 
     def learn(self, help_text: str, version: str, host: str) -> bool:
@@ -124,6 +137,17 @@ class SglangEngine(Engine):
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
         return self.config.command.served
+
+    @property
+    def model_folder(self) -> str:
+        """What the service is told to load; a name on a hub is no folder."""
+        return self.config.command.model_argument
+
+    @property
+    def model_reader(self) -> Reader:
+        """A load format may make up the weights, or fetch them from elsewhere."""
+        reads = self._flags.value("load_format", self.fields(), "auto") in READ_FORMATS
+        return Reader(reads, silent=None if self._flags.gives("--json-model-override-args") else SILENT)
 
     @property
     def longest_request(self) -> int | None:
@@ -175,7 +199,7 @@ class SglangEngine(Engine):
         return self.schema.expressions(self._flags.placed(self.fields()), self._flags.known)
 
     def _model_rules(self) -> tuple[Rule, ...]:
-        """Heads and experts, and the ranks that share them."""
+        """Heads and experts, and the ranks that share them; the length of the context."""
         facts = self._model_facts
         terms = self._terms
         attention, experts = _attention_ranks(terms), _expert_ranks(terms)
@@ -185,6 +209,13 @@ class SglangEngine(Engine):
             count = str(facts.experts) if more == "0" else f"({facts.experts} + {more})"
             why = f"the model's {count} experts cannot be divided by {experts} ranks of expert parallelism"
             rules.append(Rule(f"{count} % {experts} == 0", why))
+        length = terms.get("context_length", "")
+        most = None if self.config.may_set(LONGER) else next(iter(facts.lengths(LENGTHS)), None)
+        why = (
+            f"--context-length {length} is more than the {most} tokens of the model (its config.json), which SGLang refuses "
+            f"unless {LONGER} is 1 in sglang.env"
+        )
+        rules += length_rules(length, self.fields(), most, why)
         return tuple(rules)
 
     def ranks(self) -> Mapping[str, str]:
@@ -212,6 +243,11 @@ class SglangEngine(Engine):
         fields = self.fields()
         found = self.config.command.mistakes("sglang.command") + self._bound.mistakes(fields, self._batch(fields))
         found += broken_rules(self._model_rules(), "sglang.command.others")
+        served = self.config.command.served_model_name
+        if ":" in served and "://" not in served:
+            found.append(
+                f"sglang.command.served_model_name: {served!r} has a colon, behind which SGLang looks for a LoRA adapter"
+            )
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:

@@ -43,7 +43,7 @@ PARAMETERS = (
     Parameter("--pp-size", default=1, min=1, max=64),
 )
 RULES = (
-    "{chunked_prefill_size} % {page_size} == 0",
+    "{chunked_prefill_size} <= 0 or {chunked_prefill_size} % {page_size} == 0",
     "{max_prefill_tokens} >= {chunked_prefill_size}",
     "not {enable_dp_attention} or {dp_size} == 1 or {tp_size} % {dp_size} == 0",
     "{attn_dp_size} == 1 or {tp_size} % {attn_dp_size} == 0",
@@ -58,12 +58,20 @@ RULES = (
     "{dwdp_size} == 1 or {dwdp_size} == {tp_size}",
     "{dwdp_size} == 1 or {pp_size} == 1",
     "{pp_size} == 1 or {speculative_algorithm} == ''",
+    "not {enable_hierarchical_cache} or not {disable_radix_cache}",
+    "not {enable_lmcache} or not {disable_radix_cache}",
+    "not {enable_priority_scheduling} or {schedule_policy} in ('fcfs', 'lof')",
+    "{retraction_policy} != 'priority' or {enable_priority_scheduling}",
+    "not {disable_cuda_graph_padding} or not {enable_torch_compile}",
     "not {enable_dp_lm_head} or {enable_dp_attention} or {dp_size} == 1 or {attn_dp_size} > 1",
     "not {enable_two_batch_overlap} or {enable_dp_attention} or {moe_a2a_backend} != 'none' or {attn_dp_size} > 1",
 )
 RESTING: Mapping[str, Value] = {
     **dict.fromkeys(("ep_size", "moe_dp_size", "attn_cp_size", "dcp_size", "dwdp_size"), 1),
     **dict.fromkeys(("enable_dp_attention", "enable_dp_lm_head", "enable_two_batch_overlap"), False),
+    **dict.fromkeys(("enable_hierarchical_cache", "disable_radix_cache", "enable_lmcache"), False),
+    **dict.fromkeys(("enable_priority_scheduling", "disable_cuda_graph_padding", "enable_torch_compile"), False),
+    "retraction_policy": "length",
     "moe_a2a_backend": "none",
     "speculative_algorithm": "",
     "ep_num_redundant_experts": 0,

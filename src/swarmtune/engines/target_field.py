@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 from pydantic import Field as Option
+from pydantic_core import PydanticCustomError
 
 from swarmtune.records import Value
 from swarmtune.space import Field
+
+
+def _no_text(value: Any) -> Any:
+    if isinstance(value, str):
+        raise PydanticCustomError("number_as_text", "a number is written without quotes")
+    return value
+
+
+Bound = Annotated[float | None, BeforeValidator(_no_text)]
 
 
 class TargetField(BaseModel):
@@ -22,8 +32,8 @@ class TargetField(BaseModel):
         min_length=1,
         description='"env", a flag ("--max-num-seqs"), a path in the service\'s file, or "POST /path"',
     )
-    min: float | None = Option(None, description="smallest value")
-    max: float | None = Option(None, description="largest value")
+    min: Bound = Option(None, description="smallest value")
+    max: Bound = Option(None, description="largest value")
     dtype: str = Option("int", description="int, float, bool, enum, range, ratio, share, factories, times, ... or env")
     value: Value | None = Option(None, description="baseline; the engine's own default where absent")
     dtype_param: Any = Option(None, description="what the dtype needs: the list of an enum, the step of a range, ...")
@@ -34,3 +44,11 @@ class TargetField(BaseModel):
     def to_field(self) -> Field:
         """The same entry as a field of the search space."""
         return Field(**{name: getattr(self, name) for name in type(self).model_fields})
+
+    def mistakes(self) -> list[str]:
+        """That a constant alone is of another kind than the ``dtype`` that is written: int, which is also the default."""
+        made, written = self.to_field(), "dtype" in self.model_fields_set
+        alone = self.dtype == "int" and self.min is None and self.max is None
+        if made.constant is None or not (alone and written) or not (reason := made.unlike(made.constant)):
+            return []
+        return [f"{self.name}: constant {made.constant!r} {reason}"]

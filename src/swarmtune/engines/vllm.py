@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,15 +12,24 @@ from pydantic import Field as Option
 from swarmtune.engines.base import Engine, Probe
 from swarmtune.engines.batch_memory import BatchMemory
 from swarmtune.engines.diagnosis import Cause, Patterns, diagnose
-from swarmtune.engines.flag_checks import BY_SCRIPT, NO_HTTP, Barred, FlagChecks
+from swarmtune.engines.flag_checks import BY_SCRIPT, KEYED, NO_HTTP, NO_TEXT, Barred, FlagChecks
 from swarmtune.engines.help_text import help_schemas
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.model_facts import NO_FACTS, ModelFacts
+from swarmtune.engines.model_files import READ_FORMATS, SILENT, TRANSCRIBING, Reader
 from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import serves
-from swarmtune.engines.rules import Rule, broken_rules, context_rules, head_rules, open_rules
+from swarmtune.engines.rules import (
+    Rule,
+    broken_rules,
+    context_rules,
+    head_rules,
+    length_rules,
+    open_rules,
+    quantization_rules,
+)
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.vllm_schema import vllm_schema
 from swarmtune.errors import SimulatorStartError
@@ -52,7 +62,22 @@ BARRED = {
         frozenset({"127.0.0.1", "localhost", "::1"}),
     ),
     **dict.fromkeys(("--uds", "--grpc", "--ssl-certfile", "--ssl-keyfile"), NO_HTTP),
+    "--api-key": KEYED,
+    "--kv-transfer-config": Barred(
+        f"makes it a part of a disaggregated service, whose others SwarmTune does not start; leave it out, or {BY_SCRIPT}",
+        harmful=r"kv_(producer|consumer)\b",
+    ),
+    "--runner": Barred(NO_TEXT, harmful="pooling|draft"),
+    "--convert": Barred(NO_TEXT, harmful="embed|classify|reward"),
 }
+SILENT_HERE = re.compile(f"{SILENT.pattern}|{TRANSCRIBING}")
+WHOLE = ("model_max_length",)  # the key of config.json that alone says how long a context may be
+LENGTHS = (  # those of which the smallest says it where that one is absent
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_target_positions"),
+    *("max_sequence_length", "max_seq_length", "seq_len"),
+)
+LONGER = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # the variable with which it takes a longer context than that
+KEY_VARIABLE = "VLLM_API_KEY"  # the same as --api-key
 WHOLE_LATENTS = frozenset({"minicpm3"})  # families of whose latent it keeps keys and values of all heads
 TENSOR, DATA, PREFILL = "tensor_parallel_size", "data_parallel_size", "prefill_context_parallel_size"
 PATTERNS: Patterns = {
@@ -76,6 +101,7 @@ class VllmEngine(Engine):
     config: VllmConfig
     Config = VllmConfig
     spans_nodes = True
+    own_variables = (LONGER,)
 
     def __init__(self, config: VllmConfig) -> None:
         super().__init__(config)
@@ -110,6 +136,7 @@ class VllmEngine(Engine):
             package="vllm",
             install="pip install vllm",
             needed=local_model("vllm.command.model", self.config.command.model_argument),
+            program=program(self.config.executable),
         )
 
     def learn(self, help_text: str, version: str, host: str) -> bool:
@@ -123,6 +150,19 @@ class VllmEngine(Engine):
     def model(self) -> str:
         """``served_model_name``, or the model itself."""
         return self.config.command.served
+
+    @property
+    def model_folder(self) -> str:
+        """What the service is told to load; a name on a hub is no folder."""
+        return self.config.command.model_argument
+
+    @property
+    def model_reader(self) -> Reader:
+        """Only --runner keeps the folder of a model of embeddings from serving as one."""
+        fields = self.fields()
+        reads = self._flags.value("load_format", fields, "auto") in READ_FORMATS
+        pools = self._flags.value("runner", fields, "auto") == "auto"
+        return Reader(reads, pools, None if self._flags.gives("--hf-overrides") else SILENT_HERE)
 
     @property
     def longest_request(self) -> int | None:
@@ -175,7 +215,7 @@ class VllmEngine(Engine):
         return self.schema.expressions(self._flags.placed(self.fields()), self._flags.known)
 
     def _model_rules(self) -> tuple[Rule, ...]:
-        """Heads, experts and the ranks that share them."""
+        """Heads, experts and the ranks that share them; the length of the context; how the weights are quantized."""
         facts, terms = self._model_facts, self._terms
         tensor, expert, balanced = terms[TENSOR], terms["enable_expert_parallel"], terms["enable_eplb"]
         heads, kv_heads, context = facts.heads, facts.kv_heads, terms["decode_context_parallel_size"]
@@ -188,7 +228,24 @@ class VllmEngine(Engine):
             ranks = " * ".join(terms[name] for name in (TENSOR, PREFILL, DATA) if terms[name] != "1") or "1"
             why = f"--enable-eplb wants experts that {ranks} ranks share evenly, and the model has {facts.experts}"
             rules.append(Rule(f"not {balanced} or {facts.experts} % ({ranks}) == 0", why))
+        rules += self._length_rules(facts, terms.get("max_model_len", ""))
+        if self.config.check_flags and not self._flags.gives("--quantization-config"):
+            rules += quantization_rules(terms.get("quantization"), facts.quantization)
         return tuple(rules)
+
+    def _length_rules(self, facts: ModelFacts, length: str) -> tuple[Rule, ...]:
+        """As ``_get_and_verify_max_len`` has it."""
+        elsewhere = self._flags.gives("--hf-config-path") or self._flags.gives("--config-format")
+        most = (
+            None
+            if elsewhere or self.config.may_set(LONGER)
+            else min(facts.lengths(WHOLE) or facts.lengths(LENGTHS), default=None)
+        )
+        why = (
+            f"--max-model-len {length} is more than the {most} tokens of the model (its config.json), which vLLM refuses "
+            f"unless {LONGER} is 1 in vllm.env"
+        )
+        return length_rules(length, self.fields(), most, why)
 
     def ranks(self) -> Mapping[str, str]:
         """Tensor, pipeline and data parallel ranks; also those of prefill context parallelism, where there are any."""
@@ -226,6 +283,8 @@ class VllmEngine(Engine):
         fields = self.fields()
         found = self.config.command.mistakes("vllm.command") + self._bound.mistakes(fields, self._batch(fields))
         found += broken_rules(self._model_rules(), "vllm.command.others")
+        if self.config.env.get(KEY_VARIABLE):
+            found.append(f"vllm.env: {KEY_VARIABLE} {KEYED.why}")
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:

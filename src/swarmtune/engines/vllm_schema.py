@@ -74,12 +74,19 @@ RULES = (
     "not {enable_dbo} or min({dbo_decode_token_threshold}, {dbo_prefill_token_threshold}) >= 2",
     "not {enable_batch_sharded_sampling} or {tensor_parallel_size} > 1",
     "not {enable_batch_sharded_sampling} or {max_num_seqs} >= {tensor_parallel_size}",
+    "not {enable_lora} or {max_cpu_loras} == 0 or {max_cpu_loras} >= {max_loras}",
+    "not {enable_auto_tool_choice} or {tool_call_parser} != ''",
     "{distributed_executor_backend} != 'external_launcher'",  # it wants a launcher such as torchrun
 )
 RESTING: Mapping[str, Value] = {
     **dict.fromkeys(("prefill_context_parallel_size", "decode_context_parallel_size"), 1),
     **dict.fromkeys(("enable_expert_parallel", "enable_eplb", "enable_elastic_ep", "enable_dbo"), False),
     "enable_batch_sharded_sampling": False,
+    "enable_auto_tool_choice": False,
+    "enable_lora": False,
+    "max_cpu_loras": 0,
+    "max_loras": 1,
+    "tool_call_parser": "",
     "all2all_backend": "allgather_reducescatter",
     "data_parallel_backend": "mp",
     "distributed_executor_backend": "mp",

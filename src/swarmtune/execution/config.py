@@ -270,7 +270,11 @@ class ParallelConfig(ServiceOptions):
 
         ConfigPathError if the hostfile cannot be read, ConfigValidationError with everything that is wrong.
         """
-        groups, notices = self._source()
+        try:
+            groups, notices = self._source()
+        except ConfigValidationError as error:
+            more = _slurm_mistakes(self.slurm, ()) if self.executor == "slurm" else []
+            raise ConfigValidationError([*error.mistakes, *more]) from error
         groups = [self._completed(group) for group in groups]
         mistakes = _mistakes(groups, single=self.mode == "single_node")
         if self.executor == "slurm":

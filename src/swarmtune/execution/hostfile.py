@@ -9,8 +9,11 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from swarmtune.records import looks_secret
+
 MAX_HOSTS = 10_000
 MAX_SLOTS = 1024
+MOST_HIDDEN, LEAST_HIDDEN = 100, 4  # secrets that are hidden wherever they stand, and the letters of one
 SSH_PORT = 22
 SSH_PORTS = frozenset({SSH_PORT, 222})  # ports of SSH servers among numbers that may be devices or processes
 MOST_DEVICES = 512  # that Intel MPI and MPICH users write behind a colon
@@ -22,6 +25,12 @@ _IPV6 = re.compile(r"\[([^\[\]]*:[^\[\]]*)\](?::(.*))?", re.DOTALL)
 _OUTSIDE_BRACKETS = r"(?![^\[]*\])"
 _COMMA = re.compile("," + _OUTSIDE_BRACKETS)
 _GROUP_COLON = re.compile(r":(?![0-9]+(?:[,:]|$))" + _OUTSIDE_BRACKETS)  # ":2222" is a port, ":node2" the next group
+_NAME_OF_ONE = re.compile(r"[\w.-]+")  # a word that may name a secret
+_BEHIND = re.compile(  # the value of a secret; a number behind a colon is the port of a host that is called so
+    r"""\s*(?:=|:(?![0-9]{1,5}(?:[\s,]|$)))\s*(?:"[^"]*"?\S*|'[^']*'?\S*|\S+)"""
+    r"""|\s+(?:"[^"]*"?|'[^']*'?|[^\s=]+)(?!\S)"""
+)
+_PASSWORD = re.compile(r"((?:^|[\s,/])[A-Za-z_][\w.-]*:)(?!//|[0-9]+,)\S{1,200}@")  # of USER:PASSWORD@HOST
 _OPTIONS = ("slots", "max_slots", "max-slots")  # Open MPI's; max_slots bounds processes and means nothing to us
 
 
@@ -46,9 +55,10 @@ def parse_hostfile(text: str, source: str = "hostfile") -> tuple[list[Host], lis
     """
     hosts: list[Host] = []
     mistakes: list[str] = []
+    hidden: set[str] = set()
     seen: dict[tuple[str, int], str] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        words = line.partition("#")[0].split()
+        words = _without_secrets(line.partition("#")[0], hidden).split()
         if not words:
             continue
         slots, wrong = _slots(words[1:])
@@ -60,7 +70,24 @@ def parse_hostfile(text: str, source: str = "hostfile") -> tuple[list[Host], lis
         mistakes.append(f"{source}: no host in it; write one a line, like: node1 slots=8")
     if len(hosts) > MAX_HOSTS:
         mistakes.append(f"{source}: {len(hosts)} hosts are too many; at most {MAX_HOSTS}")
+    for secret in sorted(hidden, key=len, reverse=True)[:MOST_HIDDEN]:
+        mistakes = [mistake.replace(secret, "***") for mistake in mistakes]
     return hosts, mistakes
+
+
+def _without_secrets(line: str, hidden: set[str]) -> str:
+    """The line with *** for each value behind the name of a secret, so that no mistake shows one; they are added to
+    ``hidden``.
+    """
+    shown, end = "", 0
+    for name in _NAME_OF_ONE.finditer(line):
+        value = _BEHIND.match(line, name.end()) if name.start() >= end and looks_secret(name[0]) else None
+        if value:
+            sign, text = value[0].lstrip()[0], value[0].strip("=: \t'\"")
+            shown += f"{line[end : name.end()]}{sign if sign in '=:' else ' '}***"
+            end = value.end()
+            hidden.update([text] if sign in "=:" and len(text) >= LEAST_HIDDEN else [])
+    return shown + line[end:]
 
 
 def parse_node_string(text: str) -> tuple[list[list[Host]], list[str]]:
@@ -84,7 +111,7 @@ def parse_hosts(text: str) -> tuple[list[Host], list[str]]:
     """The hosts of one word, such as ``me@node[0-7,12]:2222`` or ``n0,n1``, and what is wrong with it."""
     hosts: list[Host] = []
     mistakes: list[str] = []
-    for piece in _COMMA.split(text):
+    for piece in _COMMA.split(_PASSWORD.sub(r"\1***@", text)):
         try:
             hosts += _hosts(piece)
         except ValueError as error:
@@ -98,6 +125,8 @@ def _hosts(piece: str) -> list[Host]:
     username, at, place = piece.rpartition("@")
     if "@" in username:
         raise ValueError(f"{piece[:60]!r} has several '@'; write USER@HOST")
+    if at and not place:
+        raise ValueError(f"{piece[:60]!r} names no host; write USER@HOST")
     if at and not _USER.fullmatch(username):
         raise ValueError(f"{username[:40]!r} is not a user name; write USER@HOST")
     if address := _IPV6.fullmatch(place):
@@ -180,7 +209,7 @@ def _port(text: str | None, piece: str) -> int:
 
 
 def _slots(words: Iterable[str]) -> tuple[int | None, list[str]]:
-    slots, mistakes = None, []
+    slots, mistakes, seen = None, [], set[str]()
     for word in words:
         key, equals, value = word.partition("=")
         if key not in _OPTIONS or not equals:
@@ -189,8 +218,11 @@ def _slots(words: Iterable[str]) -> tuple[int | None, list[str]]:
             mistakes.append(f"{word[:40]!r} means nothing here{hint}")
         elif not re.fullmatch(r"[0-9]{1,9}", value) or int(value) > MAX_SLOTS:
             mistakes.append(f"{word[:40]!r}: give a whole number from 0 to {MAX_SLOTS}")
-        elif key == "slots":
-            slots = int(value)
+        elif key in seen:
+            mistakes.append(f"{word[:40]!r}: {key} is given twice; write it once")
+        else:
+            seen.add(key)
+            slots = int(value) if key == "slots" else slots
     return slots, mistakes
 
 

@@ -17,11 +17,12 @@ from swarmtune.clock import Clock, within
 from swarmtune.errors import CommunicationError, IPCTimeoutError
 from swarmtune.execution import look
 from swarmtune.execution.executors.base import Executor, Handle
+from swarmtune.files import created
 from swarmtune.records import Command
 
-HELP_S = 120.0  # a cold vLLM imports for a minute before it prints anything
+HELP_S = 120.0  # for a program: a cold vLLM imports for a minute before it prints anything
 REACH_S = 30.0  # for the node to start anything at all
-REST_S = 5 * look.TOOL_S  # for everything but the help
+REST_S = 3 * look.TOOL_S  # for drivers' tools, and for the way there
 MOST_BYTES = 2**21  # of a help text
 KEPT_S = 24 * 3600.0  # behind a start script the program may change, and the script does not
 MOST_FILES = 64
@@ -42,14 +43,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a node said. ``program``: its path there, empty: there is none; ``runs``: may it be executed?
+    """What a node said. ``program``: its path there, empty: there is none; ``fault``: why that cannot be
+    executed, as the rest of a sentence that begins with its path; empty: it can.
 
     ``paths``: is each there (None: nobody can say yet); ``package``: can it be imported (None: nobody can say). ``help``
     is empty where it was not asked, or ``trouble`` says why there is none. ``tools``: what those printed that are there.
     """
 
     program: str
-    runs: bool
+    fault: str = ""
     paths: Mapping[str, bool | None] = field(default_factory=dict)
     package: bool | None = None
     version: str = ""
@@ -87,7 +89,8 @@ class Memory:
         fresh = file.with_name(f"{file.name}.{os.getpid()}")
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            fresh.write_text(json.dumps(content), encoding="utf-8")
+            with created(fresh, "w") as target:
+                target.write(json.dumps(content))
             fresh.replace(file)
             kept = sorted(self._folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
             for old in kept[:-MOST_FILES]:
@@ -110,8 +113,8 @@ async def ask(
     """What the node of this executor says of the program with which ``command`` begins, in its environment and folder.
 
     ``python``: any from 3.8 on, on the node. ``known``: what ``Memory`` has; a program that did not change is not asked for
-    its help again. ``limit_s``: seconds that the help may take. CommunicationError if the node cannot be reached or does not
-    answer in time; nothing of the question is left running there.
+    its help again. ``limit_s``: seconds for all that the program is asked. CommunicationError if the node cannot be reached
+    or does not answer in time; nothing of the question is left running there.
     """
     facts = {
         "program": command.argv[0],
@@ -164,7 +167,7 @@ def _read(log: str) -> Answer:
         package = found["package"]
         return Answer(
             program=str(found["program"]),
-            runs=bool(found["runs"]),
+            fault=_harmless(str(found["fault"])),
             paths=dict(found["paths"]),
             package=None if package is None else bool(package[0] or package[1]),
             version=_harmless(str(found["version"])),

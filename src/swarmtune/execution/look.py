@@ -5,12 +5,13 @@ where SwarmTune is not installed, and changes nothing there.
 
 REQUEST is a JSON object: ``program`` and ``directory`` of a service; ``paths`` that it needs; ``package``, a Python package;
 ``help`` and ``version``, arguments that make the program print them (empty: it is not asked); ``stamp`` of a program whose
-help is known; ``tools``, further commands; ``limit_s``, the time for the help; ``most_bytes`` of one output.
+help is known; ``tools``, further commands; ``limit_s``, the time for all that the program is asked; ``most_bytes`` of one
+output.
 
-It prints one line, a JSON object that begins with ``program`` (its path; empty: there is none): ``runs``, may it be
-executed; ``paths``, which of them are there (null: nobody can say); ``package``, its version and whether it is there (null:
-nobody can say); ``stamp``, which changes with the program; ``version``; ``help`` (zlib, then base64; empty: not asked);
-``trouble``, why there is no help; ``tools``, the output of those that ended well.
+It prints one line, a JSON object that begins with ``program`` (its path; empty: there is none): ``fault``, why that cannot
+be executed (empty: it can); ``paths``, which of them are there (null: nobody can say); ``package``, its version and whether
+it is there (null: nobody can say); ``stamp``, which changes with the program; ``version``, the line that tells it; ``help``
+(zlib, then base64; empty: not asked); ``trouble``, why there is no help; ``tools``, the output of those that ended well.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from typing import Any
 TOOL_S = 20.0  # for anything but the help
 MOST_PACKED = 180_000  # characters of a packed help: the tuner reads the last 256 KiB
 PYTHON = re.compile(rb"(?:\A#!\s*(?:\S*/env\s+(?:-S\s+)?)?|^'''exec' [\"']?)([^\s\"']*python[0-9.]*)", re.MULTILINE)
+VERSION = re.compile(r"(?:[A-Za-z][\w.-]*[ ,:]+){0,3}v?[0-9]+\.[0-9][\w.+!-]*")
+OF_HELP = re.compile(r"^\s*(?:usage:|-{1,2}[A-Za-z])", re.IGNORECASE | re.MULTILINE)
 PACKAGE = """
 import importlib.metadata, importlib.util, json, sys
 try:
@@ -65,12 +68,12 @@ def run(argv: list[str], directory: str, limit_s: float, most_bytes: int) -> tup
         if max(map(len, outputs.values())) > most_bytes:
             why = f"prints more than {most_bytes} bytes"
         elif time.monotonic() > deadline:
-            why = f"does not end within {limit_s:g} s"
+            why = f"does not end within {round(limit_s, 1):g} s"
     if not why:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            why = f"does not end within {limit_s:g} s"
+            why = f"does not end within {round(limit_s, 1):g} s"
     if process.poll() is None:
         process.kill()
         process.wait()
@@ -92,14 +95,58 @@ def interpreter(program: str) -> str:
     return ""
 
 
-def package(python: str, name: str, directory: str) -> list[Any] | None:
+def fault(file: Path) -> str:
+    """Why this file cannot be executed, as the rest of a sentence that begins with it; empty: nothing speaks against it."""
+    try:
+        file.stat()
+    except OSError as error:  # links in a circle, a name that is too long
+        return f"cannot be run: {error.strerror}; correct its name or path"
+    if file.is_dir():
+        return "is a folder; name the program in it"
+    if not os.access(file, os.X_OK):
+        return "cannot be executed; chmod +x makes it a program"
+    begin = b"\0"
+    if file.is_file():
+        with contextlib.suppress(OSError), file.open("rb") as opened:
+            begin = opened.read(512)
+    is_text = b"\0" not in begin and begin[:4] != b"\x7fELF"
+    if begin[:2] != b"#!" or not begin[2:].split():
+        return "cannot be executed: its first line names no interpreter, such as #!/bin/sh" if is_text else ""
+    line = begin[2:].partition(b"\n")[0].decode(errors="replace")
+    words = line.strip(" \t").split()
+    if words and Path(words[0]).name == "env" and Path(words[0]).exists():
+        words = [word for word in words[1:] if word not in ("-S", "-i") and "=" not in word]
+    if words and words[0].startswith("-"):  # another option of env
+        return ""
+    if not words or shutil.which(words[0]) is None:
+        return (
+            f"cannot be executed: its first line names the interpreter {''.join(words[:1])[:200]}, which is not there"
+        )
+    if line.endswith("\r"):
+        return "cannot be executed: its first line ends with a carriage return; save it with the line ends of Unix"
+    return ""
+
+
+def package(python: str, name: str, directory: str, limit_s: float) -> list[Any] | None:
     """The version of a package, and whether it can be imported; None if nobody can say."""
-    output, _, why = run([python, "-c", PACKAGE, name], directory, TOOL_S, 1 << 16)
+    output, _, why = run([python, "-c", PACKAGE, name], directory, limit_s, 1 << 16)
     try:
         version, there = json.loads(output)
     except (ValueError, TypeError):
         return None
     return None if why else [str(version), bool(there)]
+
+
+def version_line(text: str) -> str:
+    """The last line that tells a version and nothing else; empty if there is none, or if the text is a help."""
+    lines = [] if OF_HELP.search(text) else [line.strip() for line in text.splitlines()]
+    return next((line[:200] for line in reversed(lines) if VERSION.fullmatch(line)), "")
+
+
+def on_path(name: str) -> str:
+    """The program of this name on the PATH, else a file of this name there that cannot be executed; empty: there is none."""
+    files = (Path(folder, name) for folder in os.get_exec_path())
+    return shutil.which(name) or next((str(file) for file in files if file.is_file()), "")
 
 
 def is_there(path: str, directory: str) -> bool | None:
@@ -115,43 +162,55 @@ def is_there(path: str, directory: str) -> bool | None:
     return True
 
 
+def needed(path: str, directory: str, wanted: str) -> bool | None:
+    """As ``is_there``. A shell also looks for the bare name of its script on the PATH; and a service for which no folder is
+    wanted starts in an empty one.
+    """
+    there = is_there(path, directory)
+    if "/" not in path and on_path(path):
+        return True
+    return False if there is None and not wanted and not Path(path).is_absolute() else there
+
+
 def look(request: dict[str, Any]) -> dict[str, Any]:
     """The answer to a request."""
     directory = os.path.expanduser(request["directory"])  # noqa: PTH111 - no error where there is no home
     directory = directory if os.access(directory, os.X_OK) and Path(directory).is_dir() else ""
     name, place, most = request["program"], directory or str(Path.cwd()), request["most_bytes"]
-    path, runs = name if "/" in name else shutil.which(name) or "", True
-    if "/" in name and (there := is_there(name, directory)) is not None:
-        file = Path(place, name)
-        path, runs = str(file) if there and file.is_file() else "", os.access(file, os.X_OK)
-    answer: dict[str, Any] = {"program": path, "runs": runs, "package": None, "stamp": "", "version": "", "help": ""}
-    answer["trouble"] = ""
-    answer["paths"] = {each: is_there(each, directory) for each in request["paths"]}
+    path, there = name if "/" in name else on_path(name), True if "/" not in name else is_there(name, directory)
+    if "/" in name and there is not None:
+        path = str(Path(place, name)) if there else ""
+    seen = path and (there or Path(path).is_symlink())
+    answer: dict[str, Any] = {"program": path, "fault": fault(Path(path)) if seen else "", "package": None}
+    answer.update(dict.fromkeys(("stamp", "version", "help", "trouble"), ""))
+    answer["paths"] = {each: needed(each, directory, request["directory"]) for each in request["paths"]}
     answer["tools"] = {}
     for tool in request["tools"]:
         if shutil.which(tool[0]):
             output, _, why = run(tool, place, TOOL_S, 1 << 16)
             answer["tools"].update({} if why else {tool[0]: output})
-    if not (path and runs):
+    if not path or answer["fault"]:
         return answer
+    deadline = time.monotonic() + request["limit_s"]
     python = interpreter(path)
     if request["package"] and python:
-        answer["package"] = package(python, request["package"], place)
+        answer["package"] = package(python, request["package"], place, min(TOOL_S, request["limit_s"]))
     answer["version"] = answer["package"][0] if answer["package"] else ""
     with contextlib.suppress(OSError):
         facts = Path(path).stat()
         answer["stamp"] = json.dumps([str(Path(path).resolve()), facts.st_mtime_ns, facts.st_size, answer["version"]])
     if not request["help"] or (answer["stamp"] and answer["stamp"] == request["stamp"]):
         return answer
-    if request["version"] and not answer["version"]:
-        output, errors, _ = run([name, *request["version"]], place, TOOL_S, 1 << 16)
-        answer["version"] = (output.strip() or errors.strip())[:2000]
-    output, errors, answer["trouble"] = run([name, *request["help"]], place, request["limit_s"], most)
+    output, errors, answer["trouble"] = run([name, *request["help"]], place, deadline - time.monotonic(), most)
     if not answer["trouble"] and not (output + errors).strip():
         answer["trouble"] = "prints nothing"
     if not answer["trouble"]:
         packed = base64.b64encode(zlib.compress((output if output.strip() else errors).encode(), 9)).decode()
         answer.update({"trouble": "prints too much"} if len(packed) > MOST_PACKED else {"help": packed})
+    left_s = min(TOOL_S, deadline - time.monotonic())
+    if request["version"] and not answer["version"] and left_s > 0:
+        output, errors, why = run([name, *request["version"]], place, left_s, 1 << 16)
+        answer["version"] = "" if why else version_line(output) or version_line(errors)
     return answer
 
 

@@ -5,7 +5,8 @@
     FOLDER/commands/ID.json      a command, taken away by the one who answers
     FOLDER/answers/ID.json       its answer, taken away by the one who asked
 
-A file appears whole (written under another name, then renamed). Whether the other side lives is judged by its number on
+A file appears whole (written under another name, then renamed). Only a file of this user in a folder that no other user can
+write is believed: whoever can put a command here runs it as us. Whether the other side lives is judged by its number on
 one's own clock: the clocks of the machines may differ by hours.
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
+import stat
 import uuid
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ from swarmtune.errors import CommunicationError
 POLL_S = 0.05
 BEAT_S = 1.0
 LOST_S = 15.0  # without a new number for so long, the other side counts as gone
+MESSAGE_BYTES = 2**24
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 Message = dict[str, Any]
 
@@ -46,12 +51,45 @@ def write_message(path: Path, message: Message) -> None:
 
 
 def read_message(path: Path) -> Message | None:
-    """The message in a file; None if the file does not exist, or it holds no message."""
+    """The message in a file; None if the file does not exist, is not to be believed, or holds no message."""
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_size > MESSAGE_BYTES or _distrust(facts):
+                return None
+            content = json.loads(file.read(MESSAGE_BYTES))
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def distrust(path: Path) -> str:
+    """Why what lies at this place is not believed, and the way out; empty: it is, or nothing is there."""
+    try:
+        reason = _distrust(path.lstat())
+    except OSError:
+        return ""
+    return f"{path} {reason}" if reason else ""
+
+
+def _distrust(facts: os.stat_result) -> str:
+    user = os.geteuid()
+    if facts.st_uid != user:
+        return (
+            f"belongs to {_name(facts.st_uid)}, and only {_name(user)} is obeyed here: let the tuner and `swarmtune node` "
+            "run as one user, in a folder of that user"
+        )
+    if facts.st_mode & OTHERS_WRITE and not stat.S_ISLNK(facts.st_mode):
+        return f"can be written by other users (mode {stat.S_IMODE(facts.st_mode):o}): chmod go-w"
+    return "is a link" if stat.S_ISLNK(facts.st_mode) else ""
+
+
+def _name(user: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(user).pw_name}"
+    except KeyError:
+        return f"the user {user}"
 
 
 def waiting(folder: Path) -> list[Path]:

@@ -78,6 +78,9 @@ class Job(ABC, Generic[R]):
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """Why the service did not become ready; ``exit_code`` None: it still runs. The error's culprit is a guess."""
 
+    async def overdue(self, service: Service) -> None:
+        """Called before ``diagnose`` where the service still runs and was not ready in time. A look at it, in seconds."""
+
     @abstractmethod
     async def use(self, service: Service) -> R:
         """Use the service. This call is cancelled when the service ends, and must then leave nothing running."""

@@ -20,6 +20,7 @@ from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.execution.reach import Reach
 from swarmtune.execution.service_group import ServiceGroup
+from swarmtune.fleet.asking import http_session
 from swarmtune.fleet.batch import Batch, Particle
 from swarmtune.fleet.dispatch import Dispatcher, Member
 from swarmtune.fleet.durations import Durations
@@ -124,7 +125,7 @@ class ParticleDispatcher:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._reach.close)
             connector = aiohttp.TCPConnector(limit=0, force_close=True)  # services come and go
-            self._http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+            self._http = await stack.enter_async_context(http_session(connector=connector))
             self._run = time.strftime("%Y%m%d-%H%M%S", time.gmtime(self._clock.wall())) + f"-{uuid.uuid4().hex[:4]}"
             here = LocalExecutor(self.results_dir, self._clock)
             stack.push_async_callback(here.close)

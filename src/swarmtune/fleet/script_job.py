@@ -22,6 +22,7 @@ from swarmtune.errors import (
 from swarmtune.execution.config import ServiceGroupConfig
 from swarmtune.execution.service_group import ServiceGroup, of_rank
 from swarmtune.execution.supervisor import make_private
+from swarmtune.files import created
 from swarmtune.fleet.fitness import Measure
 from swarmtune.fleet.job import Job, Service
 from swarmtune.fleet.start_script import GroupScripts
@@ -115,7 +116,8 @@ class ScriptJob(Job[float]):
         file = self.folder / "result.json"
         try:
             make_private(self.folder)
-            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            with created(file, "w") as target:
+                target.write(json.dumps(result, indent=2) + "\n")
             if not remote:
                 return None
             await self._nodes.executors[0].put(file, f"{self.place}/result.json")
@@ -128,10 +130,11 @@ class ScriptJob(Job[float]):
 
 
 async def answers_ok(http: aiohttp.ClientSession, url: str) -> bool:
-    """Does this URL answer 200?"""
+    """Does this URL answer 200, itself?"""
     try:
         async with http.get(url, timeout=aiohttp.ClientTimeout(total=ASK_S)) as answer:
-            return answer.status == OK
+            here = all(before.url.origin() == answer.url.origin() for before in answer.history)  # no stranger was asked
+            return here and answer.status == OK
     except (TimeoutError, aiohttp.ClientError, OSError):
         return False
 

@@ -15,6 +15,7 @@ from swarmtune.clock import Clock, within
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SwarmTuneError
 from swarmtune.execution.executors.base import Handle, NotHeldError
 from swarmtune.execution.service_group import ServiceGroup, of_rank
+from swarmtune.fleet.asking import http_session
 from swarmtune.fleet.job import LOG_LINES, Job, Report, RunResult, Service, Stage
 from swarmtune.fleet.job import same_service as same
 from swarmtune.fleet.turns import Turn, any_time
@@ -60,14 +61,14 @@ class ServiceRun(Generic[R]):
     ) -> None:
         """``turn`` is held while the service is used. ``start_s``: seconds for the nodes to start a command.
 
-        ``listening`` checks the port before a start; by default it asks by HTTP.
+        ``listening`` checks the port before a start; by default it tries to connect.
         """
         self.nodes = nodes
         self.group = nodes.group
         self._clock = clock
         self._turn = turn
         self._start_s = start_s
-        self._listening = listening or answers_http
+        self._listening = listening or is_taken
         self._running: _Running[R] | None = None
 
     @property
@@ -184,6 +185,7 @@ class ServiceRun(Generic[R]):
                 ):
                     return
             if self._clock.monotonic() > deadline:
+                await job.overdue(service)
                 raise job.diagnose(None, await service.handle.logs(LOG_LINES))
             await self._clock.sleep(pause)
             pause = min(POLL_S, 1.5 * pause)
@@ -246,11 +248,30 @@ class _Progress:
     died: bool = False
 
 
+async def is_taken(group: Group) -> bool:
+    """Does another program take connections at the group's address? It counts whatever it answers, or if it is silent.
+
+    One that closes each connection at once does not count: a tunnel does so when no service is behind it.
+    """
+    taken = False
+    try:
+        async with asyncio.timeout(LOOK_S):
+            reader, writer = await asyncio.open_connection(group.master, group.port)
+            taken = True
+            with contextlib.closing(writer):
+                writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                return bool(await reader.read(1))
+    except TimeoutError:
+        return taken
+    except (OSError, ValueError):  # a name that no host can have is a ValueError
+        return False
+
+
 async def answers_http(group: Group) -> bool:
     """Does anything answer HTTP at the group's address? Whatever it says, it is not ours."""
     timeout = aiohttp.ClientTimeout(total=LOOK_S)
     try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(group.url, allow_redirects=False):
+        async with http_session(timeout=timeout) as session, session.get(group.url, allow_redirects=False):
             return True
     except (TimeoutError, aiohttp.ClientError, OSError):
         return False

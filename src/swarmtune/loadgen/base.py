@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,12 @@ class LoadedService:
     token: str = ""
 
 
+COMMON = (  # every benchmark has them
+    *("output_throughput", "request_throughput", "total_token_throughput", "success_rate"),
+    *("completed", "failed", "duration_s", "total_input_tokens", "total_output_tokens"),
+)
+
+
 class Benchmark(ABC):
     """A load generator is a command that leaves files. Our own is one too.
 
@@ -34,8 +40,12 @@ class Benchmark(ABC):
 
     name: str
     Config: type
+    statistics: Collection[str] = ()  # of a foreign tool, which ones its measurements have
+    samples: Collection[str] = ()  # of which samples, ttft_ms; empty: not declared
+    scalars: Collection[str] = ()  # and numbers that not every tool has, request_goodput
     runs_anywhere = False  # is its command a module of swarmtune, which another machine's Python can run?
     measures_power = False  # can a measurement have power_watts, the mean power of the service's accelerators?
+    model_folder: str | None = ""  # see learn_model
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -62,6 +72,26 @@ class Benchmark(ABC):
         """The most requests at a time that the user allows while the load search varies the request rate; None: any."""
         cap: int | None = getattr(self.config, "concurrency", None)  # the user's own, not a default number of users
         return cap
+
+    def learn_model(self, folder: str | None) -> None:
+        """Take the folder or file of the model, as the engine names it; empty: it names none; None: none can be known before
+        the engine's table is right. Called before ``mistakes``.
+        """
+        self.model_folder = folder
+
+    def absent(self, metric: str) -> str:
+        """Why its measurements have no metric of this name, as part of a sentence; empty: they have it, where the service
+        lets it be measured.
+        """
+        statistic, _, sample = metric.partition("_")
+        if not self.samples or metric in (*COMMON, *self.scalars):
+            return ""
+        if statistic in self.statistics and sample in self.samples:
+            return ""
+        gives = f"{', '.join(self.statistics)} of {', '.join(self.samples)}" + "".join(
+            f", {name}" for name in self.scalars
+        )
+        return f"the benchmark {self.name} does not give it; it gives {gives}"
 
     def mistakes(self) -> list[str]:
         """Mistakes in the section, as sentences. Called only for the benchmark that is used."""

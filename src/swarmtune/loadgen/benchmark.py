@@ -10,7 +10,8 @@ from pathlib import Path
 
 from swarmtune.devices.host import is_here
 from swarmtune.devices.sources import no_power as devices_without_power
-from swarmtune.errors import BenchmarkParseError, SwarmTuneError
+from swarmtune.errors import BenchmarkParseError, ConfigurationError, ConfigValidationError, SwarmTuneError
+from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.ask.spec import ServiceNode, Spec
 from swarmtune.loadgen.base import Benchmark, LoadedService
 from swarmtune.loadgen.exports.measurement import MEASUREMENT_FILE
@@ -21,6 +22,9 @@ from swarmtune.workload import Load, Workload
 
 SPEC_FILE = "spec.json"
 MOST_PATH = 4096  # characters; a longer text is not a path
+
+
+OF_STREAMS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "itl_ms", "icl_ms", "scheduled_ttft_ms", "scheduled_ttfo_ms")
 
 
 class SwarmtuneBenchmark(Benchmark):
@@ -52,17 +56,37 @@ class SwarmtuneBenchmark(Benchmark):
                 "the service's cache fills up with prefixes (prompt_prefix_pool_size)",
             ),
             (
-                not config.warmup_request_count and config.warmup_duration is None,
+                not (config.warmup_request_count or config.warmup_duration or self._until_steady),
                 "a service that is not warmed up is slow at first (warmup_request_count)",
             ),
         )
         return next((reason for holds, reason in doubts if holds), "")
 
+    def absent(self, metric: str) -> str:
+        """Latencies that need a stream, where none is asked for."""
+        sample = metric.partition("_")[2]
+        endpoint = self.config.endpoint_type
+        if endpoint in ("embeddings", "rankings") and sample in OF_STREAMS:
+            return f"the answers of [loadgen] endpoint_type = {endpoint!r} have no tokens"
+        if not self.config.streaming and sample in OF_STREAMS:
+            return "[loadgen] streaming = false: an answer in one piece has no first token and no time per token"
+        return ""
+
     def mistakes(self) -> list[str]:
-        """A file of requests that is not there."""
-        files = {"input_file": self.config.input_file, "ca_file": self.config.ca_file}
+        """Files that are not there, and what cannot be read of a file of requests."""
+        named = ("input_file", "ca_file", "client_cert", "client_key")
+        files = {name: str(getattr(self.config, name)) for name in named}
         missing = [name for name, path in files.items() if path and not Path(path).expanduser().is_file()]
-        return [f"loadgen.{name}: {files[name]} is not a file" for name in missing]
+        found = [f"loadgen.{name}: {files[name]} is not a file" for name in missing]
+        if not self.config.input_file or "input_file" in missing:
+            return found
+        try:
+            make_dataset(self.config.model_copy(update=self._files), 0)
+        except ConfigValidationError as error:
+            found += [f"loadgen.input_file: {mistake}" for mistake in error.mistakes]
+        except ConfigurationError as error:
+            found.append(f"loadgen.input_file: {error.message}")
+        return found
 
     def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
         """What the section asks for, on this model."""
@@ -92,9 +116,17 @@ class SwarmtuneBenchmark(Benchmark):
             request_slos=dict(request_slos),
         )
 
+    @property
+    def _until_steady(self) -> bool:
+        """Unless the user says something else, a load begins when the service is warm."""
+        given = self.config.model_fields_set & {"warmup_request_count", "warmup_duration"}
+        return self.config.warmup_until_steady or not (given or "warmup_until_steady" in self.config.model_fields_set)
+
     def described(self, workload: Workload) -> str:
         """With the file or the data set in place of lengths, and the number of answers that a load waits for."""
         config, text = self.config, super().described(workload)
+        if self._until_steady:
+            text = text.replace(", no warm-up", ", after a warm-up until the service is steady")
         source = Path(config.input_file).name if config.input_file else config.public_dataset
         if source:
             text = f"requests of {source}; {text.split('; ')[1]}"
@@ -147,6 +179,9 @@ class SwarmtuneBenchmark(Benchmark):
         return {
             "input_file": _absolute(config.input_file),
             "ca_file": _absolute(config.ca_file),
+            "client_cert": _absolute(config.client_cert),
+            "client_key": _absolute(config.client_key),
+            "tokenizer": config.tokenizer if config.tokenizer == "builtin" else _absolute(config.tokenizer),
             "payload_template": _absolute(config.payload_template, only_if_there=True),
         }
 
@@ -163,6 +198,7 @@ class SwarmtuneBenchmark(Benchmark):
                 "request_count": workload.requests,
                 "benchmark_duration": workload.duration_s,
                 "warmup_request_count": workload.warmup_requests,
+                "warmup_until_steady": self._until_steady,
                 **self._files,
             }
         )

@@ -10,6 +10,7 @@ import json
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
@@ -24,6 +25,7 @@ MOST_RATE = 1_000_000  # requests per second
 MOST_SECONDS = 100_000_000  # three years
 MOST_STAMP_MS = 4_000_000_000_000  # Unix time, too
 MOST_FACTOR = 1_000_000
+OURS = ("content-length", "transfer-encoding", "connection")  # headers that the wire needs as they are
 Pattern = Literal["constant", "poisson", "gamma", "concurrency_burst"]
 Distribution = Literal["normal", "lognormal", "uniform", "exponential"]
 
@@ -63,6 +65,10 @@ class LoadgenOptions(BaseModel):
     streaming: bool = option("endpoint", True, "ask for the answer token by token, where the endpoint can")
     header: Texts = option("endpoint", (), "further HTTP header, 'Name: value'; values are never stored")
     extra_inputs: Texts = option("endpoint", (), "further field of every body: 'name:value' or a JSON object")
+    tokenizer: str = option(
+        "endpoint", "", "folder of the model's tokenizer.json, for answers whose tokens the service does not state; needs "
+        "the library tokenizers; 'builtin': the built-in one",
+    )  # fmt: skip
     ignore_eos: bool = option("endpoint", True, "ask for answers of exactly the drawn length")
     payload_template: str = option(
         "endpoint", "", "template endpoint: the body as JSON with {{prompt}}, {{model}}, {{output_tokens}}, or a file"
@@ -79,6 +85,8 @@ class LoadgenOptions(BaseModel):
     proxy: str = option("endpoint", "", "HTTP proxy; default the environment's http_proxy, https_proxy and no_proxy")
     tls_verify: bool = option("endpoint", True, "check the certificate of an https endpoint")
     ca_file: str = option("endpoint", "", "certificates to trust besides the system's, a PEM file")
+    client_cert: str = option("endpoint", "", "certificate to show to an https endpoint that wants one, a PEM file")
+    client_key: str = option("endpoint", "", "its private key, a PEM file; default: in the same file")
     source_addresses: Texts = option(
         "endpoint", (), "local address to connect from; several share the connections (more than 28,000 need it)"
     )
@@ -103,6 +111,10 @@ class LoadgenOptions(BaseModel):
         "data", 0, "number of prefixes of which each session draws one", ge=0, le=MOST_USERS
     )
     prompt_prefix_length: int = option("data", 0, "length of those prefixes, tokens", ge=0, le=MOST_TOKENS)
+    num_dataset_entries: int = option(
+        "data", 0, "number of different synthetic sessions, used again in their order; 0: each is another one",
+        ge=0, le=MOST_REQUESTS,
+    )  # fmt: skip
     prompt_batch_size: int = option(
         "data", 1, "texts in one embeddings request, passages in one of rankings", ge=1, le=MOST_USERS
     )
@@ -122,7 +134,9 @@ class LoadgenOptions(BaseModel):
         "data", None, "leave out entries of a file with longer prompts, tokens", ge=1, le=MOST_TOKENS
     )
     max_osl: int | None = option("data", None, "cut longer answers of a file to this, tokens", ge=1, le=MOST_TOKENS)
-    random_seed: int | None = option("data", None, "same seed: same requests and same schedule, byte for byte", ge=0)
+    random_seed: int | None = option(
+        "data", None, "same seed: same requests and same schedule, byte for byte", ge=0, lt=2**63
+    )
 
     # --- conversations ---------------------------------------------------------------------------------------------
     conversation_turn_mean: float = option(
@@ -217,6 +231,9 @@ class LoadgenOptions(BaseModel):
         "warm-up", 0, "requests before the measurement, not counted", ge=0, le=MOST_REQUESTS
     )
     warmup_duration: float | None = option("warm-up", None, "length of the warm-up, s", gt=0, le=MOST_SECONDS)
+    warmup_until_steady: bool = option(
+        "warm-up", False, "end the warm-up when answers no longer become faster (docs/loadgen.md); 120 s at most"
+    )
     warmup_concurrency: int | None = option(
         "warm-up", None, "concurrency of the warm-up, if another", ge=1, le=MOST_USERS
     )
@@ -279,6 +296,9 @@ class LoadgenOptions(BaseModel):
         gt=0,
         le=1,
     )
+    slice_duration: float | None = option(
+        "measurement", None, "also leave the results of each so many seconds, in timeslices.csv", gt=0, le=MOST_SECONDS
+    )
     server_metrics: Texts = option(
         "measurement",
         (),
@@ -287,18 +307,20 @@ class LoadgenOptions(BaseModel):
     gpu_telemetry: Texts = option(
         "measurement",
         (),
-        "Prometheus address of a device exporter (DCGM, NPU) to read, for a service on another machine",
+        "Prometheus address of a device exporter (DCGM, NPU) to read, for a service on another machine; 'off': read neither "
+        "devices nor CPUs here",
     )
 
     # --- machine ---------------------------------------------------------------------------------------------------
     workers_max: int = option("workers", 1, "processes that send", ge=1, le=256)
     wire: Literal["auto", "native", "python"] = option(
-        "workers", "auto", "hot path in C or in Python; auto: in C where it was compiled, and without TLS"
+        "workers", "auto", "hot path in C or in Python; auto: in C where it was compiled"
     )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         rules = (
+            (sendable(self.extra_body()), "extra_inputs holds a number that JSON cannot send: NaN, or one beyond 64 bits"),
             (not self.fixed_schedule or self.input_file or self.public_dataset, "fixed_schedule needs an input_file"),
             (
                 sum((self.fixed_schedule, self.user_centric_rate is not None, self.request_rate is not None)) <= 1,
@@ -317,12 +339,21 @@ class LoadgenOptions(BaseModel):
             ((self.prompt_prefix_pool_size > 0) == (self.prompt_prefix_length > 0),
              "prompt_prefix_pool_size and prompt_prefix_length go together"),
             (self.input_file == "" or self.public_dataset == "", "give an input_file or a public_dataset, not both"),
+            (not self.client_key or self.client_cert, "client_key needs a client_cert"),
+            (all(self.source_addresses), "source_addresses has an empty item; leave the option out for any address"),
+            (self.request_rate is None or self.arrival_pattern != "concurrency_burst",
+             "concurrency_burst sends as fast as the concurrency allows: it takes no request_rate"),
             (not self.proxy or urlsplit(self.proxy if "//" in self.proxy else f"http://{self.proxy}").scheme == "http",
              "the proxy must be of the form http://host:port"),
-            (all(is_http(text) for text in (*self.server_metrics, *self.gpu_telemetry) if text not in ("auto", "off")),
+            (all(is_http(text) for text in (*self.server_metrics, *self.gpu_telemetry)
+                 if text not in ("auto", "off", "pynvml")),
              "server_metrics and gpu_telemetry are addresses such as http://host:9400/metrics, without a password"),
-            (not {"auto", "off"} & set(self.gpu_telemetry), "gpu_telemetry knows neither 'auto' nor 'off'"),
-            (all(":" in text for text in self.header), "a header has the form 'Name: value'"),
+            ("auto" not in self.gpu_telemetry, "gpu_telemetry does not know 'auto'"),
+            ("pynvml" not in self.server_metrics, "server_metrics does not know 'pynvml'"),
+            (all(":" in text and text.isprintable() for text in self.header),
+             "a header has the form 'Name: value', without line breaks"),
+            (not any(text.partition(":")[0].strip().lower() in OURS for text in self.header),
+             "content-length, transfer-encoding and connection are headers that every request gets by itself"),
             (all(_is_extra(text) for text in self.extra_inputs),
              "extra_inputs have the form 'name:value' or are a JSON object"),
             (self._held_tokens() <= MOST_HELD_TOKENS,
@@ -357,6 +388,14 @@ class LoadgenOptions(BaseModel):
                 name, _, value = text.partition(":")
                 body[name.strip()] = _plain(value.strip())
         return body
+
+
+def sendable(body: dict[str, Any]) -> bool:
+    """Can this be sent as JSON, without a change?"""
+    try:
+        return bool(json.loads(orjson.dumps(body)) == body)
+    except (TypeError, ValueError, RecursionError):
+        return False
 
 
 def is_http(text: str) -> bool:

@@ -56,13 +56,14 @@ REQUEST = np.dtype(
         ("first_chunk", "i8"),  # its chunks are chunk[first_chunk : first_chunk + chunks]
         ("chunks", "i4"),
         ("first_answer", "i4"),  # index among its chunks of the first without reasoning; -1: none
-        ("asked_input_tokens", "i4"),
-        ("input_tokens", "i4"),  # server's usage, else as asked
+        ("asked_input_tokens", "i4"),  # of the turns so far, without the answers between them
+        ("input_tokens", "i4"),  # server's usage where it can be true, else as asked
         ("asked_output_tokens", "i4"),  # -1: not asked
-        ("output_tokens", "i4"),  # server's usage, else the number of chunks
+        ("output_tokens", "i4"),  # of all choices: server's usage, else an estimate
         ("reasoning_tokens", "i4"),  # -1: unknown
         ("cached_tokens", "i4"),  # of the prompt, from the server's cache; -1: unknown
-        ("server_counted", "?"),  # output_tokens is the server's usage
+        ("choices", "u1"),  # answers in one (n); 0 in files of earlier versions
+        ("server_counted", "?"),  # output_tokens is the server's usage; else it was estimated (read/counts.py)
         ("false_usage", "?"),  # the server stated a count that cannot be true; it is not among these (read/counts.py)
         ("status", "i2"),  # HTTP status; 0: none
         ("retried", "?"),  # sent twice, because the server closed an idle connection
@@ -70,13 +71,14 @@ REQUEST = np.dtype(
         ("error", "i4"),  # index into errors; -1: none
     ]
 )
-ADDED_COLUMNS = frozenset({"false_usage"})  # that files of earlier versions lack: 0
+ADDED_COLUMNS = frozenset({"false_usage", "choices", "choice"})  # that files of earlier versions lack: 0
 CHUNK = np.dtype(
     [
         ("ns", "i8"),  # arrival: the kernel's stamp, else the worker's
         ("lag_ns", "i4"),  # worker's read after the kernel's stamp; -1: no kernel stamp
         ("doubt_ns", "i4"),  # it arrived at most this much earlier than ``ns`` (it came with later bytes in one read)
-        ("tokens", "i2"),  # as the server said; 0: it did not
+        ("tokens", "f4"),  # that it brought, as the server said or by its text; 0: as many as the others of its answer
+        ("choice", "u1"),  # of several answers in one, the one that it belongs to
     ]
 )
 
@@ -114,6 +116,10 @@ class WorkerFacts:
     cycle_p99_ms: float = 0.0  # time between two polls of the sockets, while there was something to do
     cycle_max_ms: float = 0.0
     page_faults: int = 0  # waits for the disk, because memory of the worker had been taken away
+    pauses: int = 0  # times that a user waited because the service asked for it (Retry-After), in the measurement
+    paused_s: float = 0.0  # those waits, all in all, until its end
+    longest_pause_s: float = 0.0  # as the service asked for it
+    open_ends: int = 0  # answers behind whose last event the service left the HTTP answer open
     clock_steps: int = 0  # jumps of the wall clock against the monotonic one
     clock_offset_error_ms: float = 0.0  # of a worker on another machine
     notes: list[str] = field(default_factory=list)

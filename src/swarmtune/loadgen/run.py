@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from swarmtune.loadgen.ask.spec import Spec, headers_of
 from swarmtune.loadgen.ask.target import Target
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.judge.deciding import asks, deciding
-from swarmtune.loadgen.read.spool import collect
+from swarmtune.loadgen.read.spool import SpoolReader
+from swarmtune.loadgen.read.tokenizer import counter
 from swarmtune.loadgen.records import Records
 from swarmtune.loadgen.send.ownload import memory_kept
 from swarmtune.loadgen.send.plan import Share, all_credits, concurrency_of, measured, share_of, warm_up
@@ -63,7 +65,7 @@ class LoadRun:
         part.directory.mkdir(parents=True, exist_ok=True)
         self.spool = part.directory / SPOOL_FILE
         self.prefix = f"{spec.seed}-"
-        wire = make_wire(self.spool, tls=any(target.tls for target in targets), kind=self.options.wire)
+        wire = make_wire(self.spool, kind=self.options.wire)
         self.sender = Sender(wire, targets, self.endpoint, self.prefix, part.observer)
         self.sender.facts.worker = f"worker-{part.share.worker}"
         self.sender.spool_is_read = asks(spec)
@@ -129,10 +131,24 @@ class LoadRun:
         yield measured(self.options, self.dataset, self.source, spec.seed, share, self.started_ns, before)
 
     def collected(self, progress: Callable[[float], None] = lambda _: None) -> Records:
-        """The records, from the spool. Times are this machine's."""
+        """The records, from the spool. Times are this machine's.
+
+        If ``sender.stop`` is called meanwhile: those that were read by then.
+        """
+        count = counter(self.options.tokenizer, self.part.spec.model).count
+        reader = SpoolReader(self.spool, self.endpoint, self.part.share.worker, count)
+        stopped = self.sender.stopped
+
+        def go_on(share: float) -> None:
+            progress(share)
+            if self.sender.stopped and not stopped:
+                raise InterruptedError
+
         gc.disable()  # millions of small objects, and no cycle among them
         try:
-            requests, chunks, errors = collect(self.spool, self.endpoint, self.part.share.worker, progress)
+            with contextlib.suppress(InterruptedError):
+                reader.advance(go_on)
+            requests, chunks, errors = reader.columns()
         finally:
             gc.enable()
         order = np.argsort(requests["scheduled_ns"], kind="stable")

@@ -88,6 +88,17 @@ class Objective(ABC):
         return self.as_loss(self.value(measurement))
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """The metrics that every measurement must have: those of the values and of the SLOs."""
+        values = (name for objective in self.several.values() for name in objective.values)
+        return tuple(dict.fromkeys((*self.values, *values, *self.limits)))
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        """The metrics that the value is made of, accelerators and power apart."""
+        return (self.metric,) if self.metric else ()
+
+    @property
     def needs_power(self) -> bool:
         """Is something counted per watt?"""
         return any(objective.needs_power for objective in self.several.values())
@@ -166,6 +177,10 @@ class Latency(Objective):
     kind: ClassVar[str] = "latency"
     name: str = ""
 
+    @property
+    def values(self) -> tuple[str, ...]:
+        return (self.name,)
+
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "name": self.name}
 
@@ -207,6 +222,11 @@ class Weighted(Objective):
     kind: ClassVar[str] = "weighted"
     needs_slos: ClassVar[bool] = False
     weights: Weights = field(default_factory=Weights)
+
+    @property
+    def values(self) -> tuple[str, ...]:
+        w = self.weights
+        return ("output_throughput", "success_rate", f"{w.ttft_statistic}_ttft_ms", f"{w.tpot_statistic}_tpot_ms")
 
     def identity(self) -> dict[str, Any]:
         w = self.weights

@@ -59,9 +59,10 @@ def violations(measurement: Measurement, limits: Mapping[str, float], min_succes
 def metric(measurement: Measurement, name: str, above: float = -math.inf) -> float:
     """A metric that the objective needs. FitnessCalculationError if it is missing or not above ``above``."""
     if name not in measurement.metrics:
-        have = ", ".join(sorted(measurement.metrics)) or "none"
+        have = f"It has: {', '.join(sorted(measurement.metrics)) or 'none'}."
+        said = f"The load generator says: {'; '.join(measurement.reasons)}." if measurement.reasons else have
         raise FitnessCalculationError(
-            f"The measurement has no {name}, which the objective needs. It has: {have}.",
+            f"The measurement has no {name}, which the objective needs. {said}",
             details={"missing": name, "metrics": sorted(measurement.metrics)},
         )
     value = measurement.metrics[name]

@@ -50,6 +50,11 @@ class Search(ABC):
         self.budget = budget
         self.options = options
 
+    @classmethod
+    def notes(cls, space: Space, budget: int) -> list[str]:  # noqa: ARG003 - most leave nothing out
+        """What this search will not do in this space with so many evaluations, a sentence each."""
+        return []
+
     @abstractmethod
     def ask(self, pending: Sequence[Setting]) -> Setting:
         """The next setting to measure, legal in the space, given the ``pending`` ones that are still being measured.

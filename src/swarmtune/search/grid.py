@@ -30,6 +30,16 @@ class GridSearch(Search):
         self._told = 0
         self._grid = self._ordered(levels(space.dimensions, min(max(budget, 1), MOST_SETTINGS)))
 
+    @classmethod
+    def notes(cls, space: Space, budget: int) -> list[str]:
+        if space.size <= budget:
+            return []
+        counts = levels(space.dimensions, min(max(budget, 1), MOST_SETTINGS))
+        tried = ", ".join(
+            f"{d.name} {n} of {d.count or 'any number of'}" for d, n in zip(space.dimensions, counts, strict=True)
+        )
+        return [f"algorithm grid: {budget} evaluations do not try all {space.size:.3g} settings; values tried: {tried}"]
+
     def tell(self, setting: Setting, score: Score) -> None:
         self._history.tell(setting, score)
         self._told += 1

@@ -26,6 +26,7 @@ _PARAM_KEYS = (
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,99}")
 _LIVE = re.compile(r"(POST|PUT) (/[!-~]*)")
+_NUMERAL = re.compile(r"\s*[+-]?[0-9]{1,15}(\.[0-9]{1,15})?\s*")
 _FLAG = re.compile(r"--?[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
@@ -157,8 +158,60 @@ class Field:
         if self.name in self.targets:
             found.append(f"{self.name}: depends on itself")
         if self.constant is not None:
-            return found
+            return found + self._constant_mistakes(self.constant)
         return found + (self._range_mistakes() or self._param_mistakes())
+
+    def unlike(self, value: Value) -> str:
+        """Why no field of this dtype has this value, as the end of a sentence that begins with it; empty: one may."""
+        if self.dtype in ("enum", "env"):
+            return ""
+        if self.dtype == "bool":
+            if isinstance(value, str) and value.lower() in ("true", "false"):
+                return f"is text; write {value.lower()} without quotes"
+            return "" if isinstance(value, bool) else "is neither true nor false"
+        if isinstance(value, str):
+            return f"is text; write {value.strip()} without quotes" if _NUMERAL.fullmatch(value) else "is not a number"
+        if isinstance(value, bool):
+            return "is not a number"
+        return "is not a whole number" if self.dtype == "int" and not float(value).is_integer() else ""
+
+    @property
+    def described_range(self) -> str:
+        """The values that it may take, in words."""
+        if self.dtype == "enum":
+            return f"one of {', '.join(map(repr, self.dtype_param[:10]))}"
+        steps = f" in steps of {self.dtype_param}" if self.dtype == "range" else ""
+        if self.min is None or self.max is None:
+            return f"from {self.min} on" if self.max is None else f"up to {self.max}"
+        return f"{self.min} to {self.max}{steps}"
+
+    def _constant_mistakes(self, constant: Value) -> list[str]:
+        """That the constant is of another kind than is written, or outside the range that is. A constant alone may be of any
+        kind, as int is what no ``dtype`` stands for, too.
+        """
+        alone = self.dtype == "int" and self.min is None and self.max is None
+        if alone or (isinstance(constant, float) and not math.isfinite(constant)):
+            return []
+        if reason := self.unlike(constant):
+            return [f"{self.name}: constant {constant!r} {reason}"]
+        if self.dtype == "enum":
+            listed = self.dtype_param if isinstance(self.dtype_param, (list, tuple)) else ()
+            inside = not listed or any(
+                c == constant and isinstance(c, bool) == isinstance(constant, bool) for c in listed
+            )
+        else:
+            inside = self.dtype not in ("int", "float", "range") or self._has_inside(float(constant))
+        return [] if inside else [f"{self.name}: constant {constant!r} is outside its range ({self.described_range})"]
+
+    def _has_inside(self, number: float) -> bool:
+        """Does it lie between the bounds that are given, and on the steps?"""
+        low, high = (-math.inf if self.min is None else self.min), (math.inf if self.max is None else self.max)
+        if not low <= number <= high:
+            return False
+        if self.dtype != "range" or self.min is None or not _number(self.dtype_param) or not self.dtype_param > 0:
+            return True
+        steps = (number - self.min) / self.dtype_param
+        return math.isclose(steps, round(steps), abs_tol=1e-9)
 
     def _when_mistakes(self, known: set[str]) -> list[str]:
         if self.when is None:
@@ -223,6 +276,9 @@ class Field:
                 if not _number(p) or not 0 < p < math.inf:
                     return [f"{self.name}: dtype range needs dtype_param = the step, a number above 0"]
                 low, high = float(self.min or 0), float(self.max or 0)
+                if low < high and p > high - low:
+                    only = f"a step of {p:g} leaves only one value, {low:g}, between min {low:g} and max {high:g}"
+                    return [f"{self.name}: {only}; make it smaller, or write that value as constant"]
                 if (high - low) / p >= MAX_CHOICES or max(abs(low), abs(high)) / p > 1e11:
                     return [
                         f"{self.name}: the step {p:g} gives too many values; at most {MAX_CHOICES} (use int or float)"

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.records import Setting, Value
+from swarmtune.space.checks import dependency_order, is_finite, mistakes_by_field
 from swarmtune.space.constraint import Constraint, ConstraintError
 from swarmtune.space.derive import derive, divisors, legal_pairs
 from swarmtune.space.dimension import Dimension
@@ -39,11 +40,11 @@ class Space:
         if len(self.fields) > MAX_FIELDS:
             raise ConfigValidationError([f"{len(self.fields)} fields are too many; at most {MAX_FIELDS}"])
         parsed, mistakes = _parse(constraints, set(self._by_name))
-        mistakes += self._field_mistakes()
+        mistakes += [m for sentences in mistakes_by_field(self.fields).values() for m in sentences]
         if mistakes:
             raise ConfigValidationError(mistakes)
         self.constraints = tuple(parsed)
-        self._order = _dependency_order(self.fields)
+        self._order = dependency_order(self.fields)
         self.dimensions = tuple(self._dimension(f) for f in self.fields if f.searched)
         self._at_rest = {d.name: self._rest(d) for d in self.dimensions}
         empty = [
@@ -55,7 +56,7 @@ class Space:
             f"{f.name}: no values of {f.targets[0]} and {f.targets[1]} divide its product" for f in self._impossible()
         ]
         if not empty:
-            empty = self._too_large() or self._ratio_mistakes()
+            empty = self._too_large() or [*self._ratio_mistakes(), *self._indivisible()]
         if empty:
             raise ConfigValidationError(empty)
 
@@ -71,6 +72,12 @@ class Space:
         """The fields, each after those that its value depends on."""
         return self._order
 
+    @property
+    def unset(self) -> tuple[Field, ...]:
+        """The fields that are read from variables which are not in the environment."""
+        read = (f for f in self.fields if f.dtype == "env" and f.constant is None)
+        return tuple(f for f in read if str(f.dtype_param) not in os.environ)
+
     def unit_at_rest(self, name: str) -> float:
         """The coordinate of a searched field that is not in use."""
         return self._at_rest[name]
@@ -82,7 +89,8 @@ class Space:
             # A ratio's value may be written as the ratio or as the resulting number, as the older tuner allowed.
             if field.value is not None and not (field.dtype == "ratio" and _within(field.value, field)):
                 values[field.name] = field.value
-        return self._complete(np.array([self._at_rest[d.name] for d in self.dimensions]), values)
+        point = self._divisible(np.array([self._at_rest[d.name] for d in self.dimensions]))
+        return self._complete(point, values)
 
     # --- settings and points -------------------------------------------------------------------------------------
 
@@ -125,7 +133,7 @@ class Space:
             axis = dimensions.get(name) if field is not None and field.dtype != "ratio" else None
             if axis is not None and not axis.contains(value):
                 mistakes.append(f"{name} = {value!r} is outside its range")
-            if field is not None and field.dtype == "ratio" and not _finite(value):
+            if field is not None and field.dtype == "ratio" and not is_finite(value):
                 mistakes.append(f"{name} = {value!r} is not a number")
         if mistakes:
             raise ConfigValidationError(mistakes)
@@ -197,33 +205,6 @@ class Space:
 
     # --- construction --------------------------------------------------------------------------------------------
 
-    def _field_mistakes(self) -> list[str]:
-        known = set(self._by_name)
-        mistakes = [m for f in self.fields for m in f.mistakes(known)]
-        twice = {f.name for f in self.fields if sum(g.name == f.name for g in self.fields) > 1}
-        mistakes += [f"{name}: given more than once" for name in sorted(twice)]
-        if not mistakes:
-            mistakes += self._target_mistakes()
-            mistakes += self._value_mistakes()
-            try:
-                _dependency_order(self.fields)
-            except ValueError as error:
-                mistakes.append(str(error))
-        return mistakes
-
-    def _target_mistakes(self) -> list[str]:
-        """Only numbers can be multiplied and divided; a share needs a budget to share."""
-        found = []
-        for field in self.fields:
-            for target in (self._by_name[t] for t in field.targets if field.constant is None):
-                choices = target.dtype_param if target.dtype == "enum" and target.constant is None else ()
-                values = [*choices, *([] if target.constant is None else [target.constant])]
-                if target.dtype in ("bool", "env") or not all(_finite(v) for v in values):
-                    found.append(f"{field.name}: {target.name} is not a number, so nothing can be computed from it")
-                elif field.dtype == "share" and (target.min is None or target.max is None):
-                    found.append(f"{field.name}: a share needs the min and max of {target.name}, which has none")
-        return found
-
     def _too_large(self) -> list[str]:
         """Derived fields whose values leave the numbers, judged at the ends of the ranges."""
         found = []
@@ -231,25 +212,9 @@ class Space:
             values = self._complete(np.full(len(self.dimensions), corner), {}).values
             for field in self.fields:
                 value = values[field.name]
-                if field.derived and not (_finite(value) and abs(float(value)) < MAX_DERIVED):
+                if field.derived and not (is_finite(value) and abs(float(value)) < MAX_DERIVED):
                     found.append(f"{field.name}: its value can become {float(value):g}, which is too large")
         return list(dict.fromkeys(found))
-
-    def _value_mistakes(self) -> list[str]:
-        found = []
-        for field in self.fields:
-            if not field.searched or field.value is None or field.dtype == "ratio":
-                continue
-            if not Dimension.of(field).contains(field.value):
-                what = f"{field.min} to {field.max}"
-                if field.dtype == "enum":
-                    what = f"one of {', '.join(map(repr, field.dtype_param[:10]))}"
-                elif field.dtype == "range":
-                    what += f" in steps of {field.dtype_param}"
-                elif field.dtype == "bool":
-                    what = "true or false"
-                found.append(f"{field.name}: value {field.value!r} is outside its range ({what})")
-        return found
 
     def _ratio_mistakes(self) -> list[str]:
         """A sentence for each ratio whose value is neither one of its ratios nor a number that one of them gives."""
@@ -264,6 +229,32 @@ class Space:
                     f"{field.name}: value {field.value!r} is neither a ratio ({field.min:g} to {field.max:g}) nor a number "
                     f"that one gives ({low} to {high} of {target} = {values[target]})"
                 )
+        return found
+
+    def _indivisible(self) -> list[str]:
+        """A sentence for each product that the baselines of its targets do not divide, with the nearest numbers that do."""
+        values, found = self.default().values, []
+        for field in self.fields:
+            if not field.derived or not field.dtype.endswith("factories") or not field.active(values):
+                continue
+            targets, product = field.targets, int(field.dtype_param["product"])
+            if any(self._by_name[t].searched and self._by_name[t].value is None for t in targets):
+                continue  # the middle of a range is moved to a number that divides
+            number = math.prod(float(values[t]) for t in targets)
+            if number == 0 or (number == int(number) and product % int(number) == 0):
+                continue
+            axis = next((d.choices for d in self.dimensions if d.name == targets[0] and len(targets) == 1), ())
+            known = [float(d) for d in axis or divisors(product) if isinstance(d, (int, float))]
+            near = [
+                max((d for d in known if d < number), default=None),
+                min((d for d in known if d > number), default=None),
+            ]
+            shown = " and ".join(f"{d:g}" for d in near if d is not None)
+            baselines = " x ".join(f"{values[t]} of {t}" for t in targets)
+            one = "number that does is" if None in near else "numbers that do are"
+            found.append(
+                f"{field.name}: the baseline {baselines} does not divide its product {product}; the nearest {one} {shown}"
+            )
         return found
 
     def _dimension(self, field: Field) -> Dimension:
@@ -341,19 +332,6 @@ def _parse(texts: Iterable[str], names: set[str]) -> tuple[list[Constraint], lis
     return parsed, mistakes
 
 
-def _dependency_order(fields: Sequence[Field]) -> tuple[Field, ...]:
-    """Fields with every target before its dependants; ValueError names a circle."""
-    placed: dict[str, Field] = {}
-    waiting = list(fields)
-    while waiting:
-        ready = [f for f in waiting if f.fixed is not None or all(t in placed for t in (*f.targets, *f.conditions))]
-        if not ready:
-            raise ValueError(f"these fields depend on each other in a circle: {', '.join(f.name for f in waiting)}")
-        placed.update({f.name: f for f in ready})
-        waiting = [f for f in waiting if f.name not in placed]
-    return tuple(placed.values())
-
-
 def _nearest_pair(
     field: Field, pairs: set[tuple[Value, Value]], axes: Mapping[str, Dimension], here: Mapping[str, float]
 ) -> tuple[Value, Value]:
@@ -381,7 +359,3 @@ def _within(value: Value, field: Field) -> bool:
 
 def _nearer(a: Point, b: Point, start: Point) -> bool:
     return float(np.sum((a - start) ** 2)) < float(np.sum((b - start) ** 2))
-
-
-def _finite(value: Value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Connection, Engine, select, update
 
 from swarmtune.clock import Clock
 from swarmtune.database.lease import Lease
@@ -45,15 +45,25 @@ class Ownership:
         spent, self._renewed_at = monotonic - self._renewed_at, monotonic
         with translated("be renewed"), self._database.begin() as db:
             if not self._lease.renew(db, active_seconds=studies.c.active_seconds + spent):
-                raise StudyBusyError(
-                    f"Another tuner took over the study {self._study!r}, because this one did not renew its lease for "
-                    f"{LEASE_S:g} s. The other one goes on; this one stops."
-                )
+                raise self._taken_over()
             db.execute(
                 update(attempts)
                 .where(attempts.c.study == self._study, attempts.c.state == "running")
                 .values(lease_expires_at=now + LEASE_S)
             )
+
+    def guard(self, db: Connection) -> None:
+        """What this transaction writes counts only while the study is ours: StudyBusyError if another tuner has taken it
+        over, however long this one was stopped and whatever its clock says.
+        """
+        if not self._lease.holds(db):
+            raise self._taken_over()
+
+    def _taken_over(self) -> StudyBusyError:
+        return StudyBusyError(
+            f"Another tuner took over the study {self._study!r}, because this one did not renew its lease for "
+            f"{LEASE_S:g} s. The other one goes on; this one stops."
+        )
 
     def active_seconds(self) -> float:
         """Seconds that tuners have worked on this study, all runs together (up to the last renewal)."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,20 +13,28 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.database.address import shown_url
-from swarmtune.errors import ConfigPathError, ConfigurationError
+from swarmtune.errors import ConfigPathError, ConfigurationError, one_line
+from swarmtune.files import created
 from swarmtune.study.reader import StudyHead, latest_study
 
 DATABASE = "study.db"
+REQUEST = "request.json"  # beside it, or alone where the database is elsewhere: the command line that started the study
+LONGEST_NAME = 200
+MOST_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class Place:
-    """The folder and the database of a study; ``head``: None for a new one."""
+    """The folder and the database of a study; ``head``: None for a new one.
+
+    ``ours``: this user has started the study here, so that its command line can be used again.
+    """
 
     name: str
     folder: Path
     url: str
     head: StudyHead | None = None
+    ours: bool = True
 
 
 def new_place(output: Path, engine: str, study: str | None, now: float) -> Place:
@@ -49,19 +60,59 @@ def new_place(output: Path, engine: str, study: str | None, now: float) -> Place
 
 def last_place(output: Path, study: str | None) -> Place:
     """The place of the newest study, to resume it. ConfigurationError if there is none."""
-    if study is None:
-        databases = sorted(output.glob(f"*/{DATABASE}"), key=lambda p: p.stat().st_mtime)
-        if not databases:
-            raise ConfigurationError(f"No study to resume in {output}. Start one without -lb.")
-        folder, url = databases[-1].parent, str(databases[-1].resolve())
-        head = latest_study(url)
-    else:
-        head = latest_study(study)
-        url, folder = study, output / (head.name if head else "")
+    if study is not None:
+        head = _named(latest_study(study))
+        if head is None:
+            raise ConfigurationError(f"No study to resume in {shown_url(study)}. Start one without -lb.")
+        folder = output / head.name
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigPathError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        return Place(head.name, folder, study, head, _is_private(folder) and _request_of(folder) == head.request)
+    for database in sorted(output.glob(f"*/{DATABASE}"), key=_changed_at, reverse=True):
+        url = str(database.resolve())
+        if head := _named(latest_study(url)):  # else it was killed before it began
+            return Place(head.name, database.parent, url, head, _is_private(database.parent))
+    raise ConfigurationError(f"No study to resume in {output}. Start one without -lb.")
+
+
+def keep_request(place: Place, request: Mapping[str, Any]) -> None:
+    """Keep the command line of a new study, to know it again when it is resumed. ConfigPathError."""
+    write_private(place.folder / REQUEST, json.dumps(request))
+
+
+def _request_of(folder: Path) -> Any:
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        path = folder / REQUEST
+        if stat.S_ISREG(path.lstat().st_mode) and path.stat().st_size <= MOST_BYTES:
+            return json.loads(path.read_bytes())
+    return None
+
+
+def _named(head: StudyHead | None) -> StudyHead | None:
+    """The study, if its name can be that of a folder. ConfigurationError: it leads elsewhere."""
     if head is None:
-        raise ConfigurationError(f"No study to resume in {shown_url(url)}. Start one without -lb.")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return Place(head.name, folder, url, head)
+        return None
+    name = head.name
+    if name == Path(name).name and name not in ("", "..") and name.isprintable() and len(name) <= LONGEST_NAME:
+        return head
+    raise ConfigurationError(
+        f"The study {one_line(head.name[:LONGEST_NAME])!r} cannot be resumed: no folder can have this name."
+    )
+
+
+def _is_private(folder: Path) -> bool:
+    """Is the folder this user's, and can no other write it?"""
+    facts = folder.stat()
+    return facts.st_uid == os.geteuid() and not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _changed_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,8 +128,7 @@ def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner may read, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with created(temporary, "w") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -6,8 +6,9 @@ A damaged row is left out and named in ``StudyReader.notes``; a database that ca
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from swarmtune.study.store import Remeasured, as_trial
 from swarmtune.study.tables import SCHEMA_VERSION, artifacts, attempts, events, load_points, studies
 
 T = TypeVar("T")
+TOKEN = re.compile(r"[0-9A-Za-z_-]{8,64}")  # as execution/supervisor.py takes it
 MOST_ROWS = 1_000_000  # of one table and study
 
 
@@ -228,7 +230,14 @@ def latest_study(place: str) -> StudyHead | None:
 def lost_tokens(place: str, study: str, now: float) -> list[str]:
     """Tokens of all attempts of a study whose tuner has died; empty while a live one works on it. ``now``: wall clock.
 
-    All, not only those that were cut off: a service lives on while the next setting needs no other.
+    All, not only those that were cut off: a service lives on while the next setting needs no other. What cannot be a token
+    of ours is left out: files are put back by it.
     """
     with reading(place) as reader:
-        return [] if reader.head(study).busy(now) else [attempt.token for attempt in reader.attempts(study)]
+        found = [] if reader.head(study).busy(now) else [attempt.token for attempt in reader.attempts(study)]
+    return usable(found)
+
+
+def usable(tokens: Iterable[str]) -> list[str]:
+    """Those that can be tokens of ours."""
+    return [token for token in tokens if TOKEN.fullmatch(token)]

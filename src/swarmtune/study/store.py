@@ -38,7 +38,8 @@ def fair_load_of(winner: int, load: float) -> str:
 class Store(ABC):
     """A study that the loop writes. Calls do not wait, so none can be cancelled half-way.
 
-    A call that fails raises StoreError; it has written all of its record or nothing, but for what ``close`` says.
+    A call that fails raises StoreError, or StudyBusyError if another tuner has taken the study over; it has written all of
+    its record or nothing, but for what ``close`` says.
     """
 
     @abstractmethod

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from swarmtune.clock import Clock
 from swarmtune.database.address import connect_arguments, database_url
@@ -22,7 +23,7 @@ from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
 from swarmtune.study.fingerprint import CIRCUMSTANCES, changes
 from swarmtune.study.ownership import LEASE_S, Ownership
-from swarmtune.study.reader import AttemptRow, StudyHead, StudyReader
+from swarmtune.study.reader import AttemptRow, StudyHead, StudyReader, usable
 from swarmtune.study.store import Remeasured, Store
 from swarmtune.study.tables import (
     SCHEMA_VERSION,
@@ -75,6 +76,8 @@ class StudyWriter(Store):
         now = self._clock.wall()
         with translated("record a new attempt"):
             if number is None:
+                with self._writing():
+                    pass  # a tuner that has lost the study asks Optuna for no trial
                 number = self._new_trial(setting)
             row = {
                 "study": self.head.name,
@@ -86,14 +89,14 @@ class StudyWriter(Store):
                 "started_at": now,
                 "lease_expires_at": now + LEASE_S,
             }
-            with self._database.begin() as db:
+            with self._writing() as db:
                 created = db.execute(insert(attempts).values(row)).inserted_primary_key
         return Attempt(int(created[0]) if created else 0, number, setting, group, token, kind)
 
     def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
         state = "done" if outcome.score is not None else "failed"
         with translated("record a result"):
-            with self._database.begin() as db:
+            with self._writing() as db:
                 db.execute(
                     update(attempts)
                     .where(attempts.c.id == attempt.id)
@@ -103,7 +106,7 @@ class StudyWriter(Store):
                 self._finish(attempt.trial_number, outcome)
 
     def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
-        with translated("record an event"), self._database.begin() as db:
+        with translated("record an event"), self._writing() as db:
             if isinstance(record, Event):
                 facts = json.dumps(dict(record.facts), default=str)
                 db.execute(insert(events).values(study=self.head.name, at=record.at, kind=record.kind, facts=facts))
@@ -177,12 +180,21 @@ class StudyWriter(Store):
             finally:
                 self._disconnect()
 
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """A transaction of the study's owner. StudyBusyError, and nothing is written, if that is another tuner by now."""
+        with self._database.begin() as db:
+            self.ownership.guard(db)
+            yield db
+
     # --- construction --------------------------------------------------------------------------------------------
 
     def _take_over(self) -> None:
-        self._create_study()
+        fingerprint = self._create_study()
         self.ownership = Ownership(self._database, self.head.name, self._clock)
         self.ownership.acquire()
+        with self._writing() as db:
+            db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=fingerprint))
         self._study_id = self._optuna_study()
         self.swept_tokens = self._close_lost_attempts()
         self._roll_forward()
@@ -192,21 +204,23 @@ class StudyWriter(Store):
         self._optuna.remove_session()
         self._optuna.engine.dispose()
 
-    def _create_study(self) -> None:
+    def _create_study(self) -> str:
+        """Create it if it is not there; the fingerprint that it has from now on. ConfigurationError: it cannot go on so."""
         with self._database.begin() as db:
             row = db.execute(select(studies).where(studies.c.name == self.head.name)).first()
             if row is None:
+                fingerprint = json.dumps(self.head.fingerprint)
                 db.execute(
                     insert(studies).values(
                         name=self.head.name,
                         schema_version=SCHEMA_VERSION,
                         created_at=self._clock.wall(),
                         request=json.dumps(self.head.request),
-                        fingerprint=json.dumps(self.head.fingerprint),
+                        fingerprint=fingerprint,
                         active_seconds=0.0,
                     )
                 )
-                return
+                return fingerprint
         if row.schema_version != SCHEMA_VERSION:
             raise ConfigurationError(
                 f"The study {self.head.name!r} was written by another version of SwarmTune (schema {row.schema_version}, "
@@ -221,9 +235,8 @@ class StudyWriter(Store):
                 "results would not be comparable. Put the configuration back, or start a new study (without -lb)."
             )
         if differ and self.head.fingerprint.keys() >= set(CIRCUMSTANCES):
-            text = json.dumps({**stored, **dict.fromkeys(differ, SEVERAL)})
-            with self._database.begin() as db:
-                db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=text))
+            return json.dumps({**stored, **dict.fromkeys(differ, SEVERAL)})
+        return str(row.fingerprint)
 
     def _optuna_study(self) -> int:
         direction = StudyDirection.MAXIMIZE if self._direction == "maximize" else StudyDirection.MINIMIZE
@@ -237,7 +250,7 @@ class StudyWriter(Store):
         of_study = attempts.c.study == self.head.name
         mine = (of_study, attempts.c.state == "running")
         with self._database.begin() as db:
-            tokens = [row.token for row in db.execute(select(attempts.c.token).where(of_study))]
+            tokens = usable(row.token for row in db.execute(select(attempts.c.token).where(of_study)))
             db.execute(update(attempts).where(*mine).values(state="lost", ended_at=self._clock.wall()))
         return tokens
 

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from swarmtune.errors import BenchmarkParseError
-from swarmtune.loadgen.base import Benchmark
+from swarmtune.loadgen.base import COMMON, Benchmark
 from swarmtune.records import Command, Measurement, from_plain, to_plain
 from swarmtune.workload import Load, Workload
 
@@ -107,6 +107,14 @@ class BenchmarkContract:
         }
         assert required <= set(measurement.metrics)
         assert 0 <= measurement.metrics["success_rate"] <= 1
+
+    def test_the_sample_has_exactly_what_is_declared(self, tmp_path: Path) -> None:
+        """So that objectives and SLOs can be checked before anything is measured."""
+        benchmark = self.make_benchmark()
+        if benchmark.samples:
+            declared = {f"{statistic}_{sample}" for statistic in benchmark.statistics for sample in benchmark.samples}
+            self.leave_sample(tmp_path)
+            assert set(benchmark.read(tmp_path).metrics) == {*declared, *COMMON, *benchmark.scalars}
 
     def test_the_sample_survives_storage(self, tmp_path: Path) -> None:
         self.leave_sample(tmp_path)

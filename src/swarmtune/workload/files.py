@@ -1,14 +1,18 @@
-"""Files of requests and conversations, read into entries; all mistakes of a file are reported together, with lines.
+"""Files of data, read within bounds: lines, or the elements of one JSON list; all mistakes of a file are reported together,
+with their places.
 
-The formats of traces are in traces.py; entries are replayed by replay.py.
+What an entry means is in entries.py, sharegpt.py and traces.py; entries are replayed by replay.py.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,15 +21,25 @@ import orjson
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.workload.draws import LONGEST
-from swarmtune.workload.tokens import count
 
 SHOWN = 20  # mistakes of one file
+NAMED = 50  # fields of one file that are counted by name
 NS_PER_MS = 1_000_000
 LATEST_NS = 100 * 366 * 86_400 * 1_000_000_000
 LONGEST_LINE = 256 * 2**20  # bytes
+BEGIN = 4096  # bytes by which a format is known
+BLANK = b"\xef\xbb\xbf \r\n\t"
 LARGEST_FILE = 8 * 2**30  # bytes
-OUTPUTS = ("output_length", "output_tokens", "max_tokens", "max_completion_tokens", "max_output_tokens")
-PROMPTS = ("text", "prompt", "text_input")
+FOREIGN = {  # how files begin that are no text in UTF-8
+    b"\x1f\x8b": "it is compressed with gzip: unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is compressed with zstd: unpack it first",
+    b"\xfd7zXZ": "it is compressed with xz: unpack it first",
+    b"BZh": "it is compressed with bzip2: unpack it first",
+    b"PK\x03\x04": "it is a zip archive: unpack it first",
+    b"PAR1": "it is a Parquet file: write it as JSON lines first",
+    b"\xff\xfe": "it is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "it is text in UTF-16: save it as UTF-8",
+}
 
 
 @dataclass(slots=True)
@@ -33,7 +47,8 @@ class Part:
     """One request of a file. Without texts, messages or payload its text is made: of ``hash_ids`` (each a block), or
     at random.
 
-    ``timestamp_ns``: in the file's own time; ``delay_ns``: after the end of the answer before.
+    ``timestamp_ns``: in the file's own time; ``delay_ns``: after the end of the answer before; ``place``: its line, or its
+    number in a JSON list, from 1.
     """
 
     input_tokens: int
@@ -46,29 +61,63 @@ class Part:
     timestamp_ns: int | None = None
     delay_ns: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
-    session: object = None  # parts of the same one belong together
+    session: str | None = None  # parts of the same one belong together
+    place: int = 0
 
 
 Entry = tuple[Part, ...]  # the turns of one session
-Parse = Callable[[Mapping[str, Any]], Entry]
+
+
+@dataclass
+class Contents:
+    """What a file holds. ``total``: its ``noun`` ("rows", "conversations"), of which some were ``left_out``, by reason.
+
+    ``changes``: what is sent otherwise than it stands there, and how often. ``sent`` and ``unsent``: how often it has
+    """
+
+    path: Path
+    kind: str = ""
+    noun: str = "lines"
+    unit: str = "line"
+    entries: list[Entry] = field(default_factory=list)
+    total: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    unsent: Counter[str] = field(default_factory=Counter)
+    bodies: Counter[str] = field(default_factory=Counter)
+    models: Counter[str] = field(default_factory=Counter)
+    streams: Counter[bool] = field(default_factory=Counter)
+
+    def count(self, fields: Counter[str], name: str) -> None:
+        """One more; names beyond the first NAMED are counted together."""
+        shown = name[:60]
+        fields[shown if shown in fields or len(fields) < NAMED else "others"] += 1
+
+    def to_json(self) -> dict[str, Any]:
+        """The counts as plain data."""
+        counts = {name: dict(getattr(self, name)) for name in ("left_out", "changes", "sent", "unsent", "models")}
+        return {"file": self.path.name, "format": self.kind, "counted": self.noun, "total": self.total, **counts}
 
 
 class Mistakes:
-    """The mistakes of a file."""
+    """The mistakes of a file. ``unit``: what its places are."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, unit: str = "line") -> None:
+        self.path, self.unit = path, unit
         self.found: list[str] = []
         self.count = 0
 
-    def add(self, line: int, text: str) -> None:
+    def add(self, place: int, text: str) -> None:
         """One more; the first ones are kept."""
         self.count += 1
         if self.count <= SHOWN:
-            self.found.append(f"{self.path}, line {line}: {text}")
+            self.found.append(f"{self.path}, {self.unit} {place}: {text}")
 
     def check(self) -> None:
-        """ConfigValidationError if there was any."""
+        """Raise ConfigValidationError with the mistakes, if there are any; ConfigPathError if the file is not UTF-8."""
+        if self.count:
+            check_encoding(self.path)
         if self.count > SHOWN:
             self.found.append(f"{self.path}: {self.count - SHOWN} more mistakes of this kind")
         if self.found:
@@ -84,13 +133,51 @@ def check_file(path: Path) -> None:
         raise OSError(f"it has more than {LARGEST_FILE:,} bytes; cut it into several files")
 
 
-def open_bytes(path: Path) -> bytes:
-    """The file's content; ConfigPathError if it cannot be read."""
+def check_text(begin: bytes) -> None:
+    """OSError for the first bytes of a file that is no text in UTF-8."""
+    for magic, advice in FOREIGN.items():
+        if begin.startswith(magic):
+            raise OSError(advice)
+    if 0 in begin[:4]:
+        raise OSError("it is text in UTF-16 or UTF-32: save it as UTF-8")
+
+
+def wrong_byte(text: bytes) -> str:
+    """Which byte is none of a text in UTF-8; empty if all are."""
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start + 1} (0x{text[error.start]:02x}) is not UTF-8: save it as UTF-8"
+    return ""
+
+
+def check_encoding(path: Path) -> None:
+    """ConfigPathError with the place of what is no UTF-8 in this file, if it has such bytes."""
+    with contextlib.suppress(OSError), path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if wrong := wrong_byte(line):
+                raise ConfigPathError(f"the input file {path} cannot be read: line {number}, {wrong}")
+
+
+def beginning(path: Path) -> bytes:
+    """The first bytes that are not blank, some thousand; empty of an empty file. ConfigPathError if it cannot be read."""
     try:
         check_file(path)
-        return path.read_bytes()
+        with path.open("rb") as stream:
+            begin = stream.read(BEGIN)
+            check_text(begin)
+            while begin and not (text := begin.lstrip(BLANK)):
+                begin = stream.read(BEGIN)
+            return text if begin else b""
     except OSError as error:
-        raise ConfigPathError(f"the input file {path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> ConfigPathError:
+    """The error for a file that cannot be read. Raises ConfigPathError itself if the file is not UTF-8."""
+    if isinstance(error, UnicodeDecodeError):
+        check_encoding(path)
+    return ConfigPathError(f"the input file {path} cannot be read: {getattr(error, 'strerror', None) or error}")
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -101,152 +188,74 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), b""), 1):
                 if len(line) == LONGEST_LINE:
                     raise ConfigValidationError([f"{path}, line {number}: longer than {LONGEST_LINE:,} bytes"])
+                if number == 1:
+                    check_text(line)
                 text = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).strip()
                 if text:
                     yield number, text
     except OSError as error:
-        raise ConfigPathError(f"the input file {path} cannot be read: {error.strerror or error}") from error
+        raise unreadable(path, error) from error
 
 
-def json_lines(path: Path, parse: Parse) -> list[Entry]:
-    """One entry per line; ``parse`` raises ValueError for what is wrong with a line."""
-    mistakes, entries = Mistakes(path), list[Entry]()
-    for number, text in numbered_lines(path):
-        try:
-            line = orjson.loads(text)
-            if isinstance(line, dict):
-                entries.append(parse(line))
-            else:
-                mistakes.add(number, "not a JSON object")
-        except orjson.JSONDecodeError as error:
-            mistakes.add(number, f"not JSON: {error}")
-        except ValueError as error:
-            mistakes.add(number, str(error))
-    mistakes.check()
-    return entries
+def text_lines(path: Path) -> Iterator[str]:
+    """The lines as text, with their ends, for the reader of CSV. UnicodeDecodeError; OSError: see check_file, check_text."""
+    check_file(path)
+    with path.open("rb") as stream, TextIOWrapper(stream, encoding="utf-8-sig", newline="") as lines:
+        check_text(stream.peek(8))
+        for number, line in enumerate(iter(lambda: lines.readline(LONGEST_LINE), ""), 1):
+            if len(line) == LONGEST_LINE:
+                raise ConfigValidationError([f"{path}, line {number}: longer than {LONGEST_LINE:,} characters"])
+            yield line
 
 
-def single_turn(line: Mapping[str, Any]) -> Entry:
-    """{"text" | "prompt" | "texts" | "messages" | "payload", "output_length", "timestamp" (ms), "delay" (ms),
-    "system"}.
+def documents(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
+    """("line", lines) of JSON lines, or ("entry", elements) of one JSON list; each with its place, and not yet decoded.
 
-    A line with "model" and "messages", "prompt" or "input" is a raw payload: a whole body, sent as it is.
+    A list of messages (objects with a role) is one conversation, so lines of such lists are JSON lines.
     """
-    return (_part(line),)
-
-
-def multi_turn(line: Mapping[str, Any]) -> Entry:
-    """{"session_id", "turns": [{"text" ..., "delay" (ms)}, ...]}; the turns as in ``single_turn``."""
-    turns = line.get("turns")
-    if not isinstance(turns, list) or not turns:
-        raise ValueError("'turns' must be a list with at least one turn")
-    if not all(isinstance(turn, dict) for turn in turns):
-        raise ValueError("each of 'turns' must be a JSON object")
-    parts = tuple(_part(turn) for turn in turns)
-    if parts[0].timestamp_ns is None and line.get("timestamp") is not None:
-        parts[0].timestamp_ns = milliseconds(line, "timestamp")
-    return parts
-
-
-class _Said(msgspec.Struct, gc=False):
-    value: str
-    speaker: str = msgspec.field(name="from", default="")
-
-
-class _Conversation(msgspec.Struct):
-    conversations: list[_Said] = []
-
-
-def sharegpt(path: Path, max_turns: int = 1) -> list[Entry]:
-    """ShareGPT: a JSON list (or lines) of {"conversations": [{"from": "human", "value"}, {"from": "gpt", "value"},
-    ...]}.
-
-    The human messages are the prompts; the lengths of the answers in the file are requested. Conversations without a
-    whole first exchange are left out, as usual.
-    """
-    data = open_bytes(path).lstrip(b"\xef\xbb\xbf \r\n\t")
-    mistakes, entries = Mistakes(path), list[Entry]()
+    if not beginning(path).startswith(b"["):
+        return "line", numbered_lines(path)
     try:
-        raw = msgspec.json.decode(data, type=list[msgspec.Raw]) if data.startswith(b"[") else data.splitlines()
-    except msgspec.MsgspecError as error:
+        data = path.read_bytes().lstrip(BLANK)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    try:
+        elements = msgspec.json.decode(data, type=list[msgspec.Raw])
+    except (ValueError, RecursionError) as error:  # of UnicodeDecodeError, too
+        if _is_list(data[: data.find(b"\n")]):
+            return "line", numbered_lines(path)
+        check_encoding(path)
         raise ConfigValidationError([f"{path} is not a JSON list: {error}"]) from error
-    decode = msgspec.json.Decoder(_Conversation).decode
-    for number, text in enumerate(raw, 1):
-        try:
-            entry = _exchanges(decode(text).conversations, max_turns) if bytes(text).strip() else ()
-        except msgspec.MsgspecError as error:
-            mistakes.add(number, f"not a ShareGPT conversation: {error}")
-        else:
-            if entry:
-                entries.append(entry)
-    mistakes.check()
-    return entries
+    if elements and is_message(loads(elements[0])):
+        return "line", [(1, data)]
+    return "entry", enumerate(elements, 1)
 
 
-def _exchanges(messages: Sequence[_Said], max_turns: int) -> Entry:
-    if messages and messages[0].speaker == "system":
-        messages = messages[1:]
-    parts: list[Part] = []
-    for asked, answered in zip(messages[::2], messages[1::2], strict=False):
-        if asked.speaker not in ("", "human", "user") or not asked.value or len(parts) == max_turns:
-            break
-        parts.append(Part(count(asked.value), max(1, count(answered.value)), (asked.value,)))
-    return tuple(parts)
+def loads(text: Any) -> Any:
+    """One JSON value; None if it is none."""
+    try:
+        return orjson.loads(memoryview(text))
+    except ValueError:
+        return None
 
 
-def _part(line: Mapping[str, Any]) -> Part:
-    output = next((whole(line, key, 1) for key in OUTPUTS if line.get(key) is not None), None)
-    delay = 0 if line.get("delay") is None else milliseconds(line, "delay")
-    stamp = None if line.get("timestamp") is None else milliseconds(line, "timestamp")
-    payload = line.get("payload")
-    if payload is None and "model" in line and any(key in line for key in ("messages", "prompt", "input")):
-        payload, delay, stamp = line, 0, None
-    if payload is not None:
-        if not isinstance(payload, dict):
-            raise ValueError("'payload' must be a JSON object")
-        asked = next((whole(payload, key, 1) for key in OUTPUTS if payload.get(key) is not None), output)
-        return Part(_spoken(payload), asked, payload=payload, timestamp_ns=stamp, delay_ns=delay)
-    system, extra = line.get("system") or "", line.get("extra") or {}
-    if not isinstance(system, str) or not isinstance(extra, dict):
-        raise ValueError("'system' must be a text and 'extra' a JSON object")  # noqa: TRY004  a file is wrong
-    messages = line.get("messages")
-    if messages is not None:
-        if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-            raise ValueError("'messages' must be a list of JSON objects with role and content")
-        tokens = _spoken(line) + count(system)
-        return Part(tokens, output, (), tuple(messages), None, system, (), stamp, delay, extra)
-    texts = _texts(line)
-    tokens = sum(map(count, texts)) + count(system)
-    return Part(tokens, output, texts, (), None, system, (), stamp, delay, extra)
+def is_message(value: Any) -> bool:
+    """Is this a chat message?"""
+    return isinstance(value, dict) and "role" in value and ("content" in value or "tool_calls" in value)
 
 
-def _texts(line: Mapping[str, Any]) -> tuple[str, ...]:
-    texts = line.get("texts")
-    if texts is None:
-        texts = next(([line[key]] for key in PROMPTS if line.get(key) is not None), None)
-    if texts is None:
-        raise ValueError("one of 'text', 'prompt', 'texts', 'messages' or 'payload' is needed")
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text for text in texts):
-        raise ValueError("the prompt must be a text that is not empty, 'texts' a list of such")
-    return tuple(texts)
-
-
-def _spoken(tree: Any) -> int:
-    """About the tokens of all texts in messages, prompts and inputs of a body."""
-    if isinstance(tree, str):
-        return count(tree)
-    if isinstance(tree, list):
-        return sum(map(_spoken, tree))
-    if isinstance(tree, Mapping):
-        return sum(_spoken(tree.get(key)) for key in ("messages", "prompt", "input", "inputs", "content", "text"))
-    return 0
+def _is_list(text: bytes) -> bool:
+    try:
+        return isinstance(orjson.loads(text), list)
+    except ValueError:
+        return False
 
 
 def whole(line: Mapping[str, Any], key: str, least: int = 0) -> int:
     """A length in tokens: a whole number from ``least`` to LONGEST."""
     value = line.get(key)
     if not _is_number(value) or value != int(value) or not least <= value <= LONGEST:
-        raise ValueError(f"{key!r} must be a whole number of at least {least}, at most {LONGEST:,}, not {value!r}")
+        raise ValueError(f"{key!r} must be a whole number of at least {least}, at most {LONGEST:,}, not {shown(value)}")
     return int(value)
 
 
@@ -254,8 +263,15 @@ def milliseconds(line: Mapping[str, Any], key: str, ns: int = NS_PER_MS) -> int:
     """A time that is not negative, in ns; ``ns``: of its unit."""
     value = line.get(key)
     if not _is_number(value) or not 0 <= value * ns <= LATEST_NS:
-        raise ValueError(f"{key!r} must be a number that is not negative (and at most a century), not {value!r}")
+        text = "must be a number that is not negative (and at most a century)"
+        raise ValueError(f"{key!r} {text}, not {shown(value)}")
     return round(value * ns)
+
+
+def shown(value: Any) -> str:
+    """A value of a file for a message, of bounded length."""
+    text = repr(value)
+    return text if len(text) <= SHOWN * 4 else f"{text[: SHOWN * 4]} ..."
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:

@@ -56,3 +56,13 @@ class Dataset(ABC):
     def schedule(self) -> tuple[int, ...] | None:
         """Intended starts of all sessions, ns after the run's start, ascending; None if the data has no times."""
         return None
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        """What the data are, and what of them is not sent, as plain data; empty if they are made here."""
+        return {}
+
+    def notes(self, sessions: int, model: str) -> list[str]:
+        """What a reader should know of what was sent, left out or sent otherwise, after so many sessions to ``model``."""
+        del sessions, model
+        return []

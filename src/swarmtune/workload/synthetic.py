@@ -52,6 +52,7 @@ class SyntheticSpec:
     delay_ratio: float = 1.0
     users: int | None = None
     user_rate: float = 0.0
+    entries: int = 0  # different sessions, used again in their order; 0: all differ
 
 
 class SyntheticDataset(Dataset):
@@ -73,18 +74,22 @@ class SyntheticDataset(Dataset):
         return None
 
     def session(self, index: int) -> Session:
-        draws = Draws(f"{self.seed}:session:{index}")
+        entry = self._entry(index)
+        draws = Draws(f"{self.seed}:session:{entry}")
         if self._plan is None:
             start_ns, turns = None, self._turn_count(index)
         else:
             start_ns, turns = self._plan.session(index)
-        made = tuple(self._turn(index, number, draws) for number in range(turns))
+        made = tuple(self._turn(entry, number, draws) for number in range(turns))
         return Session(index, made, start_ns)
+
+    def _entry(self, index: int) -> int:
+        return index % self.spec.entries if self.spec.entries else index
 
     def _turn_count(self, index: int) -> int:
         if self.spec.turns_stddev == 0:
             return max(1, round(self.spec.turns_mean))
-        return Draws(f"{self.seed}:turns:{index}").length(self.spec.turns_mean, self.spec.turns_stddev)
+        return Draws(f"{self.seed}:turns:{self._entry(index)}").length(self.spec.turns_mean, self.spec.turns_stddev)
 
     def _turn(self, index: int, number: int, draws: Draws) -> Turn:
         spec = self.spec
@@ -129,7 +134,7 @@ def parse_lengths(text: str) -> tuple[Lengths, ...]:
     """
     pairs: list[Lengths] = []
     mistakes: list[str] = []
-    for part in filter(None, (part.strip() for part in text.split(";"))):
+    for part in (part.strip() for part in text.removesuffix(";").split(";")):
         try:
             pairs.append(_pair(part))
         except ValueError:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from swarmtune.workload.draws import Draws
 
 NS = 1_000_000_000
+PLANNED = 2**32  # sessions
 
 
 class UserPlan:
@@ -30,8 +31,11 @@ class UserPlan:
     def session(self, index: int) -> tuple[int, int]:
         """(intended start in ns after the run's start, number of turns) of a session.
 
-        The plan up to it is made on the first call, a microsecond per session, and kept (16 bytes per session).
+        The plan up to it is made on the first call, a microsecond per session, and kept (16 bytes per session). Sessions
+        from PLANNED on are those of a warm-up: they have no place in the plan, and start at once.
         """
+        if index >= PLANNED:
+            return 0, self._turn_count(index)
         while len(self._starts) <= index:
             number = len(self._starts)
             start, user = self._next[0]

@@ -100,7 +100,7 @@ def test_the_real_result() -> None:
     assert found.metrics["duration_s"] == pytest.approx(1.34153)
     assert found.metrics["request_throughput"] == pytest.approx(29.81671)
     assert found.metrics["output_throughput"] == pytest.approx(954.1347)
-    assert found.metrics["request_goodput"] == pytest.approx(2.93603)
+    assert found.metrics["request_goodput"] == pytest.approx(4 / 1.34153, rel=1e-5)  # 4 good ones, by the same seconds
     assert found.metrics["mean_ttft_ms"] == pytest.approx(20.35305)
     assert found.metrics["p99_ttft_ms"] == pytest.approx(41.4779)
     assert found.metrics["p50_tpot_ms"] == pytest.approx(2.889749)
@@ -124,6 +124,25 @@ def test_nothing_completed_means_no_latencies() -> None:
     assert found.metrics["success_rate"] == found.metrics["output_throughput"] == 0.0
     assert found.metrics["failed"] == 20
     assert not [name for name in found.metrics if name.endswith("_ms")]
+    assert (found.valid, found.reasons) == (False, ("all 20 requests failed",))
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    nothing = {"unit": "ms", "avg": float("nan"), "p50": None}
+    assert set(measurement(sample()).metrics) - set(measurement(sample(request_latency=nothing)).metrics) == {
+        *(f"{statistic}_e2el_ms" for statistic in AiperfBenchmark.statistics),
+        *(f"{statistic}_output_throughput_per_user" for statistic in AiperfBenchmark.statistics),
+        "request_goodput",
+    }
+    held_back = measurement(sample(inter_token_latency={"unit": "ms", "avg": 0.03, "p50": 0.02, "min": 0.0})).metrics
+    assert not {"mean_tpot_ms", "request_goodput", "mean_output_throughput_per_user"} & set(held_back)
+    assert {"mean_ttft_ms", "p95_e2el_ms", "output_throughput"} <= set(held_back)
+    assert "max_ttft_ms" not in measurement(sample(time_to_first_token={"unit": "ms", "avg": 8.0, "max": None})).metrics
+
+
+def test_arguments_that_take_the_result_away_are_a_mistake() -> None:
+    (mistake,) = make(others="--artifact-dir elsewhere --export-level=records").mistakes()
+    assert "aiperf.others: leave --artifact-dir, --export-level out" in mistake
 
 
 def test_a_run_that_was_stopped_is_not_valid() -> None:
@@ -139,8 +158,10 @@ def test_a_run_that_was_stopped_is_not_valid() -> None:
         {"benchmark_duration": {"unit": "sec", "avg": 0.0}},
         {"time_to_first_token": {"unit": "sec", "avg": 0.1}},
         {"time_to_first_token": None},
-        {"request_latency": {"unit": "ms", "avg": float("nan")}},
+        {"request_latency": {"unit": "ms", "avg": "fast"}},
         {"request_count": {"unit": "requests", "avg": "many"}},
+        {"request_count": {"unit": "requests", "avg": float("nan")}},
+        {"total_osl": {"unit": "tokens", "avg": 10**400}},
     ],
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:

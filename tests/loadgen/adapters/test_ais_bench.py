@@ -134,6 +134,31 @@ def test_mistakes(tmp_path: Path) -> None:
     assert "tokenizer" in make().mistakes()[0]
 
 
+def test_the_tokenizer_is_that_beside_the_model(tmp_path: Path) -> None:
+    benchmark = make()
+    benchmark.learn_model(str(tmp_path))
+    (mistake,) = benchmark.mistakes()
+    assert f"{tmp_path} holds none; give the folder" in mistake
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    assert benchmark.mistakes() == []
+    (model,) = literals(configs(benchmark, benchmark.workload("llama", 0, {}))["configs/models/swarmtune.py"])["models"]
+    assert model["path"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["org/llama", "", "x" * 5000, "a\0b", "/no/such/folder"])
+def test_no_tokenizer_is_known(folder: str) -> None:
+    benchmark = make()
+    benchmark.learn_model(folder)
+    (mistake,) = benchmark.mistakes()
+    assert "ais_bench.tokenizer: ais_bench needs the model's tokenizer" in mistake
+
+
+def test_nothing_is_said_of_a_model_that_is_not_known_yet() -> None:
+    benchmark = make()
+    benchmark.learn_model(None)
+    assert benchmark.mistakes() == []
+
+
 def test_the_real_result() -> None:
     found = measurement(table(), counts()).metrics
     assert (found["completed"], found["failed"], found["success_rate"]) == (40, 0, 1.0)
@@ -158,7 +183,7 @@ def test_it_is_found_where_the_tool_leaves_it(tmp_path: Path) -> None:
     TestContract().leave_sample(left)
     assert make().read(tmp_path).metrics["completed"] == 40
     shutil.copy(DATA / "ais_bench_result.csv", left / "other.csv")
-    with pytest.raises(BenchmarkParseError, match="left 2 tables"):
+    with pytest.raises(BenchmarkParseError, match=r"left 2 tables .* Name one dataset"):
         make().read(tmp_path)
 
 
@@ -169,6 +194,12 @@ def test_it_is_found_where_the_tool_leaves_it(tmp_path: Path) -> None:
         {"Benchmark_Duration": "1.07 s"},
         {"Benchmark_Duration": "0 ms"},
         {"Total_Generated_Tokens": "nan"},
+        {"Total_Generated_Tokens": "-1280"},
+        {"Total_Generated_Tokens": "1e999"},
+        {"Total_Generated_Tokens": "1,28"},
+        {"Benchmark_Duration": "1,0 ms"},
+        {"Benchmark_Duration": "1075.0133 ms ms"},
+        {"Benchmark_Duration": ["1075 ms"]},
     ],
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -183,4 +214,95 @@ def test_a_table_without_first_tokens(tmp_path: Path) -> None:
     lines = (tmp_path / "synthetic.csv").read_text().splitlines()
     (tmp_path / "synthetic.csv").write_text("\n".join(line for line in lines if not line.startswith("TTFT")))
     with pytest.raises(BenchmarkParseError, match="streams nothing"):
+        make().read(tmp_path)
+
+
+LINES = (DATA / "ais_bench_result.csv").read_text().splitlines()
+EVERY = set(measurement(table(), counts()).metrics)
+
+
+def read_of(folder: Path, csv_text: str | bytes, json_text: str | bytes | None = None) -> dict[str, float]:
+    TestContract().leave_sample(folder)
+    for name, content in (("synthetic.csv", csv_text), ("synthetic.json", json_text)):
+        if content is not None:
+            (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return dict(make().read(folder).metrics)
+
+
+def with_row(name: str, **cells: str) -> str:
+    """The real table with other cells in a row."""
+    head = LINES[0].split(",")
+    changed = [dict(zip(head, line.split(","), strict=True)) for line in LINES[1:]]
+    for row in changed:
+        row.update(cells if row["Performance Parameters"] == name else {})
+    cells_of = [[f'"{cell}"' if "," in cell else cell for cell in row.values()] for row in changed]
+    return "\n".join([LINES[0], *(",".join(row) for row in cells_of)]) + "\n"
+
+
+def test_a_mark_of_the_byte_order(tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    text = (DATA / "ais_bench_result.json").read_bytes()
+    assert set(read_of(tmp_path, mark + "\r\n".join(LINES).encode(), mark + text)) == EVERY
+
+
+def test_commas_between_thousands(tmp_path: Path) -> None:
+    found = read_of(tmp_path, with_row("E2EL", Average="12,104.5 ms", Max="1,112,104 ms"))
+    assert (found["mean_e2el_ms"], found["max_e2el_ms"]) == (12104.5, 1112104.0)
+
+
+def test_the_only_stage_is_the_one_that_was_measured(tmp_path: Path) -> None:
+    table_text, counts_text = ((DATA / f"ais_bench_result.{kind}").read_text() for kind in ("csv", "json"))
+    stable = read_of(tmp_path, table_text.replace(",total,", ",stable,"), counts_text.replace('"total"', '"stable"'))
+    assert set(stable) == EVERY
+
+
+def test_values_that_were_not_measured_are_absent(tmp_path: Path) -> None:
+    zeros = dict.fromkeys(("Average", "Min", "Max", "Median", "P75", "P90", "P95", "P99"), "0.0 ms")
+    tpot, ttft = ({f"{one}_{sample}" for one in AisBenchBenchmark.statistics} for sample in ("tpot_ms", "ttft_ms"))
+    assert EVERY - set(read_of(tmp_path, with_row("TPOT", **zeros))) == tpot
+    assert EVERY - set(read_of(tmp_path, with_row("TTFT", Average="nan ms"))) == ttft
+    assert EVERY - set(read_of(tmp_path, with_row("TTFT", P95="nan ms", P99=""))) == {"p95_ttft_ms", "p99_ttft_ms"}
+    without = "\n".join(line for line in LINES if not line.startswith(("TPOT", "ITL")))  # as it writes it
+    assert EVERY - set(read_of(tmp_path, without)) == tpot | {name.replace("tpot", "icl") for name in tpot}
+
+
+def test_zeros_of_answers_without_a_tpot_are_taken_out(tmp_path: Path) -> None:
+    half = read_of(tmp_path, with_row("TPOT", Average="1.5 ms", Median="2.7 ms", Min="0.0 ms", N="20"))
+    assert half["mean_tpot_ms"] == 3.0
+    assert {name for name in half if name.endswith("tpot_ms")} == {"mean_tpot_ms", "max_tpot_ms"}
+
+
+@pytest.mark.parametrize(
+    "table_text",
+    [
+        "\n".join(LINES)[:-300],  # half written
+        with_row("TTFT", Average="0.0146 s"),
+        with_row("TTFT", Average="14.6"),
+        with_row("TTFT", Average="14,6 ms"),
+        with_row("TTFT", Average="12,104.5 ms").replace('"', ""),
+        with_row("TTFT", Stage="stable") + with_row("TTFT", Stage="odd"),
+        "\n".join([*LINES, *LINES[1:]]),  # one run behind the other
+        with_row("InputTokens", Average="64.0 ms"),
+        "",
+        LINES[0],
+        "\n".join(LINES).encode("utf-16"),
+        b"\xff\xfe" + "\n".join(LINES).encode(),
+        '"' + "x" * 200_000,
+    ],
+)
+def test_tables_that_hold_no_measurement(tmp_path: Path, table_text: str | bytes) -> None:
+    with pytest.raises(BenchmarkParseError, match="is not a result of ais_bench"):
+        read_of(tmp_path, table_text)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "[" * 100_000, '{"Success Requests": {"odd": 4}}', b"\xff", '{"a": 1'])
+def test_counts_that_hold_no_measurement(tmp_path: Path, text: str | bytes) -> None:
+    with pytest.raises(BenchmarkParseError, match="is not a result of ais_bench") as caught:
+        read_of(tmp_path, "\n".join(LINES), text)
+    assert len(caught.value.message) < 1000
+
+
+def test_counts_that_are_not_there(tmp_path: Path) -> None:
+    shutil.copy(DATA / "ais_bench_result.csv", tmp_path / "synthetic.csv")
+    with pytest.raises(BenchmarkParseError, match=r"ais_bench left no .*synthetic.json"):
         make().read(tmp_path)

@@ -136,6 +136,18 @@ def test_nothing_completed_means_no_latencies() -> None:
     found = measurement(result)
     assert found.metrics["success_rate"] == found.metrics["output_throughput"] == 0.0
     assert not [name for name in found.metrics if name.endswith("_ms")]
+    assert (found.valid, found.reasons) == (False, ("all 20 requests failed",))
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    """A stream that is held back to its end: the tool divides the moment in which it comes by its tokens."""
+    result = json.loads(SAMPLE.read_text())
+    theirs = result["benchmarks"][0]["metrics"]
+    every = set(measurement(result).metrics)
+    theirs["inter_token_latency_ms"]["successful"] |= {"mean": 0.0278, "min": 0.01}
+    theirs["time_to_first_output_token_ms"]["successful"]["percentiles"] |= {"p50": None, "p95": float("nan")}
+    lost = {f"{statistic}_tpot_ms" for statistic in GuidellmBenchmark.statistics}
+    assert every - set(measurement(result).metrics) == lost | {"request_goodput", "p50_ttfo_ms", "p95_ttfo_ms"}
 
 
 @pytest.mark.parametrize(
@@ -154,3 +166,12 @@ def test_a_run_without_a_duration(tmp_path: Path, duration: float | None) -> Non
     (tmp_path / RESULT_FILE).write_text(json.dumps(result))
     with pytest.raises(BenchmarkParseError, match="is not a result of guidellm"):
         make().read(tmp_path)
+
+
+def test_what_only_a_load_with_a_rate_has() -> None:
+    result = json.loads(SAMPLE.read_text())
+    theirs = result["benchmarks"][0]["metrics"]
+    theirs["request_scheduled_latency"] = theirs["request_latency"]
+    found = measurement(result).metrics
+    assert found["p95_scheduled_e2el_ms"] == found["p95_e2el_ms"]
+    assert GuidellmBenchmark(GuidellmBenchmark.Config()).absent("p95_scheduled_e2el_ms")

@@ -113,10 +113,61 @@ def test_nothing_completed_means_no_latencies() -> None:
     assert found.metrics["success_rate"] == 0.0
     assert not [name for name in found.metrics if name.endswith("_ms")]
     assert found.load["request_rate"] == 3.0
+    assert not found.valid
+    assert found.reasons == ("all 20 requests failed",)
 
 
 @pytest.mark.parametrize(
-    "change", [{"completed": None}, {"duration": "NaN"}, {"output_throughput": None}, {"p95_ttft_ms": float("inf")}]
+    ("change", "absent"),
+    [
+        ({"mean_itl_ms": 0.0, "p50_itl_ms": 0.0}, {"icl"}),  # every answer came in one piece
+        ({"mean_tpot_ms": 0.00337, "p50_tpot_ms": 0.0031}, {"tpot"}),  # or was held back: the gaps are those of a loop
+        ({"mean_tpot_ms": float("nan")}, {"tpot"}),
+        ({"mean_ttft_ms": 0.0, "mean_tpot_ms": 0.0}, {"ttft", "tpot"}),
+        ({"p99_ttft_ms": -3.0}, {"ttft"}),
+    ],
+)
+def test_what_was_not_measured_is_absent(change: dict[str, float], absent: set[str]) -> None:
+    whole = {**json.loads(SAMPLE.read_text())}
+    found, every = measurement(whole | change).metrics, measurement(whole).metrics
+    latencies = {name for name in every if name.endswith("_ms")}
+    lost = {name for name in latencies if name.split("_")[1] in absent}
+    goodput = set[str]() if absent == {"icl"} else {"request_goodput"}  # it rests on what was not measured
+    assert set(every) - set(found) == lost | goodput
+
+
+def test_one_value_that_is_no_number_is_absent() -> None:
+    found = measurement({**json.loads(SAMPLE.read_text()), "p95_ttft_ms": float("inf"), "std_tpot_ms": None}).metrics
+    assert not {"p95_ttft_ms", "std_tpot_ms"} & set(found)
+    assert {"p99_ttft_ms", "mean_tpot_ms", "request_goodput"} <= set(found)
+
+
+def test_answers_of_one_token_can_be_good() -> None:
+    zero = {f"{statistic}_tpot_ms": 0.0 for statistic in ("mean", "std", "p50", "p90", "p95", "p99")}
+    found = measurement({**json.loads(SAMPLE.read_text()), **zero, "total_output_tokens": 20}).metrics
+    assert "mean_tpot_ms" not in found
+    assert found["request_goodput"] > 0
+
+
+def test_the_tokenizer_is_that_beside_the_model(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    benchmark = make(command={"model": "model_path"})
+    benchmark.learn_model(str(tmp_path))
+    argv = benchmark.command(benchmark.workload("llama", 0, {}), URL).argv
+    assert argv[argv.index("--tokenizer") + 1] == str(tmp_path)
+    benchmark.learn_model("org/llama")
+    assert "--tokenizer" not in benchmark.command(benchmark.workload("llama", 0, {}), URL).argv
+
+
+def test_arguments_that_take_the_result_away_are_a_mistake() -> None:
+    (mistake,) = make(
+        command={"others": "--metric-percentiles=99 --result-filename x.json --trust-remote-code"}
+    ).mistakes()
+    assert "leave --result-filename, --metric-percentiles out" in mistake
+
+
+@pytest.mark.parametrize(
+    "change", [{"completed": None}, {"duration": "NaN"}, {"total_output_tokens": -1}, {"total_input_tokens": 10**400}]
 )
 def test_results_that_hold_no_measurement(tmp_path: Path, change: dict[str, Any]) -> None:
     (tmp_path / RESULT_FILE).write_text(json.dumps({**json.loads(SAMPLE.read_text()), **change}))

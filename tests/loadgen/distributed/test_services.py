@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 from swarmtune.clock import VirtualClock
@@ -17,14 +20,18 @@ from swarmtune.loadgen.distributed import Patience
 from swarmtune.loadgen.distributed.bus import Bus
 from swarmtune.loadgen.distributed.controller import RunSettings, SystemController
 from swarmtune.loadgen.distributed.dataset_manager import DatasetManager, fingerprint
+from swarmtune.loadgen.distributed.merge import REQUESTS_FILE
 from swarmtune.loadgen.distributed.messages import (
     AtBarrier,
     Begin,
     BusMessage,
+    Collect,
+    Collected,
     Configure,
     Data,
     Died,
     Done,
+    Execute,
     Grant,
     Kill,
     Low,
@@ -32,6 +39,7 @@ from swarmtune.loadgen.distributed.messages import (
     Pong,
     Spawn,
     Start,
+    Stop,
     TakePart,
 )
 from swarmtune.loadgen.distributed.post_processor import PostProcessor
@@ -43,10 +51,14 @@ from swarmtune.loadgen.distributed.worker import Worker
 from swarmtune.loadgen.distributed.worker_manager import WorkerManager
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.records import Progress
+from swarmtune.loadgen.read import spool
+from swarmtune.loadgen.records import Outcome, Progress
+from swarmtune.loadgen.send.notes import Note
+from swarmtune.loadgen.wire.base import NOTE, RECORD
 from swarmtune.testing.service import ServiceContract
 
 ENOUGH_S = 60.0
+PIECE_OF_A_SPOOL = 600  # bytes
 
 
 class TestDatasetManager(ServiceContract):
@@ -131,6 +143,57 @@ class TestWorker(ServiceContract):
         with pytest.raises(ConfigValidationError, match="worker-0 would send other requests"):
             service.bus.channel(CONTROLLER).request(wrong, "worker-0", ENOUGH_S)
         service.clean()
+
+    def test_its_reading_obeys_a_stop(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(spool, "READ_BYTES", 5 * PIECE_OF_A_SPOOL)
+        service = self.make_service(Bus(VirtualClock()), tmp_path)
+        self.lead(service, "start")
+        assert isinstance(service, Worker)
+        service.stop()
+        note = Note(*[0] * 3, Outcome.FAILED, *[0] * 12, 200, False, "x" * 400).pack()
+        record = RECORD.pack(len(note), NOTE, 1, 0, 0, 0) + note
+        service.run.spool.write_bytes(record * 100)
+        boss = service.bus.channel(CONTROLLER)
+        collecting = boss.ask(Collect(), service.name)
+        boss.publish(Stop())
+        service.bus.wait(0)
+        assert isinstance(collecting.answer(), Collected)
+        assert 0 < len(np.load(tmp_path / REQUESTS_FILE)) < 20
+        service.clean()
+
+
+class Reading(Service):
+    """A worker manager whose workers never end their reading; when it has begun, the run is interrupted."""
+
+    controller: SystemController
+    heard: ClassVar[list[BusMessage]] = []
+
+    @on_message(Spawn)
+    def spawn(self, _: str, message: Spawn) -> Done:
+        for name in message.workers:
+            worker = self.bus.channel(name)
+            for kind in (Configure, Start, Execute):
+                worker.subscribe(kind, lambda *_: Done())
+            worker.subscribe(Collect, lambda *_: self.controller.interrupt())
+            worker.subscribe(Stop, partial(self.stopped, name))
+        return Done()
+
+    def stopped(self, name: str, _: str, message: Stop) -> None:
+        self.heard.append(message)
+        self.channel.publish(Died(name, "has stopped"), CONTROLLER)
+
+
+def test_a_signal_while_results_are_read_reaches_the_workers(tmp_path: Path) -> None:
+    elsewhere = (ServiceNode(host="192.0.2.1"),)
+    options = LoadgenOptions(request_count=9, concurrency=2)
+    spec = Spec(url=("http://127.0.0.1:9",), model="m", options=options, nodes=elsewhere)
+    managers = {**MANAGERS, WORKERS: Reading}
+    settings = RunSettings(spec, 2, tmp_path, patience=Patience(100.0, 300.0), clock=VirtualClock(), managers=managers)
+    Reading.controller = SystemController(settings)
+    Reading.heard.clear()
+    with pytest.raises(BenchmarkExecutionError, match=r"No worker is left: worker-0 has stopped"):
+        Reading.controller.execute()
+    assert Reading.heard == [Stop(), Stop()]  # one for each worker
 
 
 class SilentWorkers(Service):

@@ -186,7 +186,7 @@ async def test_a_service_that_is_not_there(tmp_path: Path) -> None:
 async def test_secret_headers_reach_the_workers(
     raw_server: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "k3y")
+    monkeypatch.setenv("OPENAI_API_KEY", "k3y\n")  # as a file has it
     server = await raw_server(Counting(1).script)
     await runs(spec_of(server.url, request_count=4, concurrency=2, header=("X-Secret: s3cret",)), 2, tmp_path)
     requests = [request for peer in server.peers for request in peer.requests]

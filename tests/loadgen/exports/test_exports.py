@@ -15,7 +15,7 @@ from rich.console import Console
 
 from swarmtune.errors import BenchmarkParseError, ConfigPathError, MissingExtraError
 from swarmtune.loadgen.adapters.vllm_bench import measurement as read_vllm
-from swarmtune.loadgen.exports import aiperf, jsonl, measurement, parquet, plots, table, vllm
+from swarmtune.loadgen.exports import aiperf, aiperf_slices, jsonl, measurement, parquet, plots, table, vllm
 from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
@@ -64,9 +64,12 @@ def test_files_of_earlier_versions_lack_what_was_added_since(
 ) -> None:
     """They are written here without the added columns."""
     earlier = [n for n in records.requests.dtype.names if n not in ADDED_COLUMNS]
-    old = replace(records, requests=records.requests[earlier].copy())
-    rows = [{k: v for k, v in row.items() if k not in ADDED_COLUMNS} for row in jsonl.rows(records)]
+    stamps = [n for n in records.chunks.dtype.names if n not in ADDED_COLUMNS]
+    old = replace(records, requests=records.requests[earlier].copy(), chunks=records.chunks[stamps].copy())
+    added = {*ADDED_COLUMNS, "chunk_choices"}
+    rows = [{k: v for k, v in row.items() if k not in added} for row in jsonl.rows(records)]
     monkeypatch.setattr(parquet, "REQUEST", old.requests.dtype)
+    monkeypatch.setattr(parquet, "CHUNK", old.chunks.dtype)
     for form in ("parquet", "npz"):
         parquet.write(old, tmp_path / form, form)  # type: ignore[arg-type]
     jsonl.write(records, tmp_path / "jsonl")
@@ -206,6 +209,21 @@ def test_the_table_says_what_was_asked_measured_and_wrong(records: Records) -> N
     assert "HTTP 500: out of memory" in text
 
 
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 240])
+def test_the_table_shows_everything_at_every_width(records: Records, width: int) -> None:
+    found = results(records, SLOS)
+    console = Console(width=width, record=True, file=io.StringIO(), markup=False)
+    console.print(table.report(found, FACTS, width))
+    text = console.export_text()
+    sample = found.statistics["ttft_ms"]
+    for name in table.STATISTICS:
+        assert name in text
+        assert table.number(sample.value(name)) in text
+    interval = sample.intervals["p99"]
+    if width >= 60 and interval is not None:
+        assert f"{table.number(interval[0])} .. {table.number(interval[1])}" in text
+
+
 @pytest.mark.parametrize("name", [0.000123456, 12.3456, 123456.7, None])
 def test_numbers_are_short(name: float | None) -> None:
     assert table.number(name) in ("0.0001235", "12.35", "123,457", "-")
@@ -233,3 +251,22 @@ def test_every_export_of_an_empty_run(tmp_path: Path) -> None:
     jsonl.write(records, tmp_path)
     assert len(jsonl.read(tmp_path).requests) == 0
     table.show(found, FACTS, Console(file=io.StringIO()))
+
+
+def test_aiperfs_time_slices_hold_each_answer_once(records: Records, tmp_path: Path) -> None:
+    aiperf_slices.write(records, 0.5, FACTS, tmp_path)
+    document = json.loads((tmp_path / "profile_export_aiperf_timeslices.json").read_text())
+    slices = document["timeslices"]
+    whole = aiperf.metrics(records, results(records))
+    assert sum(one["request_count"]["avg"] for one in slices) == whole["request_count"]["avg"]
+    counts = [one["time_to_first_token"]["count"] for one in slices if "time_to_first_token" in one]
+    assert 0 < sum(counts) <= whole["time_to_first_token"]["count"]
+    assert [one["end_ns"] - one["start_ns"] for one in slices] == [500_000_000] * len(slices)
+    assert [one["is_complete"] for one in slices] == [True] * (len(slices) - 1) + [False]
+    assert document["input_config"]["loadgen"]["concurrency"] == 8
+    assert "s3cret" not in json.dumps(document)
+    rows = list(csv.DictReader((tmp_path / "profile_export_aiperf_timeslices.csv").read_text().splitlines()))
+    assert list(rows[0]) == ["Timeslice", "Metric", "Unit", "Stat", "Value"]
+    assert {int(row["Timeslice"]) for row in rows} == set(range(len(slices)))
+    (count,) = [row for row in rows if row["Timeslice"] == "0" and row["Metric"] == "Request Count"]
+    assert (count["Unit"], count["Stat"], count["Value"]) == ("requests", "avg", str(slices[0]["request_count"]["avg"]))

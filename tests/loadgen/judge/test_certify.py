@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from swarmtune.loadgen.judge.certify import certify, lateness
+from swarmtune.loadgen.judge.certify import certify, lateness, refused
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Records, WorkerFacts
+from swarmtune.records import Measurement
 from swarmtune.testing.fake_records import fake_records
 
 RATE = LoadgenOptions(request_rate=50.0)
@@ -110,6 +111,24 @@ def test_if_nothing_was_completed_the_commonest_error_is_the_reason_and_nobody_e
     assert certificate.level == "invalid"
     assert reason.startswith("not a single request was completed; ")
     assert reason.endswith("failed with: HTTP 422: unexpected field stream_options")
+
+
+@pytest.mark.parametrize(("outcomes", "words"), [
+    ([Outcome.CANCELLED], ("all 400 requests were cancelled, as request_cancellation_rate asks: no answer is whole, so "
+     "there are no latencies")),
+    ([Outcome.CANCELLED, Outcome.FAILED], "; 200 of 400 failed with: HTTP 500; 200 of 400 were cancelled as asked"),
+    ([Outcome.INCOMPLETE], "; 400 of 400 had no answer before the end"),
+])  # fmt: skip
+def test_requests_that_were_given_up_on_purpose_are_no_failures(outcomes: list[Outcome], words: str) -> None:
+    made = records()
+    made.requests["outcome"] = np.resize(outcomes, len(made.requests))
+    made.requests["error"] = np.resize([0, 1][: len(outcomes)], len(made.requests))
+    made = replace(made, errors=["cancelled on purpose", "HTTP 500"])
+    certificate = certify(made, CLOSED)
+    (reason,) = certificate.reasons
+    assert reason.endswith(words)
+    measured = Measurement({"completed": 0.0, "answered": 400.0, "cancelled": 400.0}, valid=False)
+    assert not refused(measured)
 
 
 def test_a_run_without_anything_is_judged_all_the_same() -> None:

@@ -23,7 +23,17 @@ def columns(sent_s: Any, ended_s: Any, tokens: int = 10, **more: Any) -> Columns
     for name, values in more.items():
         rows[name] = values
     none = np.zeros(0, np.int64)
-    return Columns(rows, none, none.astype(np.int16), none, none, none, none, int(rows["end_ns"].max(initial=START)))
+    return Columns(
+        rows,
+        none,
+        none.astype(np.float32),
+        none.astype(np.uint8),
+        none,
+        none,
+        none,
+        none,
+        int(rows["end_ns"].max(initial=START)),
+    )
 
 
 def goodput(data: Columns, users: float | None, offered_s: float | None = None) -> float:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmtune.errors import ConfigValidationError
-from swarmtune.loadgen.judge.latencies import columns, gap_samples
+from swarmtune.loadgen.judge.latencies import columns, gaps_of
 from swarmtune.loadgen.judge.statistics import nearest_rank, statistics
 from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records
@@ -43,7 +43,7 @@ def run(*requests: dict[str, object], ended_ms: int = 0) -> Records:
         row["reasoning_tokens"] = -1
         row["error"] = facts.get("error", -1)
         tokens = facts.get("tokens", [0] * len(stamps))
-        chunks += [(BASE + at * MS, -1, 0, k) for at, k in zip(stamps, tokens, strict=True)]  # type: ignore[call-overload]
+        chunks += [(BASE + at * MS, -1, 0, k, 0) for at, k in zip(stamps, tokens, strict=True)]  # type: ignore[call-overload]
     end = BASE + ended_ms * MS if ended_ms else int(rows["end_ns"].max(initial=BASE))
     return Records(rows, np.array(chunks, CHUNK), ["HTTP 500", "cut off"], [], BASE, end, 0)
 
@@ -144,9 +144,8 @@ def test_gaps_follow_the_requests_and_not_the_order_of_the_chunks() -> None:
     records = run({"sent": 0, "chunks": (10, 20)}, {"sent": 5, "chunks": (40, 70)})
     records.chunks = records.chunks[[2, 3, 0, 1]]
     records.requests["first_chunk"] = [2, 0]
-    gaps, tokens = gap_samples(columns(records))
-    assert gaps.tolist() == [10.0, 30.0]
-    assert tokens is None
+    gaps = gaps_of(columns(records))
+    assert (gaps.ms.tolist(), gaps.tokens.tolist(), gaps.row.tolist()) == ([10.0, 30.0], [1.0, 1.0], [0, 1])
 
 
 def test_tpot_uses_the_servers_token_count() -> None:

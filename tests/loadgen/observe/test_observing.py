@@ -33,6 +33,8 @@ def test_addresses_of_server_metrics(given: tuple[str, ...], own: str, urls: tup
     options = LoadgenOptions(server_metrics=given)
     spec = Spec(url=("http://127.0.0.1:8000/v1",), model="m", options=options, metrics_url=own)
     assert server_urls(spec) == urls
+    asked = spec.model_copy(update={"url": tuple(f"{url}/?key=x" for url in spec.url)})
+    assert server_urls(asked) == urls  # without the query, which may hold a key
 
 
 @pytest.mark.parametrize(

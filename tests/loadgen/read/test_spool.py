@@ -36,7 +36,7 @@ def note(exchange: int, **changed: object) -> bytes:
     fields: dict[str, object] = {
         "session": exchange, "turn": 0, "phase": 1, "outcome": Outcome.COMPLETED, "scheduled_ns": 5, "ready_ns": 6,
         "sent_ns": 7, "connect_ns": 0, "end_ns": 900, "end_read_ns": 901, "received_bytes": 0,
-        "sent_bytes": 200, "most_tokens": 2, "asked_input_tokens": 11,
+        "sent_bytes": 200, "most_tokens": 2, "expected_results": -1, "asked_input_tokens": 11,
         "asked_output_tokens": 2, "status": 200, "retried": False, "error": "", **changed,
     }  # fmt: skip
     data = Note(**fields).pack()  # type: ignore[arg-type] # fields of Note

@@ -224,3 +224,59 @@ def test_a_block_of_nothing_is_nothing() -> None:
     empty = source(Block(1, 0, 2))
     assert empty.exhausted
     assert empty.prepare(10) == 0
+
+
+class Replayed(Dataset):
+    """Sessions with the think times or the intervals of a trace."""
+
+    def __init__(self, gaps_ns: list[list[int]], *, intervals: bool) -> None:
+        def turn(gap: int) -> Turn:
+            return Turn(("y",), 1, interval_ns=gap) if intervals else Turn(("y",), 1, delay_ns=gap)
+
+        self._sessions = [(Turn(("x",), 1), *map(turn, gaps)) for gaps in gaps_ns]
+
+    @property
+    def size(self) -> int:
+        return len(self._sessions)
+
+    def session(self, index: int) -> Session:
+        return Session(index, self._sessions[index])
+
+
+GAPS = st.lists(st.lists(st.integers(0, 200 * MS), max_size=4), min_size=1, max_size=6)
+
+
+@given(gaps=GAPS, intervals=st.booleans(), service_ms=st.integers(1, 300), ceiling=st.none() | st.integers(1, 4))
+def test_a_turn_that_waits_for_an_answer_or_for_a_slot_is_queued_and_not_late(
+    gaps: list[list[int]], intervals: bool, service_ms: int, ceiling: int | None
+) -> None:
+    """Whatever the trace and however slow the service: ready is when it could be sent, scheduled when the trace had it."""
+    data = Replayed(gaps, intervals=intervals)
+    starts = arrivals(*[10 * number for number in range(len(gaps))])
+    shape = Shape(closed=False, concurrency=ceiling)
+    played = play(Timing(shape, source(Block(0, len(gaps)), data), START, starts), service_ms * MS)
+    assert len(played.sent) == sum(1 + len(each) for each in gaps)
+    assert all(ticket.scheduled_ns <= ticket.ready_ns == at for at, ticket in played.sent)
+    for at, ticket in played.sent:
+        if intervals:
+            due = 10 * ticket.session.index * MS + sum(gaps[ticket.session.index][: ticket.turn])
+            assert ticket.scheduled_ns == START + due <= at
+
+
+@given(
+    limits=st.tuples(st.integers(1, 9), st.none() | st.integers(1, 5)),
+    ramps_ms=st.tuples(st.integers(0, 500), st.integers(0, 500)),
+    service_ms=st.integers(1, 300),
+    closed=st.booleans(),
+)
+def test_what_waits_for_a_ramp_is_sent_when_it_rises_and_is_not_late(
+    limits: tuple[int, int | None], ramps_ms: tuple[int, int], service_ms: int, closed: bool
+) -> None:
+    shape = Shape(
+        closed=closed, concurrency=limits[0], prefill_concurrency=limits[1], concurrency_ramp_ns=ramps_ms[0] * MS,
+        prefill_ramp_ns=ramps_ms[1] * MS,
+    )  # fmt: skip
+    times = None if closed else arrivals(*range(40))
+    played = play(Timing(shape, source(Block(0, 40)), START, times), service_ms * MS)
+    assert len(played.sent) == 40
+    assert all(0 <= at - ticket.ready_ns <= MS for at, ticket in played.sent)

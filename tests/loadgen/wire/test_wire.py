@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import os
 import socket
+import ssl
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loadgen_servers import Certificate
 
 from swarmtune.loadgen.wire import make_wire, native, notice
 from swarmtune.loadgen.wire.base import (
@@ -22,6 +25,8 @@ from swarmtune.loadgen.wire.base import (
     PEER_CLOSED,
     PIECE,
     RECORD,
+    REFUSAL_LIMIT,
+    TOO_LONG,
     UNASKED,
     Happening,
     Kind,
@@ -39,8 +44,15 @@ SIZED = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"
 class Pair:
     """A wire, and the other end of its one connection."""
 
-    def __init__(self, kind: str, spool: Path) -> None:
+    def __init__(
+        self, kind: str, spool: Path, certificate: Certificate | None = None, version: ssl.TLSVersion | None = None
+    ) -> None:
+        """With ``certificate``: over TLS."""
         self.spool = spool
+        self._client = certificate.client() if certificate else None
+        self._server = certificate.server(version) if certificate else None
+        if self._server is not None:
+            self._server.num_tickets = 0  # each wait of these tests is for what they sent themselves
         self.wire: Wire = make_wire(spool, kind=kind)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.number = -1
@@ -52,9 +64,16 @@ class Pair:
         assert prepare(made)
         with pytest.raises(BlockingIOError):
             made.connect(self._listener.getsockname())
-        self.number = self.wire.add(made)
+        self.number = self.wire.add(made, self._client, "localhost")
         peer, _ = self._listener.accept()
+        greeting = None
+        if self._server is not None:
+            peer = self._server.wrap_socket(peer, server_side=True, do_handshake_on_connect=False)
+            greeting = threading.Thread(target=peer.do_handshake)
+            greeting.start()
         assert [h.kind for h in self.until(1)] == [Kind.CONNECTED]
+        if greeting is not None:
+            greeting.join()
         return peer
 
     def until(self, count: int, *, tell_answering: bool = False) -> list[Happening]:
@@ -91,9 +110,11 @@ class Pair:
         self.peer.close()
 
 
-@pytest.fixture(params=["python", "native"])
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(request.param, tmp_path / "spool.bin")
+@pytest.fixture(params=["python", "native", "python-tls1.2", "native-tls1.2", "python-tls1.3", "native-tls1.3"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path, certificate: Certificate) -> Iterator[Pair]:
+    kind, _, version = request.param.partition("-")
+    versions = {"tls1.2": ssl.TLSVersion.TLSv1_2, "tls1.3": ssl.TLSVersion.TLSv1_3}
+    made = Pair(kind, tmp_path / "spool.bin", certificate if version else None, versions.get(version))
     yield made
     made.close()
 
@@ -145,6 +166,82 @@ def test_bytes_that_were_tampered_with_never_hang_or_crash_it(pair: Pair, data: 
 def test_what_is_not_http_is_told(pair: Pair, junk: bytes) -> None:
     (h,) = pair.answered(junk)
     assert (h.kind, h.error) == (Kind.CLOSED, MALFORMED)
+
+
+LINES = (b"HTTP/1.1 200 OK", b"X-Empty:", b"Transfer-Encoding: chunked", b"")
+ENDS = st.sampled_from([b"\r\n", b"\n"])
+
+
+def read(pair: Pair, raw: bytes, cuts: set[int]) -> bytes:
+    """The body of this answer, cut in these places, as the wire has kept it and as it is read from the spool."""
+    places = [0, *sorted(cut for cut in cuts if cut < len(raw)), len(raw)]
+    pair.wire.send(pair.number, 7, b"ping", keep=True)
+    assert pair.peer.recv(100) == b"ping"
+    found: list[Happening] = []
+    for begin, end in itertools.pairwise(places):
+        assert found == []
+        pair.peer.sendall(raw[begin:end])
+        found += pair.wire.wait(SECOND)
+    assert [(h.kind, h.error, h.keep_alive) for h in found] == [(Kind.ENDED, 0, True)]
+    kept = body_of(pair.wire.kept(pair.number))[2]
+    parts: list[bytes] = []
+    framing = Framing(parts.append)
+    for *_, data in pair.records()[-(len(places) - 1) :]:
+        framing.feed(data)
+    assert (b"".join(parts), framing.done) == (kept, True)
+    return kept
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), cuts=st.sets(st.integers(1, 150), max_size=6))
+def test_lines_of_a_head_may_end_in_a_line_feed_alone(pair: Pair, data: st.DataObject, cuts: set[int]) -> None:
+    announced = data.draw(st.sampled_from([(), (b"HTTP/1.1 100 Continue", b"")]))
+    head = b"".join(line + data.draw(ENDS) for line in (*announced, *LINES))
+    assert read(pair, head + HELLO.removeprefix(CHUNKED), cuts) == b"hello world"
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), cuts=st.sets(st.integers(1, 150), max_size=6))
+def test_sizes_of_chunks_with_zeros_before_and_blanks_behind_are_read(
+    pair: Pair, data: st.DataObject, cuts: set[int]
+) -> None:
+    zeros = st.integers(0, 30).map(lambda n: b"0" * n)
+    blanks = st.text(" \t", max_size=4).map(str.encode)
+    ends = st.sampled_from([b"\r\n", b";a=b\r\n", b';a="b;c"\r\n'])
+    sizes = [data.draw(zeros) + size + data.draw(blanks) + data.draw(ends) for size in (b"5", b"6", b"0")]
+    raw = CHUNKED + sizes[0] + b"hello\r\n" + sizes[1] + b" world\r\n" + sizes[2] + b"\r\n"
+    assert read(pair, raw, cuts) == b"hello world"
+
+
+def test_a_length_beside_chunks_does_not_count(pair: Pair) -> None:
+    head = CHUNKED.replace(b"\r\n\r\n", b"\r\nContent-Length: 3\r\n\r\n")
+    assert read(pair, head + HELLO.removeprefix(CHUNKED), set()) == b"hello world"
+
+
+@pytest.mark.parametrize("raw", [
+    CHUNKED + b"1" + b"0" * 16 + b"\r\n", CHUNKED + b"0000" + b"f" * 17 + b"\r\n",
+    CHUNKED + b" 5\r\n", CHUNKED + b"5 5\r\n", CHUNKED + b"0x5\r\n", CHUNKED + b";a=b\r\n", CHUNKED + b"-5\r\n",
+    CHUNKED + b"5\nhello", CHUNKED + b"5;a\nhello", CHUNKED + b"5\rhello", CHUNKED + b"5\r\nhello\n",
+    CHUNKED + b"5\r\nhello!",
+    CHUNKED + b"0\r\n\n", CHUNKED + b"0\r\nA: b\n", CHUNKED + b"0\r\n\r0",
+    b"HTTP/1.1 200 OK\rContent-Length: 5\r\r", b"HTTP/1.1 200 OK\r\r\n", b"\nHTTP/1.1 200 OK\n", b"X",
+])  # fmt: skip
+def test_what_cannot_be_an_answer_is_refused_at_once(pair: Pair, raw: bytes) -> None:
+    """Bytes of which nobody knows where the answer ends are not waited for; both wires refuse the same."""
+    (h,) = pair.answered(raw)
+    assert (h.kind, h.error) == (Kind.CLOSED, MALFORMED)
+    with pytest.raises(ValueError, match=r"."):
+        Framing().feed(raw)
+
+
+def test_a_chunk_of_the_largest_size_is_given_up_by_its_bytes(pair: Pair) -> None:
+    pair.wire.send(pair.number, 7, b"ping", limit=200_000)
+    pair.peer.sendall(CHUNKED + b"f" * 16 + b"\r\n")
+    found: list[Happening] = []
+    while not found:
+        pair.peer.sendall(b"x" * 5000)
+        found = pair.wire.wait(SECOND)
+    assert (found[-1].kind, found[-1].error) == (Kind.CLOSED, TOO_LONG)
 
 
 def test_informational_answers_are_passed_over(pair: Pair) -> None:
@@ -238,7 +335,7 @@ def test_a_request_larger_than_the_sockets_buffer_arrives_whole(pair: Pair) -> N
     while len(received) < len(payload):
         try:
             received += pair.peer.recv(2**20)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             pair.wire.wait(1_000_000)
     assert received == payload
     pair.peer.setblocking(True)
@@ -341,3 +438,111 @@ def test_framing_gives_the_body_without_its_frame() -> None:
     framing = Framing(parts.append)
     framing.feed(HELLO)
     assert (b"".join(parts), framing.done, framing.status) == (b"hello world", True, 200)
+
+
+STREAM = b'data: {"choices":[{"text":"a [DONE]"}]}\n\n'
+LAST = [
+    b"data: [DONE]\n\n",
+    b"data:[DONE]\n\n",
+    b"data: [DONE]\r\n\r\n",
+    b'event: response.completed\ndata: {"type":"response.completed","response":{"output":[]}}\n\n',
+    b'data: {"type":"response.completed","response":{"output":[]}}\n\n',
+]
+
+
+@pytest.mark.parametrize("last", LAST)
+@pytest.mark.parametrize("framed", [True, False])
+def test_the_last_event_is_told_although_the_answer_goes_on(pair: Pair, last: bytes, framed: bool) -> None:
+    head = CHUNKED if framed else b"HTTP/1.1 200 OK\r\n\r\n"
+    body = STREAM + last
+    parts = [b"%x\r\n%b\r\n" % (len(part), part) if framed else part for part in (body[:-1], body[-1:])]
+    found = pair.answered(head, *parts)
+    assert [(h.kind, h.exchange, h.status) for h in found] == [(Kind.STREAMED, 7, 200)]
+    if framed:
+        pair.peer.sendall(b"0\r\n\r\n")
+        (h,) = pair.until(1)
+        assert (h.kind, h.keep_alive) == (Kind.ENDED, True)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), last=st.sampled_from(LAST))
+def test_the_last_event_is_found_however_it_is_cut(pair: Pair, data: st.DataObject, last: bytes) -> None:
+    """Over chunks and over reads; and it is not found before it is whole."""
+    body = STREAM + last
+    at = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=8)))
+    chunks = [body[a:b] for a, b in itertools.pairwise([0, *at, len(body)])]
+    raw = CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in chunks)
+    end = raw.rindex(b"\n", 0, len(raw) - 1)  # the blank line of the last event
+    cuts = [cut for cut in sorted(data.draw(st.sets(st.integers(1, end), max_size=6))) if cut < end]
+    parts = [raw[a:b] for a, b in itertools.pairwise([0, *cuts, end])]
+    assert pair.answered(*parts) == []
+    pair.peer.sendall(raw[end:])
+    assert [h.kind for h in pair.until(1)] == [Kind.STREAMED]
+    pair.peer.sendall(b"0\r\n\r\n")
+    assert [h.kind for h in pair.until(1)] == [Kind.ENDED]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        STREAM,
+        b"data: [DONE]",
+        b"data: [DONE]\n",
+        b'data: {"text":"data: [DONE]"}\n\n',
+        b": data: [DONE]\n\n",
+        b'{\n "a": "data: [DONE]"\n}\n\n',
+    ],
+)
+def test_what_is_not_the_last_event_is_not_told_as_such(pair: Pair, body: bytes) -> None:
+    assert pair.answered(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body)) == []
+
+
+def test_a_refusal_has_no_last_event(pair: Pair) -> None:
+    head = b"HTTP/1.1 500 No\r\nContent-Length: 99\r\n\r\n"
+    assert pair.answered(head + b"data: [DONE]\n\n") == []
+
+
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [
+        pytest.param(CHUNKED, b"4000\r\n" + b"x" * 0x4000 + b"\r\n", id="body"),
+        pytest.param(CHUNKED + b"5;", b"x" * 5000, id="chunk-extension"),
+        pytest.param(CHUNKED + b"0\r\n", b"T: x\r\n" * 1000, id="trailer"),
+        pytest.param(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 5000, id="until-close"),
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, id="informational"),
+    ],
+)
+def test_an_answer_without_end_is_given_up(pair: Pair, head: bytes, part: bytes) -> None:
+    limit = 200_000
+    pair.wire.send(pair.number, 7, b"ping", limit=limit)
+    pair.peer.sendall(head)
+    found: list[Happening] = []
+    while not found:
+        pair.peer.sendall(part)
+        found = pair.wire.wait(SECOND)
+    assert found[-1].kind == Kind.CLOSED
+    assert found[-1].error in (TOO_LONG, MALFORMED)
+    assert pair.wire.spooled_bytes < limit + 200_000
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_a_head_without_end_is_given_up(pair: Pair, head: bytes) -> None:
+    pair.wire.send(pair.number, 7, b"ping")
+    pair.peer.sendall(head)
+    found: list[Happening] = []
+    while not found:
+        pair.peer.sendall(b"X-A: " + b"b" * 1000 + b"\r\n" if head.endswith(b"\n") else b"b" * 1000)
+        found = pair.wire.wait(SECOND)
+    assert (found[-1].kind, found[-1].error) == (Kind.CLOSED, TOO_LONG)
+    assert pair.wire.spooled_bytes < 300_000
+
+
+def test_a_refusal_without_end_is_given_up_earlier(pair: Pair) -> None:
+    pair.wire.send(pair.number, 7, b"ping")
+    pair.peer.sendall(b"HTTP/1.1 500 No\r\n\r\n")
+    found: list[Happening] = []
+    while not found:
+        pair.peer.sendall(b"x" * 10_000)
+        found = pair.wire.wait(SECOND)
+    assert (found[-1].kind, found[-1].error) == (Kind.CLOSED, TOO_LONG)
+    assert len(pair.wire.kept(pair.number)) < REFUSAL_LIMIT + 200_000

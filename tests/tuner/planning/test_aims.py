@@ -151,3 +151,32 @@ def test_the_report_has_the_pareto_set_of_what_keeps_the_promises() -> None:
     assert lines[1].startswith("  trial   3  throughput 300 tok/s  p95_ttft_ms 400 ms")
     assert pareto_set(Throughput(), trials) is None
     assert pareto_set(objective, [trials[-1]]) == {**data, "hypervolume": 0.0, "of": 0, "set": []}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {"optimizer": {"benchmark": "ais_bench"}, "objective": {"name": "goodput"}},
+            "needs request_goodput, and the benchmark ais_bench does not give it",
+        ),
+        (
+            {"optimizer": {"benchmark": "vllm_benchmark"}, "objective": {"slo": {"p95_tpot_ms": 9.0, "max_ttft_ms": 9.0}}},
+            "objective.slo.max_ttft_ms: it needs max_ttft_ms",
+        ),
+        ({"loadgen": {"streaming": False}}, "slo.p95_ttft_ms: it needs p95_ttft_ms, and [loadgen] streaming = false"),
+        (
+            {"loadgen": {"streaming": False}, "objective": {"pareto": ["throughput", "p95_tpot_ms"], "slo": {}}},
+            "objective: it needs p95_tpot_ms, and [loadgen] streaming = false",
+        ),
+    ],
+)  # fmt: skip
+def test_a_metric_that_no_measurement_will_have_is_a_mistake(given: dict[str, Any], words: str) -> None:
+    assert words in refused(**given)
+
+
+def test_metrics_that_a_tool_gives_are_none() -> None:
+    tool = {"optimizer": {"benchmark": "ais_bench"}, "objective": {"name": "throughput", "slo": {"p95_ttft_ms": 9.0}}}
+    assert "does not give" not in refused(**tool)  # other mistakes: no tokenizer
+    whole = {"loadgen": {"streaming": False}, "objective": {"name": "throughput", "slo": {"p95_e2el_ms": 9.0}}}
+    assert plan(**whole).objective.needs == ("output_throughput", "p95_e2el_ms")

@@ -95,7 +95,7 @@ def test_early_stop_acts_by_itself_where_a_load_stays_the_same(workers: int) -> 
 @pytest.mark.parametrize(
     ("loadgen", "reason"),
     [
-        ({}, "not warmed up"),
+        ({"warmup_request_count": 0}, "not warmed up"),
         ({**WARM, "concurrency_ramp_duration": 5}, "ramp"),
         ({**WARM, "request_rate": 4, "request_rate_ramp_duration": 5}, "ramp"),
         ({**WARM, "conversation_turn_mean": 3}, "later turns"),

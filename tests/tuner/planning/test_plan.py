@@ -158,3 +158,77 @@ def test_the_fingerprint_is_plain_and_stable() -> None:
     assert plan().fingerprint() != plan(objective={"slo": {"p95_ttft_ms": 9.0}}).fingerprint()
     busy = plan(loadgen={"max_contended_cpu_share": 0.9})
     assert (plan().fingerprint(), plan().service()) == (busy.fingerprint(), busy.service()), "such a study goes on"
+
+
+# --- what is said of fields that are not searched, and of baselines -----------------------------------------------------
+
+
+def test_why_nothing_is_left_to_search_is_said_of_each_field() -> None:
+    load = {"name": "CONCURRENCY", "min": 1, "max": 100, "value": 30}
+    times = {"name": "twice", "dtype": "times", "dtype_param": {"target_name": "c", "product": 2}}
+    text = refused(**fields(load, {"name": "c", "constant": 4}, times, {"name": "one", "min": 3, "max": 3}))
+    sentence = "c is constant; twice follows from c; one has only one value; CONCURRENCY is left to the load search"
+    assert f"no parameter is left to search: {sentence} ([load_search] enabled = false turns it off)" in text
+
+
+def test_a_field_that_the_engine_would_not_use_is_no_constant_of_the_user() -> None:
+    util = {"name": "util", "config_position": "--gpu-memory-utilization", "dtype": "float", "min": 0.5, "max": 0.9}
+    section = {"command": {"model": "m", "others": "--kv-cache-memory-bytes 4G"}, "target_field": [util]}
+    text = refused(optimizer={"engine": "vllm"}, vllm=section)
+    assert "util has no effect beside the other settings of this service" in text
+
+
+def test_a_range_that_a_product_leaves_one_value_of_is_noted() -> None:
+    tp = {"name": "tp", "min": 5, "max": 11, "value": 8}
+    dp = {"name": "dp", "dtype": "factories", "dtype_param": {"target_name": "tp", "product": 16}}
+    made = plan(**fields(SEQS, tp, dp))
+    assert "tp: only 8 is left of its range, so it is not searched" in made.notices
+    assert "no parameter is left to search: tp has only one value; dp follows from tp" in refused(**fields(tp, dp))
+
+
+def test_a_grid_that_the_evaluations_do_not_fill_is_noted() -> None:
+    wide = [{"name": name, "min": 1, "max": 100} for name in ("one", "two")]
+    made = plan(optimizer={"algorithm": "grid", "evaluations": 16}, **fields(*wide))
+    said = "algorithm grid: 16 evaluations do not try all 1e+04 settings; values tried: one 4 of 100, two 4 of 100"
+    assert said in made.notices
+    for search in ({"algorithm": "swarm"}, {"algorithm": "grid", "evaluations": 10_000}):
+        made = plan(optimizer={"evaluations": 16, **search}, **fields(*wide))
+        assert not any("grid" in notice for notice in made.notices)
+
+
+def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = {"name": "devices", "dtype": "env", "dtype_param": "DEVICES_OF_THIS_TEST"}
+    assert "devices: the environment variable DEVICES_OF_THIS_TEST is not set" in refused(**fields(SEQS, read))
+    made = plan(**fields(SEQS, {**read, "value": "0"}))
+    assert made.baseline().values["devices"] == "0"
+    assert any(n.startswith("devices is '0', its `value`, as the environment variable") for n in made.notices)
+    monkeypatch.setenv("DEVICES_OF_THIS_TEST", "")
+    assert plan(**fields(SEQS, read)).baseline().values["devices"] == ""
+
+
+@pytest.mark.parametrize("dtype", [None, "int"])
+@pytest.mark.parametrize("constant", ["abc", 8.5, True])
+def test_only_a_dtype_that_is_written_contradicts_a_constant(dtype: str | None, constant: Any) -> None:
+    made: dict[str, Any] = {"name": "c", "constant": constant} if dtype is None else {"name": "c", "dtype": dtype}
+    if dtype is None:
+        assert plan(**fields(SEQS, made)).baseline().values["c"] == constant
+    else:
+        assert f"c: constant {constant!r} is not a" in refused(**fields(SEQS, {**made, "constant": constant}))
+
+
+def test_a_broken_rule_says_the_values_and_whose_rule_it_is() -> None:
+    tokens = {"name": "tokens", "config_position": "--max-num-batched-tokens", "min": 1, "max": 9000, "value": 4}
+    seqs = {**SEQS, "config_position": "--max-num-seqs"}
+    section = {"command": {"model": "m"}, "target_field": [seqs, tokens]}
+    text = refused(optimizer={"engine": "vllm"}, vllm=section)
+    assert "the baseline breaks it with seqs = 8 and tokens = 4; it is a rule of vllm" in text
+    text = refused(constraints=["seqs > 9"], **fields(SEQS))
+    assert "'seqs > 9': the baseline breaks it with seqs = 8; change the rule or the fields' value" in text
+
+
+def test_without_a_known_engine_all_else_is_told() -> None:
+    text = refused(
+        optimizer={"engine": "vlm", "study": "mysql://a/b"}, parallel={"enabled": True, "node_string": "n1:99999"}
+    )
+    for words in ("no engine named 'vlm'", "'mysql' is not supported", "99999"):
+        assert words in text

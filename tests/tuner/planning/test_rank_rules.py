@@ -186,3 +186,26 @@ def test_every_rule_is_about_fields_and_every_mistake_about_numbers(ranks: list[
     searched = {"a", "b"} & set(ranks)
     assert bool(rules.reasons) <= bool(searched)
     assert bool(rules.mistakes) <= (not searched)
+
+
+@pytest.mark.parametrize(
+    ("variables", "rule"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0,1"}, "tp * 2 <= 2"),
+        ({"ASCEND_RT_VISIBLE_DEVICES": "5"}, "tp * 2 <= 1"),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-a, GPU-b,GPU-c"}, "tp * 2 <= 3"),
+        ({"CUDA_VISIBLE_DEVICES": "0,-1,2"}, "tp * 2 <= 1"),
+        ({"CUDA_VISIBLE_DEVICES": ""}, None),
+        ({"CUDA_VISIBLE_DEVICES": "$DEVICES"}, None),
+        ({}, None),
+    ],
+)
+def test_devices_that_the_environment_of_a_service_names(variables: dict[str, str], rule: str | None) -> None:
+    ranks = {"tensor": "tp", "pipeline": "2"}
+    found = rank_rules(ranks, groups(0), "vllm", variables=variables)
+    assert list(found.reasons) == ([rule] if rule else [])
+    assert bool(found.notices) is (rule is None)
+    known = rank_rules(ranks, groups(4), "vllm", variables=variables)
+    assert list(known.reasons) == ["tp * 2 <= 4"], "SwarmTune sets the variable to the devices of the group"
+    (mistake,) = rank_rules({"tensor": "8"}, groups(0), "vllm", variables={"CUDA_VISIBLE_DEVICES": "0,1"}).mistakes
+    assert "CUDA_VISIBLE_DEVICES of its environment names 2 devices" in mistake

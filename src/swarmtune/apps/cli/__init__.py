@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Iterator, Sequence
+from types import FrameType
+from typing import Any, NoReturn
 
 from swarmtune import __version__
 from swarmtune.apps.cli.output import Output, wants_json
-from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError
+from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError, one_line
 
+IMPORTING = "<frozen importlib._bootstrap>"  # the code of an import that is under way
 THREADS = "OPENBLAS_NUM_THREADS"
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_NOTHING_FEASIBLE, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 EXIT_UNPRINTED = 74  # EX_IOERR of sysexits.h
 
 # name -> (module in this package, one line for --help); adding a command is one file and one line here.
@@ -79,6 +83,12 @@ def _overview(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in ELSEWHERE:
         print(f"swarmtune: {ELSEWHERE[arguments[0]]}", file=sys.stderr)
         return EXIT_CONFIGURATION
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        parser.print_usage(sys.stderr)
+        word = one_line(arguments[0])
+        known = f"commands: {', '.join(COMMANDS)}"
+        print(f"swarmtune: there is no command {word!r}{near(word, COMMANDS)}; {known}", file=sys.stderr)
+        return EXIT_CONFIGURATION
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (_, summary) in COMMANDS.items():
         commands.add_parser(name, help=summary, add_help=False)
@@ -104,30 +114,64 @@ def _one_thread_for_matrices() -> None:
         del os.environ[THREADS]
 
 
-class _Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command: keeps the mistake, and names what comes near to an option that does not exist."""
+
     mistake = ""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            prog=f"swarmtune {command}",
+            description=COMMANDS[command][1],
+            epilog=EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,  # a secret behind half an option could not be recognised
+        )
+
+    def add_shared(self) -> None:
+        """The options that every command has."""
+        self.add_argument(
+            "--log-level", type=level_of, choices=LEVELS, metavar="LEVEL",
+            help=f"what is logged, to stderr or the study's log.txt: {', '.join(LEVELS)}",
+        )  # fmt: skip
 
     def error(self, message: str) -> NoReturn:
         self.mistake = message
         super().error(message)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it; an option that does not exist comes with the near one, and without what may be a secret."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            unknown = [word.partition("=")[0] for word in rest if word.startswith("-")] or rest
+            self.error(f"unrecognized arguments: {', '.join(one_line(word) + self._hint(word) for word in unknown)}")
+        return parsed
+
+    def _hint(self, word: str) -> str:
+        options = [name for action in self._actions for name in action.option_strings]
+        return near(word, options) if word.startswith("--") else ""
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    """A question with the most similar of these words; empty if none is similar."""
+    found = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
+
 
 def _run(name: str, arguments: Sequence[str], output: Output) -> int:
     """Run a command; the exit code. Each error is told on stderr, and as a JSON object where the output is one."""
-    parser = _Parser(
-        prog=f"swarmtune {name}",
-        description=COMMANDS[name][1],
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,  # a secret behind half an option could not be recognised
-    )
+    parser = CommandParser(name)
+    level = None
     try:
         if name == "optimizer":
             _one_thread_for_matrices()
         module = importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[name][0]}")
         module.add_arguments(parser)
-        parsed = parser.parse_args(arguments)
+        parser.add_shared()
+        parsed = parser.parse_args(getattr(module, "translated", list)(arguments))
         parsed.result = output
+        level = parsed.log_level
+        _log(level)
         with _interruptible():
             return int(module.run(parsed))
     except SystemExit as left:
@@ -140,7 +184,9 @@ def _run(name: str, arguments: Sequence[str], output: Output) -> int:
         output.fail("interrupted", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except SwarmTuneError as error:
-        print(f"swarmtune {name}: {error}", file=sys.stderr)
+        print(f"swarmtune {name}: {shown(str(error))}", file=sys.stderr)
+        if level:
+            _log_error(error)
         code = EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_FAILED
         if code == EXIT_FAILED and error.culprit is Culprit.BUG:
             print("This should not happen. Please report it with the lines above.", file=sys.stderr)
@@ -151,15 +197,66 @@ def _run(name: str, arguments: Sequence[str], output: Output) -> int:
         raise
 
 
+def shown(text: str) -> str:
+    """The text as it can go to a terminal, whoever wrote what it quotes: line breaks stay."""
+    return "\n".join(one_line(line) for line in text.split("\n"))
+
+
+def level_of(text: str) -> str:
+    """A level of the log, however it is spelled; AIPerf's own two are the next below."""
+    return {"NOTICE": "INFO", "SUCCESS": "INFO"}.get(text.upper(), text.upper())
+
+
+def _log(level: str | None) -> None:
+    """Log to stderr from this level on; without one, nothing is logged there."""
+    from loguru import logger
+
+    logger.remove()
+    if level is not None:
+        logger.add(
+            sys.stderr, level=level, format="{time:HH:mm:ss.SSS} {level} {message}", backtrace=False, diagnose=False
+        )
+        logger.debug("swarmtune {}, Python {}", __version__, sys.version.split()[0])
+
+
+def _log_error(error: SwarmTuneError) -> None:
+    """Where the error came from, for --log-level DEBUG."""
+    from loguru import logger
+
+    logger.opt(exception=error).debug("the error above")
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt in the body; before and after it, the door of the command leaves at once."""
+    """Ctrl-C raises KeyboardInterrupt in the body, outside of imports; before and after it, the door of the command leaves
+    at once.
+    """
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or before is signal.default_int_handler:
         yield
         return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _interrupt(_number: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; during an import, which may swallow it or stay half done, as soon as it is over."""
+    if not _importing(frame):
+        raise KeyboardInterrupt
+    sys.setprofile(_interrupt_after_import)
+
+
+def _interrupt_after_import(frame: FrameType, event: str, _: object) -> None:
+    """For sys.setprofile, which forgets a function that raises."""
+    if event == "return" and frame.f_code.co_filename == IMPORTING and not _importing(frame.f_back):
+        raise KeyboardInterrupt
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """Whether this code is called by an import."""
+    while frame is not None and frame.f_code.co_filename != IMPORTING:
+        frame = frame.f_back
+    return frame is not None

@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
-from rich.progress import (
-    BarColumn,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bar
+from loguru import logger
 from rich.table import Table
 
+from swarmtune.apps.cli.bench_folder import SELF_TEST_FILE, Place
+from swarmtune.apps.cli.bench_progress import Share, progress
 from swarmtune.apps.cli.console import console_of
-from swarmtune.errors import ConfigPathError
+from swarmtune.errors import CommunicationError, MissingExtraError, one_line
 from swarmtune.loadgen.ask.dataset import make_dataset
+from swarmtune.loadgen.ask.models import missing
+from swarmtune.loadgen.ask.spec import headers_of
 from swarmtune.loadgen.distributed import Output, Remote, measure
-from swarmtune.loadgen.exports import table
+from swarmtune.loadgen.distributed.single import run_single
+from swarmtune.loadgen.exports import aiperf, aiperf_slices, comparison, table
 from swarmtune.loadgen.exports.facts import written
-from swarmtune.loadgen.exports.report import Report
+from swarmtune.loadgen.exports.report import Report, report
+from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Progress
 from swarmtune.loadgen.send.plan import limit_of
 
@@ -38,17 +38,30 @@ if TYPE_CHECKING:
     from swarmtune.loadgen.ask.spec import Spec
     from swarmtune.loadgen.selftest.ladder import Step
 
-SELF_TEST_FILE = "self-test.json"
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is over: what was measured, where its files are, and what came of it for the command."""
+
+    report: Report
+    directory: Path
+    name: str = ""
+    code: int = 0
+    reason: str = ""
 
 
-def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: tuple[str, ...], command: str) -> Report:
-    """One run: measure, certify, write the files, print the table."""
+def bench(
+    spec: Spec, folder: Callable[[], Path], arguments: argparse.Namespace, formats: tuple[str, ...], command: str
+) -> Finished:
+    """One run: measure, certify, write the files, print the table. ``folder`` is made when the data are known to be good."""
     console = console_of(quiet=arguments.quiet)
-    limits = limit_of(spec.options, make_dataset(spec.options, spec.seed))
-    _make(directory)
+    sessions, requests = limit_of(spec.options, make_dataset(spec.options, spec.seed))
+    share = Share(requests or sessions, spec.options.benchmark_duration)
+    directory = folder()
     run_type = None if arguments.run_type == "auto" else arguments.run_type
     notes: list[str] = []
-    with _progress(spec, limits, arguments.quiet) as advance:
+    shown = not arguments.quiet and arguments.ui != "none" and arguments.log_level not in SILENT
+    with progress(share, shown=shown, every_s=arguments.stats_interval) as advance:
 
         def watch(seen: Progress) -> None:
             notes[:] = seen.notes
@@ -57,20 +70,21 @@ def bench(spec: Spec, directory: Path, arguments: argparse.Namespace, formats: t
         output = Output(directory, formats, command)
         workers, remote = spec.options.workers_max, _remote(arguments, console)
         made = measure(spec, workers, output, watch, remote=remote, run_type=run_type)
+    _rename(directory, arguments.profile_export_prefix)
     table.show(made.results, made.facts, console)
     for note in notes:
-        console.print(f"note: {note}", style="dim")
-    console.print(f"files: {directory}", style="dim")
-    return made
+        console.print(f"note: {one_line(note)}", style="dim")
+    console.print(f"files: {directory}", style="dim", soft_wrap=True)
+    if arguments.random_seed is None:
+        console.print(f"seed: {spec.seed}; --random-seed {spec.seed} sends the same requests again", style="dim")
+    return Finished(made, directory)
 
 
-def _make(directory: Path) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigPathError(
-            f"--artifact-dir: {directory} cannot be made: {error.strerror}. Choose another."
-        ) from error
+SILENT = ("WARNING", "ERROR", "CRITICAL")  # levels of the log at which progress is left out
+PROBED = (  # options that decide whether a service answers
+    *("endpoint_type", "custom_endpoint", "streaming", "header", "extra_inputs", "payload_template", "response_field"),
+    *("proxy", "tls_verify", "ca_file", "source_addresses", "wire"),
+)
 
 
 def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
@@ -85,33 +99,77 @@ def _remote(arguments: argparse.Namespace, console: Console) -> Remote | None:
     return Remote(arguments.listen, arguments.hosts, key, listening=listening)
 
 
-@contextlib.contextmanager
-def _progress(spec: Spec, limits: tuple[int | None, int | None], quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A callback that draws a progress bar: over requests, or over time if their number is not fixed."""
-    console = console_of(stderr=True)
-    bar = Bar(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
-        TextColumn("{task.fields[counts]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
-        console=console, transient=True, disable=quiet or not console.is_terminal,
+def wait_for_model(spec: Spec, arguments: argparse.Namespace) -> str:
+    """Ask the service with one token of output until it answers, for its models until it lists this one, or both, for
+    --wait-for-model-timeout at most; what it said last, empty if it is ready. KeyboardInterrupt if the user does not wait
+    so long.
+    """
+    limit_s, each_s = arguments.wait_for_model_timeout, arguments.wait_for_model_interval
+    ends = time.monotonic() + limit_s
+    while limit_s:
+        trouble = ""
+        if arguments.wait_for_model_mode != "inference":
+            trouble = _unlisted(spec, max(0.1, ends - time.monotonic()))
+        if arguments.wait_for_model_mode != "models" and not trouble:
+            trouble = _probe(spec, max(0.1, ends - time.monotonic()))
+        if not trouble:
+            break
+        logger.info("the service is not ready: {}", trouble)
+        if time.monotonic() + each_s >= ends:
+            return f"the service gave no answer within {limit_s:g} s: {trouble}"
+        pause(each_s)
+    return ""
+
+
+def _unlisted(spec: Spec, most_s: float) -> str:
+    """Why one of the addresses does not have the model; empty: all list it."""
+    options, headers = spec.options, headers_of(spec.options)
+    limit_s = min(most_s, options.request_timeout_seconds)
+    troubles = (missing(url, spec.model, options, headers, limit_s) for url in spec.url)
+    return next((trouble for trouble in troubles if trouble), "")
+
+
+def _probe(spec: Spec, most_s: float) -> str:
+    """One request with one token of output; why it failed, empty if it did not."""
+    given = {name: getattr(spec.options, name) for name in PROBED}
+    options = LoadgenOptions(
+        **given, isl=1, osl=1, request_count=1, concurrency=1, gpu_telemetry=("off",), server_metrics=("off",),
+        request_timeout_seconds=min(most_s, spec.options.request_timeout_seconds),
     )  # fmt: skip
-    sessions, requests = limits
-    total = requests or sessions
-    duration = spec.options.benchmark_duration
-    task = bar.add_task("starting", total=total or duration or None, counts="")
-    began: list[float] = []
+    small = spec.model_copy(update={"options": options})
+    with tempfile.TemporaryDirectory(prefix="swarmtune-bench-") as folder:
+        try:
+            made = report(small, run_single(small, Path(folder), lambda _: None))
+        except CommunicationError as error:
+            return str(error)
+    if made.records.interrupted:
+        raise KeyboardInterrupt
+    return next(iter(made.results.errors), "")
 
-    def advance(seen: Progress) -> None:
-        failed = f", {seen.failed} failed" if seen.failed else ""
-        counts = f"{seen.ended} done, {seen.in_flight} in flight{failed}"
-        if seen.stage not in ("measuring", "stopping", "collecting", "working out results"):
-            bar.update(task, description=seen.stage, counts=f"{seen.in_flight} in flight" if seen.in_flight else "")
-            return
-        began.append(time.monotonic())
-        done = seen.ended if total else min(duration or 0.0, began[-1] - began[0])
-        bar.update(task, description=seen.stage, completed=done, counts=counts)
 
-    with bar:
-        yield advance
+def pause(seconds: float) -> None:
+    """Wait; Ctrl-C ends it."""
+    threading.Event().wait(seconds)
+
+
+def compare(done: Sequence[Finished], directory: Path, arguments: argparse.Namespace) -> None:
+    """Print the runs beside each other, and leave a picture of them where matplotlib is installed."""
+    console = console_of(quiet=arguments.quiet or arguments.no_sweep_table)
+    runs = [comparison.Compared(one.name, one.report.results, one.report.facts) for one in done]
+    console.print(comparison.comparison(runs, console.width))
+    with contextlib.suppress(MissingExtraError):
+        if path := comparison.draw(runs, directory):
+            console.print(f"figure: {path}", style="dim", soft_wrap=True)
+
+
+def _rename(directory: Path, prefix: str | None) -> None:
+    """Give AIPerf's files the name that the user wants."""
+    for name in (aiperf.JSON_FILE, aiperf.CSV_FILE, aiperf.RECORDS_FILE) if prefix else ():
+        if (directory / name).is_file():
+            (directory / name).replace(directory / f"{prefix}{Path(name).suffix}")
+    for name in (aiperf_slices.JSON_FILE, aiperf_slices.CSV_FILE) if prefix else ():
+        if (directory / name).is_file():
+            (directory / name).replace(directory / f"{prefix}_timeslices{Path(name).suffix}")
 
 
 # --- what this machine can measure -------------------------------------------------------------------------------------
@@ -123,23 +181,23 @@ def self_test(arguments: argparse.Namespace) -> int:
 
     console = console_of(quiet=arguments.quiet)
     done: list[Step] = []
-    with console.status("loading a built-in server of known timing") as status:
-        for step in steps():
-            done.append(step)
-            load = f"{step.streams} streams" if step.streams else f"{step.request_rate:g} requests/s"
-            status.update(f"measured {load}: {step.verdict}")
-    console.print(_step_table(done))
-    sentences = conclusion(done)
-    for sentence in sentences:
-        console.print(sentence)
-    path = Path(arguments.artifact_dir) / SELF_TEST_FILE
-    with written(path) as file:
-        file.write(
-            orjson.dumps(
-                {"steps": [asdict(step) for step in done], "conclusion": sentences}, option=orjson.OPT_INDENT_2
-            )
-        )
-    console.print(f"files: {path}", style="dim")
+    with contextlib.closing(Place(Path(arguments.artifact_dir), overwrite=arguments.overwrite)) as place:
+        path = place.folder() / SELF_TEST_FILE
+        with console.status("loading a built-in server of known timing") as status:
+            for step in steps():
+                done.append(step)
+                load = f"{step.streams} streams" if step.streams else f"{step.request_rate:g} requests/s"
+                status.update(f"measured {load}: {step.verdict}")
+        console.print(_step_table(done))
+        sentences = conclusion(done)
+        for sentence in sentences:
+            console.print(sentence)
+        result = {"steps": [asdict(step) for step in done], "conclusion": sentences}
+        with written(path) as file:
+            file.write(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    console.print(f"files: {path}", style="dim", soft_wrap=True)
+    if arguments.json:
+        arguments.result.write_json(result)
     return 0 if any(step.good for step in done) else 5
 
 

@@ -20,10 +20,10 @@ from swarmtune.apps.cli.options import (
     add_search_arguments,
     chosen_config,
     older_notes,
-    one_line,
     overrides,
     read_plan,
 )
+from swarmtune.errors import one_line
 from swarmtune.execution.reach import executor_of
 from swarmtune.records import command_line
 from swarmtune.report.commands import DEFAULT_PORT, live_lines

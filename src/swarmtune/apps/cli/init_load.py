@@ -18,7 +18,7 @@ LOADGEN: dict[str, Any] = {
     "benchmark_duration": 30,
     "benchmark_min_requests": 100,
     "benchmark_min_requests_per_user": 3,
-    "warmup_request_count": 8,
+    "warmup_until_steady": True,
 }
 CHOICES: dict[str, Any] = {
     "input_file": "requests.jsonl",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import shlex
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
+from swarmtune.errors import one_line
 from swarmtune.report.document import REPORT_FILE, write_report
 from swarmtune.settings import BaseSections, read_settings
-from swarmtune.study.place import Place, last_place, merged, new_place
+from swarmtune.study.place import Place, keep_request, last_place, merged, new_place
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.result import Result
+
+SHOWN = 1000  # characters of the command line of a study that is not ours
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,8 +64,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             check.show(plan)
         return EXIT_DONE
-    place = place or new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
-    view = View(plan, place.folder, settings.log_level)
+    if place is None:
+        place = new_place(plan.output, plan.engine.name, plan.study, RealClock().wall())
+        keep_request(place, request)
+    view = View(plan, place.folder, args.log_level or settings.log_level)
     with view:
         result = asyncio.run(_tune(plan, place, request, view))
     if result is None:
@@ -94,15 +101,27 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
         before_resume = read_settings(path, given)
         place = last_place(Path(before_resume.output).expanduser(), before_resume.optimizer.study)
         before = place.head.request if place.head else {}
-        given = merged(before.get("overrides", {}), given)
-        if args.config is None and before.get("config"):
-            path = Path(before["config"])
+        if place.ours:
+            given = merged(before.get("overrides", {}), given)
+            if args.config is None and before.get("config"):
+                path = Path(before["config"])
+        elif before:
+            print(_elsewhere(place.name, before), file=sys.stderr)
         if not args.dry_run:
             _sweep(place)
     settings, plan = read_plan(path, given, preview=args.dry_run)
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
     return settings, plan, place, request
+
+
+def _elsewhere(name: str, request: Mapping[str, Any]) -> str:
+    """What to say of a study that this user has not started here: a database may come from anyone, and what it holds runs
+    nothing.
+    """
+    told = one_line(json.dumps(request))[:SHOWN]
+    only = f"The study {one_line(name)} was not started from here, so only what you give now is used"
+    return f"{only}; it was started with: {told}"
 
 
 def _sweep(place: Place) -> None:

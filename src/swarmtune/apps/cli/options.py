@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmtune import registry
-from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.errors import ConfigurationError, ConfigValidationError, one_line
 
 if TYPE_CHECKING:
     from swarmtune.settings import BaseSections
@@ -166,23 +166,25 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
 def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool = False) -> tuple[BaseSections, Plan]:
     """The settings and their plan, for which the nodes are asked for the installed engine. ConfigValidationError with the
     mistakes in both: those that the plan finds in what is right are told with those of the settings. ``preview``: the plan
-    is only shown.
+    is only shown, and what is missing on a node is a mistake only beside others.
     """
     from swarmtune.settings import read_settings
     from swarmtune.tuner.planning.inquiry import Inquiry
 
-    inquiry = Inquiry(lambda text: print(text, file=sys.stderr), preview=preview)
+    def report(text: str) -> None:
+        print(text, file=sys.stderr)
 
     try:
         settings = read_settings(path, given)
     except ConfigValidationError as error:
-        raise ConfigValidationError([*error.mistakes, *_further(error.details.get("rest"), inquiry)]) from error
-    return settings, planned(settings, inquiry=inquiry)
+        further = _further(error.details.get("rest"), Inquiry(report))
+        raise ConfigValidationError([*error.mistakes, *further]) from error
+    return settings, planned(settings, inquiry=Inquiry(report, preview=preview))
 
 
 def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:
     """The mistakes of the plan that do not follow from what was left out."""
-    if rest is None or {("optimizer",), ("optimizer", "engine")} & rest.places:  # which engine is meant is not known
+    if rest is None or ("optimizer",) in rest.places:
         return []
     try:
         reachable = not any(place[0] in ("parallel", "deploy") for place in rest.places)
@@ -197,28 +199,15 @@ def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:
 def planned(settings: BaseSections, without: Collection[tuple[str, ...]] = (), inquiry: Inquiry | None = None) -> Plan:
     """The plan of these settings; each mistake begins with where it was written: file, variable or command line.
 
-    ``without``: places of keys that were left out as wrong. Mistakes there and in their tables as a whole are left out, and
-    so are those in rules between parameters then.
+    ``without``: places of keys that were left out as wrong (``sources.Rest``). Mistakes that may follow from that are left
+    out; without the name of the engine, nothing is said of it.
     """
+    from swarmtune.apps.cli.consequences import Consequences
     from swarmtune.tuner.planning.make import make_plan
 
     try:
-        return make_plan(settings, inquiry)
+        return make_plan(settings, inquiry, engine_known=("optimizer", "engine") not in without)
     except ConfigValidationError as error:
-        places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes]
-        mistakes = [f"{settings.origin(p)}: {one_line(m)}" for p, m in places if not _follows(p, without)]
-        raise ConfigValidationError(mistakes) from error
-
-
-def _follows(place: str, without: Collection[tuple[str, ...]]) -> bool:
-    """May a mistake at this dotted place be there only because keys were left out?"""
-    if not without:
-        return False
-    tables = {place[0] for place in without}
-    wrong = (*map(".".join, without), "constraints", "optimizer.user_settings")
-    return place in tables or any(place == key or place.startswith((f"{key}.", f"{key} ")) for key in wrong)
-
-
-def one_line(text: str) -> str:
-    """A message without line breaks and control characters: what it quotes may hold anything."""
-    return "".join(c if c.isprintable() else " " if c == "\n" else repr(c)[1:-1] for c in text)
+        follow = Consequences(without)
+        places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes if mistake not in follow]
+        raise ConfigValidationError([f"{settings.origin(p)}: {one_line(m)}" for p, m in places]) from error

@@ -14,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from swarmtune.apps.cli import shown
 from swarmtune.apps.cli.console import console_of
 from swarmtune.records import (
     Event,
@@ -184,6 +185,7 @@ class View:
     # --- drawing -------------------------------------------------------------------------------------------------
 
     def _say(self, text: str, trial: bool = False) -> None:
+        text = shown(text)
         if self._live is not None and trial:
             self._recent.append(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
@@ -218,7 +220,7 @@ def show_result(result: Result, resume: str) -> None:
     best = result.best
 
     def say(text: str) -> None:
-        console.print(text, soft_wrap=True)
+        console.print(shown(text), soft_wrap=True)
 
     for number, line in enumerate(sentences.nothing_lines(result)):
         console.print(line if number else f"\n{line}")

@@ -71,6 +71,14 @@ class Executor(ABC):
         del config, nodes, site
         raise ConfigurationError(f"{cls.__name__} cannot be chosen by name: it does not say how it reaches a node")
 
+    @classmethod
+    def unreachable(cls, node: NodeConfig) -> str:
+        """Why the configuration of this machine leads to no connection with the node, as a sentence; empty: it may lead to
+        one. Nothing is connected, but it may block.
+        """
+        del node
+        return ""
+
     @property
     def held(self) -> bool:
         """Are its nodes reserved? False: they cannot be checked before a reservation."""

@@ -24,6 +24,7 @@ from swarmtune.records import Command
 if TYPE_CHECKING:
     from swarmtune.execution.config import NodeConfig, ParallelConfig
 
+MOST_TOKENS = 1000  # that are swept at a time: a command line has an end
 ADOPTED = """
 import os, sys
 parent = os.getpid()
@@ -42,17 +43,17 @@ async def sweep_leftovers(tokens: Iterable[str], python: str = sys.executable) -
     SimulatorStopError if a process cannot be ended or a file cannot be put back.
     """
     wanted = list(tokens)
-    if not wanted:
-        return
-    process = await asyncio.create_subprocess_exec(
-        python, "-I", supervisor.__file__, "--sweep", *wanted, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    output, _ = await process.communicate()
-    if process.returncode != 0:
-        raise SimulatorStopError(
-            f"leftovers of an earlier run could not all be removed: {output.decode(errors='replace').strip()}",
-            details={"tokens": wanted},
+    for first in range(0, len(wanted), MOST_TOKENS):
+        some = wanted[first : first + MOST_TOKENS]
+        process = await asyncio.create_subprocess_exec(
+            python, "-I", supervisor.__file__, "--sweep", *some, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        output, _ = await process.communicate()
+        if process.returncode != 0:
+            raise SimulatorStopError(
+                f"leftovers of an earlier run could not all be removed: {output.decode(errors='replace').strip()}",
+                details={"tokens": some},
+            )
 
 
 class _Pipes(Link):

@@ -13,9 +13,19 @@ import uuid
 from pathlib import Path
 
 from swarmtune.clock import Clock, RealClock
-from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
+from swarmtune.errors import CommunicationError, ConfigurationError, Culprit, IPCCommandError, SwarmTuneError
 from swarmtune.execution.executors.node_commands import NodeCommands, error_answer
-from swarmtune.execution.mailbox import LOST_S, POLL_S, Message, Pulse, Watch, read_message, waiting, write_message
+from swarmtune.execution.mailbox import (
+    LOST_S,
+    POLL_S,
+    Message,
+    Pulse,
+    Watch,
+    distrust,
+    read_message,
+    waiting,
+    write_message,
+)
 
 GROWS_WITHIN_S = 3.0  # the heartbeat number of a live agent grows within this time
 
@@ -34,9 +44,19 @@ class NodeAgent:
         self._commands: NodeCommands | None = None
         self._ending: asyncio.Task[None] | None = None
         self._work: set[asyncio.Task[None]] = set()
+        self._told: set[str] = set()
 
     async def run(self) -> None:
-        """Serve until cancelled; then all commands are ended. ConfigurationError if another agent serves this folder."""
+        """Serve until cancelled; then all commands are ended. ConfigurationError if another agent serves this folder, or
+        others can write it; if that changes later, no command is obeyed.
+        """
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"{self.folder}: cannot be made: {error.strerror or error}") from error
+        if doubt := self._doubt():
+            raise ConfigurationError(doubt)
         if await self._another():
             raise ConfigurationError(f"{self.folder}: another agent serves this node already")
         for old in (*waiting(self.folder / "commands"), *waiting(self.folder / "answers")):
@@ -48,8 +68,12 @@ class NodeAgent:
                 if self._served is not None and self._tuner.name() != self._served:
                     await self._end()  # it died, or the file system was cut
                 for path in waiting(self.folder / "commands"):
-                    message = read_message(path)
-                    path.unlink(missing_ok=True)
+                    doubt = self._doubt() or distrust(path)
+                    message = None if doubt else read_message(path)
+                    if doubt:
+                        self._tell(f"not obeyed: {doubt}")
+                    with contextlib.suppress(OSError):
+                        path.unlink()
                     if message is not None:
                         task = asyncio.create_task(self._answer(path.name, message))
                         self._work.add(task)
@@ -61,6 +85,17 @@ class NodeAgent:
             await self._end()
             self._pulse.path.unlink(missing_ok=True)
 
+    def _doubt(self) -> str:
+        """Why no command in this folder is to be believed; empty: they are."""
+        folders = (self.folder, *(self.folder / name for name in ("commands", "answers", "files")))
+        return next((doubt for folder in folders if (doubt := distrust(folder))), "")
+
+    def _tell(self, text: str) -> None:
+        """To whoever started the agent, once each."""
+        if text not in self._told:
+            self._told.add(text)
+            sys.stderr.write(f"{text}\n")
+
     async def _another(self) -> bool:
         """Is another agent's heartbeat alive in this folder?"""
         before = read_message(self._pulse.path)
@@ -70,21 +105,30 @@ class NodeAgent:
         return read_message(self._pulse.path) != before
 
     async def _answer(self, name: str, message: Message) -> None:
+        try:
+            answer = await self._answer_to(message)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:  # a tuner of another version, for example
+            answer = error_answer(IPCCommandError(f"the request is not understood: {error!r}", culprit=Culprit.BUG))
+        try:
+            write_message(self.folder / "answers" / name, answer)
+        except CommunicationError as error:
+            self._tell(error.message)
+
+    async def _answer_to(self, message: Message) -> Message:
         if message.get("command") == "init":
             await self._end()
             self._served = str(message["tuner"])
             self._commands = NodeCommands(self.root / self._served, self._clock, self._adopted)
-            answer: Message = {"done": True}
-        elif self._commands is None or message.get("tuner") != self._served:
+            return {"done": True}
+        if self._commands is None or message.get("tuner") != self._served:
             text = "the node serves another tuner, or has lost this one meanwhile"
-            answer = error_answer(CommunicationError(text, details={"lost": True}))
-        else:
-            if "passage" in message:
-                message["passage"] = str(self.folder / "files" / Path(message["passage"]).name / "it")
-            answer = await self._commands.answer(message)
-            if message["command"] == "eof":
-                self._served = self._commands = None
-        write_message(self.folder / "answers" / name, answer)
+            return error_answer(CommunicationError(text, details={"lost": True}))
+        if "passage" in message:
+            message["passage"] = str(self.folder / "files" / Path(message["passage"]).name / "it")
+        answer = await self._commands.answer(message)
+        if message["command"] == "eof":
+            self._served = self._commands = None
+        return answer
 
     async def _end(self) -> None:
         """End all commands of the tuner. The clean-up goes on if the caller is cancelled; the next caller waits for it."""

@@ -20,7 +20,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError
 from swarmtune.execution.executors.asking import ANSWER_S, AskingExecutor, raised_of
 from swarmtune.execution.executors.base import Site
 from swarmtune.execution.executors.local import copy
-from swarmtune.execution.mailbox import POLL_S, Message, Pulse, Watch, read_message, write_message
+from swarmtune.execution.mailbox import POLL_S, Message, Pulse, Watch, distrust, read_message, write_message
 
 if TYPE_CHECKING:
     from swarmtune.execution.config import NodeConfig, ParallelConfig
@@ -105,15 +105,20 @@ class SharedDirectoryExecutor(AskingExecutor):
         """A temporary folder of the shared file system, through which a copy goes."""
         passage = self.folder / "files" / uuid.uuid4().hex
         try:
+            passage.parent.mkdir(mode=0o700, exist_ok=True)
             yield passage
         finally:
             await asyncio.to_thread(shutil.rmtree, passage, ignore_errors=True)
 
     async def _enter(self) -> None:
-        """Wait until the agent is there and no other tuner uses it; then take it."""
+        """Wait until the agent is there and no other tuner uses it; then take it. CommunicationError: others can write its
+        folder.
+        """
         deadline = self._clock.monotonic() + self._lock_s
         other = Watch(self._pulse.path, self._clock)
         while True:
+            if doubt := distrust(self.folder) or distrust(self._watch.path):
+                raise CommunicationError(doubt, culprit=Culprit.USER)
             agent, tuner = self._watch.name(), other.name()
             if agent is not None and tuner in (None, self._name):
                 break

@@ -14,7 +14,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCCommandError
 from swarmtune.execution.executors import sftp
 from swarmtune.execution.executors.base import Executor, Site
 from swarmtune.execution.executors.ssh_connection import SshNode, open_node
-from swarmtune.execution.executors.ssh_login import SshTarget, asyncssh
+from swarmtune.execution.executors.ssh_login import SshTarget, asyncssh, config_mistake
 from swarmtune.execution.executors.supervised import Commands, Link, SupervisedHandle, checked, token_of
 from swarmtune.records import Command
 
@@ -89,6 +89,11 @@ class SshExecutor(Executor):
             return SshTarget(node.host, node.ssh_port, node.username, place, temporary=bool(site.folder))
 
         return [cls(target(node), site.clock, site.leftovers) for node in nodes]
+
+    @classmethod
+    def unreachable(cls, node: NodeConfig) -> str:
+        """See Executor: mistakes in the SSH configuration."""
+        return config_mistake(SshTarget(node.host, node.ssh_port, node.username))
 
     def __init__(self, target: SshTarget, clock: Clock, leftovers: Iterable[str] = ()) -> None:
         self.target = target

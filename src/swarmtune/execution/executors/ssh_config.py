@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from swarmtune.execution.executors.ssh_keywords import ADDED, ALIASES, BLOCKS, KNOWN, NAMES, SEVERAL, SWITCHES
+from swarmtune.execution.executors.ssh_values import jump_mistake, value_mistake
 
 MOST_BYTES = 1024 * 1024  # of a file
 MOST_DEPTH = 16  # of files inside files, as OpenSSH has it
@@ -195,13 +196,19 @@ class _Reader:
             if key.startswith("\ufeff"):
                 hint = ": a byte order mark begins the file; save it without one"
             raise ValueError(f"{self._where}: {keyword[:40]!r} is not a keyword of ssh_config{hint}")
+        wrong = value_mistake(key, words)
+        if wrong and not (not words and key in _MAYBE_EMPTY):
+            raise ValueError(f"{self._where}: {wrong}")
         if key not in NAMES and key not in BLOCKS:
             return
         if key == "match":
             self._active = not never and self._match(rest)
         elif key in ("proxycommand", "proxyjump"):
             value = rest.lstrip(BLANK + "=")
-            self._set(key, [value if key == "proxycommand" else value.partition("#")[0].rstrip(BLANK)])
+            jump = value.partition("#")[0].rstrip(BLANK)
+            if key == "proxyjump" and (wrong := jump_mistake(jump)):
+                raise ValueError(f"{self._where}: {wrong}")
+            self._set(key, [value if key == "proxycommand" else jump])
         else:
             self._words(key, words, own, never, depth)
 

@@ -18,7 +18,7 @@ except ImportError as missing:
 
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
-__all__ = ["SshTarget", "asyncssh", "login"]
+__all__ = ["SshTarget", "asyncssh", "config_mistake", "login"]
 
 CONNECT_S = 10.0  # TCP, key exchange and login
 KEEPALIVE_S, KEEPALIVES = 5.0, 3  # a line that is cut is noticed after 5 x (3 + 1) s
@@ -63,8 +63,7 @@ async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientCon
 
     ``again``: an earlier login succeeded, so the host name is right.
     """
-    config = [str(target.config)] if target.config else []
-    last = Hop(target.host, target.port if target.port != 22 else None, target.username, config)
+    last = _hop(target)
     try:
         way = await asyncio.to_thread(route, last)
     except (asyncssh.Error, OSError, ValueError) as error:
@@ -87,6 +86,23 @@ async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientCon
     return connection
 
 
+def _hop(target: SshTarget) -> Hop:
+    config = [str(target.config)] if target.config else []
+    return Hop(target.host, target.port if target.port != 22 else None, target.username, config)
+
+
+def config_mistake(target: SshTarget) -> str:
+    """What is wrong with this machine's SSH configuration for the way to a node, as a sentence; empty: nothing. Nothing is
+    connected; it blocks as ``ssh_config.effective`` does.
+    """
+    try:
+        for hop in route(_hop(target)):
+            hop.options(client_keys=None)
+    except (asyncssh.Error, OSError, ValueError) as error:
+        return _refusal(target, error, "", False).message
+    return ""
+
+
 async def _login(
     hop: Hop, at: SshTarget, through: asyncssh.SSHClientConnection | None, again: bool
 ) -> asyncssh.SSHClientConnection:
@@ -106,6 +122,8 @@ async def _login(
         doorkeeper.trusted = _trusted(options)
         return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.trusted, tunnel=through)
     except (asyncssh.Error, OSError, ValueError) as error:
+        if isinstance(error, socket.gaierror) and not again and (refusal := _unresolved(hop, error)):
+            raise refusal from error
         raise _refusal(at, error, doorkeeper.story, again) from error
 
 
@@ -138,6 +156,15 @@ class _Doorkeeper(asyncssh.SSHClient):
             f"ssh-keygen -f {shlex.quote(self.trusted[0])} -R {entry}"
         )
         return False
+
+
+def _unresolved(hop: Hop, error: socket.gaierror) -> CommunicationError | None:
+    """A HostName of the configuration that does not resolve; None for a host that is meant by its own name."""
+    real, where = hop.real_host
+    if not where or real == hop.host.lower() or error.errno == socket.EAI_AGAIN:
+        return None
+    text = f"there is no host {real!r} ({error.strerror}), which {where} means by {hop.host}; correct that line"
+    return CommunicationError(text, culprit=Culprit.USER)
 
 
 def _refusal(target: SshTarget, error: Exception, story: str, again: bool) -> CommunicationError:

@@ -33,12 +33,18 @@ class Hop:
     config: Sequence[str] = ()
 
     @cached_property
-    def _lines(self) -> tuple[list[str], list[str]]:
-        return ssh_config.lines(ssh_config.effective(self.host, self.port, self.username, self.config))
+    def _effective(self) -> dict[str, ssh_config.Option]:
+        return ssh_config.effective(self.host, self.port, self.username, self.config)
+
+    @property
+    def real_host(self) -> tuple[str, str]:
+        """The host that is connected to, and the file and line of its HostName; empty: there is none."""
+        named = self._effective["hostname"]
+        return named.values[0], named.where
 
     def options(self, **more: Any) -> asyncssh.SSHClientConnectionOptions:
         """The options of a login there. ValueError, OSError or asyncssh.Error if something in the files is wrong."""
-        lines, origins = self._lines
+        lines, origins = ssh_config.lines(self._effective)
         with tempfile.NamedTemporaryFile("w", errors="surrogateescape") as file:
             file.write("\n".join(lines))
             file.flush()

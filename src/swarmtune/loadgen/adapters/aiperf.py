@@ -9,14 +9,22 @@ Source of the flags and keys: AIPerf 0.13.0, ``aiperf profile --help`` and its p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from swarmtune.errors import BenchmarkParseError
-from swarmtune.loadgen.adapters.tool import ToolBenchmark, ToolConfig, arguments, local, measured, program, read_json
+from swarmtune.loadgen.adapters.tool import (
+    ToolBenchmark,
+    ToolConfig,
+    arguments,
+    measured,
+    program,
+    read_result,
+    statistics_of,
+)
 from swarmtune.records import Command, Measurement
 from swarmtune.workload import Workload
 
@@ -54,6 +62,10 @@ class AiperfBenchmark(ToolBenchmark):
     name = "aiperf"
     config: AiperfConfig
     Config = AiperfConfig
+    statistics = tuple(STATISTICS.values())
+    samples = tuple(ours for ours, _ in SAMPLES.values())
+    scalars = ("request_goodput",)
+    needed = ("--artifact-dir", "--output-artifact-dir", "--export-level", "--profile-export-prefix")
 
     def command(self, workload: Workload, url: str) -> Command:
         """``aiperf profile --model M --url URL ...``, every prompt used once where their number is known."""
@@ -65,7 +77,7 @@ class AiperfBenchmark(ToolBenchmark):
             "--model": workload.model,
             "--url": url,
             "--endpoint-type": workload.endpoint,
-            "--tokenizer": local(config.tokenizer) or None,
+            "--tokenizer": self.tokenizer or None,
             "--concurrency": str(load.concurrency) if load.concurrency else None,
             "--request-rate": f"{load.request_rate:g}" if load.request_rate else None,
             "--arrival-pattern": load.arrivals if load.request_rate else None,
@@ -98,12 +110,7 @@ class AiperfBenchmark(ToolBenchmark):
 
     def read(self, directory: Path) -> Measurement:
         """The measurement in ``profile_export_aiperf.json``. BenchmarkParseError if there is none."""
-        path = directory / RESULT_FILE
-        result = read_json(path, "aiperf")
-        try:
-            return measurement(result)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BenchmarkParseError(f"{path} is not a result of aiperf: {error!r}") from error
+        return read_result(directory / RESULT_FILE, "aiperf", lambda text: measurement(json.loads(text)))
 
 
 def measurement(result: Mapping[str, Any]) -> Measurement:
@@ -117,13 +124,17 @@ def measurement(result: Mapping[str, Any]) -> Measurement:
     }
     if metrics["completed"] and not {"total_isl", "total_osl", "time_to_first_token"} <= set(result):
         raise ValueError("it holds no tokens: the server streams nothing, or tells no usage")
-    if "goodput" in result:
+    if (
+        "good_request_count" in result and metrics["duration_s"] > 0
+    ):  # its own rates count a moment more: all of one time
+        metrics["request_goodput"] = _average(result, "good_request_count") / metrics["duration_s"]
+    elif "goodput" in result:
         metrics["request_goodput"] = _average(result, "goodput")
     for theirs, (ours, unit) in SAMPLES.items():
         block = result.get(theirs, {})
         if block and block["unit"] != unit:
             raise ValueError(f"{theirs} is in {block['unit']}, not {unit}")
-        metrics |= {f"{name}_{ours}": block[stat] for stat, name in STATISTICS.items() if stat in block}
+        metrics |= statistics_of(block, STATISTICS, ours)
     reasons = ("aiperf was stopped before the end",) if result.get("was_cancelled") else ()
     return measured(metrics, _load(result), reasons)
 

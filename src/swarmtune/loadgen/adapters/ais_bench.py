@@ -2,16 +2,20 @@
 
 Its TPOT is (last - first chunk) / (tokens - 1) per request, as ours; its ITL is the gap between chunks: our icl, so there is
 no itl here. It rounds times to 0.1 ms, interpolates percentiles (numpy), and a server without usage is counted with the
-tokenizer. What it cannot do: a seed (lengths and gaps differ every time), a duration, a timeout of requests, goodput
-(an objective of goodput is an error; take throughput with SLOs), prompts that differ: its synthetic prompts are "A A A
-...", so that a prefix cache knows them all. A run without any success leaves no result.
+tokenizer, which it looks for in the model's folder. A TPOT that was not measured (answers of one token, or in one piece)
+counts as 0 in its statistics; N says of how many it was. What it cannot do: a seed (lengths and gaps differ every time), a
+duration, a timeout of requests, goodput (the tuner takes throughput with SLOs where no objective is named), prompts that
+differ: its synthetic prompts are "A A A ...", so that a prefix cache knows them all. A run without any success leaves no
+result.
 Source of the flags and keys: ais_bench_benchmark 3.1.20260630, benchmark/cli/argument_parser.py and benchmark/calculators.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +28,9 @@ from swarmtune.loadgen.adapters.tool import (
     ToolBenchmark,
     ToolConfig,
     arguments,
-    local,
     measured,
     program,
-    read_json,
+    read_result,
     request_count,
 )
 from swarmtune.loadgen.adapters.vllm_bench import PerformanceConfig
@@ -37,12 +40,16 @@ from swarmtune.workload import Workload
 CONFIGS = "configs"  # where the tool looks for what its arguments name
 OURS = "swarmtune"  # name of the configs that we write
 PLACEHOLDERS = frozenset({"", "models", "datasets", "mode"})
-STAGE = "total"
+STAGE = "total"  # all that was measured
+NEGLIGIBLE = 0.01  # share of answers without a TPOT, which the tool counts as 0, that moves no percentile to speak of
 SAMPLES = {"TTFT": "ttft_ms", "TPOT": "tpot_ms", "ITL": "icl_ms", "E2EL": "e2el_ms"}
 LENGTHS = {"InputTokens": "isl", "OutputTokens": "osl"}
 STATISTICS = {"Average": "mean", "Min": "min", "Max": "max", "Median": "p50"} | {
     name: name.lower() for name in ("P75", "P90", "P95", "P99")
 }  # 8 are the most it takes
+_NUMBER = re.compile(
+    r"([-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?(?:[eE][-+]?\d+)?|nan|[-+]?inf)(?: +(\S+))?", re.IGNORECASE
+)
 
 MODEL_CONFIG = """from ais_bench.benchmark.models import {type}
 
@@ -124,6 +131,10 @@ class AisBenchBenchmark(ToolBenchmark):
     name = "ais_bench"
     config: AisBenchConfig
     Config = AisBenchConfig
+    statistics = tuple(STATISTICS.values())
+    samples = (*SAMPLES.values(), *LENGTHS.values())
+    scalars = ("mean_concurrency",)
+    needed = ("--mode", "--models", "--summarizer", "--config-dir", "--work-dir")
 
     def mistakes(self) -> list[str]:
         """Adds: placeholders that were never filled in, a mode that does not measure, and no tokenizer."""
@@ -132,9 +143,15 @@ class AisBenchBenchmark(ToolBenchmark):
             found.append(f"ais_bench.command.num_prompts: {config.command.num_prompts!r} is not a whole number above 0")
         if config.command.mode not in ("perf", *PLACEHOLDERS):
             found.append(f"ais_bench.command.mode: {config.command.mode!r} measures nothing; write perf")
-        if not (config.tokenizer and Path(config.tokenizer).is_dir()):
+        if config.tokenizer and not Path(config.tokenizer).is_dir():
             found.append(
                 f"ais_bench.tokenizer: {config.tokenizer!r} is not a folder; ais_bench needs the model's (tokenizer.json)"
+            )
+        elif not self.tokenizer and self.model_folder is not None:
+            beside = f"{self.model_folder} holds none" if self.model_folder else "no folder of the model is known here"
+            found.append(
+                f"ais_bench.tokenizer: ais_bench needs the model's tokenizer, and {beside}; give the folder that holds its "
+                "tokenizer.json, or take -b swarmtune"
             )
         return found
 
@@ -180,7 +197,7 @@ class AisBenchBenchmark(ToolBenchmark):
         load = workload.load
         return MODEL_CONFIG.format(
             type="VLLMCustomAPIChat" if chat else "VLLMCustomAPI",
-            tokenizer=_text(local(self.config.tokenizer)),
+            tokenizer=_text(self.tokenizer),
             model=_text(workload.model),
             url=_text(url),
             rate=f"{load.request_rate:g}" if load.request_rate else "0",
@@ -194,20 +211,31 @@ class AisBenchBenchmark(ToolBenchmark):
         """The measurement in ``TIME/performances/swarmtune/DATASET.csv`` and ``.json``. BenchmarkParseError if none."""
         tables = sorted(directory.rglob("*.csv"))
         if len(tables) != 1:
-            message = f"ais_bench left {len(tables)} tables of latencies (*.csv) below {directory}, not 1. "
-            raise BenchmarkParseError(message + "Its output says why.")
+            why = "Name one dataset in ais_bench.command.datasets." if tables else "Its output says why."
+            message = f"ais_bench left {len(tables)} tables of latencies (*.csv) below {directory}, not 1. {why}"
+            raise BenchmarkParseError(message)
         path = tables[0]
-        counts = read_json(path.with_suffix(".json"), "ais_bench")
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                return measurement(list(csv.DictReader(file)), counts)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
-            raise BenchmarkParseError(f"{path} is not a result of ais_bench: {error!r}") from error
+
+        def understood(counts: str) -> Measurement:
+            told = json.loads(counts)
+            return read_result(path, "ais_bench", lambda table: measurement(rows(table), told))
+
+        return read_result(path.with_suffix(".json"), "ais_bench", understood)
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    """The rows of the tool's table. ValueError or csv.Error if one has other columns than the head: it is half written."""
+    found = list(csv.DictReader(io.StringIO(table, newline="")))
+    if any(None in row or None in row.values() for row in found):
+        raise ValueError("a row has other columns than the head")
+    return found
 
 
 def measurement(table: list[dict[str, Any]], counts: Mapping[str, Any]) -> Measurement:
     """The tool's result in our names. KeyError, ValueError or TypeError if it is not one."""
-    common = {name: value[STAGE] for name, value in counts.items()}
+    stages = {row["Stage"] for row in table}
+    stage = STAGE if STAGE in stages or len(stages) != 1 else next(iter(stages))
+    common = {name: value[stage] for name, value in counts.items() if stage in value}
     metrics = {
         "completed": _number(common["Success Requests"]),
         "failed": _number(common["Failed Requests"]),
@@ -216,23 +244,38 @@ def measurement(table: list[dict[str, Any]], counts: Mapping[str, Any]) -> Measu
         "total_output_tokens": _number(common["Total Generated Tokens"]),
         "mean_concurrency": _number(common["Concurrency"]),
     }
-    rows = {row["Performance Parameters"]: row for row in table if row["Stage"] == STAGE}
-    if not {"TTFT", "E2EL"} <= set(rows):
+    of_stage = [row for row in table if row["Stage"] == stage]
+    named = {row["Performance Parameters"]: row for row in of_stage}
+    if len(named) < len(of_stage):
+        raise ValueError("it holds two rows of one latency")
+    if not {"TTFT", "E2EL"} <= set(named):
         raise ValueError("it holds no TTFT: the server streams nothing")
     for names, unit in ((SAMPLES, "ms"), (LENGTHS, "")):
         for theirs, ours in names.items():
-            if theirs in rows:
-                row = rows[theirs]
-                metrics |= {f"{to}_{ours}": _number(row[stat], unit) for stat, to in STATISTICS.items() if stat in row}
+            if theirs in named:
+                row = named[theirs]
+                values = {to: _number(row[stat], unit) for stat, to in STATISTICS.items() if row.get(stat)}
+                if theirs == "TPOT":
+                    values = _of_those_measured(values, row, named["E2EL"])
+                metrics |= {f"{statistic}_{ours}": value for statistic, value in values.items()}
     return measured(metrics, {})
 
 
+def _of_those_measured(values: dict[str, float], row: Mapping[str, str], every: Mapping[str, str]) -> dict[str, float]:
+    """The statistics of TPOT without the zeros of answers that have none: N of the row are those that have one."""
+    some, all_ = (_number(one["N"]) if one.get("N") else 0.0 for one in (row, every))
+    if not 0 < some < all_:
+        return values
+    kept = {name: value for name, value in values.items() if name == "max" or (all_ - some) <= NEGLIGIBLE * all_}
+    return {**kept, "mean": values["mean"] * all_ / some}
+
+
 def _number(cell: Any, unit: str = "") -> float:
-    """The number in "12.3 ms"; ValueError if it has another unit."""
-    number, _, found = str(cell).partition(" ")
-    if found != unit:
+    """The number in "12.3 ms" and in "1,012.3 ms"; ValueError if it has another unit."""
+    found = _NUMBER.fullmatch(str(cell).strip())
+    if found is None or (found[2] or "") != unit:
         raise ValueError(f"{cell!r} is not in {unit or 'plain numbers'}")
-    return float(number)
+    return float(found[1].replace(",", ""))
 
 
 def _text(value: str) -> str:

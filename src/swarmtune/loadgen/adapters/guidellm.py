@@ -16,8 +16,15 @@ from typing import Any
 
 from pydantic import Field
 
-from swarmtune.errors import BenchmarkParseError
-from swarmtune.loadgen.adapters.tool import ToolBenchmark, ToolConfig, arguments, local, measured, program, read_json
+from swarmtune.loadgen.adapters.tool import (
+    ToolBenchmark,
+    ToolConfig,
+    arguments,
+    measured,
+    program,
+    read_result,
+    statistics_of,
+)
 from swarmtune.records import Command, File, Measurement
 from swarmtune.workload import Workload
 
@@ -29,10 +36,12 @@ SAMPLES = {  # its name: ours, and the factor from its unit to ours
     "time_to_first_output_token_ms": ("ttfo_ms", 1.0),
     "inter_token_latency_ms": ("tpot_ms", 1.0),
     "request_latency": ("e2el_ms", 1000.0),
-    "request_scheduled_latency": ("scheduled_e2el_ms", 1000.0),
-    "request_dispatch_delay": ("send_lag_ms", 1000.0),
     "prompt_token_count": ("isl", 1.0),
     "output_token_count": ("osl", 1.0),
+}
+SCHEDULED = {  # only in a load with a rate
+    "request_scheduled_latency": ("scheduled_e2el_ms", 1000.0),
+    "request_dispatch_delay": ("send_lag_ms", 1000.0),
 }
 BASIC = {"mean": "mean", "std_dev": "std", "min": "min", "max": "max"}
 PERCENTILES = {"p01": "p1", "p05": "p5", "p999": "p99.9"} | {
@@ -57,6 +66,9 @@ class GuidellmBenchmark(ToolBenchmark):
     name = "guidellm"
     config: GuidellmConfig
     Config = GuidellmConfig
+    statistics = (*BASIC.values(), *PERCENTILES.values())
+    samples = tuple(ours for ours, _ in SAMPLES.values())
+    scalars = ("request_goodput", "incomplete")
 
     def mistakes(self) -> list[str]:
         """Adds: a warm-up counted in requests, in a run that is counted in seconds only."""
@@ -78,7 +90,7 @@ class GuidellmBenchmark(ToolBenchmark):
         )
 
     def _spec(self, workload: Workload, url: str) -> dict[str, Any]:
-        tokenizer = {"model": local(self.config.tokenizer)} if self.config.tokenizer else {}
+        tokenizer = {"model": self.tokenizer} if self.tokenizer else {}
         extras = {} if workload.ignore_eos else {"extras": {"body": {"ignore_eos": False}}}  # its default is true
         slo = {name: limit for name, limit in workload.request_slos.items() if name in LIMITS}
         return {
@@ -101,12 +113,7 @@ class GuidellmBenchmark(ToolBenchmark):
 
     def read(self, directory: Path) -> Measurement:
         """The measurement in ``result.json``. BenchmarkParseError if there is none."""
-        path = directory / RESULT_FILE
-        result = read_json(path, "guidellm")
-        try:
-            return measurement(result)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise BenchmarkParseError(f"{path} is not a result of guidellm: {error!r}") from error
+        return read_result(directory / RESULT_FILE, "guidellm", lambda text: measurement(json.loads(text)))
 
 
 def _lengths(workload: Workload) -> dict[str, int]:
@@ -151,11 +158,11 @@ def measurement(result: Mapping[str, Any]) -> Measurement:
     }
     if theirs.get("request_goodput"):
         metrics["request_goodput"] = theirs["request_goodput"]["successful"]["mean"]
-    for name, (ours, factor) in SAMPLES.items():
+    for name, (ours, factor) in (SAMPLES | SCHEDULED).items():
         block = (theirs.get(name) or {}).get("successful")
         if block and block["count"]:
-            metrics |= {f"{to}_{ours}": block[stat] * factor for stat, to in BASIC.items()}
-            metrics |= {f"{to}_{ours}": block["percentiles"][stat] * factor for stat, to in PERCENTILES.items()}
+            metrics |= statistics_of(block, BASIC, ours, factor)
+            metrics |= statistics_of(block["percentiles"], PERCENTILES, ours, factor)
     return measured(metrics, _load(benchmark["config"]["strategy"]))
 
 

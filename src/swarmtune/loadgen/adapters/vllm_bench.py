@@ -17,17 +17,25 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from swarmtune.errors import BenchmarkParseError
+from swarmtune.loadgen.adapters.tool import (
+    DEFAULT_CONCURRENCY,
+    DEFAULT_REQUESTS,
+    local,
+    measured,
+    others_mistakes,
+    program,
+    read_result,
+    request_count,
+    tokenizer_in,
+)
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.records import Command, Measurement
 from swarmtune.workload import Load, Workload
 
 RESULT_FILE = "result.json"
 PERCENTILES = "50,90,95,99"
-DEFAULT_REQUESTS = 100
-DEFAULT_CONCURRENCY = 8
 PLACEHOLDERS = frozenset({"", "model", "model_path", "served_model_name", "model_name", "dataset_path"})
-SAME_NAME = ("request_throughput", "output_throughput", "total_token_throughput", "request_goodput")
+NEEDED = ("--result-dir", "--result-filename", "--percentile-metrics", "--metric-percentiles")
 _LATENCY = re.compile(r"^(mean|std|p\d+)_(ttft|tpot|itl|e2el)_ms$")
 
 
@@ -91,18 +99,17 @@ class VllmBenchmark(Benchmark):
     name = "vllm_benchmark"
     config: VllmBenchmarkConfig
     Config = VllmBenchmarkConfig
+    statistics = ("mean", "std", *(f"p{percent}" for percent in PERCENTILES.split(",")))
+    samples = ("ttft_ms", "tpot_ms", "icl_ms", "e2el_ms")
+    scalars = ("request_goodput",)
 
     def mistakes(self) -> list[str]:
-        """Placeholders that were never filled in, and arguments that cannot be split."""
+        """Placeholders that were never filled in, and arguments that cannot be split or take the results away."""
         section, found = self.config.command, []
         prompts = str(section.num_prompts)
         if not (prompts.isascii() and prompts.isdigit() and int(prompts)):
             found.append(f"vllm_benchmark.command.num_prompts: {prompts!r} is not a whole number above 0")
-        try:
-            _arguments(section.others, {})
-        except ValueError as error:
-            found.append(f"vllm_benchmark.command.others: cannot be split into arguments: {error}")
-        return found
+        return found + others_mistakes("vllm_benchmark.command.others", lambda: _arguments(section.others, {}), NEEDED)
 
     def workload(self, model: str, seed: int, request_slos: Mapping[str, float]) -> Workload:
         """What the section asks for, on this model."""
@@ -125,7 +132,7 @@ class VllmBenchmark(Benchmark):
 
     def command(self, workload: Workload, url: str) -> Command:
         """``vllm bench serve --base-url URL ...``; a duration becomes as many requests as the rate sends in it."""
-        config, program = self.config, self.config.executable
+        config = self.config
         values = {
             "CONCURRENCY": "" if workload.load.concurrency is None else str(workload.load.concurrency),
             "REQUESTRATE": "inf" if workload.load.request_rate is None else f"{workload.load.request_rate:g}",
@@ -138,10 +145,10 @@ class VllmBenchmark(Benchmark):
             "--endpoint": "/v1/chat/completions" if chat else "/v1/completions",
             "--model": workload.model,
             "--served-model-name": workload.model,
-            "--tokenizer": self._tokenizer(),
+            "--tokenizer": self._tokenizer() or None,
             "--dataset-name": config.command.dataset_name or "random",
-            "--dataset-path": _local(_given(config.command.dataset_path)),
-            "--num-prompts": str(_request_count(workload)),
+            "--dataset-path": local(_given(config.command.dataset_path)) or None,
+            "--num-prompts": str(request_count(workload)),
             "--num-warmups": str(workload.warmup_requests) if workload.warmup_requests else None,
             "--max-concurrency": values["CONCURRENCY"] or None,
             "--request-rate": values["REQUESTRATE"],
@@ -153,7 +160,7 @@ class VllmBenchmark(Benchmark):
             **self._shape(workload),
         }
         written = {argument.partition("=")[0] for argument in others}
-        argv = [str(Path(program).absolute()) if "/" in program else program, "bench", "serve"]
+        argv = [program(config.executable), "bench", "serve"]
         for flag, value in flags.items():
             if value is not None and flag not in written:
                 argv += [flag, value]
@@ -163,8 +170,10 @@ class VllmBenchmark(Benchmark):
         argv += ["--goodput", *goodput] if goodput and "--goodput" not in written else []
         return Command(argv=(*argv, *others), env=config.env)
 
-    def _tokenizer(self) -> str | None:
-        return _local(_given(self.config.tokenizer) or _given(self.config.command.model))
+    def _tokenizer(self) -> str:
+        """As configured, else the folder of the model where it holds one; empty: the tool looks up the model's."""
+        given = _given(self.config.tokenizer) or _given(self.config.command.model)
+        return local(given) or tokenizer_in(self.model_folder)
 
     def _shape(self, workload: Workload) -> dict[str, str | None]:
         if (self.config.command.dataset_name or "random") != "random":
@@ -179,42 +188,27 @@ class VllmBenchmark(Benchmark):
 
     def read(self, directory: Path) -> Measurement:
         """The measurement in ``result.json``. BenchmarkParseError if there is none."""
-        path = directory / RESULT_FILE
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            return measurement(result)
-        except OSError as error:
-            message = f"vllm bench serve left no {path}: {error.strerror}. Its output says why."
-            raise BenchmarkParseError(message) from error
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-            raise BenchmarkParseError(f"{path} is not a result of vllm bench serve: {error!r}") from error
+        tool = "vllm bench serve"
+        return read_result(directory / RESULT_FILE, tool, lambda text: measurement(json.loads(text)))
 
 
 def measurement(result: Mapping[str, Any]) -> Measurement:
     """The tool's result in our names. KeyError, ValueError or TypeError if it is not one.
 
-    A latency is left out when nothing was measured: the tool writes 0 for it. Its max_... keys are no latencies.
+    It writes 0 for a latency that was not measured. Its max_... keys are no latencies.
     """
-    completed, failed = int(result["completed"]), int(result.get("failed", 0))
-    ended = completed + failed
-    metrics: dict[str, float] = {
-        "completed": completed,
-        "failed": failed,
-        "success_rate": completed / ended if ended else 0.0,
+    metrics = {
+        "completed": int(result["completed"]),
+        "failed": int(result.get("failed", 0)),
         "duration_s": float(result["duration"]),
         "total_input_tokens": float(result["total_input_tokens"]),
         "total_output_tokens": float(result["total_output_tokens"]),
     }
-    metrics |= {name: float(result[name]) for name in SAME_NAME if result.get(name) is not None}
-    if completed:
-        latencies = {name: float(value) for name, value in result.items() if _LATENCY.match(name)}
-        metrics |= {name.replace("_itl_", "_icl_"): value for name, value in latencies.items()}
-    if wrong := [name for name, value in metrics.items() if not math.isfinite(value)]:
-        raise ValueError(f"no numbers: {', '.join(sorted(wrong))}")
-    if missing := [name for name in SAME_NAME[:3] if name not in metrics]:
-        raise ValueError(f"missing: {', '.join(missing)}")
-    reasons = () if ended else ("no request was sent",)
-    return Measurement(metrics, _load(result), valid=not reasons, reasons=reasons)
+    if result.get("request_goodput") is not None:
+        metrics["request_goodput"] = float(result["request_goodput"])
+    latencies = {name: value for name, value in result.items() if _LATENCY.match(name) and value is not None}
+    metrics |= {name.replace("_itl_", "_icl_"): float(value) for name, value in latencies.items()}
+    return measured(metrics, _load(result))
 
 
 def _load(result: Mapping[str, Any]) -> dict[str, float]:
@@ -227,20 +221,8 @@ def _load(result: Mapping[str, Any]) -> dict[str, float]:
     return load
 
 
-def _request_count(workload: Workload) -> int:
-    if workload.requests is not None:
-        return workload.requests
-    rate, seconds = workload.load.request_rate, workload.duration_s
-    return max(1, math.ceil(rate * seconds)) if rate and seconds else DEFAULT_REQUESTS
-
-
-def _given(text: str) -> str | None:
-    return None if text in PLACEHOLDERS else text
-
-
-def _local(path: str | None) -> str | None:
-    """The tool runs in the trial's directory: what exists here is made absolute; names of models stay."""
-    return str(Path(path).absolute()) if path and Path(path).exists() else path
+def _given(text: str) -> str:
+    return "" if text in PLACEHOLDERS else text
 
 
 def _arguments(others: str | tuple[str, ...], values: Mapping[str, str]) -> list[str]:

@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.loadgen.ask.public_data import fetch
-from swarmtune.loadgen.endpoints import endpoint_class
+from swarmtune.loadgen.endpoints import endpoint_class, make_endpoint
 from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint
 from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.workload.files import Contents, Mistakes
 from swarmtune.workload.replay import ReplayDataset, ReplaySpec
-from swarmtune.workload.session import Dataset, Session
+from swarmtune.workload.session import Dataset, Session, Turn
 from swarmtune.workload.synthetic import Lengths, SyntheticDataset, SyntheticSpec, parse_lengths
-from swarmtune.workload.traces import BLOCKS, read_entries
+from swarmtune.workload.traces import BLOCKS, read_contents
 
 
 def make_dataset(options: LoadgenOptions, seed: int) -> Dataset:
@@ -49,13 +50,16 @@ def synthetic_spec(options: LoadgenOptions) -> SyntheticSpec:
         delay_ratio=options.conversation_turn_delay_ratio,
         users=options.num_users,
         user_rate=options.user_centric_rate or 0.0,
+        entries=options.num_dataset_entries,
     )
 
 
 def _replay(options: LoadgenOptions, seed: int) -> ReplayDataset:
     path = fetch(options.public_dataset) if options.public_dataset else Path(options.input_file).expanduser()
     asked = options.public_dataset or options.custom_dataset_type
-    kind, entries = read_entries(path, asked, max_turns=max(1, round(options.conversation_turn_mean)))
+    contents = read_contents(path, asked, max_turns=max(1, round(options.conversation_turn_mean)))
+    _check(contents, make_endpoint("", options))
+    kind = contents.kind
     given = options.model_fields_set
     spec = ReplaySpec(
         "random" if kind == "random_pool" else options.dataset_sampling_strategy,
@@ -73,8 +77,23 @@ def _replay(options: LoadgenOptions, seed: int) -> ReplayDataset:
         delay_ratio=options.conversation_turn_delay_ratio,
         users=options.num_users,
         user_rate=options.user_centric_rate or 0.0,
+        streaming=endpoint_class(options).produces_tokens and options.streaming,
+        extra=frozenset(options.extra_body()),
     )
-    return ReplayDataset(entries, spec, seed, name=str(path))
+    return ReplayDataset(contents, spec, seed)
+
+
+def _check(contents: Contents, endpoint: Endpoint) -> None:
+    """ConfigValidationError for what this endpoint cannot send."""
+    mistakes = Mistakes(contents.path, contents.unit)
+    for entry in contents.entries:
+        for part in entry:
+            if part.payload is None:
+                texts = part.texts if part.texts or part.messages else ("made",)
+                turn = Turn(texts, 0, system=part.system, messages=part.messages, extra=part.extra)
+                if reason := endpoint.refusal(turn):
+                    mistakes.add(part.place, reason)
+    mistakes.check()
 
 
 def digest(dataset: Dataset, endpoint: Endpoint, n: int, arrivals: Iterable[NDArray[np.int64]] = ()) -> str:

@@ -12,10 +12,11 @@ import os
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 from urllib.error import HTTPError
 
 from swarmtune.errors import CommunicationError, ConfigPathError
+from swarmtune.files import created
 
 HUB = "https://huggingface.co"
 TIMEOUT_S = 60.0  # without any byte
@@ -63,7 +64,7 @@ def fetch(name: str, *, hub: str | None = None, cache: Path | None = None) -> Pa
     part = place.with_name(f"{file.name}.{os.getpid()}.part")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as target:
+        with created(part) as target:
             _copy(url, target, file)
         part.replace(place)
     except OSError as error:
@@ -74,7 +75,7 @@ def fetch(name: str, *, hub: str | None = None, cache: Path | None = None) -> Pa
     return place
 
 
-def _copy(url: str, target: BinaryIO, file: PublicFile) -> None:
+def _copy(url: str, target: IO[bytes], file: PublicFile) -> None:
     """The body behind ``url``; proxies of the environment are used. No more is read than the pinned size."""
     way_out = "fetch it elsewhere and name it with input_file, or set HF_ENDPOINT to a mirror that can be reached"
     if not url.startswith(("http://", "https://")):
@@ -105,7 +106,7 @@ class _DiskError(Exception):
     """The target cannot be written (errors of the network are OSErrors, too)."""
 
 
-def _write(target: BinaryIO, block: bytes) -> None:
+def _write(target: IO[bytes], block: bytes) -> None:
     try:
         target.write(block)
     except OSError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from swarmtune.devices.host import is_here
 from swarmtune.errors import ConfigPathError, ConfigValidationError
@@ -23,6 +24,9 @@ LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_through
 HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
 PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
 KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
+SECRET_NAME = re.compile("auth|key|token|secret|cookie|password", re.IGNORECASE)
+SCHEMES = ("bearer", "basic", "digest", "token", "apikey")  # a word before the key
+LONG = 12  # characters of a word that may be a key, whatever its header is called
 
 
 class ServiceNode(BaseModel):
@@ -51,7 +55,7 @@ class Spec(BaseModel):
 
     url: tuple[str, ...] = Field(min_length=1)
     model: str
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     request_slos: Mapping[str, float] = {}
     options: LoadgenOptions = LoadgenOptions()
     early_stop: StopRules | None = None
@@ -73,10 +77,15 @@ class Spec(BaseModel):
             return {**data, "url": (data["url"],)}
         return data
 
+    @field_validator("url")
+    @classmethod
+    def _addresses(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for url in urls:
+            parse(url)
+        return urls
+
     @model_validator(mode="after")
     def _sensible(self) -> Self:
-        for url in self.url:
-            parse(url)
         if unknown := sorted(set(self.request_slos) - set(LIMITS)):
             raise ValueError(f"request_slos knows only {', '.join(LIMITS)}, not {', '.join(unknown)}")
         if any(not limit > 0 for limit in self.request_slos.values()):
@@ -119,10 +128,30 @@ def _where(mistake: Any) -> str:
     return f"{place}: " if place else ""
 
 
+def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """What must not be shown of these headers, the longest first: the words of those that hold a key by their name, and of
+    the others what is long enough to be one.
+    """
+    words = {
+        word
+        for name, value in headers.items()
+        for word in value.split()
+        if word.lower() not in SCHEMES and (len(word) >= LONG or SECRET_NAME.search(name))
+    }
+    return tuple(sorted(words, key=len, reverse=True))
+
+
+def without_words(text: str, words: Iterable[str]) -> str:
+    """The text with stars for each of these words."""
+    for word in words:
+        text = text.replace(word, "***")
+    return text
+
+
 def headers_of(options: LoadgenOptions) -> dict[str, str]:
     """The further headers of every request: of the options, of the environment, and the key as a bearer token.
 
-    ConfigValidationError if those of the environment cannot be read.
+    ConfigValidationError if those of the environment cannot be read, or the key cannot be sent.
     """
     headers = {name.strip(): value.strip() for name, _, value in (text.partition(":") for text in options.header)}
     try:
@@ -131,7 +160,12 @@ def headers_of(options: LoadgenOptions) -> dict[str, str]:
         raise ConfigValidationError(
             [f"${HEADERS_VARIABLE} is not a JSON object of texts ({error}); unset it"]
         ) from error
-    key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "")
+    keys = {name: key for name in KEY_VARIABLES if (key := os.environ.get(name, "").strip())}  # a file ends a line
+    name, key = next(iter(keys.items()), ("", ""))
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigValidationError(
+            [f"${name} holds what no key has: a line break, another control character, or an accent"]
+        )
     if key and "authorization" not in {name.lower() for name in headers}:
         headers["Authorization"] = f"Bearer {key}"
     return headers

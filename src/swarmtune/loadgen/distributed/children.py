@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarmtune.errors import BenchmarkExecutionError
+from swarmtune.files import created
 from swarmtune.loadgen.distributed.bus import Channel
 from swarmtune.loadgen.distributed.links import SocketLink
 from swarmtune.loadgen.distributed.messages import Died, Gone, Kill, Shutdown
@@ -52,7 +53,7 @@ class Children:
             *("--descriptor", str(theirs.fileno()), "--parent", str(os.getpid()), "--directory", str(directory)),
             *("--clock-offset-ns", str(self._offset)),
         )
-        with theirs, (directory / "stderr").open("wb") as stderr:
+        with theirs, created(directory / "stderr") as stderr:
             popen = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # Ctrl-C is for the controller, which tells all others

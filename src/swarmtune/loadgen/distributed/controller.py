@@ -150,7 +150,7 @@ class SystemController(Service):
         self._stage = "warming up"
         with self._deciding() as self._answer:
             self._all(lambda _: Execute(), survivors=True)
-        self._stopping, self._stage = True, "collecting"
+        self._stopping, self._stage = self._interrupted, "collecting"  # a signal from now on ends the reading
         collected = self._all(lambda _: Collect(), survivors=True)
         return self._bring_together(collected)
 
@@ -310,8 +310,9 @@ class SystemController(Service):
             for pending in pendings:
                 if pending.error and not (survivors and pending.to in self._dead):
                     raise pending.error
-            if survivors and not self._stopping and (self._interrupted or self._dead):
-                self._stopping, self._stage = True, "stopping"
+            reading = self._stage == "collecting"
+            if survivors and not self._stopping and (self._interrupted or (self._dead and not reading)):
+                self._stopping, self._stage = True, self._stage if reading else "stopping"
                 self.channel.publish(Stop())
         for pending in pendings:
             if not (survivors and pending.to in self._dead):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from swarmtune.errors import BenchmarkExecutionError, CommunicationError
+from swarmtune.files import created
 from swarmtune.loadgen.distributed.clocks import SAME, monotonic_ns
 from swarmtune.loadgen.distributed.merge import CHUNKS_FILE, REQUESTS_FILE, Columns, merge
 from swarmtune.loadgen.distributed.messages import Collected, Merge, Piece, ReadPiece
@@ -71,7 +72,7 @@ class RecordsManager(Service):
         place = self.place / worker
         place.mkdir()
         for name in (REQUESTS_FILE, CHUNKS_FILE):
-            with (place / name).open("wb") as file:
+            with created(place / name) as file:
                 offset = 0
                 while offset >= 0:
                     piece: Piece = self.channel.request(ReadPiece(worker, name, offset), manager, PIECE_TIMEOUT_S)

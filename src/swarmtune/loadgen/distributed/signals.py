@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first signal ends the run in order, the second one raises KeyboardInterrupt."""
+"""Ctrl-C, SIGTERM and SIGHUP: the first signal ends the run in order, the second one raises KeyboardInterrupt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def interruptible(ask: Callable[[], None]) -> Iterator[None]:
         asked = True
         ask()
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in ends if signal.getsignal(number) != signal.SIG_IGN}
     try:
         yield
     finally:

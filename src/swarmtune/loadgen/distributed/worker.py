@@ -94,8 +94,8 @@ class Worker(Service):
 
     @on_message(Collect)
     def collect(self, _: str, __: Collect) -> Collected:
-        """Leave the columns as files."""
-        records = self.run.collected()
+        """Leave the columns as files; after Stop, those of what was read by then."""
+        records = self.run.collected(lambda _: self.bus.wait(0))
         requests, chunks = records.requests, records.chunks
         if self._offset:
             requests, chunks = requests.copy(), chunks.copy()

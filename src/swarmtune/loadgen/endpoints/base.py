@@ -15,6 +15,8 @@ ChatMessage = Mapping[str, Any]  # a chat message: role and content
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "max_new_tokens")  # on the output tokens,
 CHOICES = ("n", "best_of")  # and fields that ask for several answers at once
 DECIDING = (*LIMITS, *CHOICES)
+LINKS = (b'_url"', b'"file_id"')  # names of fields with an address, or their ends
+LINKED_BYTES = 2**17  # counted for what stands behind addresses: as many tokens as the longest prompt has
 
 
 @dataclass(slots=True)
@@ -22,20 +24,30 @@ class Answer:
     """The content of an answer. Mistakes are kept in ``error``, never raised; ``error`` None: it was complete.
 
     ``chunks``: one entry per event (or, not streamed, one for the whole answer) that carried content: the number of the
-    read that brought its last byte. ``chunk_tokens``: tokens of each chunk where the server said so (continuous usage),
-    else empty. ``first_answer``: index into ``chunks`` of the first one that is not reasoning, None without any.
-    ``text``: the content (without reasoning), filled only if asked for. Token counts: None if the server did not say,
-    -1 if it said what is no count; whether the others can be true is decided by read/counts.py.
+    read that brought its last byte. ``chunk_sizes``: characters of each; ``chunk_choices``: which of several choices it
+    belongs to, empty where there is only one. ``stated_counts``: what the server said of completion_tokens with each
+    chunk (continuous usage), else empty. ``chunk_tokens``: the tokens of each, filled by read/counts.py; empty: one each,
+    or not known. ``choices``: how many answers it holds (n); ``results``: how many vectors or ranks, None without.
+    ``first_answer``: index into ``chunks`` of the first one that is not reasoning, None without any.
+    ``text``: the content of the first choice without reasoning, ``content``: of all choices with it; both are filled only
+    if asked for. Token counts: None if the server did not say, -1 if it said what is no count; whether the others can be
+    true is decided by read/counts.py.
     """
 
     chunks: list[int] = field(default_factory=list)
-    chunk_tokens: list[int] = field(default_factory=list)
+    chunk_sizes: list[int] = field(default_factory=list)
+    chunk_choices: list[int] = field(default_factory=list)
+    stated_counts: list[int] = field(default_factory=list)
+    chunk_tokens: list[float] = field(default_factory=list)
+    choices: int = 1
+    results: int | None = None
     first_answer: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     reasoning_tokens: int | None = None
     cached_tokens: int | None = None
     text: str = ""
+    content: str = ""
     finished: bool = False
     error: str | None = None
 
@@ -57,11 +69,17 @@ class Endpoint(ABC):
         self.options = options
         self.path = options.custom_endpoint or self.default_path
         self._given = {name: value for name, value in options.extra_body().items() if name in DECIDING}
+        self._choices = _choices(self._given, limits=1)
 
     @property
     def streams(self) -> bool:
         """Do answers come as an event stream?"""
         return self.options.streaming and self.produces_tokens
+
+    def expected_results(self, turn: Turn) -> int:
+        """How many results (vectors, ranks) the answer to this turn has to hold; -1: it holds none, or that is not known."""
+        del turn
+        return -1
 
     @abstractmethod
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
@@ -71,26 +89,44 @@ class Endpoint(ABC):
     def read(self, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:
         """Understand the body of a 200 answer, streamed or not."""
 
+    def refusal(self, turn: Turn) -> str:
+        """Why this turn of a file cannot be sent as it is; empty: it can."""
+        del turn
+        return ""
+
     def most_tokens(self, turn: Turn) -> int:
         """The output tokens that this turn's request allows, those of all its choices together; -1: it sets no limit."""
         if turn.output_tokens is None or not self.limit_field:
             return -1
-        if turn.payload is None:
-            given: Mapping[str, Any] = {**self._given, **turn.extra} if turn.extra else self._given
-            limits = 1 + sum(name in given for name in LIMITS)
+        if turn.payload is None and not turn.extra:
+            choices = self._choices
         else:
-            given = turn.payload
-            limits = sum(name in given for name in LIMITS)
-        if limits != 1:  # which one the service obeys is not known
-            return -1
-        choices = [n for name in CHOICES if isinstance(n := given.get(name), int)]
-        return turn.output_tokens * max(1, *choices) if choices else turn.output_tokens
+            choices = _choices({**self._given, **(turn.payload or turn.extra)}, limits=turn.payload is None)
+        return turn.output_tokens * choices if choices else -1
 
     def continued(self, history: Sequence[ChatMessage], turn: Turn, text: str) -> list[ChatMessage]:
         """The history after this turn was answered with ``text``."""
         mine = turn.messages or ({"role": "user", "content": "\n".join(turn.texts)},)
         system = ({"role": "system", "content": turn.system},) if turn.system and not history else ()
         return [*history, *system, *mine, {"role": "assistant", "content": text}]
+
+
+def linked_bytes(payload: bytes) -> int:
+    """What pictures and the like behind addresses in a request may have, as bytes of a prompt; 0 without any."""
+    for name in LINKS:  # called for each request
+        if name in payload:
+            return LINKED_BYTES
+    return 0
+
+
+def _choices(given: Mapping[str, Any], limits: int) -> int:
+    """How many answers these fields ask for; 0: the service has several limits or none, and which one it obeys is not known.
+
+    ``limits``: how many limits the body has beside them.
+    """
+    if limits + sum(name in given for name in LIMITS) != 1:
+        return 0
+    return max([1, *(n for name in CHOICES if isinstance(n := given.get(name), int))])
 
 
 def understood(endpoint: Endpoint, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:

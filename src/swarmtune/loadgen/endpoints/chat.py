@@ -28,7 +28,7 @@ class Chat(Endpoint):
 
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
-            return payload_of(turn, self.model, stream=self.streams)
+            return payload_of(turn, self.model, self._extra, stream=self.streams)
         body: dict[str, Any] = {"model": self.model, **self._asked(turn, history), "temperature": 0}
         if turn.output_tokens is not None:
             body["max_tokens"] = turn.output_tokens

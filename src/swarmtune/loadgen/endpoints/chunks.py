@@ -7,7 +7,8 @@ error, parts where text is usual, counts that are no whole numbers) is read agai
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,9 +17,11 @@ from swarmtune.loadgen.endpoints.base import Answer, Piece
 from swarmtune.loadgen.endpoints.sse import (
     CUT_OFF,
     DONE,
+    complaint_of,
     events,
     excerpt,
     failure_of,
+    joined,
     json_object,
     not_a_stream,
     shown,
@@ -26,9 +29,21 @@ from swarmtune.loadgen.endpoints.sse import (
     whole_number,
 )
 
-SPEECH = ("content", "refusal", "tool_calls", "function_call")  # what of a message is answer,
-THOUGHT = ("reasoning_content", "reasoning")  # and what is reasoning
-BAD_ENDS = ("error", "abort")  # finish_reasons of vLLM and SGLang when the engine gave up
+HIDDEN = re.compile(rb"reasoning|think|thought")  # what the name of every form of reasoning holds
+ODD = re.compile(  # of an event without usual content: it may have some all the same
+    rb'reasoning|think|thought|"(?:message|content|text|audio|images?|token_ids)":\s*(?!\s|null|""|\[\]|\{\})'
+)
+ENDS = ("reasoning_tokens", "thinking_tokens")  # names that hold it and are none
+LABELS = ("type", "id", "index", "format", "signature", "data", "encrypted_content", "status", "role", "name", "object")
+WORDS = ("text", "transcript", "content", "value", "refusal", "audio")  # where a part of a content has its text
+WORDLESS = ("data", "token_ids", "url", "b64_json", "audio", "image", "images", "image_url", "audio_url", "video_url")
+DEPTH = 8  # levels of a message that are looked through
+MOST_CHOICES = 255
+BAD_ENDS = (
+    "error",
+    "abort",
+    "insufficient_system_resource",
+)  # finish_reasons of vLLM, SGLang and DeepSeek that gave up
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -49,6 +64,7 @@ class Choice(msgspec.Struct, gc=False):
     delta: Delta | None = None
     text: str | None = None
     finish_reason: str | None = None
+    error: Any = None  # of OpenRouter, whose provider has failed
 
 
 class Details(msgspec.Struct, gc=False):
@@ -84,8 +100,8 @@ class Reader:
 
     def __init__(self, keep_text: bool) -> None:
         self.answer = Answer()
-        self.texts: list[str] | None = [] if keep_text else None
-        self._counted = 0  # completion_tokens at the last chunk with content
+        self.texts: list[str] | None = [] if keep_text else None  # answers of the first choice,
+        self._contents: list[str] = []  # and all content
         self._open: set[int] = set()  # choices that have begun and not ended
         self._ended = False
 
@@ -99,13 +115,11 @@ class Reader:
                 break
             try:
                 chunk = DECODE(data)
-            except (msgspec.MsgspecError, RecursionError):
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer.error = self._odd(data, name, read)
             else:
-                if chunk.error or name == "error":
-                    answer.error = self._odd(data, name, read)
-                else:
-                    self._take(chunk, read)
+                if chunk.error or name == "error" or (not self._take(chunk, read) and ODD.search(data)):
+                    answer.error = self._odd(data, name, read, taken=not (chunk.error or name == "error"))
             if answer.error is not None:
                 return self._closed()
         if not seen:
@@ -130,35 +144,51 @@ class Reader:
             return answer
         self._take(typed(found, whole=True), pieces[-1][0])
         answer.finished = answer.error is None
-        answer.chunk_tokens = []
+        answer.stated_counts = []
         if answer.finished and not answer.chunks and not answer.completion_tokens:
             answer.error = "an answer without a token"
         return self._closed()
 
-    def _take(self, chunk: Chunk, read: int) -> None:
-        speech = thought = False
+    def _take(self, chunk: Chunk, read: int) -> bool:
+        """Note what this event brought; did it bring content?"""
+        answer = self.answer
+        before = len(answer.chunks)
         for choice in chunk.choices:
-            text, delta = choice.text, choice.delta
+            text, delta, thought = choice.text, choice.delta, ""
             if delta is not None:
                 text = delta.content
-                if not text:
-                    thought = thought or bool(delta.reasoning_content or delta.reasoning)
-                    speech = speech or bool(delta.tool_calls or delta.refusal or delta.function_call)
-            if text:
-                speech = True
-                if self.texts is not None and choice.index == 0:
-                    self.texts.append(text)
+                if not text or self.texts is not None:
+                    thought = delta.reasoning_content or delta.reasoning or ""
+                    text = text or delta.refusal or called(delta)
+            if text or thought:
+                if text and answer.first_answer is None:
+                    answer.first_answer = len(answer.chunks)
+                answer.chunks.append(read)
+                answer.chunk_sizes.append(len(text or thought))
+                if choice.index or answer.chunk_choices:
+                    self._place(choice.index)
+                if self.texts is not None:
+                    self._keep(choice, text or "", thought)
+            if choice.error:
+                answer.error = f"error in the stream: {failure_of({'error': choice.error})}"
             if choice.finish_reason is None:
                 self._open.add(choice.index)
             elif choice.finish_reason:
                 self._end(choice)
-        answer, usage = self.answer, chunk.usage
-        if speech and answer.first_answer is None:
-            answer.first_answer = len(answer.chunks)
-        if speech or thought:
-            answer.chunks.append(read)
-        if usage is not None:
-            self._count(usage, speech or thought)
+        if chunk.usage is not None:
+            self._count(chunk.usage, len(answer.chunks) - before)
+        return len(answer.chunks) > before
+
+    def _place(self, index: int) -> None:
+        """The last chunk belongs to this choice."""
+        placed = self.answer.chunk_choices
+        placed += [0] * (len(self.answer.chunks) - 1 - len(placed))
+        placed.append(min(MOST_CHOICES, max(0, index)))
+
+    def _keep(self, choice: Choice, text: str, thought: str) -> None:
+        self._contents += (thought, text)
+        if self.texts is not None and choice.index == 0 and (choice.delta is None or choice.delta.content):
+            self.texts.append(text)
 
     def _end(self, choice: Choice) -> None:
         self._open.discard(choice.index)
@@ -166,11 +196,10 @@ class Reader:
         if choice.finish_reason in BAD_ENDS:
             self.answer.error = f"the server gave up: finish_reason {choice.finish_reason!r}"
 
-    def _count(self, usage: Usage, content: bool) -> None:
+    def _count(self, usage: Usage, contents: int) -> None:
         answer, prompt, completion = self.answer, usage.prompt_tokens_details, usage.completion_tokens_details
-        if content and usage.completion_tokens is not None:
-            answer.chunk_tokens.append(usage.completion_tokens - self._counted)
-            self._counted = usage.completion_tokens
+        if contents == 1 and usage.completion_tokens is not None:
+            answer.stated_counts.append(usage.completion_tokens)
         if usage.prompt_tokens is not None:
             answer.prompt_tokens = usage.prompt_tokens
         if usage.completion_tokens is not None:
@@ -182,23 +211,42 @@ class Reader:
         elif usage.reasoning_tokens is not None:
             answer.reasoning_tokens = usage.reasoning_tokens
 
-    def _odd(self, data: bytes, name: str, read: int) -> str | None:
-        """Read an event that is not a usual chunk; what is wrong with it, None if it could be understood."""
+    def _odd(self, data: bytes, name: str, read: int, *, taken: bool = False) -> str | None:
+        """Read an event that is not a usual chunk; what is wrong with it, None if it could be understood.
+
+        ``taken``: it was read as a usual one, and may hold content under names that are not usual.
+        """
         chunk = json_object(data)
         if chunk is None:
             return f"an event that is not a JSON object: {excerpt(data)}"
         failure = failure_of(chunk, name)
         if failure is not None:
             return f"error in the stream: {failure}"
-        self._take(typed(chunk), read)
+        if (complaint := complaint_of(chunk)) is not None:
+            return f"error in the stream: {complaint}"
+        found = typed(chunk)
+        if taken:  # its ends and counts are known
+            found = Chunk([Choice(c.index, c.delta, c.text, "") for c in found.choices])
+        self._take(found, read)
         return self.answer.error
 
     def _closed(self) -> Answer:
-        if len(self.answer.chunk_tokens) != len(self.answer.chunks):  # not with every chunk: of no use
-            self.answer.chunk_tokens = []
+        answer = self.answer
+        if len(answer.stated_counts) != len(answer.chunks):  # not with every chunk: of no use
+            answer.stated_counts = []
+        answer.choices = min(MOST_CHOICES, max(1, len(set(answer.chunk_choices))))
         if self.texts is not None:
-            self.answer.text = "".join(self.texts)
-        return self.answer
+            answer.text, answer.content = joined(self.texts), joined(self._contents)
+        return answer
+
+
+def called(delta: Delta) -> str:
+    """What a delta says of functions to be called, as text: names and arguments."""
+    if not delta.tool_calls and not delta.function_call:
+        return ""
+    calls = [call.get("function") for call in delta.tool_calls or () if isinstance(call, dict)] + [delta.function_call]
+    texts = [call.get(key) for call in calls if isinstance(call, dict) for key in ("name", "arguments")]
+    return "".join(text for text in texts if isinstance(text, str)) or "?"
 
 
 def typed(chunk: Mapping[str, Any], *, whole: bool = False) -> Chunk:
@@ -210,23 +258,70 @@ def typed(chunk: Mapping[str, Any], *, whole: bool = False) -> Chunk:
 
 
 def _choice(one: Mapping[str, Any], whole: bool) -> Choice:
-    delta = one.get("message" if whole else "delta")
-    made = None
-    if isinstance(delta, dict):
-        said = plain_text(delta.get("content"))
-        other = any(delta.get(key) for key in SPEECH[1:])
-        thought = any(delta.get(key) for key in THOUGHT)
-        made = Delta(said, reasoning="..." if thought else None, refusal="..." if other else None)
+    delta = one.get("message" if whole else "delta") or one.get("message")
+    text = said(one.get("text")) or said(one.get("content")) or None
+    made = _delta(delta) if isinstance(delta, dict) else Delta(said(delta)) if delta else None
+    if not text and (made is None or not adds(made)) and wordless(one):
+        made = Delta(refusal="?")
     end = one.get("finish_reason")
     if isinstance(end, dict):  # SGLang's own form
         end = end.get("type")
-    text = one.get("text")
-    return Choice(
-        index if isinstance(index := one.get("index"), int) else 0,
-        made,
-        text if isinstance(text, str) else None,
-        None if end is None or end is False else shown(end),
+    return Choice(number(one.get("index")), made, text, None if end is None or end is False else shown(end))
+
+
+def _delta(delta: Mapping[str, Any]) -> Delta:
+    calls, call, refusal = delta.get("tool_calls"), delta.get("function_call"), delta.get("refusal")
+    text = said(delta.get("content")) or said(delta.get("audio"))
+    made = Delta(
+        text,
+        reasoning=thoughts(delta),
+        refusal=None if not refusal else refusal if isinstance(refusal, str) else "?",
+        tool_calls=calls if isinstance(calls, list) else None,
+        function_call=call if isinstance(call, dict) else None,
     )
+    silent = not adds(made) and (wordless(delta) or wordless(delta.get("content")))
+    return Delta(refusal="?") if silent else made
+
+
+def adds(delta: Delta) -> bool:
+    """Is there any output in it?"""
+    return any(msgspec.structs.astuple(delta))
+
+
+def number(index: Any) -> int:
+    """The number of a choice; some servers write it as text."""
+    if isinstance(index, str) and index.isascii() and index.isdigit():
+        return int(index[:4])
+    return index if isinstance(index, int) else 0
+
+
+def thoughts(delta: Mapping[str, Any]) -> str:
+    """The reasoning in a message, under whatever name and in whatever form servers give it: reasoning_content, reasoning,
+    reasoning_details, thinking, parts of the content whose type says so."""
+    found = [value for key, value in delta.items() if HIDDEN.search(key.encode(errors="replace")) and key not in ENDS]
+    content = delta.get("content")
+    if isinstance(content, list):
+        found += [part for part in content if isinstance(part, dict) and is_thought(part)]
+    return "".join(_texts(found, DEPTH)) or ("?" if any(found) else "")  # "?": encrypted
+
+
+def is_thought(part: Mapping[str, Any]) -> bool:
+    """Is this part of a message's content reasoning?"""
+    kind = part.get("type")
+    return isinstance(kind, str) and HIDDEN.search(kind.encode(errors="replace")) is not None
+
+
+def _texts(value: Any, depth: int) -> Iterator[str]:
+    """The texts inside, at most ``depth`` levels down; no labels."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list) and depth:
+        for one in value:
+            yield from _texts(one, depth - 1)
+    elif isinstance(value, dict) and depth:
+        for key, one in value.items():
+            if key not in LABELS:
+                yield from _texts(one, depth - 1)
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:
@@ -243,11 +338,44 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
     )
 
 
+def said(content: Any, depth: int = DEPTH) -> str:
+    """The text of an answer's content in any form: a text, a number, parts of which some have text (the words of a sound
+    are its transcript); no reasoning. At most ``depth`` levels down."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, (int, float)) and not isinstance(content, bool):
+        return shown(content)
+    if not depth:
+        return ""
+    if isinstance(content, list):
+        return "".join(said(part, depth - 1) for part in content)
+    if isinstance(content, dict) and not is_thought(content):
+        return "".join(said(content.get(name), depth - 1) for name in WORDS)
+    return ""
+
+
+def wordless(content: Any, depth: int = DEPTH) -> bool:
+    """Is there output that has no text: sound, pictures, numbers of tokens?"""
+    if isinstance(content, list):
+        return depth > 0 and any(wordless(part, depth - 1) for part in content)
+    if not isinstance(content, dict) or is_thought(content) or not depth:
+        return False
+    found = [content[name] for name in WORDLESS if content.get(name)]
+    return any(
+        not isinstance(value, (dict, list)) or wordless(value, depth - 1) or is_numbers(value) for value in found
+    )
+
+
+def is_numbers(value: Any) -> bool:
+    """A list that begins with a number."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], int)
+
+
 def plain_text(content: Any) -> str:
-    """The text of a message's content: text itself, or parts of which some are text."""
+    """The text of a message's content: text itself, or parts of which some are text; no reasoning."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
         return ""
-    texts = [part.get("text") for part in content if isinstance(part, dict)]
+    texts = [part.get("text") for part in content if isinstance(part, dict) and not is_thought(part)]
     return "".join(text for text in texts if isinstance(text, str))

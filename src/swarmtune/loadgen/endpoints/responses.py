@@ -8,13 +8,19 @@ from typing import Any
 import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
-from swarmtune.loadgen.endpoints.bodies import messages_of, streamed
-from swarmtune.loadgen.endpoints.chunks import plain_text
-from swarmtune.loadgen.endpoints.sse import CUT_OFF, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.bodies import messages_of, plain_payload, streamed
+from swarmtune.loadgen.endpoints.chunks import said, thoughts
+from swarmtune.loadgen.endpoints.sse import CUT_OFF, joined, read_events, whole, whole_number
 from swarmtune.workload.session import Turn
 
-ANSWERS = ("response.output_text.delta", "response.refusal.delta", "response.function_call_arguments.delta")
+TEXT = "response.output_text.delta"
+REASONING = "response.reasoning"  # how the names of its events begin
+SOUND = (
+    "response.audio.delta",
+    "response.output_audio.delta",
+)  # has no text; its transcript comes in events of its own
 ENDS = ("response.completed", "response.incomplete")  # incomplete: it reached max_output_tokens
+CHAT_PARTS = ("image_url", "input_audio", "video_url", "audio_url")
 FAILURES = ("response.failed", "response.cancelled")
 
 
@@ -24,9 +30,17 @@ class Responses(Endpoint):
     default_path = "/v1/responses"
     limit_field = "max_output_tokens"
 
+    def refusal(self, turn: Turn) -> str:
+        for message in turn.messages:
+            content = message.get("content")
+            for part in content if isinstance(content, list) else ():
+                if isinstance(part, dict) and part.get("type") in CHAT_PARTS:
+                    return f"{part['type']!r} is a part of chat messages; this API has input_image and input_file"
+        return ""
+
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
-            return orjson.dumps({**turn.payload, "model": self.model, "stream": self.streams})
+            return orjson.dumps({**plain_payload(turn, self.model, self.options.extra_body()), "stream": self.streams})
         plain = not history and not turn.messages and not turn.system
         body: dict[str, Any] = {
             "model": self.model,
@@ -49,19 +63,20 @@ class Responses(Endpoint):
                 _take_whole(found, pieces[-1][0], answer, keep_text)
             return answer
         texts: list[str] = []
+        contents: list[str] = []
 
         def take(name: str, event: Mapping[str, Any], read: int) -> None:
             kind = event.get("type") or name
             delta = event.get("delta")
-            if isinstance(kind, str) and kind.endswith(".delta") and delta:
-                if kind in ANSWERS:
-                    if answer.first_answer is None:
-                        answer.first_answer = len(answer.chunks)
-                    answer.chunks.append(read)
-                    if kind == ANSWERS[0]:
-                        texts.append(delta if isinstance(delta, str) else "")
-                elif kind.startswith("response.reasoning"):
-                    answer.chunks.append(read)
+            if isinstance(kind, str) and kind.startswith("response.") and kind.endswith(".delta") and delta:
+                if answer.first_answer is None and not kind.startswith(REASONING):
+                    answer.first_answer = len(answer.chunks)
+                text = "" if kind in SOUND else said(delta)
+                answer.chunks.append(read)
+                answer.chunk_sizes.append(len(text) or 1)
+                contents.append(text)
+                if kind == TEXT:
+                    texts.append(text)
             elif kind in ENDS:
                 _take_usage(event.get("response"), answer)
                 answer.finished = True
@@ -74,7 +89,7 @@ class Responses(Endpoint):
         elif answer.error is None and not answer.chunks and not answer.completion_tokens:
             answer.error = "the stream ended without a token"
         if keep_text:
-            answer.text = "".join(texts)
+            answer.text, answer.content = joined(texts), joined(contents)
         return answer
 
 
@@ -85,14 +100,15 @@ def _take_whole(found: Mapping[str, Any], read: int, answer: Answer, keep_text: 
     _take_usage(found, answer)
     output = found.get("output")
     items = [item for item in output if isinstance(item, Mapping)] if isinstance(output, list) else []
-    text = "".join(plain_text(item.get("content")) for item in items if item.get("type") == "message")
+    text = joined([said(item.get("content")) for item in items if item.get("type") == "message"])
     if not items and not answer.completion_tokens:
         answer.error = "an answer without a token"
         return
-    answer.chunks = [read]
+    answer.chunks, answer.chunk_sizes = [read], [max(1, len(text))]
     if any(item.get("type") != "reasoning" for item in items):
         answer.first_answer = 0
-    answer.text = text if keep_text else ""
+    if keep_text:
+        answer.text, answer.content = text, joined([thoughts({"reasoning": items})])
     answer.finished = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -42,12 +43,11 @@ def events(pieces: Sequence[Piece]) -> Iterator[tuple[int, str, bytes]]:
     blob += b"\n\n"  # ends the last event, too
     for line in blob.split(b"\n"):
         if not line:
-            if data is not None:
+            if data is not None and data.strip():  # an empty event is a sign of life, and no news
                 while ends[place] < last:
                     place += 1
                 yield pieces[place][0], name, data
-                data = None
-            name = ""
+            name, data = "", None
         elif line[:6] == b"data: ":
             data = line[6:] if data is None else data + b"\n" + line[6:]
             last = begin + len(line)
@@ -151,13 +151,35 @@ def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
     return f"{shown(message)} ({shown(kind)})" if kind else shown(message)
 
 
+def complaint_of(chunk: Mapping[str, Any]) -> str | None:
+    """What an object says that holds nothing of an answer: {"detail": ...}, {"code": ..., "message": ...}, {"error": ""}."""
+    if "choices" in chunk or "usage" in chunk:
+        return None
+    for name in ("detail", "message", "msg", "errors"):
+        if chunk.get(name):
+            return shown(chunk[name])
+    return "an error without a message" if chunk.get("error") is not None else None
+
+
 def json_object(data: bytes) -> dict[str, Any] | None:
-    """This text as a JSON object; None if it is none."""
+    """This text as a JSON object; None if it is none. What is not UTF-8 in it becomes a replacement character; half a
+    surrogate pair, which the grammar allows as an escape, stays what it is (``joined`` puts halves together)."""
     try:
         chunk = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return None
+        try:
+            chunk = json.loads(data.decode(errors="replace"))
+        except (ValueError, RecursionError):
+            return None
     return chunk if isinstance(chunk, dict) else None
+
+
+def joined(texts: Sequence[str]) -> str:
+    """One text of these; halves of a character that came in two of them become one, others a replacement character."""
+    text = "".join(texts)
+    if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def join(pieces: Sequence[Piece]) -> bytes:

@@ -11,11 +11,13 @@ import orjson
 
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
-from swarmtune.loadgen.endpoints.bodies import prompt_of
+from swarmtune.loadgen.endpoints.bodies import lost_as_text, plain_payload, prompt_of
+from swarmtune.loadgen.endpoints.chunks import said
 from swarmtune.loadgen.endpoints.sse import (
     excerpt,
     is_stream,
     join,
+    joined,
     not_a_stream,
     read_events,
     shown,
@@ -23,6 +25,7 @@ from swarmtune.loadgen.endpoints.sse import (
     whole_number,
 )
 from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.workload.files import check_file, wrong_byte
 from swarmtune.workload.session import Turn
 
 NAMES = ("prompt", "texts", "model", "output_tokens")
@@ -42,12 +45,19 @@ class Template(Endpoint):
 
     def __init__(self, model: str, options: LoadgenOptions) -> None:
         super().__init__(model, options)
-        self._tree = parse_template(options.payload_template)
+        self._tree, self._extra = parse_template(options.payload_template), options.extra_body()
+        if self._extra and not isinstance(self._tree, dict):
+            raise ConfigValidationError(["extra_inputs cannot be added to a payload_template that is no JSON object"])
         self._field = [part for part in options.response_field.split(".") if part]
+
+    def refusal(self, turn: Turn) -> str:
+        if turn.extra and not isinstance(self._tree, dict):
+            return f"{next(iter(turn.extra))[:60]!r} cannot be added to a payload_template that is no JSON object"
+        return lost_as_text(turn)
 
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
-            return orjson.dumps({**turn.payload, "model": self.model})
+            return orjson.dumps(plain_payload(turn, self.model, self._extra))
         values = {
             "prompt": prompt_of(turn, history),
             "texts": list(turn.texts),
@@ -56,7 +66,7 @@ class Template(Endpoint):
         }
         body = _filled(self._tree, values)
         if isinstance(body, dict):
-            body = body | self.options.extra_body() | dict(turn.extra)
+            body = body | self._extra | dict(turn.extra)
         return orjson.dumps(body)
 
     def read(self, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:
@@ -67,7 +77,8 @@ class Template(Endpoint):
             text = _at(event, self._field)
             if text:
                 answer.chunks.append(read)
-                texts.append(text if isinstance(text, str) else shown(text))
+                texts.append(_text(text))
+                answer.chunk_sizes.append(len(texts[-1]))
             _take_usage(event.get("usage"), answer)
 
         if is_stream(pieces):
@@ -83,7 +94,7 @@ class Template(Endpoint):
             answer.error = f"nothing at response_field {path!r} in {excerpt(join(pieces))}"
         answer.finished = answer.error is None
         answer.first_answer = 0 if answer.chunks else None
-        answer.text = "".join(texts) if keep_text else ""
+        answer.text = answer.content = joined(texts) if keep_text else ""
         return answer
 
 
@@ -91,10 +102,14 @@ def parse_template(text: str) -> Any:
     """The template as JSON with its places as texts; ConfigPathError or ConfigValidationError if that cannot be."""
     if not text.lstrip().startswith(("{", "[")):
         try:
-            text = Path(text).read_text(encoding="utf-8")
+            check_file(Path(text))
+            content = Path(text).read_bytes()
         except (OSError, ValueError) as error:
             message = f"payload_template: {text!r} is neither JSON (it would begin with '{{') nor a file: {error}"
             raise ConfigPathError(message) from error
+        if wrong := wrong_byte(content) if content.strip() else "it is empty":
+            raise ConfigPathError(f"payload_template: {text!r} cannot be read: {wrong}")
+        text = content.decode("utf-8-sig")
     unknown = sorted(set(PLACE.findall(text)) - set(NAMES))
     if unknown:
         known = ", ".join(f"{{{{{name}}}}}" for name in NAMES)
@@ -103,9 +118,11 @@ def parse_template(text: str) -> Any:
         )
     quoted = STRING_OR_PLACE.sub(lambda found: f'"{found[1]}"' if found[1] else found[0], text)
     try:
-        return orjson.loads(quoted)
-    except orjson.JSONDecodeError as error:
+        tree = orjson.loads(quoted)
+        orjson.dumps(tree)
+    except (orjson.JSONDecodeError, TypeError) as error:  # TypeError: nested too deeply
         raise ConfigValidationError([f"payload_template is not JSON: {error}"]) from error
+    return tree
 
 
 def _filled(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -134,6 +151,12 @@ def _at(tree: Any, path: Sequence[str]) -> Any:
         else:
             return None
     return tree
+
+
+def _text(found: Any) -> str:
+    """What stands at the response field as text: several texts, such as those of a batch, by blanks; else as JSON."""
+    parts = found if isinstance(found, list) else [found]
+    return " ".join(filter(None, map(said, parts))) or shown(found)
 
 
 def _take_usage(usage: Any, answer: Answer) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
-from swarmtune.loadgen.endpoints.bodies import prompt_of
-from swarmtune.loadgen.endpoints.sse import CUT_OFF, join, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.bodies import lost_as_text, prompt_of
+from swarmtune.loadgen.endpoints.sse import CUT_OFF, join, joined, read_events, whole, whole_number
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 
@@ -27,9 +27,15 @@ class Tgi(Endpoint):
         if not options.custom_endpoint and not options.streaming:
             self.path = "/generate"
 
+    def refusal(self, turn: Turn) -> str:
+        return lost_as_text(turn)
+
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
-            return orjson.dumps(dict(turn.payload))  # this API has no model and no switch to stream
+            own = turn.payload.get("parameters")
+            given = self.options.extra_body() | (own if isinstance(own, dict) else {})
+            body = dict(turn.payload)  # this API has no model and no switch to stream
+            return orjson.dumps(body | {"parameters": given} if given else body)
         parameters: dict[str, Any] = {"details": True, "do_sample": False}
         if turn.output_tokens is not None:
             parameters["max_new_tokens"] = turn.output_tokens
@@ -53,6 +59,7 @@ def _read_stream(pieces: Sequence[Piece], keep_text: bool) -> Answer:
             if answer.first_answer is None:
                 answer.first_answer = 0
             answer.chunks.append(read)
+            answer.chunk_sizes.append(len(text))
             texts.append(text)
         if event.get("generated_text") is not None or isinstance(event.get("details"), Mapping):
             _take_details(event.get("details"), answer)
@@ -64,7 +71,7 @@ def _read_stream(pieces: Sequence[Piece], keep_text: bool) -> Answer:
     elif answer.error is None and not answer.chunks and not answer.completion_tokens:
         answer.error = "the stream ended without a token"
     if keep_text:
-        answer.text = "".join(texts)
+        answer.text = answer.content = joined(texts)
     return answer
 
 
@@ -85,7 +92,8 @@ def _read_whole(pieces: Sequence[Piece], keep_text: bool) -> Answer:
         answer.error = "an answer without a token"
         return answer
     answer.chunks, answer.first_answer, answer.finished = [pieces[-1][0]], 0, True
-    answer.text = text if keep_text else ""
+    answer.chunk_sizes = [len(text)]
+    answer.text = answer.content = joined([text]) if keep_text else ""
     return answer
 
 

@@ -59,7 +59,7 @@ SCALARS = {  # tag: (header, unit, our scalar)
 def metrics(records: Records, results: Results) -> dict[str, dict[str, Any]]:
     """All metrics by AIPerf's tags, each with unit and statistics (a total only ``avg``)."""
     found = {
-        tag: {"unit": unit, **_statistics(results.statistics[ours])}
+        tag: {"unit": unit, **statistics_of(results.statistics[ours])}
         for tag, (_, unit, ours) in SAMPLES.items()
         if ours in results.statistics
     }
@@ -76,9 +76,26 @@ def metrics(records: Records, results: Results) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _statistics(sample: Statistics) -> dict[str, float | int | None]:
+def statistics_of(sample: Statistics) -> dict[str, float | int | None]:
+    """A sample by AIPerf's names; None: it is too small for that."""
     ours = {"avg": "mean"}
     return {**{name: sample.value(ours.get(name, name)) for name in STATISTICS}, "count": sample.n}
+
+
+def input_config(facts: RunFacts) -> dict[str, Any]:
+    """What was asked for, in AIPerf's words."""
+    options = facts.options
+    names = ("concurrency", "request_rate", "request_count", "benchmark_duration")
+    return {
+        "models": {"items": [{"name": facts.model}]},
+        "endpoint": {
+            "model_names": [facts.model],
+            "type": options.endpoint_type,
+            "streaming": options.streaming,
+            "urls": [facts.url],
+        },
+        "loadgen": {name: value for name in names if (value := getattr(options, name)) is not None},
+    }
 
 
 def document(records: Records, results: Results, facts: RunFacts) -> dict[str, Any]:
@@ -87,20 +104,13 @@ def document(records: Records, results: Results, facts: RunFacts) -> dict[str, A
 
     started = records.started_unix_ns
     ended = started + round(results.scalars["duration_s"] * NS_PER_S)
-    options = facts.options
     return {
         "schema_version": SCHEMA_VERSION,
         "aiperf_version": f"swarmtune {__version__}",
         "benchmark_id": f"{records.request_prefix}{started}",
         **metrics(records, results),
-        "input_config": {
-            "models": {"items": [{"name": facts.model}]},
-            "endpoint": {"model_names": [facts.model], "type": options.endpoint_type, "streaming": options.streaming,
-                         "urls": [facts.url]},
-            "loadgen": {name: value for name in ("concurrency", "request_rate", "request_count", "benchmark_duration")
-                        if (value := getattr(options, name)) is not None},
-        },
-        "run_info": {"random_seed": options.random_seed, "trial": 0, "cli_command": facts.command or None},
+        "input_config": input_config(facts),
+        "run_info": {"random_seed": facts.seed, "trial": 0, "cli_command": facts.command or None},
         "was_cancelled": records.interrupted,
         "error_summary": [
             {"error_details": {"type": "RequestError", "message": text}, "count": count}
@@ -127,12 +137,12 @@ def table(records: Records, results: Results) -> str:
     writer.writerow(["Metric", *STATISTICS])
     for tag, metric in found.items():
         if tag in SAMPLES:
-            writer.writerow([_titled(headers[tag], metric["unit"]), *(_number(metric[name]) for name in STATISTICS)])
+            writer.writerow([_titled(headers[tag], metric["unit"]), *(number(metric[name]) for name in STATISTICS)])
     writer.writerow([])
     writer.writerow(["Metric", "Value"])
     for tag, metric in found.items():
         if tag not in SAMPLES:
-            writer.writerow([_titled(headers.get(tag, "Good Request Count"), metric["unit"]), _number(metric["avg"])])
+            writer.writerow([_titled(headers.get(tag, "Good Request Count"), metric["unit"]), number(metric["avg"])])
     return stream.getvalue()
 
 
@@ -140,7 +150,8 @@ def _titled(header: str, unit: str) -> str:
     return header if unit == "requests" else f"{header} ({unit})"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A value as AIPerf's CSV files have it."""
     if value is None:
         return ""
     return str(value) if isinstance(value, int) else f"{value:.2f}"
@@ -199,6 +210,11 @@ def write(records: Records, results: Results, facts: RunFacts, directory: Path) 
     with written(directory / RECORDS_FILE) as file:
         for record in request_records(records, streamed=facts.options.streaming):
             file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+    write_summary(records, results, facts, directory)
+
+
+def write_summary(records: Records, results: Results, facts: RunFacts, directory: Path) -> None:
+    """Write the two files without a line for each request. ConfigPathError if they cannot be."""
     with written(directory / CSV_FILE) as file:
         file.write(table(records, results).encode())
     with written(directory / JSON_FILE) as file:

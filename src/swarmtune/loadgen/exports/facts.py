@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from swarmtune.errors import ConfigPathError, MissingExtraError
+from swarmtune.files import created
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import EarlyStop
 
@@ -29,6 +30,8 @@ class RunFacts:
     label: str = ""
     inputs_sha256: str = ""  # of the first requests that the seed gives: equal for equal inputs
     early_stop: EarlyStop | None = None
+    seed: int = 0
+    inputs: Mapping[str, Any] = field(default_factory=dict)  # of a file: what of it was sent and left out
 
     @property
     def load(self) -> dict[str, float]:
@@ -43,7 +46,7 @@ def written(path: Path) -> Iterator[IO[bytes]]:
     draft = path.with_name(f"{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as stream:
+        with created(draft) as stream:
             yield stream
         draft.replace(path)
     except OSError as error:

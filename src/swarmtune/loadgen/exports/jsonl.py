@@ -25,7 +25,13 @@ BLOCK = 8192
 PLAIN = [
     n for n in REQUEST.names or () if n not in ("phase", "outcome", "first_chunk", "chunks", "error", "cached_tokens")
 ]
-CHUNK_LISTS = {"token_ns": "ns", "chunk_lag_ns": "lag_ns", "chunk_doubt_ns": "doubt_ns", "chunk_tokens": "tokens"}
+CHUNK_LISTS = {
+    "token_ns": "ns",
+    "chunk_lag_ns": "lag_ns",
+    "chunk_doubt_ns": "doubt_ns",
+    "chunk_tokens": "tokens",
+    "chunk_choices": "choice",
+}
 
 
 def rows(records: Records) -> Iterator[dict[str, Any]]:
@@ -94,6 +100,7 @@ def _records(lines: list[dict[str, Any]], facts: dict[str, Any]) -> Records:
     requests["first_chunk"] = np.cumsum(requests["chunks"]) - requests["chunks"]
     chunks = np.zeros(int(requests["chunks"].sum()), CHUNK)
     for key, name in CHUNK_LISTS.items():
-        chunks[name] = [value for line in lines for value in line[key]]
+        if name not in ADDED_COLUMNS or all(key in line for line in lines):
+            chunks[name] = [value for line in lines for value in line[key]]
     workers = [WorkerFacts(**worker) for worker in facts.pop("workers")]
     return Records(requests, chunks, list(errors), workers, **facts)

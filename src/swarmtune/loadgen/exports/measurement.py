@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -22,19 +23,26 @@ def measurement(results: Results, facts: RunFacts) -> Measurement:
     )
 
 
-def write(results: Results, facts: RunFacts, directory: Path) -> None:
-    """Both files; measurement.json last: where it is, the other is, too."""
-    report = {
+def document(results: Results, facts: RunFacts) -> dict[str, Any]:
+    """The object of results.json; no secrets."""
+    return {
         "model": facts.model,
         "url": facts.url,
         "label": facts.label,
         "command": facts.command,
         "options": facts.options.model_dump(mode="json", exclude={"header"}),  # headers may hold keys
+        "seed": facts.seed,
         "inputs_sha256": facts.inputs_sha256,
+        "inputs": dict(facts.inputs),
         "verdict": facts.verdict,
         "reasons": list(facts.reasons),
         **results.to_json(),
     }
-    for name, content in ((RESULTS_FILE, report), (MEASUREMENT_FILE, to_plain(measurement(results, facts)))):
+
+
+def write(results: Results, facts: RunFacts, directory: Path) -> None:
+    """Both files; measurement.json last: where it is, the other is, too."""
+    files = {RESULTS_FILE: document(results, facts), MEASUREMENT_FILE: to_plain(measurement(results, facts))}
+    for name, content in files.items():
         with written(directory / name) as file:
             file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))

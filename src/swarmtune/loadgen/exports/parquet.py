@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from swarmtune.errors import BenchmarkParseError
 from swarmtune.loadgen.exports.facts import optional, written
@@ -82,18 +83,23 @@ def _read_parquet(directory: Path) -> Records:
     for name in set(REQUEST.names or ()) - (ADDED_COLUMNS - set(table.column_names)):
         column = table[name]
         requests[name] = [codes[name][v] for v in column.to_pylist()] if name in codes else column.to_numpy()
-    for name in CHUNK.names or ():
+    for name in set(CHUNK.names or ()) - (ADDED_COLUMNS - set(stamps.column_names)):
         chunks[name] = stamps[name].to_numpy()
     return _records(requests, chunks, facts)
 
 
 def _read_npz(directory: Path) -> Records:
     with np.load(directory / NPZ_FILE, allow_pickle=False) as content:
-        written = content["requests"]
-        requests = np.zeros(len(written), REQUEST)
-        for name in set(REQUEST.names or ()) - (ADDED_COLUMNS - set(written.dtype.names or ())):
-            requests[name] = written[name]
-        return _records(requests, content["chunks"], orjson.loads(content["facts"].tobytes()))
+        requests, chunks = _filled(content["requests"], REQUEST), _filled(content["chunks"], CHUNK)
+        return _records(requests, chunks, orjson.loads(content["facts"].tobytes()))
+
+
+def _filled(written: NDArray[Any], kind: np.dtype[Any]) -> NDArray[Any]:
+    """The rows in the form of today; columns that earlier versions did not write are 0."""
+    rows = np.zeros(len(written), kind)
+    for name in set(kind.names or ()) - (ADDED_COLUMNS - set(written.dtype.names or ())):
+        rows[name] = written[name]
+    return rows
 
 
 def _records(requests: Any, chunks: Any, facts: dict[str, Any]) -> Records:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from swarmtune.loadgen.exports.facts import optional, written
-from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, Floats, columns, gap_samples, request_samples
+from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, Floats, columns, gaps_of, request_samples
 from swarmtune.loadgen.judge.series import concurrency, series
 from swarmtune.loadgen.judge.summary import Results
 from swarmtune.loadgen.records import Outcome, Records
@@ -18,6 +18,7 @@ POINTS = 4000  # drawn at most, so that the file stays small
 SLICES = 40
 LOG_SPAN = 20  # the longest of more than so many medians: a logarithmic axis
 BLUE, ORANGE, GREY, RED, GREEN = "#2563a8", "#d9730d", "#8a8f98", "#c0392b", "#2e8b57"
+NAMES = ("latency_over_time", "distributions", "throughput", "concurrency")  # of the pictures
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e6e8eb", "font.size": 9,
     "axes.titlesize": 10, "axes.titlelocation": "left", "axes.titleweight": "bold", "legend.frameon": False,
@@ -30,14 +31,14 @@ def write(records: Records, results: Results, directory: Path, form: Literal["sv
     matplotlib, figures = optional("matplotlib", "Plots"), optional("matplotlib.figure", "Plots")
     data = columns(records)
     samples = request_samples(data)
-    drawings: dict[str, Callable[[Any], None]] = {
-        "latency_over_time": lambda figure: _latency_over_time(figure, records, data, samples),
-        "distributions": lambda figure: _distributions(figure, data, samples),
-        "throughput": lambda figure: _throughput(figure, records),
-        "concurrency": lambda figure: _concurrency(figure, records, results),
-    }
+    drawings: tuple[Callable[[Any], None], ...] = (
+        lambda figure: _latency_over_time(figure, records, data, samples),
+        lambda figure: _distributions(figure, data, samples),
+        lambda figure: _throughput(figure, records),
+        lambda figure: _concurrency(figure, records, results),
+    )
     paths = []
-    for name, draw in drawings.items():
+    for name, draw in zip(NAMES, drawings, strict=True):
         with matplotlib.rc_context(STYLE):
             figure = figures.Figure(figsize=(9, 5), layout="constrained")
             draw(figure)
@@ -80,13 +81,13 @@ def _rolling(times: Floats, values: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _distributions(figure: Any, data: Columns, samples: dict[str, Floats]) -> None:
-    gaps, tokens = gap_samples(data)
+    gaps = gaps_of(data)
     panels: Sequence[tuple[str, list[tuple[str, Floats, Floats | None, str]]]] = (
         ("time to first token", [("from send", samples["ttft_ms"], None, BLUE),
                                  ("from schedule", samples["scheduled_ttft_ms"], None, ORANGE)]),
         ("time per output token", [("tpot, per request", samples["tpot_ms"], None, BLUE)]),
-        ("gaps", [("between tokens", gaps if tokens is None else gaps / tokens, tokens, BLUE),
-                  ("between chunks", gaps, None, ORANGE)]),
+        ("gaps", [("between tokens", gaps.ms / gaps.tokens, gaps.tokens, BLUE),
+                  ("between chunks", gaps.ms, None, ORANGE)]),
         ("request latency", [("from send", samples["e2el_ms"], None, BLUE),
                              ("from schedule", samples["scheduled_e2el_ms"], None, ORANGE)]),
     )  # fmt: skip

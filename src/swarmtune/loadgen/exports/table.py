@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.loadgen.exports.facts import RunFacts
+from swarmtune.loadgen.exports.packed import Column, number, packed
 from swarmtune.loadgen.judge.statistics import Interval
 from swarmtune.loadgen.judge.summary import Results
 
@@ -28,17 +29,18 @@ ROWS = {
     "send_lag_ms": "send lag, ms",
 }
 STATISTICS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
-NARROW = ("mean", "p50", "p90", "p99", "max")
-WIDE = 120  # columns of a terminal that has room for everything
+WITH_INTERVALS = ("mean", "p99")
+USUAL_WIDTH = 80  # columns of a terminal
 COLOURS = {"valid": "green", "degraded": "yellow", "invalid": "red"}
 ERRORS_SHOWN = 8
 
 
-def report(results: Results, facts: RunFacts, width: int = WIDE) -> Group:
-    """Everything, ready to print on a terminal of so many columns: on a narrow one without intervals and extremes."""
-    parts: list[Any] = [_statistics(results, wide=width >= WIDE), _asked_and_achieved(results, facts)]
+def report(results: Results, facts: RunFacts, width: int = USUAL_WIDTH) -> Group:
+    """Everything, ready to print on a terminal of so many columns: what has no room beside the rest comes below it."""
+    parts: list[Any] = [*_statistics(results, width), _asked_and_achieved(results, facts)]
     if results.errors:
         parts.append(_errors(results))
+    parts.append(Text(sent_line(facts), style="dim"))
     parts += [Text(f"note: {note}", style="dim") for note in results.notes]
     verdict = Text(f"measurement: {facts.verdict}", style=f"bold {COLOURS[facts.verdict]}")
     return Group(*parts, verdict, *(Text(f"  - {reason}") for reason in facts.reasons))
@@ -49,30 +51,45 @@ def show(results: Results, facts: RunFacts, console: Console) -> None:
     console.print(report(results, facts, console.width))
 
 
-def number(value: float | None) -> str:
-    """At most four significant digits, and all digits before the point; "-" for None."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-
-
 def _interval(interval: Interval) -> str:
     return "-" if interval is None else f"{number(interval[0])} .. {number(interval[1])}"
 
 
-def _statistics(results: Results, *, wide: bool) -> Table:
-    table = _table(facts_line(results))
-    table.add_column("", no_wrap=True)
+def _statistics(results: Results, width: int) -> list[Table]:
+    there = {row: results.statistics[row] for row in ROWS if row in results.statistics}
     level = f"{results.confidence * 100:g} %"
-    shown = STATISTICS if wide else NARROW
-    intervals = ("mean", "p99") if wide else ()
-    for name in (*shown, *(f"{name}, {level}" for name in intervals), "n"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row, title in ROWS.items():
-        if sample := results.statistics.get(row):
-            cells = [number(sample.value(name)) for name in shown]
-            table.add_row(title, *cells, *(_interval(sample.intervals[name]) for name in intervals), f"{sample.n:,}")
-    return table
+    columns = [Column(name, [number(sample.value(name)) for sample in there.values()]) for name in STATISTICS]
+    columns.append(Column("n", [f"{sample.n:,}" for sample in there.values()]))
+    columns += [
+        Column(f"{name}, {level}", [_interval(sample.intervals[name]) for sample in there.values()])
+        for name in WITH_INTERVALS
+    ]
+    guessed = estimated_words(results)
+    names = [ROWS[row] + (guessed if row == "osl" else "") for row in there]
+    return packed(facts_line(results), names, columns, width)
+
+
+def sent_line(facts: RunFacts) -> str:
+    """What was sent, in one line; where nobody chose it, that AIPerf would have sent something else."""
+    options, given = facts.options, facts.options.model_fields_set
+    lengths = "" if options.input_file or options.public_dataset else _lengths_text(facts)
+    said = f"sent: {options.endpoint_type}, {'streamed' if options.streaming else 'not streamed'}{lengths}"
+    usual = {"endpoint_type": "chat", "streaming": "not streamed"}
+    if lengths and not options.sequence_distribution:
+        usual |= {"isl": "550 tokens", "osl": "no length asked for"}
+    chosen = [f"--{name.replace('_', '-')}: {value}" for name, value in usual.items() if name not in given]
+    return f"{said}; our defaults, where AIPerf's are others ({', '.join(chosen)})" if chosen else said
+
+
+def _lengths_text(facts: RunFacts) -> str:
+    if facts.options.sequence_distribution:
+        return f", lengths {facts.options.sequence_distribution}"
+    return f", prompts of {facts.options.isl:g} tokens, answers of {facts.options.osl:g}"
+
+
+def estimated_words(results: Results) -> str:
+    """What stands behind the name of a figure that rests on estimated tokens."""
+    return " (estimated)" if results.scalars.get("estimated_count") else ""
 
 
 def _table(title: str) -> Table:
@@ -96,8 +113,8 @@ def _asked_and_achieved(results: Results, facts: RunFacts) -> Table:
         ("requests/s", options.request_rate, scalars.get("request_throughput")),
         ("requests", options.request_count, scalars["completed"]),
         ("duration, s", options.benchmark_duration, scalars["duration_s"]),
-        ("output tokens/s", None, scalars.get("output_throughput")),
-        ("total tokens/s", None, scalars.get("total_token_throughput")),
+        (f"output tokens/s{estimated_words(results)}", None, scalars.get("output_throughput")),
+        (f"total tokens/s{estimated_words(results)}", None, scalars.get("total_token_throughput")),
         ("good requests/s", None, scalars.get("request_goodput")),
         ("  from the scheduled time", None, scalars.get("scheduled_request_goodput")),
         ("sent late (> 1 ms)", 0, scalars["late"]),
@@ -112,7 +129,7 @@ def _asked_and_achieved(results: Results, facts: RunFacts) -> Table:
 def _errors(results: Results) -> Table:
     table = _table("errors")
     table.add_column("requests", justify="right")
-    table.add_column("error")
+    table.add_column("error", overflow="fold")
     for text, count in list(results.errors.items())[:ERRORS_SHOWN]:
         table.add_row(f"{count:,}", Text(text))
     if (rest := len(results.errors) - ERRORS_SHOWN) > 0:

@@ -11,18 +11,20 @@ A service that is starved by other programs is not itself: then the machine is t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.devices.busiest import how_much
+from swarmtune.loadgen.judge import prompts
+from swarmtune.loadgen.judge.latencies import columns, gaps_of
 from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
-from swarmtune.loadgen.send.plan import mode_of
+from swarmtune.loadgen.send.plan import concurrency_of, mode_of
 from swarmtune.records import Measurement
 
 Level = Literal["valid", "degraded", "invalid"]
@@ -31,7 +33,7 @@ IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low c
 DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
 DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
-FALSE_USAGE = 0.05  # share of answers without a count of tokens above which the token metrics are of no use
+SOME = 0.05  # share of the answers that may come in one piece, and of the warm-up's requests that may fail
 FEW_FAULTS = 20  # waits for the disk that code may cost a worker which it runs for the first time
 MIN_CHUNKS = 200  # so few chunks are judged by their number, not their share
 
@@ -58,8 +60,9 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
     told = f"{DISTURBED}{device or 0:.0%} of the time of the service's accelerator"
     _judge(device or 0.0, options.max_other_device_share, told, invalid, degraded)
     starved = bool(invalid)
+    waits = _waits(records, facts, options)
     if refused := nothing_completed(records):  # then its lateness tells nothing, and nothing is known of the service
-        return Certificate("invalid", (refused, *_broken(records), *invalid), facts)
+        return Certificate("invalid", (refused, *_broken(records), *invalid, *waits), facts)
     invalid = [*_broken(records), *invalid]
     if mode_of(options) == "closed":
         idle = facts.get("client_idle_share", 0.0)
@@ -85,7 +88,8 @@ def certify(records: Records, options: LoadgenOptions) -> Certificate:
     )
     if invalid and not records.lost and not records.interrupted and not starved:
         degraded.append(_way_out(round(facts["client_page_fault_count"])))
-    _judge_usage(records, invalid, degraded)
+    degraded += waits
+    _judge_answers(records, options, degraded)
     if invalid:
         return Certificate("invalid", (*invalid, *degraded), facts)
     return Certificate("degraded" if degraded else "valid", tuple(degraded), facts)
@@ -116,21 +120,57 @@ def _judge_neighbours(taken: Contention | None, limit: float, invalid: list[str]
         degraded.append(f"{told}the service may have been slowed down (degraded above {limit * DEGRADED:g})")
 
 
-def _judge_usage(records: Records, invalid: list[str], degraded: list[str]) -> None:
-    """Token counts of the service that cannot be true were left out: do the stream's own stand in for them?"""
-    done = records.requests["outcome"] == Outcome.COMPLETED
-    answers = records.requests[done & (records.requests["phase"] == Phase.MEASURED)]
-    false = answers["false_usage"]
-    if not false.any():
-        return
-    told = f"the service stated token counts that cannot be true in {np.count_nonzero(false):,} of {len(answers):,} answers"
-    uncounted = false & ~answers["server_counted"] & (answers["chunks"] <= 1) & (answers["asked_output_tokens"] != 1)
-    if np.count_nonzero(uncounted) > FALSE_USAGE * len(answers):
-        invalid.append(
-            f"{told}, and the answers came in one piece, so that their tokens cannot be counted: mend its usage"
+def _judge_answers(records: Records, options: LoadgenOptions, degraded: list[str]) -> None:
+    """What the service did to the figures: false counts, answers that did not stream, a warm-up that failed."""
+    data = columns(records)
+    answers = int(np.count_nonzero(data.outcome(Outcome.COMPLETED)))
+    false = data.rows["false_usage"] & data.outcome(Outcome.COMPLETED)
+    if false.any():
+        told = (
+            f"the service stated token counts that cannot be true in {np.count_nonzero(false):,} of {answers:,} answers"
         )
-    else:
-        degraded.append(f"{told}: they were left out, and output tokens counted by the chunks of the stream")
+        guessed = "; output tokens are then estimated by the text and the events of an answer"
+        degraded.append(f"{told}: they were left out{guessed if (false & ~data.rows['server_counted']).any() else ''}")
+    mute = data.outcome(Outcome.COMPLETED) & (data.rows["chunks"] == 0) & (data.rows["output_tokens"] > 0)
+    if mute.any():
+        degraded.append(
+            f"{np.count_nonzero(mute):,} of {answers:,} answers have tokens by their usage, and no text that is understood: "
+            "they have no time to first token, and keep no SLO on it"
+        )
+    cut = prompts.shortened(records, options)
+    if cut and options.endpoint_type not in prompts.WITHOUT_ANSWER:
+        degraded.append(cut)
+    asked = options.streaming and options.endpoint_type != "template"  # whose body says whether it streams
+    whole = gaps_of(data).in_one_piece if asked else np.zeros(0, bool)
+    if np.count_nonzero(whole) > SOME * answers:
+        degraded.append(
+            f"{np.count_nonzero(whole):,} of {answers:,} answers came in one piece and not as streams: the service, or "
+            "something on the way to it (a proxy that buffers), holds them back; they have no time per output token, and "
+            "keep no SLO on it (for a service that does not stream, say streaming = false)"
+        )
+    warm = records.requests[records.requests["phase"] == Phase.WARMUP]
+    cold = warm[warm["outcome"] == Outcome.FAILED]
+    if len(cold) > SOME * len(warm):
+        told = f"{len(cold)} of {len(warm)} warm-up requests failed: {most_frequent(cold, records.errors)[0]}"
+        degraded.append(f"{told}: the measurement did not begin warm")
+
+
+def _waits(records: Records, facts: dict[str, float], options: LoadgenOptions) -> list[str]:
+    """What to say of a closed loop whose users the service asked to wait, once that made the load too low."""
+    share = facts.get("retry_after_share", 0.0)
+    if share <= options.max_idle_share * IDLE_DEGRADED:
+        return []
+    rows = records.requests[records.requests["phase"] == Phase.MEASURED]
+    length = max(1, int(rows["end_ns"].max()) - records.started_ns)
+    flown = np.maximum(0, rows["end_ns"] - rows["sent_ns"])[rows["sent_ns"] > 0].sum() / length
+    users = concurrency_of(options)
+    times, longest = sum(fact.pauses for fact in records.workers), max(fact.longest_pause_s for fact in records.workers)
+    told = (
+        f"the service refuses load: it asked for up to {longest:.3g} s of waiting (Retry-After) {times:,} times, which took "
+        f"{share:.0%} of the users' time, so {flown:.2g} requests{f' of {users:,}' if users else ''} were in flight on "
+        "average; lower the load, or raise the service's limit"
+    )
+    return [told]
 
 
 def _way_out(page_faults: int) -> str:
@@ -150,7 +190,7 @@ def disturbed(reasons: Iterable[str]) -> bool:
 def refused(measurement: Measurement) -> bool:
     """Has an undisturbed service answered, and not completed a single request?"""
     metrics = measurement.metrics
-    answered = metrics.get("completed") == 0 and metrics.get("answered", 0) > 0
+    answered = metrics.get("completed") == 0 and metrics.get("answered", 0) > metrics.get("cancelled", 0)
     return answered and not disturbed(measurement.reasons)
 
 
@@ -165,27 +205,44 @@ def _broken(records: Records) -> list[str]:
 
 
 def nothing_completed(records: Records) -> str:
-    """That not a single measured request was completed, and the error that most of them met; empty if one was."""
+    """That not a single measured request was completed, and why: most of them met this error, were not answered in time, or
+    were cancelled as asked. Empty if one was.
+    """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     if not len(measured) or (measured["outcome"] == Outcome.COMPLETED).any():
         return ""
-    index = measured["error"][measured["error"] >= 0]
+    ended = {outcome: measured[measured["outcome"] == outcome] for outcome in Outcome}
+    cancelled, waited = len(ended[Outcome.CANCELLED]), len(ended[Outcome.INCOMPLETE])
+    if cancelled == len(measured):
+        told = f"all {cancelled:,} requests were cancelled, as request_cancellation_rate asks"
+        return f"{told}: no answer is whole, so there are no latencies"
+    error, amount = most_frequent(ended[Outcome.FAILED], records.errors)
+    why = (
+        f"; {amount} of {len(measured)} failed with: {error}" if amount else "",
+        f"; {waited} of {len(measured)} had no answer before the end" if waited and not amount else "",
+        f"; {cancelled} of {len(measured)} were cancelled as asked" if cancelled else "",
+    )
+    return f"not a single request was completed{''.join(why)}"
+
+
+def most_frequent(requests: NDArray[Any], errors: Sequence[str]) -> tuple[str, int]:
+    """The error that most of these requests met, its beginning, and how many did; 0: none met one."""
+    index = requests["error"][requests["error"] >= 0]
     if not len(index):
-        return "not a single request was completed"
-    amounts = np.bincount(index, minlength=len(records.errors))
-    error = records.errors[int(amounts.argmax())][:SHOWN]
-    return f"not a single request was completed; {amounts.max()} of {len(measured)} failed with: {error}"
+        return "", 0
+    amounts = np.bincount(index, minlength=len(errors))
+    return errors[int(amounts.argmax())][:SHOWN], int(amounts.max())
 
 
 def lateness(records: Records) -> dict[str, float]:
     """The figures that the certificate rests on.
 
     client_send_lag_p99_ms, client_send_lag_max_ms: sent - connect - ready, see records.REQUEST. client_idle_share:
-    those lags as a share of the slots' time (lags and requests together). client_read_lag_p99_ms: a worker's read
-    after the kernel's stamp. client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms.
-    client_kernel_stamp_share: of chunks. client_cpu_share, client_cpu_share_max: of the busiest worker, over the
-    measurement and in its busiest second. client_page_fault_count: how often a worker waited for the disk, because
-    memory of it was not there: the most of one.
+    those lags as a share of the slots' time (lags, requests, and waits that the service asked for). retry_after_share: those
+    waits as a share of it; absent if it never asked. client_read_lag_p99_ms: a worker's read after the kernel's stamp.
+    client_unsure_share: of chunks, those whose stamp may be wrong by more than 1 ms. client_kernel_stamp_share: of chunks.
+    client_cpu_share, client_cpu_share_max: of the busiest worker, over the measurement and in its busiest second.
+    client_page_fault_count: how often a worker waited for the disk, because memory of it was not there: the most of one.
     """
     measured = records.requests[records.requests["phase"] == Phase.MEASURED]
     sent = measured[(measured["sent_ns"] > 0) & (measured["outcome"] != Outcome.DROPPED)]
@@ -199,7 +256,10 @@ def lateness(records: Records) -> dict[str, float]:
         late = np.maximum(0, sent["sent_ns"] - sent["connect_ns"] - sent["ready_ns"])
         facts |= {"client_send_lag_p99_ms": _p99(late) / 1e6, "client_send_lag_max_ms": float(late.max()) / 1e6}
         busy = float(np.maximum(0, sent["end_ns"] - sent["sent_ns"]).sum())
-        facts["client_idle_share"] = float(late.sum()) / max(1.0, float(late.sum()) + busy)
+        paused = 1e9 * sum(worker.paused_s for worker in records.workers)
+        whole = max(1.0, float(late.sum()) + busy + paused)
+        facts["client_idle_share"] = float(late.sum()) / whole
+        facts |= {"retry_after_share": paused / whole} if paused else {}
     chunks = records.chunks
     if len(chunks):
         stamped = chunks["lag_ns"] >= 0

@@ -25,12 +25,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.files import created
 from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.judge.decision import LimitDecision, decided
 from swarmtune.loadgen.judge.early import early_stop
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.read.spool import SpoolReader
+from swarmtune.loadgen.read.tokenizer import counter
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.loadgen.send.plan import least_requests_of, longest_s, mode_of
 from swarmtune.records import EarlyStop
@@ -96,7 +98,8 @@ def deciding(spec: Spec, spools: Sequence[Path], folder: Path, enough: Callable[
         yield answer
         return
     path = folder / SPEC_FILE
-    path.write_text(spec.to_json())
+    with created(path, "w") as file:  # it may hold a key
+        file.write(spec.to_json())
     command = [sys.executable, "-P", "-c", START, str(NICE), str(path), *map(str, spools)]
     answer.descriptor, writing_end = os.pipe()
     started: list[subprocess.Popen[bytes]] = []
@@ -203,7 +206,8 @@ def main(arguments: Sequence[str]) -> int:
     spec_path, *spools = arguments
     spec = Spec.read(Path(spec_path))
     endpoint = make_endpoint(spec.model, spec.options)
-    looker = Looker(spec, [SpoolReader(Path(spool), endpoint) for spool in spools])
+    count = counter(spec.options.tokenizer, spec.model).count
+    looker = Looker(spec, [SpoolReader(Path(spool), endpoint, count=count) for spool in spools])
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         found = looker.look()
         if found is not None:

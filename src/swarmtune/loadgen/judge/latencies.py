@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.loadgen.read.counts import FASTEST
 from swarmtune.loadgen.records import Outcome, Phase, Records
 
 Floats = NDArray[np.float64]
@@ -29,7 +30,8 @@ class Columns:
 
     rows: NDArray[Any]  # of records.REQUEST
     chunk_ns: Ints  # all chunks of the run
-    chunk_tokens: NDArray[np.int16]
+    chunk_tokens: NDArray[np.float32]
+    chunk_choice: NDArray[np.uint8]
     first_ns: Ints
     second_ns: Ints
     answer_ns: Ints  # first chunk that is not reasoning
@@ -63,6 +65,7 @@ def columns(records: Records) -> Columns:
         rows=rows,
         chunk_ns=chunk_ns,
         chunk_tokens=np.ascontiguousarray(records.chunks["tokens"]),
+        chunk_choice=np.ascontiguousarray(records.chunks["choice"]),
         first_ns=stamp(zero),
         second_ns=stamp(zero + 1),
         answer_ns=stamp(rows["first_answer"]),
@@ -76,10 +79,71 @@ def _between(start_ns: NDArray[Any], end_ns: NDArray[Any], where: Bools) -> Floa
     return np.where(where & (start_ns > 0) & (end_ns > 0), (end_ns - start_ns) / NS_PER_MS, np.nan)
 
 
-def request_samples(data: Columns, *, streamed: bool = True) -> dict[str, Floats]:
+@dataclass(frozen=True)
+class Gaps:
+    """The times between arrivals of content in completed requests. Chunks of one choice that came in the same read are one
+    arrival: what the read held came together.
+
+    ``ms``: from one arrival to the next; ``tokens``: how many the later one brought; ``row``: of which request.
+    ``tpot_ms``: per request, all its gaps / their tokens: its time per output token; NaN without a gap that brought tokens.
+    ``in_one_piece``: completed requests of several tokens whose answer did not stream: all of it came at once, or faster
+    than any service makes tokens, as when something on the way holds it back. They have no gaps.
+    """
+
+    ms: Floats
+    tokens: Floats
+    row: Ints
+    tpot_ms: Floats
+    in_one_piece: Bools
+
+
+def gaps_of(data: Columns) -> Gaps:
+    """The gaps of all completed requests, by request, choice and time."""
+    rows = data.rows
+    several = np.flatnonzero(data.outcome(Outcome.COMPLETED) & (rows["chunks"] >= 1))
+    counts, answers = rows["chunks"][several].astype(np.int64), rows["output_tokens"][several].astype(np.float64)
+    chunk = ragged(rows["first_chunk"][several], counts)
+    owner, choice = np.repeat(np.arange(len(several)), counts), data.chunk_choice[chunk]
+    if choice.any():
+        order = np.lexsort((choice, owner))  # stable: in time within a choice
+        chunk, owner, choice = chunk[order], owner[order], choice[order]
+    ns, begins = data.chunk_ns[chunk], np.ones(len(chunk), bool)  # of a choice
+    begins[1:] = (owner[1:] != owner[:-1]) | (choice[1:] != choice[:-1])
+    tokens = _tokens_of(data.chunk_tokens[chunk], owner, begins, counts, answers)
+    arrives = begins.copy()
+    arrives[1:] |= ns[1:] != ns[:-1]
+    at = np.flatnonzero(arrives)
+    brought = np.add.reduceat(tokens, at) if len(at) else tokens
+    later = ~begins[at]
+    ms = np.diff(ns[at], prepend=0)[later] / NS_PER_MS
+    brought, owner = brought[later], owner[at][later]
+    time, amount = (np.bincount(owner, weights, len(several)) for weights in (ms, brought))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        tpot = np.where(amount > 0, time / amount, np.nan)
+    slow = tpot >= 1000 / FASTEST
+    streamed = slow[owner]
+    found, whole = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
+    found[several] = np.where(slow, tpot, np.nan)
+    whole[several] = ~slow & (answers > rows["choices"][several]) & (answers > 1)
+    return Gaps(ms[streamed], brought[streamed], several[owner[streamed]], found, whole)
+
+
+def _tokens_of(stated: NDArray[Any], owner: Ints, begins: Bools, counts: Ints, answers: Floats) -> Floats:
+    """The tokens of each chunk: as recorded; where a later chunk of an answer has none recorded, one for the first of each
+    choice, and the others evenly over the rest."""
+    silent = np.bincount(owner, ~begins & (stated <= 0), len(counts)) > 0
+    if not silent.any():
+        return stated.astype(np.float64)
+    choices = np.bincount(owner, begins, len(counts))
+    even = np.maximum(0, answers - choices) / np.maximum(1, counts - choices)
+    return np.where(silent[owner], np.where(begins, 1.0, even[owner]), stated)
+
+
+def request_samples(data: Columns, *, streamed: bool = True, gaps: Gaps | None = None) -> dict[str, Floats]:
     """One sample per request of every metric that has one per request (metrics.py says what each means).
 
     Not ``streamed``: an answer came in one piece, so that there is no time to the first token, and no time per token.
+    ``gaps``: those of ``data``, where they are known already.
     """
     rows, completed = data.rows, data.outcome(Outcome.COMPLETED)
     sent, scheduled = rows["sent_ns"].copy(), rows["scheduled_ns"].copy()
@@ -94,36 +158,33 @@ def request_samples(data: Columns, *, streamed: bool = True) -> dict[str, Floats
         "reasoning_tokens": np.where(completed & (rows["reasoning_tokens"] >= 0), rows["reasoning_tokens"], np.nan),
         "osl_mismatch_pct": _mismatch_pct(rows, completed),
     }
-    return found | _streamed_samples(data, completed) if streamed else found
+    return found | _streamed_samples(data, completed, gaps or gaps_of(data)) if streamed else found
 
 
-def _streamed_samples(data: Columns, completed: Bools) -> dict[str, Floats]:
+def _streamed_samples(data: Columns, completed: Bools, gaps: Gaps) -> dict[str, Floats]:
     rows = data.rows
-    sent, scheduled, tokens = rows["sent_ns"].copy(), rows["scheduled_ns"].copy(), rows["output_tokens"].copy()
+    sent, scheduled = rows["sent_ns"].copy(), rows["scheduled_ns"].copy()
     waiting = data.outcome(Outcome.INCOMPLETE, Outcome.DROPPED)
     given_up_ns = np.where(rows["end_ns"] > 0, rows["end_ns"], data.ended_ns)
     first_or_given_up = np.where((data.first_ns == 0) & waiting, given_up_ns, data.first_ns)
-    ttft = _between(sent, first_or_given_up, completed | waiting)
     own_ttft = _between(sent, data.first_ns, completed)
-    decode = _between(data.first_ns, data.last_ns, completed & (tokens >= 2))
+    apart = completed & ~gaps.in_one_piece & (data.second_ns > data.first_ns)
     with np.errstate(divide="ignore", invalid="ignore"):
-        tpot = decode / (tokens - 1)
-        per_user = np.where(tpot > 0, 1000 / tpot, np.nan)
         prefill = np.where(own_ttft > 0, rows["input_tokens"] * 1000 / own_ttft, np.nan)
     return {
-        "ttft_ms": ttft,
+        "ttft_ms": _between(sent, first_or_given_up, completed | waiting),
         "scheduled_ttft_ms": _between(scheduled, first_or_given_up, completed | waiting),
-        "ttst_ms": _between(data.first_ns, data.second_ns, completed),
+        "ttst_ms": _between(data.first_ns, data.second_ns, apart),
         "ttfo_ms": _between(sent, data.answer_ns, completed),
         "scheduled_ttfo_ms": _between(scheduled, data.answer_ns, completed),
-        "tpot_ms": tpot,
-        "output_throughput_per_user": per_user,
+        "tpot_ms": gaps.tpot_ms,
+        "output_throughput_per_user": 1000 / gaps.tpot_ms,
         "prefill_throughput_per_user": prefill,
     }
 
 
 def _mismatch_pct(rows: NDArray[Any], completed: Bools) -> Floats:
-    asked = rows["asked_output_tokens"]
+    asked = rows["asked_output_tokens"].astype(np.int64) * np.maximum(1, rows["choices"])
     found = np.full(len(rows), np.nan)
     there = completed & (asked > 0)
     found[there] = (rows["output_tokens"][there] - asked[there]) * 100.0 / asked[there]
@@ -137,23 +198,3 @@ def ragged(starts: NDArray[Any], counts: NDArray[Any]) -> Ints:
     index = np.repeat(starts.astype(np.int64) - ends + counts, counts)
     index += np.arange(total)
     return index
-
-
-def gap_samples(data: Columns) -> tuple[Floats, Floats | None]:
-    """Gaps between consecutive chunks of completed requests, ms, and how many tokens each gap brought.
-
-    Tokens: what the server said of the later chunk; for a request where it did not say so of each, the tokens after the
-    first evenly over the gaps, (output_tokens - 1) / (chunks - 1), at least 1. None: each gap brought exactly one.
-    """
-    several = data.outcome(Outcome.COMPLETED) & (data.rows["chunks"] >= 2)
-    first, chunks, tokens_of = (data.rows[name][several] for name in ("first_chunk", "chunks", "output_tokens"))
-    counts = chunks.astype(np.int64) - 1
-    earlier = ragged(first, counts)
-    gaps = np.diff(data.chunk_ns)[earlier] / NS_PER_MS
-    even = np.maximum(1.0, (tokens_of - 1) / counts)
-    if not len(gaps) or not data.chunk_tokens.any():
-        return gaps, None if (even == 1.0).all() else np.repeat(even, counts)
-    said = data.chunk_tokens[1:][earlier]
-    silent = np.add.reduceat(said <= 0, np.cumsum(counts) - counts, dtype=np.int64) > 0
-    tokens = np.where(np.repeat(silent, counts), np.repeat(even, counts), said)
-    return gaps, None if (tokens == 1.0).all() else tokens

@@ -8,6 +8,8 @@ cancelled                   given up on purpose (request_cancellation_rate)
 dropped                     scheduled and never sent, because no slot came free before the end
 late                        sent more than 1 ms after the scheduled time
 false_usage_count           the service stated token counts that cannot be true; they were left out (read/counts.py)
+estimated_count             completed requests whose output tokens were estimated, as the service stated no count that can be
+                            true (read/counts.py)
 answered                    got an HTTP status, whatever it was
 retried                     sent twice, because the server had closed an idle connection
 success_rate                completed / (completed + failed); 0 when nothing completed
@@ -16,11 +18,11 @@ request_throughput          completed / duration_s
 output_throughput           total_output_tokens / duration_s
 total_token_throughput      (total_input_tokens + total_output_tokens) / duration_s
 total_input_tokens          of completed requests; server's usage, else as asked
-total_output_tokens         of completed requests; server's usage, else chunks with content
+total_output_tokens         of completed requests; server's usage, else an estimate by the text and its events
 total_reasoning_tokens      of completed requests, where the server said so
 total_cached_tokens         prompt tokens from the server's cache, where it said so
 cached_share                total_cached_tokens / prompt tokens of the requests where it said so
-osl_mismatch_count          completed requests whose answer has not the length asked for
+osl_mismatch_count          completed requests whose answer has not the length asked for (of several choices, in the mean)
 request_goodput             completed requests that keep every limit of request_slos, / duration_s
 good_request_share          those / (completed + failed)
 scheduled_request_goodput   as request_goodput with the latencies from the scheduled time
@@ -39,11 +41,13 @@ Statistics (mean_ std_ min_ max_ p1_ p5_ p10_ p25_ p50_ p75_ p90_ p95_ p99_ p99.
 
 =============================  ======================================================================================
 ttft_ms                        time to first token: first chunk - send; of incomplete requests, too (latencies.py)
-ttst_ms                        time to second token: second chunk - first chunk
+ttst_ms                        time to second token: second chunk - first chunk, where they did not come together
 ttfo_ms                        time to first output: first chunk that is not reasoning - send
-icl_ms                         inter-chunk latency: gaps between consecutive chunks, all requests together
+icl_ms                         inter-chunk latency: gaps between consecutive arrivals of one answer (what came in one read
+                               came together; each of several choices by itself), all requests together
 itl_ms                         inter-token latency: a gap that brought k tokens is k samples of gap / k
-tpot_ms                        time per output token: (last - first chunk) / (output_tokens - 1), one sample per request
+tpot_ms                        time per output token: (last - first arrival) / (tokens after the first arrival), one sample
+                               per request; none where the answer came in one piece
 e2el_ms                        end-to-end latency: last chunk - send (without chunks: end of the answer - send)
 scheduled_ttft_ms, _ttfo_ms,   the same latencies from the scheduled time: what a user felt when the load generator or a
 scheduled_e2el_ms              full concurrency held the request back (coordinated omission)
@@ -95,17 +99,28 @@ def keeps(
     """Which completed requests keep every limit? ``scheduled``: by the latencies from the scheduled time."""
     check_limits(request_slos)
     kept = data.outcome(Outcome.COMPLETED)
-    single = data.rows["output_tokens"] == 1
-    absent = np.full(len(kept), np.nan)
     for name, limit in request_slos.items():
-        values = samples.get(SCHEDULED_TWIN.get(name, name) if scheduled else name, absent)
-        within = values >= limit if name in LOWER_LIMITS else values <= limit
-        if name in NEED_A_SECOND_TOKEN:
-            within |= np.isnan(values) & single
-        if name == "output_throughput_per_user":
-            within |= samples.get("tpot_ms", absent) == 0  # infinitely fast: all tokens in one chunk
-        kept &= within
+        values = _judged(data, samples, name, scheduled=scheduled)
+        kept &= values >= limit if name in LOWER_LIMITS else values <= limit
     return kept
+
+
+def unmeasured(data: Columns, samples: Mapping[str, Floats], request_slos: Mapping[str, float]) -> dict[str, int]:
+    """By limit, how many completed requests have nothing that could keep it; only limits with such requests."""
+    completed = data.outcome(Outcome.COMPLETED)
+    amounts = {name: int(np.isnan(_judged(data, samples, name)[completed]).sum()) for name in request_slos}
+    return {name: amount for name, amount in amounts.items() if amount}
+
+
+def _judged(data: Columns, samples: Mapping[str, Floats], name: str, *, scheduled: bool = False) -> Floats:
+    """What each request is judged by for a limit: NaN where it was not measured, what keeps any limit where there is nothing
+    to measure, as in an answer of one token there is no second one."""
+    absent = np.full(len(data.rows), np.nan)
+    values = samples.get(SCHEDULED_TWIN.get(name, name) if scheduled else name, absent)
+    if name not in NEED_A_SECOND_TOKEN:
+        return values
+    single = (data.rows["output_tokens"] == 1) & (data.rows["chunks"] <= 1)
+    return np.where(np.isnan(values) & single, np.inf if name in LOWER_LIMITS else -np.inf, values)
 
 
 def counts(data: Columns, samples: Mapping[str, Floats]) -> dict[str, float]:
@@ -116,9 +131,16 @@ def counts(data: Columns, samples: Mapping[str, Floats]) -> dict[str, float]:
         "late": float(np.count_nonzero(samples["send_lag_ms"] > LATE_MS)),
         "retried": float(np.count_nonzero(data.rows["retried"])),
         "false_usage_count": float(np.count_nonzero(data.rows["false_usage"])),
+        "estimated_count": float(np.count_nonzero(estimated(data))),
         "answered": float(np.count_nonzero(data.rows["status"] > 0)),
         "success_rate": found["completed"] / ended if ended else 0.0,
     }
+
+
+def estimated(data: Columns) -> Bools:
+    """Completed requests whose output tokens are no count of the service."""
+    found: Bools = data.outcome(Outcome.COMPLETED) & ~data.rows["server_counted"]
+    return found
 
 
 def totals(data: Columns, started_ns: int) -> dict[str, float]:
@@ -131,6 +153,7 @@ def totals(data: Columns, started_ns: int) -> dict[str, float]:
 
     duration_s = max(0.0, (int(rows["end_ns"].max(initial=started_ns)) - started_ns) / NS_PER_S)
     prompts, answers, asked = (of_completed(name) for name in ("input_tokens", "output_tokens", "asked_output_tokens"))
+    asked = asked * np.maximum(1, of_completed("choices"))
     reasoning, cached = of_completed("reasoning_tokens"), of_completed("cached_tokens")
     inputs, outputs = float(prompts.sum()), float(answers.sum())
     found = {"duration_s": duration_s, "total_input_tokens": inputs, "total_output_tokens": outputs}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -13,12 +14,22 @@ from swarmtune.loadgen.judge.latencies import (
     NS_PER_S,
     Columns,
     Floats,
+    Gaps,
     columns,
-    gap_samples,
+    gaps_of,
     request_samples,
 )
 from swarmtune.loadgen.judge.loaded import loaded_rates
-from swarmtune.loadgen.judge.metrics import ADJUSTED, BASIC_STATISTICS, check_limits, counts, goodput, keeps, totals
+from swarmtune.loadgen.judge.metrics import (
+    ADJUSTED,
+    BASIC_STATISTICS,
+    check_limits,
+    counts,
+    goodput,
+    keeps,
+    totals,
+    unmeasured,
+)
 from swarmtune.loadgen.judge.series import SteadyWindow, Steps, concurrency, steady_window
 from swarmtune.loadgen.judge.statistics import PERCENTILES, Statistics, statistics
 from swarmtune.loadgen.records import Outcome, Records
@@ -42,7 +53,7 @@ class Steady:
 class Results:
     """``scalars``: one number per name; ``statistics``: by sample name (metrics.py has both tables).
 
-    ``errors``: how often each error occurred among the measured requests; ``notes``: what a reader should know;
+    ``errors``: how often each error made a measured request fail; ``notes``: what a reader should know;
     ``blocks``: some rates in equal stretches of the time in which the load was on (loaded.py).
     """
 
@@ -108,18 +119,20 @@ def results(
     closed: bool = True,
     offered_s: float | None = None,
     streamed: bool = True,
+    tokenizer: str = "the built-in tokenizer",
 ) -> Results:
     """Everything of metrics.py, from the records of a run.
 
     ``request_slos``: limits of a single request, {"ttft_ms": 500}. ``target_concurrency``: what was asked for, if a
     concurrency was; ``closed``: as many users, each with one request at a time, else a ceiling of a rate. ``offered_s``:
     the time in which requests were to be sent, s; None: until their number was reached. ``streamed``: did the answers
-    come token by token? ConfigValidationError on an unknown limit.
+    come token by token? ``tokenizer``: what estimated tokens, for a note. ConfigValidationError on an unknown limit.
     """
     slos = request_slos or {}
     check_limits(slos)
     data = columns(records)
-    samples = request_samples(data, streamed=streamed)
+    gaps = gaps_of(data)
+    samples = request_samples(data, streamed=streamed, gaps=gaps)
     scalars = counts(data, samples) | totals(data, records.started_ns)
     scalars |= goodput(data, samples, slos, scalars["duration_s"])
     failed = int(scalars["failed"])
@@ -128,7 +141,7 @@ def results(
         for name, values in samples.items()
         if (one := statistics(values[~np.isnan(values)], failed=failed, confidence=confidence)) is not None
     }
-    found |= _gap_statistics(data, confidence) if streamed else {}
+    found |= _gap_statistics(gaps, confidence) if streamed else {}
     flight = concurrency(records)
     end_ns = records.started_ns + round(scalars["duration_s"] * NS_PER_S)
     scalars |= _littles_law(flight, records.started_ns, end_ns, scalars, found)
@@ -136,16 +149,22 @@ def results(
     kept = keeps(data, samples, slos) if slos else None
     users = (target_concurrency or scalars.get("peak_concurrency", 1.0)) if closed else None
     stretches = loaded_rates(data, kept, records.started_ns, users, offered_s)
-    errors, notes = _errors(data, records.errors), _notes(scalars, steady, found)
+    errors, notes = _errors(data, records.errors), _notes(scalars, steady, found, tokenizer)
+    notes += tuple(
+        f"{amount:,} of {round(scalars['completed']):,} completed requests have no {name}: it was not measured, and they "
+        "count as not good"
+        for name, amount in unmeasured(data, samples, slos).items()
+    )
     return Results(scalars, found, errors, confidence, steady, notes, stretches)
 
 
-def _gap_statistics(data: Columns, confidence: float) -> dict[str, Statistics]:
-    gaps, tokens = gap_samples(data)
-    icl = statistics(gaps, confidence=confidence)
+def _gap_statistics(gaps: Gaps, confidence: float) -> dict[str, Statistics]:
+    icl = statistics(gaps.ms, confidence=confidence)
     if icl is None:
         return {}
-    itl = icl if tokens is None else statistics(gaps / tokens, tokens, confidence=confidence)
+    there = gaps.tokens > 0
+    ms, tokens = gaps.ms[there], gaps.tokens[there]
+    itl = icl if (gaps.tokens == 1.0).all() else statistics(ms / tokens, tokens, confidence=confidence)
     return {"icl_ms": icl, **({"itl_ms": itl} if itl else {})}
 
 
@@ -190,13 +209,17 @@ def _steady(
 
 
 def _errors(data: Columns, texts: list[str]) -> dict[str, int]:
-    index = data.rows["error"]
+    index = data.rows["error"][data.outcome(Outcome.FAILED)]
     amounts = np.bincount(index[index >= 0], minlength=len(texts))
-    found = {text: int(amount) for text, amount in zip(texts, amounts, strict=True) if amount}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+    found: Counter[str] = Counter()
+    for text, amount in zip(texts, amounts, strict=True):
+        found[text] += int(amount)
+    return {text: amount for text, amount in found.most_common() if amount}
 
 
-def _notes(scalars: Mapping[str, float], steady: Steady | None, found: Mapping[str, Statistics]) -> tuple[str, ...]:
+def _notes(
+    scalars: Mapping[str, float], steady: Steady | None, found: Mapping[str, Statistics], tokenizer: str
+) -> tuple[str, ...]:
     notes = []
     if steady is not None and steady.window.warning:
         notes.append(steady.window.warning)
@@ -204,7 +227,17 @@ def _notes(scalars: Mapping[str, float], steady: Steady | None, found: Mapping[s
     if mean > 0 and little > 0 and abs(little / mean - 1) > LITTLE_TOLERANCE:
         notes.append(
             f"Little's law: {little:.3g} requests in flight follow from throughput and latency of the answered ones, "
-            f"{mean:.3g} were: the rest gave no whole answer"
+            f"{mean:.3g} were: the rest gave no whole answer, or answers ended long after their last token"
+        )
+    if cancelled := round(scalars.get("cancelled", 0)):
+        notes.append(
+            f"{cancelled:,} requests were cancelled, as request_cancellation_rate asks: they count neither as completed nor "
+            "as failed, and give no latencies"
+        )
+    if guessed := round(scalars.get("estimated_count", 0)):
+        notes.append(
+            f"the service stated no token counts that can be true in {guessed:,} of {round(scalars['completed']):,} "
+            f"answers: their output tokens are estimated by {tokenizer}"
         )
     if "ttft_ms" in found and found["ttft_ms"].percentiles["p99.9"] is None:
         notes.append(f"p99.9 needs more than 1000 samples; there are {found['ttft_ms'].n}")

@@ -25,9 +25,9 @@ def observing(spec: Spec, directory: Path) -> Iterator[None]:
     addresses as ``spec`` says. Trouble with either is a note. A body that fails or is cancelled leaves no reader, and no
     spool.
     """
-    here = [node for node in spec.service_nodes if node.is_here]
+    here = [node for node in spec.service_nodes if node.is_here and "off" not in spec.options.gpu_telemetry]
     devices = tuple(sorted({index for node in here for index in node.devices}))
-    urls = tuple(dict.fromkeys((*spec.options.gpu_telemetry, *server_urls(spec))))
+    urls = tuple(dict.fromkeys((*exporter_urls(spec), *server_urls(spec))))
     directory.mkdir(parents=True, exist_ok=True)
     try:
         with reading(Wanted(bool(here), devices or None, urls, service_mark(spec)), directory / SPOOL_FILE):
@@ -49,7 +49,7 @@ def service_mark(spec: Spec) -> ServiceMark | None:
 def observed(spec: Spec, directory: Path) -> Observed:
     """What the reader left in this folder; nothing, if there was none."""
     lines, servers = read_spool(directory / SPOOL_FILE), server_urls(spec)
-    return Observed(devices=lines.without(set(servers) - set(spec.options.gpu_telemetry)), servers=lines.only(servers))
+    return Observed(devices=lines.without(set(servers) - set(exporter_urls(spec))), servers=lines.only(servers))
 
 
 def discard(directory: Path) -> None:
@@ -58,10 +58,15 @@ def discard(directory: Path) -> None:
         (directory / SPOOL_FILE).unlink(missing_ok=True)
 
 
+def exporter_urls(spec: Spec) -> tuple[str, ...]:
+    """Addresses of device exporters. ``pynvml`` is no address: NVIDIA's library is asked anyway."""
+    return tuple(text for text in spec.options.gpu_telemetry if text not in ("off", "pynvml"))
+
+
 def server_urls(spec: Spec) -> tuple[str, ...]:
     """Addresses of server metrics: ``auto`` is the engine's own, ``off`` none; the engine's own without an option."""
     own = [spec.metrics_url] if spec.metrics_url else []
-    usual = own or [f"{url.rstrip('/').removesuffix('/v1')}/metrics" for url in spec.url]
+    usual = own or [f"{url.partition('?')[0].rstrip('/').removesuffix('/v1')}/metrics" for url in spec.url]
     given = spec.options.server_metrics
     if not given:
         return tuple(own)

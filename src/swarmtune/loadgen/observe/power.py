@@ -12,6 +12,7 @@ import numpy as np
 from swarmtune.devices.sources import POWER
 from swarmtune.devices.spool import Key, Lines, Series
 from swarmtune.loadgen.ask.spec import ServiceNode, Spec
+from swarmtune.loadgen.observe.observing import exporter_urls
 
 # What exporters call the power of a device, and the factor to watts; the first that is there counts.
 EXPORTED: Mapping[str, float] = {
@@ -36,7 +37,7 @@ def power_watts(lines: Lines, spec: Spec, started_ns: int, ended_ns: int) -> tup
     """
     total = 0.0
     for node in spec.service_nodes:
-        watts, reason = _of_node(lines, node, spec.options.gpu_telemetry, started_ns, ended_ns)
+        watts, reason = _of_node(lines, node, exporter_urls(spec), started_ns, ended_ns)
         if watts is None:
             return None, reason
         total += watts

@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarmtune.files import created
+
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 ENTRY = struct.Struct("<IIq")
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -191,7 +193,8 @@ def main(arguments: list[str]) -> int:
     server = Server(round(float(ttft_ms) * 1e6), round(float(itl_ms) * 1e6))
     print(server.port, flush=True)  # noqa: T201 - its parent reads it
     server.serve(sys.stdin.fileno())
-    Path(log).write_bytes(server.log)
+    with created(Path(log)) as file:
+        file.write(server.log)
     return 0
 
 

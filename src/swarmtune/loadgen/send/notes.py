@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
-_FIXED = struct.Struct("<qiBBqqqqqqqqqiih?")
+_FIXED = struct.Struct("<qiBBqqqqqqqqqiiih?")
 IN_FLIGHT = -1  # exchange of a note that only holds a FLIGHTS: until when all is in the spool, and what is not over
 FLIGHTS = struct.Struct("<qq")  # CLOCK_MONOTONIC, ns; requests in flight
 TEXT_LIMIT = 500  # characters of a transport error that are kept
 
 
-@dataclass(slots=True)
-class Note:
+class Note(NamedTuple):
     """Columns of records.REQUEST that only the sender knows. ``error``: of the transport, empty if there was none."""
 
     session: int
@@ -26,9 +25,10 @@ class Note:
     end_ns: int
     end_read_ns: int
     received_bytes: int
-    sent_bytes: int
+    sent_bytes: int  # of the request, and what stands behind addresses in it may have
     most_tokens: int  # that the request allowed; -1: it set no limit
-    asked_input_tokens: int
+    expected_results: int  # vectors that the answer has to hold; -1: none, or not known
+    asked_input_tokens: int  # of the turns so far, without the answers between them
     asked_output_tokens: int
     status: int
     retried: bool
@@ -36,11 +36,7 @@ class Note:
 
     def pack(self) -> bytes:
         """As bytes for the spool."""
-        return _FIXED.pack(
-            self.session, self.turn, self.phase, self.outcome, self.scheduled_ns, self.ready_ns, self.sent_ns,
-            self.connect_ns, self.end_ns, self.end_read_ns, self.received_bytes, self.sent_bytes,
-            self.most_tokens, self.asked_input_tokens, self.asked_output_tokens, self.status, self.retried,
-        ) + self.error[:TEXT_LIMIT].encode(errors="replace")  # fmt: skip
+        return _FIXED.pack(*self[:-1]) + self.error[:TEXT_LIMIT].encode(errors="replace")
 
     @classmethod
     def unpack(cls, data: bytes) -> Note:

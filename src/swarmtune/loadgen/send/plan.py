@@ -14,6 +14,7 @@ from swarmtune.loadgen.ask.source import Block, Source
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Phase
 from swarmtune.loadgen.send.sender import TimedPhase
+from swarmtune.loadgen.send.steady import LONGEST_S, Steadiness
 from swarmtune.loadgen.send.timing import FOREVER, Shape, Timing
 from swarmtune.workload.arrivals import ArrivalProcess
 from swarmtune.workload.session import Dataset
@@ -151,7 +152,7 @@ def measured(
 def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, started_ns: int) -> TimedPhase | None:
     """The warm-up; None if the options ask for none."""
     count, duration = options.warmup_request_count, options.warmup_duration
-    if not count and duration is None:
+    if not count and duration is None and not options.warmup_until_steady:
         return None
     rate = options.warmup_request_rate
     concurrency = options.warmup_concurrency or concurrency_of(options) or DEFAULT_CONCURRENCY
@@ -161,10 +162,13 @@ def warm_up(options: LoadgenOptions, source: Source, seed: int, share: Share, st
         process = ArrivalProcess("poisson", rate, seed)
         every = itertools.chain.from_iterable(block.tolist() for block in process.blocks(count or None, duration))
         times = itertools.islice(every, share.worker, None, share.workers)
+    steady = Steadiness(shape.concurrency or DEFAULT_CONCURRENCY) if options.warmup_until_steady else None
+    if steady:
+        count, duration = count or steady.most * share.workers, duration or LONGEST_S
     source.grant(share_of(Block(WARMUP_SESSIONS, count or None), share))
     until = FOREVER if duration is None else started_ns + round(duration * NS)
     grace = None if options.warmup_grace_period is None else round(options.warmup_grace_period * NS)
-    return TimedPhase(Timing(shape, source, started_ns, times), until, grace)
+    return TimedPhase(Timing(shape, source, started_ns, times, steady=steady), until, grace)
 
 
 def _shape(options: LoadgenOptions, seed: int, share: Share, phase: Phase, concurrency: int | None) -> Shape:

@@ -5,21 +5,22 @@ whose next turn needs the answer to the last).
 
 from __future__ import annotations
 
-import heapq
-import math
+import contextlib
 import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from swarmtune.loadgen.ask.target import Target
-from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint, understood
+from swarmtune.loadgen.endpoints.base import ChatMessage, Endpoint, linked_bytes, understood
+from swarmtune.loadgen.endpoints.packed import PackedError, unpacked
 from swarmtune.loadgen.records import Outcome, Progress, WorkerFacts
+from swarmtune.loadgen.send.flight import Flight, Limits, Reason, answer_limit, retry_after_ns
 from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.send.ownload import OwnLoad
 from swarmtune.loadgen.send.timing import FOREVER, Ticket, Timing
-from swarmtune.loadgen.wire.base import ERRORS, Happening, Kind, Wire
+from swarmtune.loadgen.wire.base import CERTIFICATE_WANTED, ERRORS, TLS_FAILED, TOO_LONG, Happening, Kind, Wire
 from swarmtune.loadgen.wire.framing import body_of
 from swarmtune.workload.session import Session
 
@@ -31,8 +32,7 @@ AHEAD = 256  # payloads that are made ahead when there is time
 IDLE_NS = 2_000_000  # so long must nothing be due for that
 REFUSED_PAUSE_NS = 100_000_000
 REFUSED_LIMIT = 20  # connections refused in a row after which the service counts as lost
-MAX_PAUSE_NS = 60 * NS  # the longest Retry-After that is obeyed
-ENDED_KEPT = 10_000  # ended requests that may wait in line for their time limit
+ENDLESS_LIMIT = 8  # answers longer than they can be, in a row, after which no more are asked for
 MOST_TOKENS = 2**31 - 1  # that a note holds
 TICK_NS = 200_000_000  # how often the observer is called
 
@@ -52,25 +52,11 @@ class TimedPhase:
     latest_ns: int = FOREVER
 
 
-@dataclass(slots=True, eq=False)
-class _Flight:
-    ticket: Ticket
-    timing: Timing
-    number: int
-    payload: bytes
-    connection: int = -1
-    sent_ns: int = 0
-    began_ns: int = 0
-    connect_ns: int = 0
-    retried: bool = False
-    over: bool = False
-
-
 @dataclass(slots=True)
 class _Line:
     """A connection: the flight on it, and how many answers it has brought."""
 
-    flight: _Flight | None = None
+    flight: Flight | None = None
     served: int = 0
     ready: bool = False
     target: int = 0
@@ -107,14 +93,15 @@ class Sender:
         self._lines: dict[int, _Line] = {}
         # A number may be used again for another connection: what lies idle is known by number and line.
         self._idle: list[list[tuple[int, _Line]]] = [[] for _ in targets]  # per target, last used last
+        self._ends = [False] * len(targets)  # a separate end of an HTTP answer, after its last event, has been seen
+        self._unended = [False] * len(targets)  # such an end was waited for, and did not come
         self._sticky: dict[int, tuple[int, _Line]] = {}  # by session
-        self._flights: set[_Flight] = set()
-        self._deadlines: deque[tuple[int, _Flight]] = deque()
-        self._cancels: list[tuple[int, int, _Flight]] = []
+        self._flights: set[Flight] = set()
         self._numbers = 0
-        self._refused_in_a_row = 0
+        self._refused_in_a_row = self._endless_in_a_row = 0
         self._hold_ns = 0  # no new connection before, after one was refused
         self._timeout_ns = round(self._options.request_timeout_seconds * NS)
+        self._limits = Limits(self._timeout_ns)
         self._cycles: Counter[int] = Counter()
         self._finished_ns = 0
         self._enough_ns = 0  # when as many requests had ended as a phase waits for
@@ -171,7 +158,8 @@ class Sender:
             self._cycle_facts()
 
     def _run(self, phase: TimedPhase) -> None:
-        timing, tick_ns = phase.timing, 0
+        timing, source, tick_ns = phase.timing, phase.timing.source, 0
+        tells = timing.shape.prefill_concurrency is not None
         while not self.stopped:
             now, until_ns = time.monotonic_ns(), self._until(phase)
             sending = now < until_ns
@@ -179,33 +167,30 @@ class Sender:
                 self._tick(phase)
                 tick_ns = now + TICK_NS
             more = False
+            if self._limits.next_ns <= now:
+                self._time_out(now)  # before sending: it frees slots
             if sending:
                 now, more = self._send_due(timing, now)
-            if timing.finished or self._over(phase, now):
+            if timing.finished or self._over(phase, until_ns, now):
                 break
-            wake = now if more else min(tick_ns, until_ns if sending else FOREVER, self._time_out(now))
+            wake = now if more else min(tick_ns, until_ns if sending else FOREVER, self._limits.next_ns)
             if sending and not more:
-                wake = min(wake, max(timing.due_ns(now), self._hold_ns))
-                if timing.source.left < AHEAD and not timing.source.complete:
+                wake = min(wake, self._hold_ns if now < self._hold_ns else timing.due_ns(now))
+                if not source.complete and source.left < AHEAD:
                     self._observer.low()
             if not sending and phase.grace_ns is not None:
                 wake = min(wake, until_ns + phase.grace_ns)
-            if wake - now > IDLE_NS and sending and timing.source.prepared < AHEAD:
-                timing.source.prepare(8)
+            if wake - now > IDLE_NS and sending and source.prepared < AHEAD:
+                source.prepare(8)
             self._cycles[(time.monotonic_ns() - now).bit_length()] += 1
-            self._handle(
-                self._wire.wait(max(0, wake - time.monotonic_ns()), tell_answering=self._tells_answering(timing))
-            )
-        end = min(self._until(phase), time.monotonic_ns())
+            self._handle(self._wire.wait(max(0, wake - time.monotonic_ns()), tell_answering=tells))
+        end, text = min(self._until(phase), time.monotonic_ns()), "no slot came free before the end"
         for ticket in timing.unsent(end):
-            self._note(
-                _Flight(ticket, timing, 0, b""), Outcome.DROPPED, end, end, 0, 0, "no slot came free before the end"
-            )
+            self._note(Flight(ticket, timing, 0, b""), Outcome.DROPPED, end, end, 0, 0, text)
+        timing.tell_pauses(self.facts, end)
         if phase.grace_ns is not None or self.stopped:
-            given_up = time.monotonic_ns()
-            self._give_up(
-                given_up, lambda flight: flight.timing is timing and (self.stopped or not _handed_over(phase))
-            )
+            over = self.stopped or not _handed_over(phase)
+            self._give_up(time.monotonic_ns(), lambda flight: flight.timing is timing and over)
 
     def _tick(self, phase: TimedPhase) -> None:
         self.progress.in_flight = len(self._flights)
@@ -217,13 +202,13 @@ class Sender:
             self._wire.note(IN_FLIGHT, FLIGHTS.pack(time.monotonic_ns(), len(self._flights)))
             self._wire.flush()
 
-    def _over(self, phase: TimedPhase, now: int) -> bool:
-        if phase.timing.all_sent and _handed_over(phase):
+    def _over(self, phase: TimedPhase, until_ns: int, now: int) -> bool:
+        if _handed_over(phase) and phase.timing.all_sent:
             return True
-        if now < self._until(phase):
+        if now < until_ns:
             return False
         grace = FOREVER if phase.grace_ns is None else phase.grace_ns
-        return not self._flights or now >= self._until(phase) + grace
+        return not self._flights or now >= until_ns + grace
 
     def _until(self, phase: TimedPhase) -> int:
         """When it stops sending."""
@@ -233,9 +218,6 @@ class Sender:
                 self._enough_ns = time.monotonic_ns()
             until_ns = min(phase.latest_ns, max(until_ns, self._enough_ns or FOREVER))
         return min(until_ns, self._finished_ns or FOREVER)
-
-    def _tells_answering(self, timing: Timing) -> bool:
-        return timing.shape.prefill_concurrency is not None
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
@@ -250,13 +232,12 @@ class Sender:
 
     def _launch(self, ticket: Ticket, timing: Timing, now: int) -> None:
         self._numbers += 1
+        ticket.ready_ns = max(ticket.ready_ns, self._hold_ns)  # a pause after a refused connection is no lateness
         payload = ticket.payload or self.payload(ticket.session, ticket.turn, ticket.history)
         ticket.payload = None
-        flight = _Flight(ticket, timing, self._numbers, payload, began_ns=now)
+        flight = Flight(ticket, timing, self._numbers, payload, began_ns=now)
         self._flights.add(flight)
-        self._deadlines.append((now + self._timeout_ns, flight))
-        if len(self._deadlines) > 2 * len(self._flights) + ENDED_KEPT:  # one slow answer must not keep all later ones
-            self._deadlines = deque(entry for entry in self._deadlines if not entry[1].over)
+        self._limits.begin(flight, now, len(self._flights))
         self.progress.sent += ticket.phase == 1
         connection = self._connection_for(ticket)
         if connection is not None:
@@ -283,18 +264,22 @@ class Sender:
                 return connection
         return None
 
-    def _send(self, flight: _Flight, connection: int) -> None:
+    def _send(self, flight: Flight, connection: int) -> None:
         flight.connection = connection
         self._lines[connection].flight = flight
         try:
-            flight.sent_ns = self._wire.send(connection, flight.number, flight.payload, keep=flight.ticket.more)
+            turn, more = flight.ticket.request, flight.ticket.more
+            flight.most_tokens = self._endpoint.most_tokens(turn)
+            limit = answer_limit(flight.most_tokens, len(turn.texts))
+            flight.sent_ns = self._wire.send(connection, flight.number, flight.payload, keep=more, limit=limit)
         except OSError as error:
-            self._failed(flight, error.errno or 0, time.monotonic_ns(), bool(self._lines[connection].served))
+            reason = error.strerror or str(error)
+            self._failed(flight, reason, time.monotonic_ns(), bool(self._lines[connection].served))
             return
         if flight.ticket.cancel_after_ns is not None:
-            heapq.heappush(self._cancels, (flight.sent_ns + flight.ticket.cancel_after_ns, flight.number, flight))
+            self._limits.cancel(flight, flight.sent_ns + flight.ticket.cancel_after_ns)
 
-    def _open(self, target: int, flight: _Flight | None = None) -> None:
+    def _open(self, target: int, flight: Flight | None = None) -> None:
         """Open a connection, for this flight or as a spare."""
         if flight:
             flight.began_ns = time.monotonic_ns()
@@ -324,7 +309,10 @@ class Sender:
             elif h.kind == Kind.CONNECTED:
                 self._connected(h, line)
             elif h.kind == Kind.ENDED:
+                self._ends[line.target] |= line.flight is not None and line.flight.streamed is not None
                 self._ended(h, line)
+            elif h.kind == Kind.STREAMED:
+                self._streamed(h, line)
             elif h.kind == Kind.CLOSED:
                 self._closed(h, line)
             elif line.flight:
@@ -339,11 +327,25 @@ class Sender:
         line.flight.connect_ns = h.read_ns - line.flight.began_ns
         self._send(line.flight, h.connection)
 
-    def _ended(self, h: Happening, line: _Line) -> None:
+    def _streamed(self, h: Happening, line: _Line) -> None:
+        """The last event has come. The HTTP answer ends at once, or never: some services forget that. Then the stream's end
+        is the answer's, and the connection is not used again."""
+        if line.flight is None:
+            return
+        line.flight.streamed = h
+        if self._unended[line.target] and not self._ends[line.target]:
+            self._ended(h._replace(keep_alive=0), line)
+        else:
+            self._limits.linger(line.flight, time.monotonic_ns())
+
+    def _ended(self, h: Happening, line: _Line, freed_ns: int = 0) -> None:
+        """``freed_ns``: when the slot came free, if not with the last byte."""
         flight, line.flight = line.flight, None
         line.served += 1
+        self._targets[line.target].answered = True
         if flight is None:
             return
+        self.facts.open_ends += flight.ticket.phase == 1 and h.kind == Kind.STREAMED
         history, pause_ns = None, 0
         if h.status != OK or flight.ticket.more:
             history, pause_ns = self._understood(h, flight)
@@ -358,81 +360,96 @@ class Sender:
                 self._drop(h.connection)
         else:
             self._idle[line.target].append((h.connection, line))
-        flight.timing.ended(flight.ticket, h.ns, succeeded=succeeded, history=history, pause_ns=pause_ns)
+        ns = freed_ns or h.ns
+        flight.timing.ended(flight.ticket, ns, succeeded=succeeded, history=history, pause_ns=pause_ns)
 
-    def _understood(self, h: Happening, flight: _Flight) -> tuple[list[ChatMessage] | None, int]:
+    def _understood(self, h: Happening, flight: Flight) -> tuple[list[ChatMessage] | None, int]:
         """The history for the next turn (None: it cannot go on), and the pause that the server asks for, ns."""
         status, headers, body = body_of(self._wire.kept(h.connection))
         if status != OK:
-            return None, _retry_after_ns(headers.get(b"retry-after", b""))
-        answer = understood(self._endpoint, [(0, body)], keep_text=True)
-        if answer.error:
-            return None, 0
-        return self._endpoint.continued(flight.ticket.history, flight.ticket.request, answer.text), 0
+            return None, retry_after_ns(headers.get(b"retry-after", b""))
+        with contextlib.suppress(PackedError):
+            answer = understood(self._endpoint, unpacked([(0, body)], headers), keep_text=True)
+            if not answer.error:
+                return self._endpoint.continued(flight.ticket.history, flight.ticket.request, answer.text), 0
+        return None, 0
 
     def _closed(self, h: Happening, line: _Line) -> None:
         flight = line.flight
         answered, reused, ready = h.bytes > 0, line.served > 0, line.ready
         line.flight = None
-        reason = self._wire.kept(h.connection).decode(errors="replace") if not ready else ""
+        tls = h.error in (TLS_FAILED, CERTIFICATE_WANTED)
+        reason = self._wire.kept(h.connection).decode(errors="replace") if tls else ""
+        wrong = self._targets[line.target].wrong_scheme() if flight and ready and not h.status else ""
+        reason = wrong or reason or ERRORS.get(h.error) or os.strerror(h.error)
         self._drop(h.connection)
+        if wrong or h.error == CERTIFICATE_WANTED:
+            self._lose(reason)
         if flight is None:
             return
         if not ready:
-            self._refused(flight, reason or ERRORS.get(h.error) or os.strerror(h.error), h.read_ns)
+            self._refused(flight, reason, h.read_ns)
         elif answered:
-            self._end_broken(flight, h)
+            self._end_broken(flight, h, reason)
         else:
-            self._failed(flight, h.error, h.read_ns, reused)
+            self._failed(flight, reason, h.read_ns, reused)
 
-    def _failed(self, flight: _Flight, error: int, now: int, reused: bool) -> None:
+    def _failed(self, flight: Flight, reason: str, now: int, reused: bool) -> None:
         """No byte of an answer came. If the server closed an idle connection in the meantime, once more on a fresh one."""
         self._drop(flight.connection)
         if reused and not flight.retried:
             flight.retried = True
             self._open(self._target_of(flight.ticket.session), flight)
             return
-        self._note(flight, Outcome.FAILED, now, now, 0, 0, ERRORS.get(error) or os.strerror(error))
+        self._note(flight, Outcome.FAILED, now, now, 0, 0, reason)
         flight.timing.ended(flight.ticket, now, succeeded=False)
 
-    def _end_broken(self, flight: _Flight, h: Happening) -> None:
-        text = ERRORS.get(h.error) or f"the connection was closed during the answer: {os.strerror(h.error)}"
-        self._note(flight, Outcome.FAILED, h.ns, h.read_ns, h.bytes, h.status, text)
+    def _end_broken(self, flight: Flight, h: Happening, reason: str) -> None:
+        if h.error not in ERRORS:
+            reason = f"the connection was closed during the answer: {reason}"
+        self._note(flight, Outcome.FAILED, h.ns, h.read_ns, h.bytes, h.status, reason)
+        self._endless_in_a_row = self._endless_in_a_row + 1 if h.error == TOO_LONG else 0
+        if self._endless_in_a_row == ENDLESS_LIMIT:
+            self.facts.notes.append(f"{ENDLESS_LIMIT} answers in a row did not end: no more requests were sent")
+            self.finish()
         flight.timing.ended(flight.ticket, h.ns, succeeded=False)
 
-    def _refused(self, flight: _Flight, reason: str, now: int) -> None:
+    def _refused(self, flight: Flight, reason: str, now: int) -> None:
         """No connection could be made."""
         self._note(flight, Outcome.FAILED, now, now, 0, 0, f"cannot connect: {reason}")
         flight.timing.ended(flight.ticket, now, succeeded=False)
         self._refused_in_a_row += 1
         self._hold_ns = now + REFUSED_PAUSE_NS
         if self._refused_in_a_row >= REFUSED_LIMIT:
-            self.lost = self.stopped = True
+            self._lose("")
+
+    def _lose(self, reason: str) -> None:
+        """The service cannot be used: end the run."""
+        if reason and reason not in self.facts.notes:
+            self.facts.notes.append(reason)
+        self.lost = self.stopped = True
 
     # --- giving up -------------------------------------------------------------------------------------------------
 
-    def _time_out(self, now: int) -> int:
-        """End requests that have waited too long or are to be cancelled; the time of the next such check, ns."""
-        while self._deadlines and (self._deadlines[0][1].over or self._deadlines[0][0] <= now):
-            _, flight = self._deadlines.popleft()
-            if not flight.over:
-                text = f"no complete answer within {self._options.request_timeout_seconds:g} s"
-                self._abandon(flight, Outcome.FAILED, now, text)
-        while self._cancels and (self._cancels[0][2].over or self._cancels[0][0] <= now):
-            flight = heapq.heappop(self._cancels)[2]
-            if not flight.over:
+    def _time_out(self, now: int) -> None:
+        """End what has been waited for long enough, and what is to be cancelled."""
+        for flight, reason in self._limits.expired(now):
+            if reason is Reason.CANCELLED:
                 self._abandon(flight, Outcome.CANCELLED, now, "cancelled on purpose")
-        times = [FOREVER]
-        times += [self._deadlines[0][0]] if self._deadlines else []
-        times += [self._cancels[0][0]] if self._cancels else []
-        return min(times)
+            elif flight.streamed is not None:
+                line = self._lines[flight.connection]
+                self._unended[line.target] = True
+                self._ended(flight.streamed._replace(keep_alive=0), line, now)
+            else:
+                late = f"no complete answer within {self._options.request_timeout_seconds:g} s"
+                self._abandon(flight, Outcome.FAILED, now, late)
 
-    def _abandon(self, flight: _Flight, outcome: Outcome, now: int, text: str) -> None:
+    def _abandon(self, flight: Flight, outcome: Outcome, now: int, text: str) -> None:
         self._drop(flight.connection)
         self._note(flight, outcome, now, now, 0, 0, text)
         flight.timing.ended(flight.ticket, now, succeeded=False)
 
-    def _give_up(self, now: int, which: Callable[[_Flight], bool]) -> None:
+    def _give_up(self, now: int, which: Callable[[Flight], bool]) -> None:
         for flight in sorted((f for f in self._flights if which(f)), key=lambda f: f.number):
             self._abandon(flight, Outcome.INCOMPLETE, max(now, flight.sent_ns), "not answered before the end")
 
@@ -441,10 +458,10 @@ class Sender:
             self._wire.drop(connection)
 
     def _note(
-        self, flight: _Flight, outcome: Outcome, ns: int, read_ns: int, received: int, status: int, error: str
+        self, flight: Flight, outcome: Outcome, ns: int, read_ns: int, received: int, status: int, error: str
     ) -> None:
         flight.over = True
-        sent_bytes, flight.payload = len(flight.payload), b""
+        sent_bytes, flight.payload = len(flight.payload) + linked_bytes(flight.payload), b""
         self._flights.discard(flight)
         ticket, turn = flight.ticket, flight.ticket.request
         if ticket.phase == 1 and outcome is not Outcome.DROPPED:
@@ -454,8 +471,8 @@ class Sender:
         note = Note(
             ticket.session.index, ticket.turn, ticket.phase, outcome, ticket.scheduled_ns, ticket.ready_ns, flight.sent_ns,
             flight.connect_ns, ns, read_ns, received, sent_bytes,
-            min(self._endpoint.most_tokens(turn), MOST_TOKENS), min(turn.input_tokens, MOST_TOKENS), min(asked, MOST_TOKENS),
-            status, flight.retried, error,
+            min(flight.most_tokens, MOST_TOKENS), self._endpoint.expected_results(turn),
+            min(ticket.input_tokens, MOST_TOKENS), min(asked, MOST_TOKENS), status, flight.retried, error,
         )  # fmt: skip
         self._wire.note(flight.number, note.pack())
 
@@ -471,12 +488,3 @@ class Sender:
 def _handed_over(phase: TimedPhase) -> bool:
     """May the next phase begin while answers of this one are still to come?"""
     return phase.grace_ns == 0 and phase.timing.shape.phase == 0
-
-
-def _retry_after_ns(value: bytes) -> int:
-    """Seconds of a Retry-After header; 0 without one that can be used. (A date is not obeyed.)"""
-    try:
-        seconds = float(value)
-    except ValueError:
-        return 0
-    return min(MAX_PAUSE_NS, round(seconds * NS)) if math.isfinite(seconds) and seconds > 0 else 0

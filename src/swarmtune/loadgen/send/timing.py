@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 
 from swarmtune.loadgen.ask.source import Prepared, Source
 from swarmtune.loadgen.endpoints.base import ChatMessage
-from swarmtune.loadgen.records import Phase
+from swarmtune.loadgen.records import Phase, WorkerFacts
+from swarmtune.loadgen.send.steady import Steadiness
 from swarmtune.workload.session import Session, Turn
 
 FOREVER = 2**62
+SOON_NS = 250_000  # steps of a ramp that are closer are taken together
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,14 @@ class Ticket:
         return self.session.turns[self.turn]
 
     @property
+    def input_tokens(self) -> int:
+        """Of this turn and those before it, without the answers to them; a whole body holds its conversation itself."""
+        if not self.turn:
+            return self.request.input_tokens
+        first = 0 if self.request.payload is None else self.turn
+        return sum(turn.input_tokens for turn in self.session.turns[first : self.turn + 1])
+
+    @property
     def more(self) -> bool:
         """Will the session go on after this turn?"""
         return self.turn + 1 < self.turns
@@ -76,29 +86,37 @@ class Timing:
         started_ns: int,
         arrivals: Iterator[int] | None = None,
         before: Timing | None = None,
+        steady: Steadiness | None = None,
     ) -> None:
-        """``before``: a phase that handed over while its last answers were under way; they keep their slots."""
+        """``before``: a phase that handed over while its last answers were under way; they keep their slots. ``steady``:
+        with the answer that makes the service steady, no more is sent."""
         self.shape = shape
         self.source = source
         self.started_ns = started_ns
         self.in_flight = 0  # requests
         self.sessions = 0  # that have begun and not ended
         self.prefilling = 0
+        self._pauses: list[int] = []  # that the service asked for, ns
         self._before = before
+        self._steady = steady
         self._arrivals = arrivals
         self._next_arrival = next(arrivals, None) if arrivals else None
         self._thinking: list[tuple[int, int, Ticket | None]] = []  # None: a slot that comes free after a pause
         self._waiting: deque[Ticket] = deque()  # due, and no slot free
         self._freed: deque[int] = deque()  # when slots came free, oldest first
-        self._free_since = started_ns  # when the last ceiling gave way
-        self._blocked = False  # something due has waited for a ceiling
+        self.free_since = started_ns  # when the last ceiling gave way
+        self._blocked = False  # what is due has waited for a ceiling
         self._order = itertools.count()
+        self._ramps = (
+            (shape.concurrency, shape.concurrency_ramp_ns),
+            (shape.prefill_concurrency, shape.prefill_ramp_ns),
+        )
 
     # --- called by the sender ---------------------------------------------------------------------------------------
 
     def take(self, now_ns: int) -> Ticket | None:
         """The request to send now, if there is one."""
-        if now_ns < self.started_ns:
+        if now_ns < self.started_ns or self._warm:
             return None
         self._collect_due(now_ns)
         if self._full(now_ns):
@@ -113,10 +131,10 @@ class Timing:
             at = self._freed.popleft() if self._freed else self._opened_ns(now_ns)
             ticket = self._first(prepared, at)
         else:
+            self._blocked = False
             return None
         if self._blocked:
-            ticket.ready_ns = max(ticket.scheduled_ns, self._free_since)
-            self._blocked = bool(self._waiting)
+            ticket.ready_ns = max(ticket.ready_ns, self._gave_way_ns(now_ns))
         self.sessions += ticket.turn == 0
         self.in_flight += 1
         self.prefilling += 1
@@ -126,20 +144,23 @@ class Timing:
         """When to ask again, at the latest, unless an answer comes before."""
         if now_ns < self.started_ns:
             return self.started_ns
+        if self._warm:
+            return FOREVER
         times = [FOREVER]
         if self._thinking:
             times.append(self._thinking[0][0])
         if self._next_arrival is not None:
             times.append(self.started_ns + self._next_arrival)
-        for limit, ramp in self._ramps():
-            if limit is not None and now_ns < self.started_ns + ramp:
-                times.append(now_ns + max(1_000_000, ramp // limit))
+        for limit, ramp in self._ramps:
+            if limit and now_ns < self.started_ns + ramp:
+                risen = int(_risen(limit, ramp, now_ns - self.started_ns))
+                times.append(max(now_ns + SOON_NS, self._risen_over_ns(limit, ramp, risen)))
         return min(times)
 
     def answering(self, ticket: Ticket, ns: int) -> None:
         """The first part of its answer came at ``ns``."""
         if ticket.prefilling and self.shape.prefill_concurrency is not None:
-            self._free_since = ns
+            self.free_since = ns
         self.prefilling -= ticket.prefilling
         ticket.prefilling = False
 
@@ -152,18 +173,25 @@ class Timing:
         """
         self.answering(ticket, ns)
         self.in_flight -= 1
-        self._free_since = ns
+        self.free_since = ns
+        if self._steady is not None and succeeded:
+            self._steady.answered(ns - ticket.ready_ns, ticket.request.output_tokens)
+        if self._warm:
+            self._thinking.clear()
+            self._waiting.clear()
+            return
         if ticket.more and succeeded:
             following = ticket.session.turns[ticket.turn + 1]
             due = ns + following.delay_ns
             if following.interval_ns is not None:
                 due = ticket.scheduled_ns + following.interval_ns
-            further = Ticket(ticket.session, ticket.turn + 1, ticket.turns, due, due, ticket.phase, None)
+            further = Ticket(ticket.session, ticket.turn + 1, ticket.turns, due, max(due, ns), ticket.phase, None)
             further.history = history or []
             further.cancel_after_ns = self._cancel_after(further)
             heapq.heappush(self._thinking, (max(due, ns), next(self._order), further))
             return
         if pause_ns and self.shape.closed:
+            self._pauses.append(pause_ns)
             heapq.heappush(self._thinking, (ns + pause_ns, next(self._order), None))
         else:
             self._free_slot(ns)
@@ -171,15 +199,17 @@ class Timing:
     @property
     def finished(self) -> bool:
         """Everything was sent, and no session will go on."""
-        nothing_due = not self._waiting and not self._thinking
-        none_to_come = self.source.exhausted and (self.shape.closed or self._next_arrival is None)
-        return nothing_due and none_to_come and not self.in_flight
+        if self.in_flight:
+            return False
+        nothing_due = not self._waiting and all(ticket is None for _, _, ticket in self._thinking)  # None: only a pause
+        none_to_come = self._warm or (self.source.exhausted and (self.shape.closed or self._next_arrival is None))
+        return nothing_due and none_to_come
 
     @property
     def all_sent(self) -> bool:
         """No new session will begin."""
-        if self.shape.closed:
-            return self.source.exhausted
+        if self._warm or self.shape.closed:
+            return self._warm or self.source.exhausted
         return self._next_arrival is None and not self._waiting
 
     def unsent(self, until_ns: int) -> list[Ticket]:
@@ -189,13 +219,19 @@ class Timing:
         self._waiting.clear()
         return left
 
-    # --- inside -----------------------------------------------------------------------------------------------------
+    def tell_pauses(self, facts: WorkerFacts, until_ns: int) -> None:
+        """How often and how long users waited because the service asked for it, until then; not of a warm-up."""
+        if self.shape.phase is Phase.MEASURED and self._pauses:
+            rest_ns = sum(max(0, due_ns - until_ns) for due_ns, _, ticket in self._thinking if ticket is None)
+            facts.pauses += len(self._pauses)
+            facts.paused_s += (sum(self._pauses) - rest_ns) / 1e9
+            facts.longest_pause_s = max(facts.longest_pause_s, max(self._pauses) / 1e9)
 
-    def _ramps(self) -> tuple[tuple[int | None, int], ...]:
-        return (
-            (self.shape.concurrency, self.shape.concurrency_ramp_ns),
-            (self.shape.prefill_concurrency, self.shape.prefill_ramp_ns),
-        )
+    @property
+    def _warm(self) -> bool:
+        return self._steady is not None and self._steady.reached
+
+    # --- inside -----------------------------------------------------------------------------------------------------
 
     def _collect_due(self, now_ns: int) -> None:
         while self._thinking and self._thinking[0][0] <= now_ns:
@@ -213,6 +249,19 @@ class Timing:
             self._next_arrival = next(self._arrivals, None) if self._arrivals else None
         if self.source.exhausted:
             self._next_arrival = None
+
+    def _risen_over_ns(self, limit: int | None, ramp_ns: int, count: int) -> int:
+        """When a ceiling on its way up rose above ``count``."""
+        if not limit or not ramp_ns:
+            return self.started_ns
+        return self.started_ns + min(ramp_ns, -(-ramp_ns * count // limit))
+
+    def _gave_way_ns(self, now_ns: int) -> int:
+        """When the ceilings gave way to what has waited for them: an answer ended (or began), or a ramp rose."""
+        freed_ns = max(self.free_since, self._before.free_since if self._before else 0)
+        counts = (0 if self.shape.closed else self.in_flight, self.prefilling)
+        risen_ns = [self._risen_over_ns(*ramp, count) for ramp, count in zip(self._ramps, counts, strict=True)]
+        return min(now_ns, max(freed_ns, *risen_ns))
 
     def _full(self, now_ns: int) -> bool:
         since = now_ns - self.started_ns

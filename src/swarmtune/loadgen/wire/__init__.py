@@ -7,14 +7,14 @@ from pathlib import Path
 from swarmtune.loadgen.wire.base import Wire
 
 
-def make_wire(spool: Path, *, tls: bool = False, kind: str = "auto", batch_s: float = 0.0005) -> Wire:
+def make_wire(spool: Path, *, kind: str = "auto", batch_s: float = 0.0005) -> Wire:
     """The fastest wire that there is here, writing to ``spool``. ``kind``: "auto", or "native" or "python" by name.
 
-    TLS is done in Python. ``batch_s``: while many events come, they may gather this long; the kernel has stamped them.
+    ``batch_s``: while many events come, they may gather this long; the kernel has stamped them.
     """
     from swarmtune.loadgen.wire import native
 
-    if kind == "native" or (kind == "auto" and not tls and native.available()):
+    if kind == "native" or (kind == "auto" and native.available()):
         return native.NativeWire(spool, batch_s)
     from swarmtune.loadgen.wire.python import PythonWire
 

@@ -21,12 +21,22 @@ SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
 RECORD = struct.Struct("<IIqqqq")
 PIECE, NOTE = 0, 1
 
-MALFORMED, PEER_CLOSED, SPOOL_FAILED, UNASKED = 10001, 10002, 10003, 10004
+MALFORMED, PEER_CLOSED, SPOOL_FAILED, UNASKED, TLS_FAILED, CERTIFICATE_WANTED, TOO_LONG = range(10001, 10008)
 ERRORS = {
     MALFORMED: "the answer is not HTTP",
     PEER_CLOSED: "the connection was closed during the answer",
     UNASKED: "the server sent what nobody had asked for",
+    TLS_FAILED: "the TLS connection failed",
+    CERTIFICATE_WANTED: "the service wants a client certificate",
+    TOO_LONG: "the answer does not end: it is longer than one to this request can be",
 }
+ANSWER_LIMIT = 2**30  # bytes of an answer whose request says nothing else
+REFUSAL_LIMIT = 2**20  # bytes of an answer of status 400 and above
+# Lines that begin the last event of a stream; LAST_EVENTS of answers.h is the same.
+LAST_EVENTS = (
+    b"data: [DONE]", b"data:[DONE]", b"event: response.completed", b"event: response.incomplete", b"event: response.failed",
+    b'data: {"type":"response.completed"', b"event: message_stop",
+)  # fmt: skip
 
 
 class Kind(IntEnum):
@@ -37,6 +47,7 @@ class Kind(IntEnum):
     CLOSED = 3  # closed or broken, see ``error``; the connection must be dropped
     WATCHED = 4  # a watched descriptor is readable
     ANSWERING = 5  # the first byte of the answer's body may have come (only if asked for)
+    STREAMED = 6  # the last event of a stream is whole; ENDED follows when the HTTP answer ends, if it does
 
 
 class Happening(NamedTuple):
@@ -63,17 +74,23 @@ class Wire(ABC):
 
     @abstractmethod
     def add(self, connecting: socket.socket, tls: ssl.SSLContext | None = None, host: str = "") -> int:
-        """Take over a non-blocking socket on which connect was called; CONNECTED or CLOSED follows. Its number."""
+        """Take over a non-blocking socket on which connect was called; CONNECTED or CLOSED follows. Its number.
+
+        With ``tls`` the spool holds the plain bytes, under the stamp of the read that completed them.
+        """
 
     @abstractmethod
     def watch(self, descriptor: int) -> int:
         """Report WATCHED whenever this descriptor is readable."""
 
     @abstractmethod
-    def send(self, connection: int, exchange: int, payload: bytes, *, keep: bool = False) -> int:
+    def send(
+        self, connection: int, exchange: int, payload: bytes, *, keep: bool = False, limit: int = ANSWER_LIMIT
+    ) -> int:
         """Send a request; the stamp taken before its first byte was written. OSError if the connection is broken.
 
-        ``keep``: the raw answer can be had from ``kept``; answers of status 400 and above are always kept.
+        ``keep``: the raw answer can be had from ``kept``; answers of status 400 and above are always kept. ``limit``: bytes
+        that the answer may have, head included; with more it is CLOSED as TOO_LONG (a refusal above REFUSAL_LIMIT).
         """
 
     @abstractmethod
@@ -85,7 +102,10 @@ class Wire(ABC):
 
     @abstractmethod
     def kept(self, connection: int) -> bytes:
-        """The raw answer, heads included, of the connection's last request; empty if it was not kept."""
+        """The raw answer, heads included, of the connection's last request; empty if it was not kept.
+
+        After CLOSED with TLS_FAILED or CERTIFICATE_WANTED: the reason, as text.
+        """
 
     @abstractmethod
     def note(self, exchange: int, data: bytes) -> None:

@@ -1,5 +1,5 @@
 /* The wire's hot path in C: look at many sockets at once, read each with its kernel receive stamp, append what came to
- * the spool, and tell only what a worker must act on. It behaves as python.py does; tests/loadgen/test_wire.py runs the
+ * the spool, and tell only what a worker must act on. It behaves as python.py does; tests/loadgen/wire runs the
  * same tests on both. Linux only. One thread. Times are CLOCK_MONOTONIC nanoseconds.
  *
  * A record of the spool: struct record, then `length` bytes. Little endian, as the machine is.
@@ -11,19 +11,19 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "answers.h"
 
-enum { SPOOL_BYTES = 512 * 1024, READ_BYTES = 64 * 1024, HEAD_LIMIT = 64 * 1024, EVENTS = 1024 };
+enum { SPOOL_BYTES = 512 * 1024, READ_BYTES = 64 * 1024, EVENTS = 1024 };
 enum { READABLE = EPOLLIN | EPOLLRDHUP | EPOLLET }; /* edges: each socket is read until it is empty */
 enum { SLEPT_NS = 100000, WAKE_NS = 500000, CLOSE_NS = 5000 };       /* a wait this long has slept; the way from a wake-up to us */
-enum { CONNECTED = 1, ENDED = 2, CLOSED = 3, WATCHED = 4, ANSWERING = 5 };            /* kinds of happening */
+enum { CONNECTED = 1, ENDED, CLOSED, WATCHED, ANSWERING, STREAMED };                   /* kinds of happening */
 enum { PIECE = 0, NOTE = 1 };                                                        /* kinds of record */
-enum { MALFORMED = 10001, PEER_CLOSED = 10002, SPOOL_FAILED = 10003, UNASKED = 10004 }; /* errors beside errno */
-enum { IDLE, HEAD, LENGTH, CHUNK_SIZE, CHUNK_EXTENSION, CHUNK_DATA, CHUNK_END, TRAILER, UNTIL_CLOSE, DONE };
+enum { MALFORMED = 10001, PEER_CLOSED, SPOOL_FAILED, UNASKED, TLS_FAILED, CERTIFICATE_WANTED, TOO_LONG }; /* errors beside errno */
+enum { VERSION = 3, MOST_OF_ONE = 4 };              /* of the functions below; happenings of one read: ANSWERING, STREAMED, CLOSED */
 
 struct record { uint32_t length, kind; int64_t exchange, read_ns, kernel_ns, last_empty_ns; };
 
@@ -33,15 +33,37 @@ struct happening {
     int32_t status, error, keep_alive, unused;
 };
 
-struct connection {
-    int fd, state, connecting, watched, keep_alive, until_close, kept_on, status, line, digits, in_use, answering_told;
-    int64_t exchange, left, bytes, emptied_ns;      /* emptied_ns: when a read last left nothing behind */
-    char *head; size_t head_length, head_room;          /* an unfinished head */
-    char *kept; size_t kept_length, kept_room;          /* raw answer, if asked for, or of a failure */
-    char *out; size_t out_sent, out_length;             /* unsent rest of a request */
+/* Functions of the Python that has loaded us: PyGILState_Ensure, PyGILState_Release, PyBytes_FromStringAndSize,
+ * PyObject_Vectorcall, PyBytes_AsStringAndSize, Py_DecRef, PyErr_Clear. TLS is Python's ssl: `tls` of a connection is a callable
+ * that takes what was read and gives what it meant; it calls wire_write and wire_tell. With nothing it looks what is wrong. */
+struct python {
+    int (*hold)(void);
+    void (*release)(int);
+    void *(*bytes)(const char *, ssize_t);
+    void *(*call)(void *, void *const *, size_t, void *);
+    int (*content)(void *, char **, ssize_t *);
+    void (*drop)(void *);
+    void (*forget_error)(void);
 };
 
+/* Functions of the OpenSSL that Python's ssl uses: SSL_read, SSL_pending, SSL_get_error, SSL_get_rbio, SSL_get_wbio, BIO_write,
+ * BIO_ctrl. With them a connection that has greeted is read here; `ssl` of a connection is OpenSSL's part of it, which Python
+ * has made, or NULL where that is not to be had. */
+struct openssl {
+    int (*read)(void *, void *, int);
+    int (*pending)(const void *);
+    int (*error)(const void *, int);
+    void *(*incoming)(const void *);
+    void *(*outgoing)(const void *);
+    int (*write)(void *, const void *, int);
+    long (*ctrl)(void *, int, long, void *);
+};
+enum { BIO_PENDING = 10, WANT_READ = 2 };           /* BIO_CTRL_PENDING and SSL_ERROR_WANT_READ, in every version */
+
 struct wire {
+    struct openssl openssl;
+    struct python python; int holding, hold;        /* the interpreter's lock, while TLS is read */
+    char *cipher;                                   /* what a TLS connection has brought */
     int epoll, spool, failed, schedstat, crowded;   /* crowded: there was more to read than one look shows */
     pthread_t thread;
     int64_t to_monotonic;                           /* to be added to a stamp of the wall clock */
@@ -59,16 +81,26 @@ static int64_t clock_ns(clockid_t which) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-struct wire *wire_new(int spool_fd, int64_t batch_ns) {
+int wire_version(void) { return VERSION; }
+
+/* `openssl`: or NULL. */
+struct wire *wire_new(int spool_fd, int64_t batch_ns, const struct python *python, const struct openssl *openssl) {
     struct wire *w = calloc(1, sizeof *w);
     if (!w) return NULL;
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->spool = spool_fd;
     w->schedstat = -1;
     w->batch_ns = batch_ns;
+    w->python = *python;
+    if (openssl) w->openssl = *openssl;
     w->buffer = malloc(SPOOL_BYTES);
+    w->cipher = malloc(READ_BYTES);
     w->last_empty_ns = w->returned_ns = clock_ns(CLOCK_MONOTONIC);
-    if (w->epoll < 0 || !w->buffer) { if (w->epoll >= 0) close(w->epoll); free(w->buffer); free(w); return NULL; }
+    if (w->epoll < 0 || !w->buffer || !w->cipher) {
+        if (w->epoll >= 0) close(w->epoll);
+        free(w->buffer); free(w->cipher); free(w);
+        return NULL;
+    }
     return w;
 }
 
@@ -102,8 +134,9 @@ int wire_note(struct wire *w, int64_t exchange, const char *data, uint32_t lengt
 }
 
 /* Take over a non-blocking socket that is connecting or connected (stamps switched on by the caller), or, with `watched`,
- * a descriptor of which only readability is told. Returns the connection's number, or -1. */
-int wire_add(struct wire *w, int fd, int watched) {
+ * a descriptor of which only readability is told. `tls`, `ssl`: see struct python and struct openssl, or NULL; the caller keeps
+ * them until the connection is dropped. Returns the connection's number, or -1. */
+int wire_add(struct wire *w, int fd, int watched, void *tls, void *ssl) {
     int number = 0;
     while (number < w->count && w->connections[number]->in_use) number++;
     if (number == w->count) {
@@ -123,6 +156,7 @@ int wire_add(struct wire *w, int fd, int watched) {
     memset(c, 0, sizeof *c);
     c->head = head; c->head_room = head_room; c->kept = kept; c->kept_room = kept_room;
     c->fd = fd; c->watched = watched; c->connecting = !watched; c->in_use = 1; c->exchange = -1;
+    c->tls = tls; c->ssl = ssl;
     struct epoll_event e = {.events = watched ? EPOLLIN : READABLE | EPOLLOUT, .data.u32 = (uint32_t)number};
     if (epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) < 0) { c->in_use = 0; return -1; }
     return number;
@@ -143,160 +177,42 @@ static void want(struct wire *w, int number, uint32_t events) {
     epoll_ctl(w->epoll, EPOLL_CTL_MOD, w->connections[number]->fd, &e);
 }
 
-/* Send a request; what does not fit into the socket now follows by itself. Returns the stamp taken before the first byte was
- * written, or -errno. One request at a time. */
-int64_t wire_send(struct wire *w, int number, int64_t exchange, const char *data, size_t length, int keep) {
+/* Write these bytes; what does not fit into the socket now follows by itself. 0, or -errno. */
+int wire_write(struct wire *w, int number, const char *data, size_t length) {
+    struct connection *c = w->connections[number];
+    ssize_t n = c->out ? 0 : send(c->fd, data, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return -errno;
+    if (n < 0) n = 0;
+    size_t rest = length - (size_t)n, before = c->out ? c->out_length - c->out_sent : 0;
+    if (!rest) return 0;
+    char *more = malloc(before + rest);
+    if (!more) return -ENOMEM;
+    if (before) memcpy(more, c->out + c->out_sent, before);
+    memcpy(more + before, data + n, rest);
+    free(c->out);
+    c->out = more; c->out_length = before + rest; c->out_sent = 0;
+    want(w, number, READABLE | EPOLLOUT);
+    return 0;
+}
+
+/* Send a request, encrypted already if there is TLS. Returns the stamp taken before the first byte was written, or -errno. One
+ * request at a time. `limit`: bytes that its answer may have. */
+int64_t wire_send(struct wire *w, int number, int64_t exchange, const char *data, size_t length, int keep, int64_t limit) {
     struct connection *c = w->connections[number];
     if (!c->in_use || (c->state != IDLE && c->state != DONE)) return -EBUSY;
     c->exchange = exchange; c->state = HEAD; c->kept_on = keep; c->answering_told = 0;
-    c->head_length = c->kept_length = 0; c->status = 0; c->bytes = 0; c->until_close = 0;
+    c->head_length = c->kept_length = 0; c->status = 0; c->bytes = 0; c->until_close = 0; c->limit = limit;
+    c->begin_length = 0; c->last_event = c->streamed = c->streamed_told = 0;
     int64_t now = clock_ns(CLOCK_MONOTONIC);
-    ssize_t n = send(c->fd, data, length, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return -errno;
-    if (n < 0) n = 0;
-    if ((size_t)n < length) {
-        c->out = malloc(length - (size_t)n);
-        if (!c->out) return -ENOMEM;
-        c->out_length = length - (size_t)n; c->out_sent = 0;
-        memcpy(c->out, data + n, c->out_length);
-        want(w, number, READABLE | EPOLLOUT);
-    }
-    return now;
+    int wrong = wire_write(w, number, data, length);
+    return wrong ? wrong : now;
 }
 
-static int append(char **to, size_t *length, size_t *room, const char *data, size_t n) {
-    if (*length + n > *room) {
-        size_t wanted = 2 * (*length + n);
-        char *more = realloc(*to, wanted);
-        if (!more) return -1;
-        *to = more; *room = wanted;
-    }
-    memcpy(*to + *length, data, n);
-    *length += n;
-    return 0;
-}
-
-/* Does this header line have this name (lower case, with its colon)? Then its value is from *value on. */
-static int named(const char *line, size_t length, const char *name, const char **value) {
-    size_t n = strlen(name);
-    if (length < n || strncasecmp(line, name, n)) return 0;
-    *value = line + n;
-    return 1;
-}
-
-static int has_word(const char *text, const char *end, const char *word) {
-    size_t n = strlen(word);
-    for (; text + n <= end; text++)
-        if (!strncasecmp(text, word, n)) return 1;
-    return 0;
-}
-
-/* Understand a whole head: the state that follows, or -1 if it is none. */
-static int understand(struct connection *c, const char *head, size_t length) {
-    const char *end = head + length, *line = head;
-    if (length < 12 || memcmp(head, "HTTP/1.", 7) || head[8] != ' ') return -1;
-    for (int i = 9; i < 12; i++) if (head[i] < '0' || head[i] > '9') return -1;
-    c->status = (head[9] - '0') * 100 + (head[10] - '0') * 10 + head[11] - '0';
-    c->keep_alive = head[7] != '0';
-    int chunked = 0; int64_t body = -1;
-    while ((line = memchr(line, '\n', (size_t)(end - line))) && ++line < end) {
-        const char *stop = memchr(line, '\n', (size_t)(end - line)), *value;
-        if (!stop) stop = end;
-        size_t n = (size_t)(stop - line);
-        if (named(line, n, "content-length:", &value)) {
-            while (value < stop && (*value == ' ' || *value == '\t')) value++;
-            if (value == stop || *value < '0' || *value > '9') return -1;
-            body = 0;
-            while (value < stop && *value >= '0' && *value <= '9') {
-                body = body * 10 + (*value++ - '0');
-                if (body > ((int64_t)1 << 50)) return -1;
-            }
-        } else if (named(line, n, "transfer-encoding:", &value)) {
-            chunked = has_word(value, stop, "chunked");
-        } else if (named(line, n, "connection:", &value)) {
-            if (has_word(value, stop, "close")) c->keep_alive = 0;
-            else if (has_word(value, stop, "keep-alive")) c->keep_alive = 1;
-        }
-    }
-    if (c->status < 200) return c->status == 101 ? -1 : HEAD;
-    if (c->status == 204 || c->status == 304) return DONE;
-    if (chunked) { c->digits = 0; c->left = 0; return CHUNK_SIZE; }
-    if (body >= 0) { c->left = body; return body ? LENGTH : DONE; }
-    c->until_close = 1; c->keep_alive = 0;
-    return UNTIL_CLOSE;
-}
-
-static int hex(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    c |= 32;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-/* Follow the framing of the answer through these bytes. 0, or -1 if this is not HTTP. */
-static int follow(struct connection *c, const char *at, size_t length) {
-    const char *end = at + length;
-    while (at < end) {
-        switch (c->state) {
-        case HEAD: {
-            size_t before = c->head_length;
-            if (append(&c->head, &c->head_length, &c->head_room, at, (size_t)(end - at))) return -1;
-            size_t from = before > 3 ? before - 3 : 0;
-            char *stop = memmem(c->head + from, c->head_length - from, "\r\n\r\n", 4);
-            if (!stop) {
-                if (c->head_length > HEAD_LIMIT || (c->head_length >= 5 && memcmp(c->head, "HTTP/", 5))) return -1;
-                return 0;
-            }
-            size_t head = (size_t)(stop - c->head) + 4;
-            at += head - before;
-            c->head_length = 0;
-            c->state = understand(c, c->head, head - 2);
-            if (c->state < 0) return -1;
-            if (c->status >= 400 && !c->kept_on) {      /* keep it, with what came of its head before */
-                c->kept_on = 1;
-                if (append(&c->kept, &c->kept_length, &c->kept_room, c->head, before)) return -1;
-            }
-            break;
-        }
-        case LENGTH: case CHUNK_DATA: {
-            int64_t n = end - at < c->left ? end - at : c->left;
-            c->left -= n; at += n;
-            if (!c->left) { c->line = 0; c->state = c->state == LENGTH ? DONE : CHUNK_END; }
-            break;
-        }
-        case CHUNK_SIZE: {
-            int digit = hex(*at);
-            if (digit >= 0) {
-                if (++c->digits > 15) return -1;
-                c->left = c->left * 16 + digit; at++;
-            } else if (!c->digits) return -1;
-            else c->state = CHUNK_EXTENSION;
-            break;
-        }
-        case CHUNK_EXTENSION: {
-            const char *newline = memchr(at, '\n', (size_t)(end - at));
-            if (!newline) return 0;
-            at = newline + 1;
-            c->line = 0; c->state = c->left ? CHUNK_DATA : TRAILER;
-            break;
-        }
-        case CHUNK_END:
-            if (*at == '\n') { c->digits = 0; c->left = 0; c->state = CHUNK_SIZE; }
-            else if (*at != '\r') return -1;
-            at++;
-            break;
-        case TRAILER:                               /* c->line: characters of the line so far */
-            if (*at == '\n') { if (!c->line) c->state = DONE; c->line = 0; }
-            else if (*at != '\r') c->line++;
-            at++;
-            break;
-        case UNTIL_CLOSE:
-            return 0;
-        default:                                    /* bytes that nobody asked for */
-            c->keep_alive = 0;
-            return 0;
-        }
-    }
-    return 0;
+/* What TLS has to tell: CONNECTED, or CLOSED with an error and its text. It is told when the read is over. */
+void wire_tell(struct wire *w, int number, int kind, int error, const char *text, size_t length) {
+    struct connection *c = w->connections[number];
+    c->news = kind; c->news_error = error;
+    if (length) { c->kept_length = 0; append(&c->kept, &c->kept_length, &c->kept_room, text, length); }
 }
 
 static int told(struct happening *out, int number, struct connection *c, int kind, int error, int64_t ns, int64_t read_ns) {
@@ -304,58 +220,132 @@ static int told(struct happening *out, int number, struct connection *c, int kin
     return 1;
 }
 
-/* Read what one socket has, to its end if `closing`. Returns how many happenings were written (at most 2). */
+struct stamps { int64_t now, kernel; };
+
+static int64_t arrival(struct stamps s) { return s.kernel ? s.kernel : s.now; }
+
+/* The peer has closed, or the connection is broken. */
+static int broken(struct connection *c, int number, int error, int64_t now, struct happening *out) {
+    int well = error == PEER_CLOSED && c->state == UNTIL_CLOSE;
+    c->state = well ? DONE : IDLE;
+    return told(out, number, c, well ? ENDED : CLOSED, well ? 0 : error, now, now);
+}
+
+/* These bytes came, and lie in the spool's buffer behind room for their record. Is the connection over, or the answer? Then *over
+ * is set. Returns how many happenings were written (at most 2). */
+static int received(struct wire *w, int number, size_t n, struct stamps s, int closing, int tell_answering, struct happening *out, int *over) {
+    struct connection *c = w->connections[number];
+    char *at = w->buffer + w->filled;
+    const char *data = at + sizeof(struct record);
+    int64_t last_empty = c->emptied_ns > w->last_empty_ns ? c->emptied_ns : w->last_empty_ns, ns = arrival(s);
+    struct record r = {(uint32_t)n, PIECE, c->exchange, s.now, s.kernel, last_empty};
+    int found = 0;
+    *over = 1;
+    memcpy(at, &r, sizeof r);
+    if (c->state == IDLE || c->state == DONE) {
+        c->state = IDLE;
+        return told(out, number, c, CLOSED, UNASKED, ns, s.now);
+    }
+    w->filled += sizeof r + n;
+    w->spooled += (int64_t)(sizeof r + n);
+    c->bytes += (int64_t)n;
+    int wrong = !follow(c, data, n) ? 0 : c->head_length > HEAD_LIMIT ? TOO_LONG : MALFORMED;
+    if (c->kept_on && append(&c->kept, &c->kept_length, &c->kept_room, data, n)) wrong = MALFORMED;
+    if (!wrong && c->state != DONE && c->bytes > (c->status >= 400 && c->limit > REFUSAL_LIMIT ? REFUSAL_LIMIT : c->limit)) wrong = TOO_LONG;
+    if (wrong) { c->state = IDLE; return told(out, number, c, CLOSED, wrong, ns, s.now); }
+    if (c->state == DONE) {
+        if (closing || c->out) c->keep_alive = 0;   /* or it answered before it had read the whole request */
+        return told(out, number, c, ENDED, 0, ns, s.now);
+    }
+    *over = 0;
+    if (tell_answering && !c->answering_told && c->state != HEAD) {
+        c->answering_told = 1;
+        found += told(out + found, number, c, ANSWERING, 0, ns, s.now);
+    }
+    if (c->streamed && !c->streamed_told) {
+        c->streamed_told = 1;
+        found += told(out + found, number, c, STREAMED, 0, ns, s.now);
+    }
+    return found;
+}
+
+/* Give Python's TLS what was read, and take what it meant. As `received`. */
+static int asked(struct wire *w, int number, size_t n, struct stamps s, int closing, int tell_answering, struct happening *out, int *over) {
+    struct connection *c = w->connections[number];
+    int found = 0;
+    char *plain; ssize_t length;
+    *over = 0;
+    if (!w->holding) { w->hold = w->python.hold(); w->holding = 1; }
+    c->news = 0;
+    void *given = w->python.bytes(w->cipher, (ssize_t)n), *got = NULL;
+    if (given) { got = w->python.call(c->tls, &given, 1, NULL); w->python.drop(given); }
+    if (!got || w->python.content(got, &plain, &length) < 0) {
+        w->python.forget_error();
+        wire_tell(w, number, CLOSED, TLS_FAILED, NULL, 0);
+        length = 0;
+    }
+    if (c->news == CONNECTED) c->greeted = 1;
+    if (c->news == CONNECTED) found += told(out + found, number, c, CONNECTED, 0, s.now, s.now);
+    for (ssize_t at = 0, part; at < length && !*over; at += part) {
+        part = length - at < READ_BYTES ? length - at : READ_BYTES;
+        char *to = room_for(w, sizeof(struct record) + (size_t)part);
+        memcpy(to + sizeof(struct record), plain + at, (size_t)part);
+        found += received(w, number, (size_t)part, s, closing, tell_answering, out + found, over);
+    }
+    if (got) w->python.drop(got);
+    if (c->news == CLOSED && !*over) {
+        *over = 1;
+        found += broken(c, number, c->news_error, s.now, out + found);
+    }
+    return found;
+}
+
+/* The same, by OpenSSL itself where that can be: Python is asked to greet, to answer the peer's TLS, and what has failed. */
+static int decrypted(struct wire *w, int number, size_t n, struct stamps s, int closing, int tell_answering, struct happening *out, int *over) {
+    const struct openssl *o = &w->openssl;
+    struct connection *c = w->connections[number];
+    int found = 0, got = 1;
+    if (!c->ssl || !c->greeted) return asked(w, number, n, s, closing, tell_answering, out, over);
+    void *in = o->incoming(c->ssl);
+    if (o->write(in, w->cipher, (int)n) != (int)n) got = 0;
+    *over = 0;
+    for (size_t length = 1; got > 0 && length && !*over;) {
+        char *to = room_for(w, sizeof(struct record) + READ_BYTES) + sizeof(struct record);
+        for (length = 0; length < READ_BYTES && (o->pending(c->ssl) || o->ctrl(in, BIO_PENDING, 0, NULL)); length += (size_t)got)
+            if ((got = o->read(c->ssl, to + length, (int)(READ_BYTES - length))) <= 0) break;
+        if (length) found += received(w, number, length, s, closing, tell_answering, out + found, over);
+    }
+    int well = got > 0 || o->error(c->ssl, got) == WANT_READ;
+    if (!*over && (!well || o->ctrl(o->outgoing(c->ssl), BIO_PENDING, 0, NULL)))
+        found += asked(w, number, 0, s, closing, tell_answering, out + found, over);
+    return found;
+}
+
+/* Read what one socket has, to its end if `closing`. Returns how many happenings were written (at most MOST_OF_ONE). */
 static int take(struct wire *w, int number, int closing, int64_t to_monotonic, int64_t now, int tell_answering, struct happening *out) {
     struct connection *c = w->connections[number];
     union { char bytes[128]; struct cmsghdr align; } control;
-    int found = 0;
+    int found = 0, over = 0;
+    if (c->ssl) { __builtin_prefetch(c->ssl); __builtin_prefetch((char *)c->ssl + 64); __builtin_prefetch((char *)c->ssl + 128); }
     for (;;) {
-        char *at = room_for(w, sizeof(struct record) + READ_BYTES);
-        struct iovec piece = {at + sizeof(struct record), READ_BYTES};
+        char *at = c->tls ? w->cipher : room_for(w, sizeof(struct record) + READ_BYTES) + sizeof(struct record);
+        struct iovec piece = {at, READ_BYTES};
         struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = control.bytes, .msg_controllen = sizeof control};
         ssize_t n = recvmsg(c->fd, &message, MSG_DONTWAIT);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return found;
-        if (n <= 0) {
-            int busy = c->state != IDLE && c->state != DONE;
-            int well = n == 0 && c->state == UNTIL_CLOSE;
-            if (busy && well) { c->state = DONE; return found + told(out + found, number, c, ENDED, 0, now, now); }
-            int error = n < 0 ? errno : PEER_CLOSED;
-            c->state = IDLE;
-            return found + told(out + found, number, c, CLOSED, error, now, now);
-        }
-        int64_t kernel = 0;
+        if (n <= 0) return found + broken(c, number, n < 0 ? errno : PEER_CLOSED, now, out + found);
+        struct stamps s = {now, 0};
         for (struct cmsghdr *m = CMSG_FIRSTHDR(&message); m; m = CMSG_NXTHDR(&message, m))
             if (m->cmsg_level == SOL_SOCKET && m->cmsg_type == SCM_TIMESTAMPNS) {
                 struct timespec t;
                 memcpy(&t, CMSG_DATA(m), sizeof t);
-                kernel = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + to_monotonic;
+                s.kernel = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec + to_monotonic;
             }
-        if (now < kernel) now = kernel;             /* it came after this look had begun */
-        int64_t last_empty = c->emptied_ns > w->last_empty_ns ? c->emptied_ns : w->last_empty_ns;
-        struct record r = {(uint32_t)n, PIECE, c->exchange, now, kernel, last_empty};
+        if (now < s.kernel) now = s.now = s.kernel;     /* it came after this look had begun */
+        found += (c->tls ? decrypted : received)(w, number, (size_t)n, s, closing, tell_answering, out + found, &over);
         if ((size_t)n < READ_BYTES) c->emptied_ns = now;
-        memcpy(at, &r, sizeof r);
-        const char *data = at + sizeof r;
-        if (c->state == IDLE || c->state == DONE) {
-            c->state = IDLE;
-            return found + told(out + found, number, c, CLOSED, UNASKED, kernel ? kernel : now, now);
-        }
-        w->filled += sizeof r + (size_t)n;
-        w->spooled += (int64_t)sizeof r + n;
-        c->bytes += n;
-        int wrong = follow(c, data, (size_t)n);
-        if (c->kept_on && append(&c->kept, &c->kept_length, &c->kept_room, data, (size_t)n)) wrong = -1;
-        if (wrong) { c->state = IDLE; return found + told(out + found, number, c, CLOSED, MALFORMED, kernel ? kernel : now, now); }
-        if (c->state == DONE) {
-            if (closing || c->out) c->keep_alive = 0;   /* or it answered before it had read the whole request */
-            return found + told(out + found, number, c, ENDED, 0, kernel ? kernel : now, now);
-        }
-        if (tell_answering && !c->answering_told && c->state != HEAD) {
-            c->answering_told = 1;
-            found += told(out + found, number, c, ANSWERING, 0, kernel ? kernel : now, now);
-        }
-        if ((size_t)n < READ_BYTES && !closing) return found;
+        if (over || ((size_t)n < READ_BYTES && !closing)) return found;
     }
 }
 
@@ -367,6 +357,8 @@ static int write_rest(struct wire *w, int number, struct happening *out) {
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &size);
         c->connecting = 0;
         want(w, number, READABLE);
+        struct stamps s = {now, 0};
+        if (c->tls && !error) return decrypted(w, number, 0, s, 0, 0, out, &error);     /* its greeting */
         return told(out, number, c, error ? CLOSED : CONNECTED, error, now, now);
     }
     ssize_t n = send(c->fd, c->out + c->out_sent, c->out_length - c->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -419,12 +411,10 @@ static int look(struct wire *w, struct epoll_event *events, int most, int64_t ti
     return epoll_pwait2(w->epoll, events, most, timeout_ns < 0 ? NULL : &t, NULL);
 }
 
-/* Wait at most timeout_ns (-1: for ever) and write down what happened. Returns how many happenings, 0 after a signal or the
- * timeout, -errno on failure. When sockets bring more than one event per batch_ns, it lets them gather for that long: the
- * kernel has stamped them. */
-int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct happening *out, int most) {
+/* One wait and one look at what came; *ready: how many sockets had something. See wire_wait. */
+static int look_once(struct wire *w, int64_t timeout_ns, int tell_answering, struct happening *out, int most, int *ready_now) {
     struct epoll_event events[EVENTS];
-    int limit = most / 3 < EVENTS ? most / 3 : EVENTS, found = 0;
+    int limit = most / (2 * MOST_OF_ONE) < EVENTS ? most / (2 * MOST_OF_ONE) : EVENTS, found = 0;
     if (w->batch_ns && w->read_before > 1 && !w->crowded && (timeout_ns < 0 || timeout_ns > 0)) {
         int64_t spent = clock_ns(CLOCK_MONOTONIC) - w->returned_ns, pause = w->batch_ns - spent;
         if (timeout_ns >= 0 && pause > timeout_ns) pause = timeout_ns;
@@ -435,7 +425,7 @@ int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct hap
         }
     }
     int64_t entered = clock_ns(CLOCK_MONOTONIC);
-    int ready = look(w, events, limit, timeout_ns);
+    int ready = *ready_now = look(w, events, limit, timeout_ns);
     int64_t now = relate(w), to_monotonic = w->to_monotonic;
     w->returned_ns = now;
     slept(w, entered, now);
@@ -457,9 +447,22 @@ int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct hap
             found += take(w, number, closing, to_monotonic, now, tell_answering, out + found);
         }
     }
+    if (w->holding) { w->holding = 0; w->python.release(w->hold); }
     w->crowded = ready == limit;
     if (!w->crowded) w->last_empty_ns = w->returned_ns;
     return w->failed && !found ? -w->failed : found;
+}
+
+/* Wait at most timeout_ns (-1: for ever) and write down what happened. Returns how many happenings, 0 after a signal or the
+ * timeout, -errno on failure. When sockets bring more than one event per batch_ns, it lets them gather for that long: the kernel
+ * has stamped them; and it goes on while they bring only what has to be spooled. */
+int wire_wait(struct wire *w, int64_t timeout_ns, int tell_answering, struct happening *out, int most) {
+    int64_t until_ns = timeout_ns > 0 ? clock_ns(CLOCK_MONOTONIC) + timeout_ns : 0;
+    for (;;) {
+        int ready, found = look_once(w, timeout_ns, tell_answering, out, most, &ready);
+        if (found || ready <= 1 || !timeout_ns) return found;
+        if (timeout_ns > 0 && (timeout_ns = until_ns - clock_ns(CLOCK_MONOTONIC)) <= 0) return 0;
+    }
 }
 
 const char *wire_kept(struct wire *w, int number, size_t *length) {
@@ -476,5 +479,5 @@ void wire_free(struct wire *w) {
     }
     close(w->epoll);
     if (w->schedstat >= 0) close(w->schedstat);
-    free(w->connections); free(w->buffer); free(w);
+    free(w->connections); free(w->buffer); free(w->cipher); free(w);
 }

@@ -1,4 +1,4 @@
-"""The wire in Python: for systems without the C part, and for TLS. It behaves as native.c does."""
+"""The wire in Python, for systems without the C part. It behaves as native.c does."""
 
 from __future__ import annotations
 
@@ -14,23 +14,29 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarmtune.files import create
 from swarmtune.loadgen.wire.base import (
+    ANSWER_LIMIT,
     MALFORMED,
     NOTE,
     PEER_CLOSED,
     PIECE,
     RECORD,
+    REFUSAL_LIMIT,
     SO_TIMESTAMPNS,
+    TOO_LONG,
     UNASKED,
     Happening,
     Kind,
     Wire,
 )
-from swarmtune.loadgen.wire.framing import Framing
+from swarmtune.loadgen.wire.framing import EndlessHeadError, Framing, Stream
+from swarmtune.loadgen.wire.tls import Tls
 
 READ_BYTES = 64 * 1024
 SPOOL_BYTES = 512 * 1024
 ROUNDS = 64
+OK, REFUSED = 200, 400
 CONTROL = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
 SLEPT_NS, WAKE_NS = 100_000, 500_000  # a wait this long has slept; the way from a wake-up to us
 CLOSE_NS = 10_000  # two readings of clocks that belong together
@@ -42,28 +48,28 @@ _TIMESPEC = struct.Struct("@qq")
 class _Connection:
     socket: socket.socket
     number: int
-    tls: ssl.SSLObject | None = None
-    incoming: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
-    outgoing: ssl.MemoryBIO = field(default_factory=ssl.MemoryBIO)
+    tls: Tls | None = None
+    news: int = 0  # what TLS has to tell: a kind of happening, or 0
     connecting: bool = True
-    greeting: bool = False  # the TLS handshake is under way
     framing: Framing | None = None
+    stream: Stream = field(default_factory=Stream)
+    limit: int = ANSWER_LIMIT
     exchange: int = -1
     out: bytearray = field(default_factory=bytearray)
     keep: bool = False
     kept: bytearray = field(default_factory=bytearray)
     bytes: int = 0
-    told_answering: bool = False
+    told: set[Kind] = field(default_factory=set)  # of ANSWERING and STREAMED
     emptied_ns: int = 0  # when a read last left nothing behind
 
 
 class PythonWire(Wire):
-    """See base.py. With TLS the spool holds the plain bytes, under the stamp of the read that completed them."""
+    """See base.py."""
 
     name = "python"
 
     def __init__(self, spool: Path, batch_s: float) -> None:
-        self._file = os.open(spool, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        self._file = create(spool)
         self._batch_ns = round(batch_s * 1e9)
         self._selector = selectors.DefaultSelector()
         self._connections: dict[int, _Connection] = {}
@@ -86,8 +92,7 @@ class PythonWire(Wire):
     def add(self, connecting: socket.socket, tls: ssl.SSLContext | None = None, host: str = "") -> int:
         made = _Connection(connecting, self._number())
         if tls is not None:
-            made.tls = tls.wrap_bio(made.incoming, made.outgoing, server_hostname=host)
-            made.greeting = True
+            made.tls = Tls(tls, host, lambda kind: self._told(made, kind))
         self._connections[made.number] = made
         self._selector.register(connecting, selectors.EVENT_READ | selectors.EVENT_WRITE, made)
         return made.number
@@ -113,17 +118,20 @@ class PythonWire(Wire):
 
     # --- sending ---------------------------------------------------------------------------------------------------
 
-    def send(self, connection: int, exchange: int, payload: bytes, *, keep: bool = False) -> int:
+    def send(
+        self, connection: int, exchange: int, payload: bytes, *, keep: bool = False, limit: int = ANSWER_LIMIT
+    ) -> int:
         made = self._connections[connection]
         if made.framing is not None:
             raise RuntimeError("the connection is not ready for a request")
-        made.exchange, made.framing, made.keep = exchange, Framing(), keep
-        made.kept.clear()
-        made.bytes, made.told_answering = 0, False
-        stamp = time.monotonic_ns()
         if made.tls is not None:
-            made.tls.write(payload)
-            payload = made.outgoing.read()
+            payload = made.tls.encrypted(payload)
+        made.stream = Stream()
+        made.exchange, made.framing, made.keep, made.limit = exchange, Framing(made.stream.feed), keep, limit
+        made.kept.clear()
+        made.told.clear()
+        made.bytes = 0
+        stamp = time.monotonic_ns()
         self._write(made, payload)
         return stamp
 
@@ -219,21 +227,16 @@ class PythonWire(Wire):
         if made.tls is None:
             found.append(_tell(made, Kind.CONNECTED, 0, now, now))
         else:
-            self._greet(made, now, found)
+            self._decrypted(made, b"", now, found)  # its greeting
+            if made.news == Kind.CLOSED:
+                self._closed(made, made.tls.error, now, found)
 
-    def _greet(self, made: _Connection, now: int, found: list[Happening]) -> None:
-        """A step of the TLS handshake."""
-        try:
-            made.tls.do_handshake()  # type: ignore[union-attr] # only called with TLS
-            made.greeting = False
-            found.append(_tell(made, Kind.CONNECTED, 0, now, now))
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError as error:
-            made.kept += str(error).encode()
-            found.append(_tell(made, Kind.CLOSED, MALFORMED, now, now))
-        with contextlib.suppress(OSError):  # told by the reading side
-            self._write(made, made.outgoing.read())
+    def _told(self, made: _Connection, kind: int) -> None:
+        """TLS has something to send or to tell."""
+        if made.tls is not None and (data := made.tls.to_send()):
+            with contextlib.suppress(OSError):  # told by the reading side
+                self._write(made, data)
+        made.news = kind or made.news
 
     def _take(self, made: _Connection, tell_answering: bool, found: list[Happening]) -> None:
         for _ in range(ROUNDS):
@@ -253,30 +256,23 @@ class PythonWire(Wire):
             whole = len(data) < READ_BYTES
             if made.tls is not None:
                 data = self._decrypted(made, data, now, found)
-                if not data:
-                    if whole:
-                        return
-                    continue
-            over = self._understood(made, data, kernel, now, tell_answering, found)
+            over = bool(data) and self._understood(made, data, kernel, now, tell_answering, found)
+            if made.news == Kind.CLOSED:
+                if not over:
+                    self._closed(made, made.tls.error if made.tls else 0, now, found)
+                return
             if over or whole:
                 made.emptied_ns = now
                 return
 
     def _decrypted(self, made: _Connection, data: bytes, now: int, found: list[Happening]) -> bytes:
-        made.incoming.write(data)
-        if made.greeting:
-            self._greet(made, now, found)
-            if made.greeting:
-                return b""
-        parts = []
-        try:
-            while part := made.tls.read(READ_BYTES):  # type: ignore[union-attr] # only called with TLS
-                parts.append(part)
-        except ssl.SSLWantReadError:
-            pass
-        except ssl.SSLError:
-            self._closed(made, PEER_CLOSED, now, found)
-        return b"".join(parts)
+        if made.tls is None:
+            return data
+        made.news = 0
+        plain = made.tls.received(data)
+        if made.news == Kind.CONNECTED:
+            found.append(_tell(made, Kind.CONNECTED, 0, now, now))
+        return plain
 
     def _kernel_stamp(self, ancillary: list[tuple[int, int, bytes]]) -> int:
         for level, kind, data in ancillary:
@@ -289,6 +285,8 @@ class PythonWire(Wire):
         framing, made.framing = made.framing, None
         if framing is not None:
             framing.release()
+        if made.tls is not None and made.tls.reason:
+            made.kept[:] = made.tls.reason.encode()
         well = framing is not None and framing.until_close and error == PEER_CLOSED
         if made.number in self._connections:
             with contextlib.suppress(KeyError, ValueError):
@@ -314,10 +312,10 @@ class PythonWire(Wire):
         made.bytes += len(data)
         try:
             framing.feed(data)
-            error = 0
-        except ValueError:
-            error = MALFORMED
-        made.keep = made.keep or framing.status >= 400
+            error = 0 if framing.done or made.bytes <= _limit(made, framing) else TOO_LONG
+        except ValueError as wrong:
+            error = TOO_LONG if isinstance(wrong, EndlessHeadError) else MALFORMED
+        made.keep = made.keep or framing.status >= REFUSED
         if made.keep or not framing.in_body:  # an unfinished head may turn out to be a refusal
             made.kept += data
         elif made.kept:
@@ -334,9 +332,13 @@ class PythonWire(Wire):
                 framing.keep_alive = False
             found.append(_tell(made, Kind.ENDED, 0, stamp, now, framing))
             return True
-        if tell_answering and not made.told_answering and framing.in_body:
-            made.told_answering = True
-            found.append(_tell(made, Kind.ANSWERING, 0, stamp, now, framing))
+        for kind, seen in (
+            (Kind.ANSWERING, tell_answering and framing.in_body),
+            (Kind.STREAMED, made.stream.over and framing.status == OK),
+        ):
+            if seen and kind not in made.told:
+                made.told.add(kind)
+                found.append(_tell(made, kind, 0, stamp, now, framing))
         return False
 
     # --- spool -----------------------------------------------------------------------------------------------------
@@ -375,6 +377,10 @@ class PythonWire(Wire):
             if descriptor >= 0:
                 os.close(descriptor)
         self._file = self._schedstat = -1
+
+
+def _limit(made: _Connection, framing: Framing) -> int:
+    return min(made.limit, REFUSAL_LIMIT) if framing.status >= REFUSED else made.limit
 
 
 def _tell(

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-
-import aiohttp
+from urllib.parse import urlsplit
 
 from swarmtune.clock import Clock
+from swarmtune.devices.processes import since_boot
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
@@ -23,6 +23,7 @@ from swarmtune.errors import (
 )
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup
+from swarmtune.fleet.asking import http_session
 from swarmtune.fleet.job import LOG_LINES, Job, Service
 from swarmtune.fleet.load_place import LoadPlace
 from swarmtune.loadgen.base import LoadedService
@@ -32,6 +33,7 @@ from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
 from swarmtune.tuner.loop import live
 from swarmtune.tuner.loop.loads import best_point, load_point, score_of
+from swarmtune.tuner.loop.other_port import GIVEN, other_port, taken_by
 from swarmtune.tuner.loop.probe import HttpProbe
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.workload import Workload
@@ -116,19 +118,24 @@ class Evaluation(Job[Measured]):
         self.ready_s = plan.start_timeout_s
         self.facts = {"trial": attempt.trial_number}
         self._probe: HttpProbe | None = None
+        self._elsewhere = ""
         self._refused_since: float | None = None
+        self._since = since_boot()
 
     # --- the service ---------------------------------------------------------------------------------------------
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The plan's commands for this setting."""
+        self._since = since_boot()
         commands = self.plan.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
 
     async def ready(self, service: Service) -> bool:
-        """The plan's check. SimulatorStartError if the service is healthy and has refused the check for ``REFUSES_S``."""
-        async with aiohttp.ClientSession() as session:
+        """The plan's check. SimulatorStartError if the service is healthy and has refused the check for ``REFUSES_S``;
+        CommunicationError if what answers is not the service.
+        """
+        async with http_session() as session:
             self._probe = probe = HttpProbe(service.url, service.handle, session)
             ready = await self.plan.ready(probe, service.group)
         now = self._bench.clock.monotonic()
@@ -136,7 +143,15 @@ class Evaluation(Job[Measured]):
         if self._refused_since is not None and now - self._refused_since >= REFUSES_S:
             told = f"The service is up and refuses the request that must succeed: {probe.told}. {NOT_READY}"
             raise SimulatorStartError(told, details={"cause": "refused"}, culprit=Culprit.SETTING)
+        if ready and (taken := await taken_by(self.token, service.group, self._since)):
+            raise CommunicationError(taken)
         return ready
+
+    async def overdue(self, service: Service) -> None:
+        """Look whether it listens on another port than the one on which it was checked."""
+        if self._probe is not None and (address := self._probe.unreached):
+            port = urlsplit(f"//{address}").port or service.group.port
+            self._elsewhere = await other_port(self.token, replace(service.group, port=port))
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """The engine's diagnosis; of a service that still runs, with the time-out and what it answered last."""
@@ -144,10 +159,31 @@ class Evaluation(Job[Measured]):
         if exit_code is not None:
             return error
         limit = "parallel.health_check_timeout" if self.plan.scripts else "wait_start_time"
-        waited = f"not ready after {self.ready_s:g} s ({limit}). "
-        if self._probe is not None and (told := self._probe.told):
-            waited += f"It answers, but not as a service that is ready: {told}. {NOT_READY} "
-        return SimulatorStartError(waited + error.message, details=error.details, culprit=error.culprit)
+        seen = [f"not ready after {self.ready_s:g} s ({limit}).", *self._seen()]
+        if error.details.get("cause") == "hang" and (advice := self._advice(log)):
+            seen.append(advice)
+        text = " ".join([*seen, error.message])
+        return SimulatorStartError(text, details=error.details, culprit=error.culprit)
+
+    def _seen(self) -> list[str]:
+        """What the last check saw of a service that was not ready in time, as sentences."""
+        probe = self._probe
+        if probe is None:
+            return []
+        if probe.told:
+            return [f"It answers, but not as a service that is ready: {probe.told}.", NOT_READY]
+        if probe.unreached:
+            guess = f"It still loads, or it does not listen on {GIVEN}."
+            return [probe.silence, self._elsewhere or guess]
+        return [probe.silence] if probe.silence else []
+
+    def _advice(self, log: str) -> str:
+        """To wait for longer, unless what was seen speaks against it."""
+        probe = self._probe
+        if probe is not None and (not probe.may_load or self._elsewhere or (probe.closes and not log.strip())):
+            return ""
+        progress = "the lines below show progress" if log.strip() else "it loads for longer"
+        return f"Raise the start timeout if {progress}."
 
     def died(self, exit_code: int, log: str) -> SwarmTuneError:
         """The engine's diagnosis of a service that was ready before."""

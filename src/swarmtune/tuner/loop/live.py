@@ -10,6 +10,7 @@ import aiohttp
 from swarmtune.clock import Clock, within
 from swarmtune.engines.placement import LiveRequest
 from swarmtune.errors import SimulatorHealthCheckError
+from swarmtune.fleet.asking import http_session
 from swarmtune.records import Value
 
 ANSWER_S = 20.0
@@ -26,7 +27,7 @@ async def apply(requests: Sequence[LiveRequest], url: str, clock: Clock) -> None
     """
     if not requests:
         return
-    async with aiohttp.ClientSession() as session:
+    async with http_session() as session:
         for request in requests:
             where = f"{request.method} {request.path} with {json.dumps(dict(request.body))[:SHOWN]}"
             try:

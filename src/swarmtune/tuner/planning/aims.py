@@ -10,6 +10,7 @@ from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import (
     OBJECTIVES,
     SLO_NAME,
+    Goodput,
     Latency,
     Objective,
     Per,
@@ -43,6 +44,14 @@ def _kinds(settings: BaseSections) -> dict[str, type[Objective]]:
     return {name: OBJECTIVES[name] for name in named if name in OBJECTIVES}
 
 
+def that_can_be_measured(settings: BaseSections, benchmark: Benchmark | None) -> BaseSections:
+    """The settings; where no objective is named and the benchmark does not count good requests, with throughput."""
+    table = settings.objective
+    if benchmark is None or table.pareto or "name" in table.model_fields_set or not benchmark.absent(Goodput.metric):
+        return settings
+    return settings.model_copy(update={"objective": table.model_copy(update={"name": "throughput"})})
+
+
 def needs_slos(settings: BaseSections) -> bool:
     """Does that objective rest on SLOs? False: it weighs latencies itself."""
     kind = OBJECTIVES.get(leading(settings))  # None: a latency, which cannot lead and is refused elsewhere
@@ -68,8 +77,23 @@ def slos(settings: BaseSections, mistakes: list[str]) -> dict[str, float]:
 
 
 def mistakes_of(settings: BaseSections, benchmark: Benchmark | None) -> list[str]:
-    """Mistakes in ``per``, the prices and ``pareto``, as sentences."""
-    return [*_price_mistakes(settings, benchmark), *_pareto_mistakes(settings)]
+    """Mistakes in ``per``, the prices and ``pareto``, and metrics that the benchmark does not give, as sentences."""
+    found = [*_price_mistakes(settings, benchmark), *_pareto_mistakes(settings)]
+    return found if found or benchmark is None else _absent_mistakes(settings, benchmark)
+
+
+def _absent_mistakes(settings: BaseSections, benchmark: Benchmark) -> list[str]:
+    """Metrics of the objective and of the SLOs that no measurement of this benchmark will have."""
+    limits = slos(settings, [])
+    if slo_mistakes(limits) or not (leading(settings) in OBJECTIVES or SLO_NAME.match(leading(settings))):
+        return []
+    needed = {name: benchmark.absent(name) for name in objective(settings, limits).needs}
+    ways = "take another objective, SLO or benchmark"
+    return [
+        f"objective{f'.slo.{name}' if name in limits else ''}: it needs {name}, and {reason}; {ways}"
+        for name, reason in needed.items()
+        if reason
+    ]
 
 
 def objective(settings: BaseSections, limits: Mapping[str, float]) -> Objective:
@@ -128,8 +152,18 @@ def _algorithms(settings: BaseSections) -> dict[str, str]:
     return {latency: one.algorithm for latency, one in given.items() if one and "algorithm" in one.model_fields_set}
 
 
-def notes(settings: BaseSections) -> list[str]:
-    """Keys that are given and that the objectives do not use, as sentences."""
+def notes(settings: BaseSections, named: BaseSections) -> list[str]:
+    """That another objective was taken than ``named`` has, and keys that the objectives do not use, as sentences."""
+    found = []
+    if settings.objective.name != named.objective.name:
+        found.append(
+            f"the objective is {settings.objective.name}, because the benchmark {settings.optimizer.benchmark} does not "
+            "count the requests that keep the SLOs; [objective] name chooses another"
+        )
+    return found + _unused(settings)
+
+
+def _unused(settings: BaseSections) -> list[str]:
     given = [name for name in WEIGHTED_KEYS if name in settings.model_fields_set]
     table = ("weights", "ttft_statistic", "tpot_statistic")
     given += [f"objective.{name}" for name in table if name in settings.objective.model_fields_set]

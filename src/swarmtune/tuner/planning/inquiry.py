@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from swarmtune.tuner.planning.parts import keyed
 
 HERE = "this machine"
 LOCAL = "local"
+CHECK_S = 30.0  # for a program, while somebody waits for an answer and nothing is to be started
 MOST_NODES = 16  # that are asked; the others are expected to be alike
 TOOLS = (nvidia_smi.QUERY, npu_smi.COMMAND)
 NO_COMMAND = (
@@ -70,17 +71,17 @@ class Inquiry:
         self,
         report: Callable[[str], None] = lambda _: None,
         folder: Path | None = None,
-        limit_s: float = HELP_S,
+        limit_s: float | None = None,
         preview: bool = False,
     ) -> None:
-        """``report`` gets a sentence where an answer may take a minute. ``folder``: of the cache, by default the user's.
-        ``limit_s``: seconds for the help of one program. ``preview``: nothing will be started, so that what is missing on a
-        node is a notice and no mistake.
+        """``report`` gets a sentence where an answer may take long, and after each third of that time. ``folder``: of the
+        cache, by default the user's. ``preview``: nothing will be started, so that what is missing on a node is a notice and
+        no mistake. ``limit_s``: seconds for all that one program is asked, by default CHECK_S of a preview, else HELP_S.
         """
         self._preview = preview
         self._clock = RealClock()
         self._report = report
-        self._limit_s = limit_s
+        self.limit_s = limit_s or (CHECK_S if preview else HELP_S)
         self._memory = Memory(folder or _cache(), self._clock)
 
     def make(
@@ -92,21 +93,23 @@ class Inquiry:
         mistakes: list[str],
     ) -> Installed:
         """Ask, and let the engine take what its help says. In ``mistakes`` its own give way to those that it finds then;
-        what is missing on a node is one more, or a notice. A node that does not answer is a notice.
+        what is missing on a node is one more, unless the plan is only shown. A node that does not answer is a notice.
         """
         questions = engine.questions()
-        places = _places(parallel, groups) if questions else []
+        places = _places(parallel, groups)
         for name in dict.fromkeys(place.executor for place in places):
             try:
                 executor_class(name)
             except ConfigurationError as error:  # an extra that is not installed
                 mistakes.append(f"parallel.executor: {error.message}")
                 return Installed()
+        if questions is None:
+            return Installed((), tuple(filter(None, map(_unreachable, places[:MOST_NODES]))))
         try:
-            commands = [_command(settings, engine, place) for place in places]
+            commands = [_command(settings, engine, questions, place) for place in places]
         except NO_COMMAND:  # which is a mistake already
             return Installed()
-        if questions is None or not places:
+        if not places:
             return Installed()
         replies, keys = asyncio.run(self._all(parallel, places[:MOST_NODES], commands, questions, engine))
         section = section_name(engine)
@@ -114,17 +117,16 @@ class Inquiry:
         findings = learn(engine, questions, replies)
         mistakes[:] = [mistake for mistake in mistakes if mistake not in before]
         mistakes += [keyed(mistake, section) for mistake in findings.mistakes]
-        if self._preview:
-            findings.notices[:0] = [f"missing: {sentence}" for sentence in missing(questions, replies)]
-        else:
-            mistakes += missing(questions, replies)
+        absent = missing(questions, replies)
+        mistakes += [] if self._preview else absent
         for key, reply in zip(keys, replies, strict=True):
             answer = reply.answer
             if answer is not None and reply.host in findings.hosts and self._memory.read(key)[0] != answer.stamp:
                 self._memory.keep(key, answer)
         further = len(places) - MOST_NODES
         rest = [f"not checked: {further} more nodes, as {MOST_NODES} were asked"] if further > 0 else []
-        return Installed(summary(engine, questions, replies, findings), (*findings.notices, *rest))
+        notices = (*findings.notices, *rest)
+        return Installed(summary(engine, questions, replies, findings), notices, tuple(absent if self._preview else ()))
 
     async def _all(
         self,
@@ -152,13 +154,27 @@ class Inquiry:
             return replace(reply, reason=f"{place.executor} reserves {place.host} only when the run begins")
         known = self._memory.read(key) if request.help else ("", "", "")
         if request.help and not known[2]:
-            self._report(f"Asking {command.argv[0]} on {place.host} for its flags; this may take a minute, once.")
+            limit = f"this may take {self.limit_s:g} s, once"
+            self._report(f"Asking {command.argv[0]} on {place.host} for its flags; {limit}.")
         try:
-            return replace(reply, answer=await self._answer(parallel, place, command, request, known))
+            answering = self._answer(parallel, place, command, request, known)
+            return replace(reply, answer=await self._watched(answering, f"{command.argv[0]} on {place.host}"))
         except SwarmTuneError as error:
             return replace(reply, reason=f"{place.host} cannot be asked ({error.message[:300]})")
         except OSError as error:
             return replace(reply, reason=f"{place.host} cannot be asked ({error})")
+
+    async def _watched(self, answering: Coroutine[None, None, Answer], what: str) -> Answer:
+        """The answer; a report for each third of the time that passes before it."""
+        waiting, passed_s = asyncio.ensure_future(answering), 0.0
+        try:
+            while not (await asyncio.wait({waiting}, timeout=self.limit_s / 3))[0]:
+                passed_s += self.limit_s / 3
+                self._report(f"{what} has not answered for {passed_s:g} s.")
+            return waiting.result()
+        finally:
+            if waiting.cancel():
+                await asyncio.wait({waiting})
 
     async def _answer(
         self,
@@ -178,7 +194,7 @@ class Inquiry:
                 (executor,) = executors_for(parallel, [place.node], site, place.executor)
             try:
                 return await ask(
-                    executor, command, request, self._clock, python=python, known=known, limit_s=self._limit_s
+                    executor, command, request, self._clock, python=python, known=known, limit_s=self.limit_s
                 )
             finally:
                 await executor.close()
@@ -196,10 +212,29 @@ def _places(parallel: ParallelConfig | None, groups: Sequence[Group]) -> list[Pl
     return list(found.values())
 
 
-def _command(settings: BaseSections, engine: Engine, place: Place) -> Command:
-    """The command of the service there, without the values of a setting. NO_COMMAND if none can be made."""
+def _unreachable(place: Place) -> str:
+    """A notice where this machine's configuration leads to no connection with the node."""
+    why = executor_class(place.executor).unreachable(place.node) if place.node and place.executor != LOCAL else ""
+    return f"{place.host} cannot be reached: {why}" if why else ""
+
+
+def _command(settings: BaseSections, engine: Engine, questions: Questions, place: Place) -> Command:
+    """The command of the service there, without the values of a setting, or only its program where values are wrong.
+    NO_COMMAND if that is not known either.
+    """
     group = replace(place.group, rank=0)
-    return with_rank(settings.deploy.on_path(engine.command(Setting({}), group)), group)
+    try:
+        command = engine.command(Setting({}), group)
+        if not command.argv or not command.argv[0]:
+            raise ValueError("it names no program")
+    except NO_COMMAND:
+        if not questions.program:
+            raise
+        section = engine.config
+        command = Command(
+            (questions.program,), dict(getattr(section, "env", {})), directory=getattr(section, "work_path", "")
+        )
+    return with_rank(settings.deploy.on_path(command), group)
 
 
 def _key(place: Place, command: Command, questions: Questions) -> str:

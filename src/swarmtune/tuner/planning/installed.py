@@ -49,10 +49,13 @@ class Reply:
 
 @dataclass(frozen=True)
 class Installed:
-    """``facts``: what is there, for the plan; ``notices``: what was not checked, and why. Sentences."""
+    """``facts``: what is there, for the plan; ``notices``: what was not checked, and why; ``missing``: what a service will
+    not find, where that is no mistake yet. Sentences.
+    """
 
     facts: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass
@@ -110,8 +113,8 @@ def missing(questions: Questions, replies: Sequence[Reply]) -> list[str]:
                 f"{questions.key}: there is no {questions.what} {reply.program} on {host}; install it there{install}, "
                 "or correct its name or path"
             )
-        elif not answer.runs:
-            found.append(f"{questions.key}: {answer.program} on {host} cannot be executed; chmod +x makes it a program")
+        elif answer.fault:
+            found.append(f"{questions.key}: {answer.program} on {host} {answer.fault}")
         elif answer.package is False:
             found.append(
                 f"{questions.key}: the Python of {reply.program} on {host} has no package {questions.package}; install it "
@@ -135,7 +138,7 @@ def summary(engine: Engine, questions: Questions, replies: Sequence[Reply], find
     hosts: dict[tuple[str, str], list[str]] = {}
     for reply in replies:
         answer = reply.answer
-        if answer is None or not answer.program:
+        if answer is None or not answer.program or answer.fault:
             continue
         things = [questions.what, *(need.what for need in questions.needed if answer.paths.get(need.path))]
         if reply.devices and reply.memory:

@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from swarmtune import registry
 from swarmtune.engines.base import Engine
-from swarmtune.engines.placement import LOAD_FIELDS
+from swarmtune.engines.model_files import model_troubles
 from swarmtune.errors import ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.execution.executors import executor_class
 from swarmtune.execution.reach import executor_of
 from swarmtune.fleet.load_place import too_large
 from swarmtune.loadgen.base import Benchmark
-from swarmtune.objective import SLO_NAME, per_request_limits, slo_mistakes
-from swarmtune.records import Group, Setting
+from swarmtune.objective import SLO_NAME, Objective, per_request_limits, slo_mistakes
+from swarmtune.records import Group
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.settings import BaseSections, without_effect
 from swarmtune.sources import section_name
-from swarmtune.space import Field, Space
 from swarmtune.tuner.planning import aims
 from swarmtune.tuner.planning.inquiry import Inquiry
 from swarmtune.tuner.planning.installed import Installed
-from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class
+from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class, tell, tell_of_part
 from swarmtune.tuner.planning.places import check_earlier, check_study, output_folder
 from swarmtune.tuner.planning.plan import Plan
-from swarmtune.tuner.planning.ranks import rank_rules
-from swarmtune.tuner.planning.runnable import not_runnable
+from swarmtune.tuner.planning.runnable import not_measurable, not_runnable
 from swarmtune.tuner.planning.scripts import script_notes, start_scripts
+from swarmtune.tuner.planning.spaces import Searched, searched, user_settings
 from swarmtune.tuner.planning.stops import early_stop_text, stop_notes, stop_rules
 from swarmtune.workload import Workload
 
 DEFAULT_EVALUATIONS = 16
 
 
-def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
+def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_known: bool = True) -> Plan:
     """Check everything that can be checked without starting a service, also what ``inquiry`` finds on the nodes;
-    ConfigValidationError lists all mistakes.
+    ConfigValidationError lists all mistakes. ``engine_known`` False: it is not known which engine is meant, and only the
+    mistakes of all else are wanted.
     """
     o = settings.optimizer
     mistakes: list[str] = []
-    engine, benchmark = engine_and_benchmark(settings, mistakes)
+    engine, benchmark = engine_and_benchmark(settings, mistakes, engine_known)
+    named, settings = settings, aims.that_can_be_measured(settings, benchmark)
     search = search_class(o.algorithm, mistakes)
     output = output_folder(settings.output, mistakes)
     check_study(o.study, mistakes)
@@ -57,41 +57,37 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
     ranked = () if scripts else groups  # a script may start as many ranks as it likes
     asks = inquiry if engine and not scripts else None
     installed = asks.make(settings, engine, parallel, groups, mistakes) if asks and engine else Installed()
-    space, notices = _space(settings, engine, load_search, ranked, mistakes) if engine else (None, [])
-    users = _user_settings(o.user_settings, space, mistakes) if space else ()
+    found = searched(settings, engine, load_search, ranked, mistakes) if engine else Searched()
+    users = user_settings(o.user_settings, found, mistakes)
     swarm = _swarm(settings, search, mistakes)
-    if engine is None or benchmark is None or space is None or not groups or slo_mistakes(limits):
-        raise ConfigValidationError(mistakes)
-    try:
-        workload = benchmark.workload(engine.model, o.seed, per_request_limits(limits))
-    except ConfigurationError as error:  # the engine has said so, too
-        raise ConfigValidationError(mistakes or [error.message]) from error
-    if settings.sample_size is not None:
-        workload = replace(workload, requests=settings.sample_size)
-    mistakes += not_runnable(engine, benchmark, space, workload, groups, _evaluation_timeout_s(settings), scripts)
-    if mistakes:
-        raise ConfigValidationError(mistakes)
-    goal = aims.objective(settings, limits)
-    if mistakes := aims.power_mistakes(goal, benchmark, groups):
-        raise ConfigValidationError(mistakes)
-    notices += [*installed.notices, *engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
+    workload = _workload(settings, engine, benchmark, limits, mistakes) if benchmark else None
+    if engine and found.part:
+        not_runnable(engine, found.part, groups, mistakes, scripts)
+    goal = _goal(settings, limits, benchmark, groups, mistakes)
+    if mistakes or engine is None or benchmark is None or found.space is None or workload is None or goal is None:
+        raise ConfigValidationError([*mistakes, *installed.missing])
+    notices = [*found.notices, *(f"missing: {sentence}" for sentence in installed.missing), *installed.notices]
+    notices += [f"model: {trouble}" for trouble in model_troubles(engine.model_folder, engine.model_reader)]
+    notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search, engine, workload)]
-    notices += [*part_notes(settings, engine), *aims.notes(settings), *script_notes(given, scripts)]
+    notices += [*part_notes(settings, engine), *aims.notes(settings, named), *script_notes(given, scripts)]
     early_stop = stop_rules(settings, limits, benchmark)
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
+    evaluations = o.evaluations or old_budget or DEFAULT_EVALUATIONS
+    notices += search.notes(found.space, evaluations) if search else []
     return Plan(
         engine=engine,
         benchmark=benchmark,
-        space=space,
+        space=found.space,
         objective=goal,
         workload=workload,
         load_search=load_search,
         load_variable=settings.load_search.variable,
         algorithm=o.algorithm,
         swarm=swarm,
-        evaluations=o.evaluations or old_budget or DEFAULT_EVALUATIONS,
+        evaluations=evaluations,
         timeout_s=o.timeout,
         accelerator_s=o.accelerator_seconds,
         warm_start=o.warm_start,
@@ -120,6 +116,46 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None) -> Plan:
     )
 
 
+def _workload(
+    settings: BaseSections,
+    engine: Engine | None,
+    benchmark: Benchmark,
+    limits: Mapping[str, float],
+    mistakes: list[str],
+) -> Workload | None:
+    """The load that is asked for; None, or one that cannot be measured, and the reasons in ``mistakes``."""
+    model = "model"
+    try:
+        model = engine.model if engine else model
+    except ConfigurationError as error:
+        tell_of_part(error, mistakes, section_name(engine))
+    usable = {} if slo_mistakes(limits) else per_request_limits(limits)
+    try:
+        workload = benchmark.workload(model, settings.optimizer.seed, usable)
+    except ConfigurationError as error:
+        tell(error, mistakes, section_name(benchmark))
+        return None
+    if settings.sample_size is not None:
+        workload = replace(workload, requests=settings.sample_size)
+    not_measurable(benchmark, workload, _evaluation_timeout_s(settings), mistakes)
+    return workload
+
+
+def _goal(
+    settings: BaseSections,
+    limits: Mapping[str, float],
+    benchmark: Benchmark | None,
+    groups: Sequence[Group],
+    mistakes: list[str],
+) -> Objective | None:
+    """The objective of a table without mistakes, which can be measured on these groups; else None."""
+    if any(mistake.startswith("objective") for mistake in mistakes):
+        return None
+    goal = aims.objective(settings, limits)
+    mistakes += aims.power_mistakes(goal, benchmark, groups) if benchmark and groups else []
+    return goal
+
+
 def _load_notes(
     settings: BaseSections, load_search: LoadSearch | None, engine: Engine, workload: Workload
 ) -> list[str]:
@@ -130,6 +166,17 @@ def _load_notes(
         notes.append(
             f"most requests will be refused: prompts of {workload.input_tokens_mean:g} and answers of "
             f"{workload.output_tokens_mean:g} tokens are more than the {longest} that the service takes in a request"
+        )
+    prompt, answer = engine.longest_prompt, engine.longest_answer
+    if prompt is not None and workload.input_tokens_mean > prompt:
+        notes.append(
+            f"most requests will be refused: prompts of {workload.input_tokens_mean:g} tokens are more than the {prompt} "
+            "that the service takes"
+        )
+    if answer is not None and workload.output_tokens_mean > answer:
+        notes.append(
+            f"answers of {workload.output_tokens_mean:g} tokens are asked for, and the service cuts them off at {answer}: "
+            "shorter ones would be measured"
         )
     if load_search is not None and any(SLO_NAME.match(name) for name in settings.objective.pareto):
         notes.append(
@@ -152,16 +199,17 @@ def _places(
     settings: BaseSections, engine: Engine | None, mistakes: list[str]
 ) -> tuple[ParallelConfig, ParallelConfig | None, tuple[Group, ...]]:
     """``[parallel]`` as given, with the engine's port, and spelled out; and the groups, none where there are mistakes."""
-    given = settings.parallel
-    if engine is None:
-        return given, None, ()
+    given, port = settings.parallel, 0
     try:
-        port = engine.port
-        if given.port is None and port:
-            given = given.model_copy(update={"port": port})
+        port = engine.port if engine else 0
+    except ConfigurationError as error:
+        tell_of_part(error, mistakes, section_name(engine))
+    if given.port is None and port:
+        given = given.model_copy(update={"port": port})
+    try:
         parallel = _resolved(given) if given.enabled else None
     except ConfigurationError as error:
-        mistakes += [m for m in getattr(error, "mistakes", [error.message]) if not any(o.endswith(m) for o in mistakes)]
+        tell(error, mistakes, "parallel")
         return given, None, ()
     return given, parallel, parallel.groups() if parallel else _groups(settings.optimizer.groups, port)
 
@@ -171,19 +219,21 @@ def _resolved(given: ParallelConfig) -> ParallelConfig:
     cannot reach them.
     """
     key = next((name for name in ("hostfile", "node_string") if getattr(given, name)), "service_groups")
+    parallel, mistakes = None, list[str]()
     try:
         parallel = given.resolved()
     except ConfigValidationError as error:
-        raise ConfigValidationError(
-            [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
-        ) from error
-    nodes = [node for group in parallel.service_groups for node in group.nodes]
-    for name in dict.fromkeys(executor_of(parallel, node.host, node.ssh_port) for node in nodes):
+        mistakes += [m if m.startswith("parallel") else f"parallel.{key}: {m}" for m in error.mistakes]
+    nodes = [node for group in parallel.service_groups for node in group.nodes] if parallel else []
+    names = [executor_of(parallel, node.host, node.ssh_port) for node in nodes] if parallel else [given.executor]
+    for name in dict.fromkeys(names):
         try:
             if not registry.executors.is_ours(name):
                 executor_class(name)
         except ConfigurationError as error:
-            raise ConfigValidationError([f"parallel.executor: {error.message}"]) from error
+            mistakes.append(f"parallel.executor: {error.message}")
+    if mistakes or parallel is None:
+        raise ConfigValidationError(mistakes)
     return parallel
 
 
@@ -199,71 +249,6 @@ def _load_search(settings: BaseSections, mistakes: list[str]) -> LoadSearch | No
     if whole and any(v != int(v) for v in (section.low, section.high, section.start)):
         mistakes.append("load_search: concurrency is a whole number; low, high and start must be, too")
     return LoadSearch(section.low, section.high, section.start, section.points, section.tolerance, whole)
-
-
-def _space(
-    settings: BaseSections,
-    engine: Engine,
-    load_search: LoadSearch | None,
-    groups: Sequence[Group],
-    mistakes: list[str],
-) -> tuple[Space | None, list[str]]:
-    fields: Sequence[Field] = ()
-    try:
-        fields = engine.fields()
-        notices = []
-        if load_search is not None:
-            loads = [f.name for f in fields if f.name.lower() in LOAD_FIELDS]
-            fields = [f for f in fields if f.name not in loads]
-            notices = [
-                f"{name} is left to the load search ([load_search] enabled = false turns it off)" for name in loads
-            ]
-        ranks = rank_rules(engine.ranks(), groups, section_name(engine), engine.node_rules)
-        space = Space(fields, (*engine.constraints(), *ranks.reasons, *settings.constraints))
-    except ConfigurationError as error:
-        section = section_name(engine)
-        for text in getattr(error, "mistakes", [error.message]):
-            if text.startswith("constraint "):
-                mistakes.append(f"constraints: {text.removeprefix('constraint ')}")
-            elif not any(m.endswith(text) for m in mistakes):
-                mistakes.append(f"{section}.target_field: {text}")
-        return None, []
-    if not space.dimensions:
-        if not fields and not notices:
-            return None, []  # the engine has said so
-        key = f"{section_name(engine)}.target_field"
-        mistakes.append(f"{key}: no parameter is left to search; every one is constant or derived")
-        return None, []
-    mistakes += ranks.mistakes
-    reasons = {**engine.reasons(), **ranks.reasons}
-    for text in space.broken(space.default()):
-        why = reasons.get(text)
-        way = f"({why}); give its fields another value" if why else "; change the rule or the fields' value"
-        mistakes.append(f"constraints: {text!r}: the baseline breaks it{' ' if why else ''}{way}")
-    return space, [*notices, *ranks.notices, *_unsaid_baselines(space)]
-
-
-def _unsaid_baselines(space: Space) -> list[str]:
-    """A sentence on the fields whose values of today nobody has said."""
-    baseline = space.default().values
-    found = [f"{f.name} {baseline[f.name]}" for f in space.fields if f.searched and f.value is None]
-    if not found:
-        return []
-    names = ", ".join(found)
-    return [f"the baseline of {names} is the middle of its range, as no `value` says what is in use today"]
-
-
-def _user_settings(given: list[dict[str, Any]], space: Space, mistakes: list[str]) -> tuple[Setting, ...]:
-    made = []
-    for number, values in enumerate(given, 1):
-        try:
-            setting = space.setting(values, f"user:{number}")
-        except ConfigValidationError as error:
-            mistakes += [f"optimizer.user_settings.{number}: {m}" for m in error.mistakes]
-            continue
-        mistakes += [f"optimizer.user_settings.{number}: breaks the rule {text!r}" for text in space.broken(setting)]
-        made.append(setting)
-    return tuple(made)
 
 
 def _swarm(settings: BaseSections, search: type[Search] | None, mistakes: list[str]) -> SwarmOptions:

@@ -6,7 +6,7 @@ from typing import Any
 
 from swarmtune import registry
 from swarmtune.engines.base import Engine
-from swarmtune.errors import ConfigurationError
+from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.search.base import Search
 from swarmtune.settings import BaseSections
@@ -16,12 +16,18 @@ from swarmtune.space.space import MAX_FIELDS
 MAX_MISTAKE = 500  # characters; the system's messages repeat file names of any length
 
 
-def engine_and_benchmark(settings: BaseSections, mistakes: list[str]) -> tuple[Engine | None, Benchmark | None]:
-    """Both, each None if it cannot be made; ``mistakes`` then gets the reasons."""
-    name, engine = engine_name(settings, mistakes), None
+def engine_and_benchmark(
+    settings: BaseSections, mistakes: list[str], engine_known: bool = True
+) -> tuple[Engine | None, Benchmark | None]:
+    """Both, each None if it cannot be made; ``mistakes`` then gets the reasons. No engine if it is not known which."""
+    name, engine = engine_name(settings, mistakes) if engine_known else None, None
+    before, folder = len(mistakes), None
     if name is not None:
         engine = _part(settings, registry.engines, "optimizer.engine", name, mistakes)
-    return engine, _part(settings, registry.benchmarks, "optimizer.benchmark", settings.optimizer.benchmark, mistakes)
+    if engine is not None and len(mistakes) == before:
+        folder = engine.model_folder
+    known = registry.benchmarks
+    return engine, _part(settings, known, "optimizer.benchmark", settings.optimizer.benchmark, mistakes, folder)
 
 
 def engine_name(settings: BaseSections, mistakes: list[str]) -> str | None:
@@ -68,8 +74,17 @@ def engines_with_table(settings: BaseSections) -> tuple[str, ...]:
     return tuple(name for section, name in named.items() if section in settings.model_fields_set)
 
 
-def _part(settings: BaseSections, known: registry.Registry, key: str, name: str, mistakes: list[str]) -> Any:
-    """The engine or benchmark of this name, made from its table; None and the reasons in ``mistakes`` if that fails."""
+def _part(
+    settings: BaseSections,
+    known: registry.Registry,
+    key: str,
+    name: str,
+    mistakes: list[str],
+    model_folder: str | None = None,
+) -> Any:
+    """The engine or benchmark of this name, made from its table; None and the reasons in ``mistakes`` if that fails.
+    ``model_folder`` is for the benchmark (``Benchmark.learn_model``).
+    """
     try:
         part = known.load(name)
     except ConfigurationError as error:
@@ -86,6 +101,8 @@ def _part(settings: BaseSections, known: registry.Registry, key: str, name: str,
         return None
     try:
         made = part(table)
+        if isinstance(made, Benchmark):
+            made.learn_model(model_folder)
         mistakes += [keyed(m, section) for m in made.mistakes()]
     except ConfigurationError as error:
         mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
@@ -99,6 +116,24 @@ def _part(settings: BaseSections, known: registry.Registry, key: str, name: str,
 def keyed(mistake: str, section: str) -> str:
     """The mistake, with the name of its table in front unless it begins with that already."""
     return mistake if mistake.startswith((f"{section}.", f"{section}:")) else f"{section}: {mistake}"
+
+
+def tell(error: ConfigurationError, mistakes: list[str], place: str) -> None:
+    """Add the mistakes of this error, at this place, to ``mistakes``, unless they are there, whatever place they name."""
+    for text in getattr(error, "mistakes", [error.message]):
+        if not any(mistake.endswith(text) for mistake in mistakes):
+            mistakes.append(keyed(text, place))
+
+
+def tell_of_part(error: ConfigurationError, mistakes: list[str], section: str) -> None:
+    """The same for what a part raised that has told its mistakes: a file that it cannot use is one of them."""
+    if not (isinstance(error, ConfigPathError) and has_mistakes(section, mistakes)):
+        tell(error, mistakes, section)
+
+
+def has_mistakes(section: str, mistakes: list[str]) -> bool:
+    """Is one of these mistakes in this table?"""
+    return any(mistake.startswith((f"{section}.", f"{section}:")) for mistake in mistakes)
 
 
 def search_class(name: str, mistakes: list[str]) -> type[Search] | None:

@@ -32,7 +32,10 @@ PROOF_SHARE = 0.25  # of the search's time is the proof's, where nothing is said
 # Options that say which measurements count, and so can be changed while a study goes on.
 TRUST = frozenset({"max_contended_cpu_share", "max_other_device_share"})
 # Options of engines and load generators that studies of schema 1 may not have.
-ADDED = frozenset({"benchmark_min_requests", "benchmark_min_requests_per_user"})
+ADDED = frozenset(
+    {"benchmark_min_requests", "benchmark_min_requests_per_user", "warmup_until_steady", "client_cert", "client_key"}
+    | {"tokenizer", "num_dataset_entries", "slice_duration"}
+)
 
 
 @dataclass(frozen=True)

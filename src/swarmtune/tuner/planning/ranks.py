@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from swarmtune.engines.schema import plain
+from swarmtune.execution.service_group import VISIBLE
 from swarmtune.records import Group
 from swarmtune.space import Constraint
 
@@ -36,15 +38,17 @@ def rank_rules(
     groups: Sequence[Group],
     section: str,
     node_rules: Callable[[int], Mapping[str, str]] = lambda _: {},
+    variables: Mapping[str, str] | None = None,
 ) -> RankRules:
     """What devices and nodes ask of these ranks (``Engine.ranks``): no more than devices, and an equal part on each node.
 
     Groups differ: the one with the fewest devices decides. ``node_rules``: those of the engine (``Engine.node_rules``).
+    ``variables``: of the service's environment; where a group tells no devices, one that says which it sees counts.
     """
     found = RankRules()
     if not groups:
         return found
-    rules = _device_rules(ranks, groups, found) if ranks else {}
+    rules = _device_rules(ranks, groups, found, _seen(variables or {})) if ranks else {}
     told = " x ".join(f"{name} {number}" for name, number in ranks.items())
     found.add(rules, f"{section}: its parallel ranks ({told}) break the rule {{!r}}: {{}}")
     for nodes in sorted({len(group.nodes) for group in groups}):
@@ -52,13 +56,30 @@ def rank_rules(
     return found
 
 
-def _device_rules(ranks: Mapping[str, str], groups: Sequence[Group], found: RankRules) -> dict[str, str]:
+def _seen(variables: Mapping[str, str]) -> tuple[str, int]:
+    """The variable that says which devices a service sees, and how many; 0: none does."""
+    for name in VISIBLE:
+        listed = [word.strip() for word in str(variables.get(name, "")).split(",")]
+        seen = list(itertools.takewhile(lambda word: word not in ("", "-1"), listed))  # as the drivers read it
+        if seen and "$" not in "".join(seen):
+            return name, len(seen)
+    return "", 0
+
+
+def _device_rules(
+    ranks: Mapping[str, str], groups: Sequence[Group], found: RankRules, seen: tuple[str, int]
+) -> dict[str, str]:
     parts = [number for number in ranks.values() if number != "1"]
     product = " * ".join(parts) or "1"
     smallest = min(groups, key=_usable)
     devices = _usable(smallest)
     rules: dict[str, str] = {}
-    if devices or _uneven(smallest):
+    variable, visible = seen
+    if not devices and visible and not _uneven(smallest):
+        rules[f"{product} <= {visible * len(smallest.nodes)}"] = (
+            f"{variable} of its environment names {visible} device{'' if visible == 1 else 's'}"
+        )
+    elif devices or _uneven(smallest):
         rules[f"{product} <= {devices}"] = _limit(smallest)
     elif searched := [part for part in parts if not part.isdecimal()]:
         found.notices.append(

@@ -13,25 +13,23 @@ from swarmtune.loadgen.base import Benchmark
 from swarmtune.records import Group
 from swarmtune.sources import section_name
 from swarmtune.space import Space
-from swarmtune.tuner.planning.parts import keyed
+from swarmtune.tuner.planning.parts import has_mistakes, tell_of_part
 from swarmtune.tuner.planning.scripts import StartScripts
 from swarmtune.workload import Workload
 
 
 def not_runnable(
     engine: Engine,
-    benchmark: Benchmark,
     space: Space,
-    workload: Workload,
     groups: tuple[Group, ...],
-    timeout_s: float,
+    mistakes: list[str],
     scripts: StartScripts | None = None,
-) -> list[str]:
-    """Why the baseline's commands cannot be made, or cannot end within ``timeout_s`` seconds, as mistakes.
+) -> None:
+    """Why the services of the baseline cannot be started on these groups, to ``mistakes``; nothing that follows from what is
+    wrong in the engine's table already.
 
     With ``scripts`` the engine starts nothing: it may be one that runs on one node, or cannot run here.
     """
-    mistakes = []
     ports = [g.port for g in groups if g.port > 65535]
     if ports:
         mistakes.append(f"optimizer.groups: the ports of {len(groups)} groups would end at {ports[-1]}, above 65535")
@@ -41,24 +39,33 @@ def not_runnable(
             f"parallel: the groups {', '.join(several[:5])} have several nodes, and the engine {engine.name} runs on one; "
             'set mode = "single_node" or nodes_per_group = 1'
         )
+    if groups and _has_command(section_name(engine), lambda: engine.command(space.default(), groups[0]), mistakes):
+        mistakes += [] if mistakes or scripts else _shared_files(engine, space, groups)
+
+
+def not_measurable(benchmark: Benchmark, workload: Workload, timeout_s: float, mistakes: list[str]) -> None:
+    """Why this load cannot be put on a service, or cannot end within ``timeout_s`` seconds, to ``mistakes``."""
+    section = section_name(benchmark)
     if workload.duration_s is not None and workload.duration_s >= timeout_s:
         mistakes.append(
-            f"{section_name(benchmark)}.benchmark_duration: {workload.duration_s:g} s of load do not fit into one "
+            f"{section}.benchmark_duration: {workload.duration_s:g} s of load do not fit into one "
             f"evaluation (particles_time_out = {timeout_s:g})"
         )
-    sections = (section_name(engine), section_name(benchmark))
-    makers: tuple[Callable[[], Any], ...] = (
-        lambda: engine.command(space.default(), groups[0]),
-        lambda: benchmark.command(workload, "http://127.0.0.1:8000"),
-    )
-    for section, make in zip(sections, makers, strict=True):
-        try:
-            make()
-        except ConfigurationError as error:
-            mistakes += [keyed(m, section) for m in getattr(error, "mistakes", [error.message])]
-        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
+    _has_command(section, lambda: benchmark.command(workload, "http://127.0.0.1:8000"), mistakes)
+
+
+def _has_command(section: str, make: Callable[[], Any], mistakes: list[str]) -> bool:
+    """Can a command be made? Other errors than a mistake that is named follow from what is wrong in the section."""
+    try:
+        make()
+    except ConfigurationError as error:
+        tell_of_part(error, mistakes, section)
+        return False
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, OSError, RecursionError) as error:
+        if not has_mistakes(section, mistakes):
             mistakes.append(f"{section}: no command can be made of these values: {error}")
-    return mistakes or ([] if scripts else _shared_files(engine, space, groups))
+        return False
+    return True
 
 
 def _shared_files(engine: Engine, space: Space, groups: tuple[Group, ...]) -> list[str]:

@@ -67,11 +67,12 @@ class StartScripts:
 
 def start_scripts(given: ParallelConfig, parallel: ParallelConfig | None, mistakes: list[str]) -> StartScripts | None:
     """The scripts of the groups of ``parallel``, where ``given`` names one; ``mistakes`` gets those that cannot be read."""
-    if parallel is None or "start_script" not in _keys(given):
+    if not given.enabled or "start_script" not in _keys(given):
         return None
-    groups = parallel.service_groups
-    if wrong := script_mistakes(groups):
+    groups = parallel.service_groups if parallel else ()
+    if wrong := script_mistakes(groups or (given,)):
         mistakes += [f"{DEFAULT}: {mistake}" for mistake in wrong]
+    if wrong or parallel is None:  # its groups are wrong
         return None
     try:
         later = GroupScripts.of(parallel)

@@ -1,0 +1,277 @@
+"""AIPerf's names for the options of ``swarmtune bench``, from aiperf.toml: what each means here, or why it is refused.
+
+A command line is translated word by word before it is parsed: argparse, too, takes a word that begins with a dash for an
+option wherever it stands.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from swarmtune.apps.cli.actions import END_OF_FILE
+from swarmtune.errors import ConfigPathError, ConfigValidationError, one_line
+
+VERSION = "0.13.0"
+TABLE = Path(__file__).with_name("aiperf.toml")
+CONFIG = ("--config", "-f")
+LARGEST_FILE = 1_000_000  # bytes of a file of options
+SHAPES = {"constant": "constant", "poisson": "poisson", "gamma": "gamma"}  # phase types that are arrivals of a rate
+LOADS = (*SHAPES, "concurrency", "fixed_schedule", "user_centric")
+PATHS = ("/chat/completions", "/completions", "/embeddings", "/responses")
+IDLE = frozenset(  # keys of AIPerf's file that say nothing that could differ here
+    ("dataset.type", "schemaVersion", "profiling.name", "warmup.name", "warmup.excludeFromResults", "artifacts.summary",
+     "artifacts.records", "profiling.excludeFromResults", "serverMetrics.enabled", "gpuTelemetry.enabled")
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an option of AIPerf is not taken, and what comes near to it."""
+
+    reason: str
+    near: str
+
+    def text(self, name: str) -> str:
+        """One line for people."""
+        return f"{name} is not supported, because {self.reason}; near: {self.near}"
+
+
+@dataclass(frozen=True)
+class Names:
+    """The table. ``alias``: our option; ``words``: what stands for an option without a value; ``only``: the one value that
+    is accepted, and why; ``values``: for an option's value, what stands for both; ``unlike``: values that are refused;
+    ``config``: keys of AIPerf's file.
+    """
+
+    alias: Mapping[str, str]
+    words: Mapping[str, Sequence[str]]
+    only: Mapping[str, Mapping[str, str]]
+    values: Mapping[str, Mapping[str, Sequence[str]]]
+    config: Mapping[str, str]
+    refused: Mapping[str, Refusal]
+    unlike: Mapping[str, Mapping[str, Refusal]]
+
+
+@cache
+def names() -> Names:
+    """The table of the file beside this module."""
+    data = tomllib.loads(TABLE.read_text(encoding="utf-8"))
+    refused = {name: Refusal(one["reason"], one["near"]) for one in data["refused"] for name in one["names"]}
+    unlike = {name: {value: Refusal(**one) for value, one in values.items()} for name, values in data["unlike"].items()}
+    return Names(data["alias"], data["words"], data["only"], data["values"], data["config"], refused, unlike)
+
+
+def translated(arguments: Sequence[str]) -> list[str]:
+    """The command line in our own words, those of a file of options in front. ConfigValidationError with every option that
+    is refused; ConfigPathError if the file cannot be read.
+    """
+    given: list[str] = []
+    mistakes: list[str] = []
+    files: list[str] = []
+    rest = iter(arguments)
+    for word in rest:
+        name, equals, value = _parts(word)
+        if name in CONFIG:
+            files.append(value if equals else next(rest, ""))
+        else:
+            given += _translate(name, equals, value, rest, mistakes)
+    known = {_stem(word) for word in given if word.startswith("-")}
+    before = [word for path in files for word in _from_file(Path(path), mistakes) if _stem(word) not in known]
+    if "--json" in before:
+        mistakes.append(
+            "--config: --json belongs on the command line: it decides what standard output is from the start"
+        )
+    if mistakes:
+        raise ConfigValidationError(mistakes)
+    return [*before, END_OF_FILE, *given] if before else given
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """Name, "=" and value; a short option may have its value behind it: -b4."""
+    name, equals, value = word.partition("=")
+    if word.startswith("--") or len(word) < 3 or word in names().words:
+        return name, equals, value
+    return (word[:2], "=", word[2:].removeprefix("=")) if word[:2] in (*names().alias, "-f") else (word, "", "")
+
+
+def _stem(word: str) -> str:
+    """The name of an option without its value, and without the "no" of a switch."""
+    return word.partition("=")[0].replace("--no-", "--", 1)
+
+
+def _translate(name: str, equals: str, value: str, rest: Iterator[str], mistakes: list[str]) -> list[str]:
+    table = names()
+    if name in table.refused:
+        mistakes.append(table.refused[name].text(name))
+        return []
+    if name in table.words:
+        return list(table.words[name])
+    if name in table.only:
+        only = table.only[name]
+        value = value if equals else next(rest, "")
+        if value != only["value"]:
+            mistakes.append(
+                f"{name} {one_line(value)} is not supported, because {only['reason']}; near: {only['value']}"
+            )
+        return []
+    name = table.alias.get(name, name)
+    if name in table.values or name in table.unlike or name == "--sequence-distribution":
+        value = value if equals else next(rest, "")
+        if value in table.unlike.get(name, {}):
+            mistakes.append(table.unlike[name][value].text(f"{name} {value}"))
+            return []
+        found = table.values.get(name, {}).get(value)
+        return [f"{name}={pairs(value) if name == '--sequence-distribution' else value}"] if found is None else [*found]
+    return [f"{name}{equals}{value}"]
+
+
+def pairs(text: str) -> str:
+    """Weighted pairs of lengths in our form, from any of AIPerf's: ISL,OSL:P;... as it is, [(ISL,OSL):P,...], or JSON."""
+    if text.strip().startswith("{"):
+        try:
+            listed = json.loads(text)["pairs"]
+            return ";".join(
+                f"{one['isl']}|{one.get('isl_stddev', 0)},{one['osl']}|{one.get('osl_stddev', 0)}:{one['prob']}"
+                for one in listed
+            )
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return text  # the parser of pairs says what is wrong
+    if text.strip().startswith("["):
+        return text.strip().strip("[]").replace(" ", "").replace("),(", ");(").replace(",(", ";(").translate(
+            {ord(c): None for c in "()"}
+        )  # fmt: skip
+    return text
+
+
+# --- a file of options --------------------------------------------------------------------------------------------------
+
+
+def _from_file(path: Path, mistakes: list[str]) -> list[str]:
+    """The options of a YAML or TOML file as words of a command line."""
+    data = _read(path)
+    inner = data.get("loadgen") if isinstance(data.get("loadgen"), dict) else None
+    benchmark = data.get("benchmark")
+    if isinstance(benchmark, dict):
+        rest = {key: value for key, value in data.items() if key != "benchmark"}
+        found = _aiperf_words({**rest, **benchmark}, path, mistakes)
+    else:
+        found = [
+            (f"--{name.replace('_', '-')}", value) for name, value in (inner if inner is not None else data).items()
+        ]
+    words = []
+    for name, value in found:
+        for word in _words(name, value):
+            words += _translate(*_parts(word), iter(()), mistakes)
+    return words
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.expanduser().open("rb") as file:
+            text = file.read(LARGEST_FILE + 1)
+        data = _parsed(text, toml=path.suffix == ".toml") if len(text) <= LARGEST_FILE else "too large"
+    except OSError as error:
+        raise ConfigPathError(f"--config: {path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigValidationError([f"--config: {path}: {one_line(str(error))[:300]}"]) from error
+    if not isinstance(data, dict):
+        raise ConfigValidationError([f"--config: {path} is no table of options, or has over {LARGEST_FILE:,} bytes"])
+    return {str(name): value for name, value in data.items()}
+
+
+def _parsed(text: bytes, *, toml: bool) -> Any:
+    """The content; ValueError says what is wrong. Aliases of YAML are refused: a small text could become a huge one."""
+    import yaml
+
+    from swarmtune.workload.files import wrong_byte
+
+    if wrong := wrong_byte(text) if text.strip() else "it is empty":
+        raise ValueError(wrong)
+    if toml:
+        return tomllib.loads(text.decode("utf-8-sig"))
+    try:
+        aliased = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
+        data = None if aliased else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    if aliased:
+        raise ValueError("aliases (*name) are not read")
+    return data
+
+
+def _words(name: str, value: Any) -> list[str]:
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [name if value else name.replace("--", "--no-", 1)]
+    if isinstance(value, dict):
+        if name == "--header":
+            return [f"{name}={key}: {one}" for key, one in value.items()]
+        return [f"{name}={json.dumps(value, default=str)}"]
+    if isinstance(value, list):
+        if name in ("--header", "--extra-inputs", "--server-metrics", "--gpu-telemetry"):
+            return [f"{name}={one}" for one in value]
+        return [f"{name}={','.join(map(str, value))}"]
+    return [f"{name}={value}"]
+
+
+def _aiperf_words(data: Mapping[str, Any], path: Path, mistakes: list[str]) -> list[tuple[str, Any]]:
+    """The options of a document of AIPerf's form (schema 2.0)."""
+    found: list[tuple[str, Any]] = []
+    for phase in _phases(data):
+        found += _phase_words(phase)
+    plain = {key: value for key, value in data.items() if key not in ("phases", "profiling", "warmup", "slos")}
+    phases = {
+        str(phase["name"]): {k: v for k, v in phase.items() if k not in ("name", "type")} for phase in _phases(data)
+    }
+    for key, value in _flat({**plain, **phases}):
+        option = names().config.get(key.replace("dataset.prompts.", "dataset."))
+        if option is not None:
+            found.append((option, _our_value(option, value)))
+        elif key not in IDLE:
+            mistakes.append(f"--config: {path}: {one_line(key)} is not understood here; give options: isl: 512")
+    if isinstance(data.get("slos"), dict):
+        found.append(("--goodput", " ".join(f"{name}:{value}" for name, value in data["slos"].items())))
+    return found
+
+
+def _phases(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = data.get("phases")
+    phases = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    named = [{"name": name, **data[name]} for name in ("warmup", "profiling") if isinstance(data.get(name), dict)]
+    return [{"name": "profiling", **phase} for phase in (*phases, *named) if isinstance(phase, dict)]
+
+
+def _phase_words(phase: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What the type of a phase says of its load."""
+    kind = str(phase.get("type", "concurrency"))
+    if phase["name"] == "warmup":
+        return []
+    if kind == "fixed_schedule":
+        return [("--fixed-schedule", True)]
+    return [("--arrival-pattern", SHAPES[kind])] if kind in SHAPES else []
+
+
+def _our_value(option: str, value: Any) -> Any:
+    """A value of AIPerf's file in our spelling: times without their s, addresses without the path of the API."""
+    if not isinstance(value, str):
+        return value
+    if option == "--url":
+        return next((value.removesuffix(path) for path in PATHS if value.endswith(path)), value)
+    return value.removesuffix("s") if option.endswith(("-duration", "-period")) else value
+
+
+def _flat(data: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; headers and extra inputs stay tables."""
+    for key, value in data.items():
+        place = f"{before}{key}"
+        if isinstance(value, dict) and place not in ("endpoint.headers", "endpoint.extra"):
+            yield from _flat(value, f"{place}.")
+        else:
+            yield place, value

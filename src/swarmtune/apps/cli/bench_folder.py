@@ -1,0 +1,106 @@
+"""The folder of ``swarmtune bench``'s results: the files in one folder belong to one run (or one sweep)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import Counter
+from pathlib import Path
+
+from swarmtune.errors import ConfigPathError
+from swarmtune.loadgen.exports.report import FILES
+
+MARK = ".swarmtune-bench"  # there while a run writes, so that another one takes another folder
+SELF_TEST_FILE = "self-test.json"
+OURS = FILES | {MARK, SELF_TEST_FILE}
+SWEEP = (  # how folders of a sweep begin
+    *("concurrency", "request_rate", "isl", "osl", "prefill_concurrency", "isl_stddev", "osl_stddev", "request_count"),
+    *("benchmark_duration", "conversation_num", "conversation_turn_mean", "num_users", "run"),
+)
+MOST = 100_000  # folders of one name
+
+
+class Place:
+    """The folder ``base``, or the first of ``base-2``, ``base-3`` ... that holds no files of another run.
+
+    ``overwrite``: remove the files of the earlier run in ``base`` instead; only those that ``bench`` writes.
+    """
+
+    def __init__(self, base: Path, *, overwrite: bool) -> None:
+        self._base, self._overwrite = base, overwrite
+        self._taken: Path | None = None
+        self._made: list[Path] = []
+        self._given: Counter[str] = Counter()
+
+    def folder(self, name: str = "") -> Path:
+        """The folder of a run; ``name``: of one run of a sweep (a value given twice: with a number). ConfigPathError if it
+        cannot be made.
+        """
+        try:
+            if self._taken is None:
+                self._taken = self._take()
+            self._given[name] += 1
+            folder = self._taken / (name if self._given[name] == 1 else f"{name}-{self._given[name]}")
+            if not folder.is_dir():
+                folder.mkdir(parents=True)
+                self._made.append(folder)
+        except OSError as error:
+            raise ConfigPathError(
+                f"--artifact-dir: {self._base} cannot be made: {error.strerror}. Choose another."
+            ) from error
+        return folder
+
+    def close(self) -> None:
+        """The run has ended. Folders that were made here and stayed empty are removed."""
+        if self._taken is not None:
+            (self._taken / MARK).unlink(missing_ok=True)
+        for folder in reversed(self._made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _take(self) -> Path:
+        for number in range(1, MOST):
+            folder = self._numbered(number)
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)  # another run may do so at this moment
+                self._made.append(folder)
+            elif self._overwrite:
+                _clear(folder)
+            elif _holds_a_run(folder):
+                continue
+            try:
+                with (folder / MARK).open("x") as mark:
+                    mark.write(f"{os.getpid()}\n")
+            except FileExistsError:  # another run has begun there at this moment
+                continue
+            return folder
+        raise ConfigPathError(
+            f"--artifact-dir: {self._base} has {MOST - 1:,} runs: give another folder, or --overwrite"
+        )
+
+    def _numbered(self, number: int) -> Path:
+        if number == 1:
+            return self._base
+        if self._base.name in ("", ".."):  # the current folder and its like have no name to put a number after
+            return self._base / f"run-{number}"
+        return self._base.with_name(f"{self._base.name}-{number}")
+
+
+def _holds_a_run(folder: Path) -> bool:
+    if any((folder / name).exists() for name in OURS):
+        return True
+    return any(_holds_a_run(inner) for inner in _sweep(folder))
+
+
+def _sweep(folder: Path) -> list[Path]:
+    """The folders of the runs of a sweep."""
+    return [inner for inner in folder.iterdir() if inner.name.startswith(SWEEP) and inner.is_dir()]
+
+
+def _clear(folder: Path) -> None:
+    for inner in _sweep(folder):
+        _clear(inner)
+        with contextlib.suppress(OSError):
+            inner.rmdir()
+    for name in OURS:
+        (folder / name).unlink(missing_ok=True)

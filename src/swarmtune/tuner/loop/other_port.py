@@ -1,0 +1,48 @@
+"""Finds the port on which a service listens instead of the one that it was given, and the process that holds that one."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+from swarmtune.devices.host import is_here
+from swarmtune.devices.parties import listening_ports, stranger
+from swarmtune.devices.processes import shown
+from swarmtune.fleet.service_run import answers_http
+from swarmtune.records import Group
+
+MOST_PORTS = 16  # of those on which the service listens that are asked
+GIVEN = "the port that it is given ($PORT or $SWARMTUNE_PORT in a start script)"
+
+
+async def other_port(token: str, group: Group) -> str:
+    """Where the service with this token listens instead of the group's address, and the way out, as a sentence.
+
+    Ports on which it does not answer HTTP are left out, as those on which its processes meet. Empty: nothing is known, as of
+    a service on another machine.
+    """
+    ports = listening_ports(token)
+    if group.port in ports:
+        return f"It listens on that port at another address of its node: let it listen on {group.master} or 0.0.0.0."
+    asked = sorted(ports)[:MOST_PORTS]
+    answers = await asyncio.gather(*(answers_http(replace(group, port=port)) for port in asked))
+    found = [str(port) for port, answered in zip(asked, answers, strict=True) if answered]
+    if not found:
+        return ""
+    return f"The service listens on port {' and '.join(found)} instead: let it listen on {GIVEN}."
+
+
+async def taken_by(token: str, group: Group, since: int) -> str:
+    """What holds the group's port in place of the service with this token, started at ``since`` (since_boot()).
+
+    A sentence, or empty: nothing is known against it, as of a service on another machine.
+    """
+    if not is_here(group.master):
+        return ""
+    other = await asyncio.to_thread(stranger, group.port, token, since)
+    if other is None:
+        return ""
+    return (
+        f"port {group.port} of this machine belongs to {shown(other.name)} (pid {other.pid}), which is not the service that "
+        "was started: stop it, or give the service another port"
+    )
