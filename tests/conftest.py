@@ -32,7 +32,7 @@ PROCESSES = (
         "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",
         "test_a_master_without",
     )),
-    "engines/test_surroundings.py::test_programs_of",
+    *("engines/test_surroundings.py::test_programs_of", "test_redaction.py::test_the_command_line"),
     *("apps/test_commands.py::" + name for name in (
         "test_help_imports_nothing_heavy", "test_a_reader_that_goes_away", "test_head_of_the_plan",
         "test_a_terminal_without_unicode", "test_plugins_are_listed", "test_a_plugin_brings", "test_mistakes_in_a_plugins",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,24 +10,14 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal, NotRequired, TypedDict, TypeVar
 
+from swarmtune.redaction import looks_secret
+
 Value = bool | int | float | str
 T = TypeVar("T")
 
 
 def _frozen(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(mapping))
-
-
-_SECRET_WORDS = frozenset({"key", "pwd", "token"})
-_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$", re.IGNORECASE)
-# MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
-_COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
-
-
-def looks_secret(name: str) -> bool:
-    """Does the name of a variable or flag say that its value is a secret (HF_TOKEN, --api-key, dbPassword)?"""
-    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
-    return bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from swarmtune import registry
 from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
-from swarmtune.records import looks_secret
+from swarmtune.redaction import looks_secret, ours
 from swarmtune.search.swarm import Strategy
 from swarmtune.sources import (
     CONFIG_PATH_VARIABLES,
@@ -349,6 +349,8 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
             model(**replaced(data, one.place, one.value))
         except ValidationError as error:
             mistakes += _sentences(error, layers[one.layer :], model, below=one.place)
+    ours.learn_environment(os.environ)
+    ours.learn_in(data)
     settings, invalid = None, None
     try:
         settings = model(**data)

@@ -20,7 +20,12 @@ OLDER_PREFIX = "MODEL_EVAL_STATE_"  # of the older tuner's variables; it reads s
 CONFIG_PATH_VARIABLES = ("SWARMTUNE_CONFIG_PATH", "MODEL_EVAL_STATE_CONFIG_PATH")
 OWN_VARIABLES = (  # variables with our prefix that are no settings; every other one must name a setting
     CONFIG_PATH_VARIABLES[0],
-    *("SWARMTUNE_API_KEY", "SWARMTUNE_LOADGEN_HEADERS", "SWARMTUNE_LOADGEN_PROXY"),  # loadgen/ask/spec.py
+    *(
+        "SWARMTUNE_API_KEY",
+        "SWARMTUNE_LOADGEN_HEADERS",
+        "SWARMTUNE_LOADGEN_PROXY",
+        "SWARMTUNE_LOADGEN_URLS",
+    ),  # ask/spec.py
     "SWARMTUNE_TOKEN",  # marks each process that SwarmTune starts (execution/supervisor.py)
     "SWARMTUNE_CONFIG",  # the file with the values, for a start script (fleet/script_job.py)
     # what a service is told about its group (execution/service_group.py)

@@ -16,7 +16,8 @@ from cli_runs import Cli, names_in
 
 from swarmtune import registry
 from swarmtune.engines.vllm import VllmEngine
-from swarmtune.records import Command, Group, command_line, looks_secret
+from swarmtune.records import Command, Group, command_line
+from swarmtune.redaction import looks_secret
 
 SWARMTUNE = str(Path(sys.executable).with_name("swarmtune"))
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from swarmtune.records import looks_secret
+from swarmtune.redaction import looks_secret
 
 MAX_HOSTS = 10_000
 MAX_SLOTS = 1024

@@ -418,6 +418,12 @@ def inherited() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(PRIVATE_PREFIXES)}
 
 
+def secrets_of_node(names: str) -> set[str]:
+    """The values of our own variables of such names; no numbers, no paths, no short words."""
+    found = [value for name, value in os.environ.items() if names and re.search(names, name)]
+    return {value for value in found if len(value) >= 8 and not value.isdigit() and not value.startswith("/")}
+
+
 def prctl(option: int, value: int) -> None:
     """See prctl(2)."""
     if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
@@ -431,7 +437,7 @@ class Supervisor:
     files [{path, content, restore}], relative to the directory; log_path (default output.log in the directory);
     memory_limit_bytes (of address space, per process); lives_on (the end of the main process with 0 is not the command's);
     nice (0 to 19, of it and of its session); grace_s; lease_s (null: none); token; redact (values that must not appear in
-    the log).
+    the log); redact_names (a pattern of the names of our variables whose values must not appear there either).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
@@ -463,7 +469,8 @@ class Supervisor:
         """Write the files and start the command. Refused or OSError: nothing runs (call ``put_back``)."""
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         make_private(self.directory)
-        self.log = Log(Path(self.spec.get("log_path") or self.directory / "output.log"), self.spec.get("redact", ()))
+        hidden = {*self.spec.get("redact", ()), *secrets_of_node(self.spec.get("redact_names", ""))}
+        self.log = Log(Path(self.spec.get("log_path") or self.directory / "output.log"), hidden)
         self._write_files()
         self._spawn()
 

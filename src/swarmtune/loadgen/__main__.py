@@ -16,6 +16,7 @@ from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed import run
 from swarmtune.loadgen.exports.report import report, write_files
 from swarmtune.loadgen.records import Records
+from swarmtune.redaction import ours
 
 FAILED, BAD_SPEC, UNREACHABLE, DISK_FULL, INTERRUPTED = 1, 2, 3, 4, 130
 
@@ -26,29 +27,33 @@ def execute(spec: Spec, directory: Path) -> Records:
     return run(spec, workers, directory, run_type="single" if workers == 1 else None)
 
 
+def _say(text: str) -> None:
+    sys.stderr.write(f"{ours.hide(text)}\n")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the spec in ``argv[0]`` in the working directory; the exit code."""
     if len(argv) != 1:
-        sys.stderr.write("usage: python -m swarmtune.loadgen SPEC.json\n")
+        _say("usage: python -m swarmtune.loadgen SPEC.json")
         return BAD_SPEC
     try:
         spec = Spec.read(Path(argv[0]))
         records = execute(spec, Path.cwd())
         write_files(report(spec, records), Path.cwd())
     except ConfigurationError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return BAD_SPEC
     except CommunicationError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return UNREACHABLE
     except SwarmTuneError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return FAILED
     except OSError as error:
-        sys.stderr.write(f"What was received cannot be written to {Path.cwd()}: {error.strerror or error}\n")
+        _say(f"What was received cannot be written to {Path.cwd()}: {error.strerror or error}")
         return DISK_FULL
     if records.lost:
-        sys.stderr.write(f"The endpoint {', '.join(spec.url)} was lost during the run.\n")
+        _say(f"The endpoint {', '.join(spec.url)} was lost during the run.")
         return UNREACHABLE
     return INTERRUPTED if records.interrupted else 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.records import Trial, to_plain
+from swarmtune.redaction import ours
 from swarmtune.report.commands import keep_files, kept_files, live_lines, run_lines
 from swarmtune.report.figures import answer_changes, at_ceiling, budget, no_difference, rounds_to_tell
 from swarmtune.report.pareto import pareto_set
@@ -75,7 +76,7 @@ def document(result: Result) -> dict[str, Any]:
         data["best"]["commands_of_other_ranks"] = others
         data["best"]["commands_while_it_runs"] = live_lines(result.plan, result.best.setting)
         data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in kept_files(result)]
-    return _finite(data)  # type: ignore[no-any-return]
+    return ours.hide_in(_finite(data))  # type: ignore[no-any-return]
 
 
 def _standing(result: Result, standing: Standing) -> dict[str, Any]:

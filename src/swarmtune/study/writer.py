@@ -19,6 +19,7 @@ from swarmtune.database.address import connect_arguments, database_url
 from swarmtune.database.connection import open_database
 from swarmtune.errors import ConfigurationError
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, to_plain
+from swarmtune.redaction import ours
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
 from swarmtune.study.fingerprint import CIRCUMSTANCES, changes
@@ -100,7 +101,7 @@ class StudyWriter(Store):
                 db.execute(
                     update(attempts)
                     .where(attempts.c.id == attempt.id)
-                    .values(state=state, ended_at=self._clock.wall(), outcome=json.dumps(to_plain(outcome)))
+                    .values(state=state, ended_at=self._clock.wall(), outcome=_json(to_plain(outcome)))
                 )
             if attempt.kind == "trial":
                 self._finish(attempt.trial_number, outcome)
@@ -108,12 +109,12 @@ class StudyWriter(Store):
     def append(self, record: Event | Measurement | tuple[str, str], attempt: Attempt | None = None) -> None:
         with translated("record an event"), self._writing() as db:
             if isinstance(record, Event):
-                facts = json.dumps(dict(record.facts), default=str)
+                facts = _json(dict(record.facts))
                 db.execute(insert(events).values(study=self.head.name, at=record.at, kind=record.kind, facts=facts))
             elif attempt is None:
                 raise ValueError("a load point or artefact belongs to an attempt")
             elif isinstance(record, Measurement):
-                text = json.dumps(to_plain(record))
+                text = _json(to_plain(record))
                 db.execute(insert(load_points).values(attempt_id=attempt.id, at=self._clock.wall(), measurement=text))
             else:
                 db.execute(insert(artifacts).values(attempt_id=attempt.id, name=record[0], path=record[1]))
@@ -289,7 +290,7 @@ class StudyWriter(Store):
         if trial_id is None or not (score or outcome.gave_up) or self._is_finished(trial_id):
             return
         if outcome.failure is not None:
-            self._optuna.set_trial_user_attr(trial_id, "failure", outcome.failure)
+            self._optuna.set_trial_user_attr(trial_id, "failure", ours.hide(outcome.failure))
         if score is None:
             self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
             return
@@ -306,6 +307,11 @@ class StudyWriter(Store):
             return self._optuna.get_trial(trial_id).state.is_finished()
         except KeyError:  # another program has deleted it
             return True
+
+
+def _json(facts: Any) -> str:
+    """What a study keeps: whatever a service said, without secrets."""
+    return json.dumps(ours.hide_in(facts), default=str)
 
 
 def _seconds(attempt: AttemptRow) -> float:

@@ -15,8 +15,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from swarmtune import __version__
-from swarmtune.apps.cli.output import Output, wants_json
+from swarmtune.apps.cli.output import Discreet, Output, wants_json
 from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError, one_line
+from swarmtune.redaction import cover_arguments, ours
 
 IMPORTING = "<frozen importlib._bootstrap>"  # the code of an import that is under way
 THREADS = "OPENBLAS_NUM_THREADS"
@@ -65,8 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character gets its number
             stream.reconfigure(errors="backslashreplace")
+    ours.learn_environment(os.environ)
+    ours.learn_in(arguments)
+    if argv is None:
+        cover_arguments()
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    with Output(wants_json(name, arguments)) as output:
+    with contextlib.redirect_stderr(Discreet(sys.stderr)), Output(wants_json(name, arguments)) as output:
         code = _run(name, arguments[1:], output) if name else _overview(arguments)
     if output.trouble:
         print(f"swarmtune {name}: {output.trouble}".replace(" :", ":"), file=sys.stderr)

@@ -18,6 +18,7 @@ from swarmtune.apps.cli import shown
 from swarmtune.apps.cli.actions import END_OF_FILE, Given, Once, OnOff
 from swarmtune.apps.cli.quantities import empty_item, indices, interval, repetitions, share
 from swarmtune.errors import CommunicationError, ConfigValidationError
+from swarmtune.redaction import Redactor, ours
 
 if TYPE_CHECKING:
     from swarmtune.apps.cli.bench_folder import Place
@@ -482,9 +483,7 @@ def exit_code(made: Report, arguments: argparse.Namespace) -> tuple[int, str]:
 
 
 def command_line(arguments: argparse.Namespace) -> str:
-    """The command line without secrets, for the results: headers and the key are known by their values."""
-    from swarmtune.loadgen.ask.spec import without_words
-    from swarmtune.loadgen.exports.report import without_secrets
-
-    values = sorted(filter(None, (*arguments.header, arguments.api_key)), key=len, reverse=True)
-    return shlex.join(["swarmtune", *(without_secrets(without_words(word, values)) for word in sys.argv[1:])])
+    """The command line without secrets, for the results."""
+    given = Redactor()
+    given.learn(arguments.api_key or "", *(header.partition(":")[2] for header in arguments.header))
+    return ours.hide(given.hide(shlex.join(["swarmtune", *sys.argv[1:]])))

@@ -8,10 +8,31 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from swarmtune.errors import SwarmTuneError
+from swarmtune.redaction import ours
+
+
+class Discreet:
+    """A text stream that shows no secret that this process knows; in all else it is the stream."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """See io.TextIOBase."""
+        self._stream.write(ours.hide(text))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """See io.IOBase."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class _Descriptor(io.RawIOBase):
@@ -51,7 +72,7 @@ class Output:
         self._written = False
         self._raw: _Descriptor | None = None
         self._stack = contextlib.ExitStack()
-        self._stream: TextIO = sys.stdout
+        self._stream: Any = sys.stdout
 
     def __enter__(self) -> Output:
         if sys.stdout is None:  # closed: a file that is opened later must not get its descriptor
@@ -70,7 +91,7 @@ class Output:
         self._stream = io.TextIOWrapper(
             io.BufferedWriter(raw), encoding=encoding, errors="backslashreplace", line_buffering=lines
         )
-        self._stack.enter_context(contextlib.redirect_stdout(self._stream))
+        self._stack.enter_context(contextlib.redirect_stdout(Discreet(self._stream)))
         return raw
 
     def _kept(self) -> int:
@@ -89,7 +110,7 @@ class Output:
     def write_json(self, data: Any) -> None:
         """Print the one object."""
         self._written = True
-        self._stream.write(json.dumps(data) + "\n")
+        self._stream.write(json.dumps(ours.hide_in(data)) + "\n")
 
     def fail(self, error: SwarmTuneError | str, code: int, culprit: str = "user") -> None:
         """Print an error as the one object, where only that may be printed and nothing is yet."""

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from swarmtune.apps.cli import shown
 from swarmtune.apps.cli.console import console_of
+from swarmtune.apps.cli.output import Discreet
 from swarmtune.records import (
     Event,
     GroupsFacts,
@@ -63,7 +64,8 @@ class View:
 
     def __enter__(self) -> View:
         logger.remove()
-        logger.add(self._folder / "log.txt", level=self._level, enqueue=False)
+        self._log = (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        logger.add(Discreet(self._log), level=self._level, backtrace=False, diagnose=False)
         logger.info("study {} in {}", self._plan.engine.name, self._folder)
         for notice in self._plan.notices:
             self._say(f"note: {notice}")
@@ -79,6 +81,7 @@ class View:
         if self._live is not None:
             self._live.stop()
         logger.remove()
+        self._log.close()
 
     def listen(self, event: Event) -> None:
         """Handle an event."""

@@ -59,6 +59,8 @@ async def sweep_leftovers(tokens: Iterable[str], python: str = sys.executable) -
 class _Pipes(Link):
     """The standard streams of a supervisor that is our child."""
 
+    inherits = True
+
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 

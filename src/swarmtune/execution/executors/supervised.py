@@ -8,7 +8,7 @@ import errno
 import json
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from pathlib import PurePath
 from typing import Any
 
@@ -17,6 +17,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, Simul
 from swarmtune.execution import supervisor
 from swarmtune.execution.executors.base import Handle
 from swarmtune.records import Command
+from swarmtune.redaction import NAMES, ours
 
 GRACE_S = 5.0  # used where no caller gives another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
@@ -31,7 +32,10 @@ class Link(ABC):
     """The connection to one supervisor: its standard input and output, and the ways to act without it.
 
     A link that breaks raises CommunicationError from ``lines``; the supervisor then ends the command by its lease.
+    ``inherits``: the supervisor has the environment of this process.
     """
+
+    inherits = False
 
     @abstractmethod
     async def send(self, line: bytes) -> None:
@@ -54,8 +58,12 @@ class Link(ABC):
         """The end of a file in the command's folder; empty if the file does not exist."""
 
 
-def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | None) -> bytes:
-    """The supervisor's first line of input: see ``supervisor.Supervisor``."""
+def spec_of(
+    command: Command, directory: PurePath, token: str, lease_s: float | None, hidden: Iterable[str] = ()
+) -> bytes:
+    """The supervisor's first line of input: see ``supervisor.Supervisor``. ``hidden``: values that its log must not show
+    besides the command's own secrets.
+    """
     spec = {
         "argv": command.argv,
         "env": dict(command.env),
@@ -67,7 +75,8 @@ def spec_of(command: Command, directory: PurePath, token: str, lease_s: float | 
         "grace_s": GRACE_S,
         "lease_s": lease_s,
         "token": token,
-        "redact": list(command.secret_values),
+        "redact": sorted({*command.secret_values, *hidden}),
+        "redact_names": NAMES,
     }
     return json.dumps(spec).encode() + b"\n"
 
@@ -135,7 +144,7 @@ class SupervisedHandle(Handle):
         """See Handle. The values of secrets are redacted."""
         window = min(MOST_LOG_BYTES, max(LOG_WINDOW_BYTES, LOG_LINE_BYTES * lines))
         data = await self._link.tail(self.directory / "output.log", window)
-        return "".join(data.decode(errors="replace").splitlines(keepends=True)[-lines:])
+        return ours.hide("".join(data.decode(errors="replace").splitlines(keepends=True)[-lines:]))
 
     async def stop(self, grace_s: float = 5.0) -> None:
         """See Handle."""
@@ -224,7 +233,8 @@ class Commands:
         self._handles = {h for h in self._handles if not (h.gone or h.lost)} | {handle}
         try:
             with contextlib.suppress(OSError):  # started() raises the reason
-                await link.send(spec_of(command, directory, token, self._lease_s))
+                hidden = ours.known if link.inherits else ()
+                await link.send(spec_of(command, directory, token, self._lease_s, hidden))
             await handle.started()
         except IPCCommandError as error:
             error.details["argv0"] = command.argv[0]

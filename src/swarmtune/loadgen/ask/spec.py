@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -17,16 +16,15 @@ from swarmtune.devices.host import is_here
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.ask.target import parse
 from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.redaction import ours
 from swarmtune.workload import StopRules
 
 # What a request may have to keep to count for goodput: upper limits in ms, and a lower one in tokens/s.
 LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_throughput_per_user")
 HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
+URLS_VARIABLE = "SWARMTUNE_LOADGEN_URLS"  # a JSON list, where a URL holds a secret
 PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
 KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
-SECRET_NAME = re.compile("auth|key|token|secret|cookie|password", re.IGNORECASE)
-SCHEMES = ("bearer", "basic", "digest", "token", "apikey")  # a word before the key
-LONG = 12  # characters of a word that may be a key, whatever its header is called
 
 
 class ServiceNode(BaseModel):
@@ -93,12 +91,14 @@ class Spec(BaseModel):
         return self
 
     def to_json(self) -> str:
-        """The text of the spec file: without the values of headers."""
+        """The text of the spec file: without the values of headers, and without secrets in URLs."""
         data = self.model_dump(mode="json", exclude_unset=True)  # what was not given stays so
         if self.options.header:
             data["options"]["header"] = [f"{text.partition(':')[0]}:" for text in self.options.header]
         if "@" in self.options.proxy:
             data["options"]["proxy"] = ""
+        if self._secret_urls():
+            data["url"] = [ours.hide(url) for url in self.url]
         return json.dumps(data, indent=1)
 
     def secret_environment(self) -> dict[str, str]:
@@ -106,7 +106,12 @@ class Spec(BaseModel):
         found = (
             {HEADERS_VARIABLE: msgspec.json.encode(headers_of(self.options)).decode()} if self.options.header else {}
         )
+        found |= {URLS_VARIABLE: json.dumps(self.url)} if self._secret_urls() else {}
         return found | ({PROXY_VARIABLE: self.options.proxy} if "@" in self.options.proxy else {})
+
+    def _secret_urls(self) -> bool:
+        ours.learn_in(self.url)
+        return any(ours.hide(url) != url for url in self.url)
 
     @classmethod
     def read(cls, path: Path) -> Spec:
@@ -120,32 +125,13 @@ class Spec(BaseModel):
         except ValidationError as error:
             raise ConfigValidationError([f"{path}: {_where(e)}{e['msg']}" for e in error.errors()]) from error
         proxy = os.environ.get(PROXY_VARIABLE, spec.options.proxy)
-        return spec.model_copy(update={"options": spec.options.model_copy(update={"proxy": proxy})})
+        urls = tuple(json.loads(os.environ.get(URLS_VARIABLE, "null")) or spec.url)
+        return spec.model_copy(update={"url": urls, "options": spec.options.model_copy(update={"proxy": proxy})})
 
 
 def _where(mistake: Any) -> str:
     place = ".".join(str(part) for part in mistake["loc"])
     return f"{place}: " if place else ""
-
-
-def secrets_in(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """What must not be shown of these headers, the longest first: the words of those that hold a key by their name, and of
-    the others what is long enough to be one.
-    """
-    words = {
-        word
-        for name, value in headers.items()
-        for word in value.split()
-        if word.lower() not in SCHEMES and (len(word) >= LONG or SECRET_NAME.search(name))
-    }
-    return tuple(sorted(words, key=len, reverse=True))
-
-
-def without_words(text: str, words: Iterable[str]) -> str:
-    """The text with stars for each of these words."""
-    for word in words:
-        text = text.replace(word, "***")
-    return text
 
 
 def headers_of(options: LoadgenOptions) -> dict[str, str]:
@@ -168,4 +154,6 @@ def headers_of(options: LoadgenOptions) -> dict[str, str]:
         )
     if key and "authorization" not in {name.lower() for name in headers}:
         headers["Authorization"] = f"Bearer {key}"
+    for name, value in headers.items():
+        ours.learn_header(name, value)
     return headers

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from swarmtune.devices.neighbours import NEIGHBOURS
 from swarmtune.errors import one_line
 from swarmtune.loadgen.ask.dataset import digest, make_dataset
-from swarmtune.loadgen.ask.spec import Spec, headers_of, secrets_in, without_words
+from swarmtune.loadgen.ask.spec import Spec, headers_of
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.exports import aiperf, aiperf_slices, jsonl, measurement, observed, parquet, plots, slices, vllm
 from swarmtune.loadgen.exports.comparison import PICTURE
@@ -28,11 +27,11 @@ from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_
 from swarmtune.objective.objectives import NO_POWER
 from swarmtune.objective.objectives import POWER as POWER_WATTS
 from swarmtune.records import EarlyStop
+from swarmtune.redaction import ours
 
 SHOWN = 500  # characters of an error
 DIGESTED = 1000  # requests whose bytes enter the digest
 VLLM_FILE = "vllm_bench.json"
-SECRET_FIELD = re.compile(r"([?&][^=&\s]*(?:key|token|secret|sig|password|code|auth)[^=&\s]*=)[^&\s,#]*", re.IGNORECASE)
 ALWAYS = ("jsonl", "measurement")
 FILES = frozenset(  # all that a run may leave
     (
@@ -59,8 +58,8 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
     """The results and the certificate of their measurement. What the service said is shown without what it must not hold:
     characters that steer a terminal, and the keys that were sent to it.
     """
-    secrets = secrets_in(headers_of(spec.options))
-    records = replace(records, errors=[shown(text, secrets) for text in records.errors])
+    headers_of(spec.options)  # learns the keys in them
+    records = replace(records, errors=[shown(text) for text in records.errors])
     records = prompts.settled(records, spec.options)
     certificate = certify(records, spec.options)
     endpoint = make_endpoint(spec.model, spec.options)
@@ -124,7 +123,7 @@ def facts_of(
     """What the files say of a run besides its results; no secrets."""
     return RunFacts(
         spec.model,
-        without_secrets(",".join(spec.url)),
+        ours.hide(",".join(spec.url)),
         _showable(spec.options),
         certificate.level,
         certificate.reasons,
@@ -135,19 +134,14 @@ def facts_of(
     )
 
 
-def shown(text: str, secrets: Iterable[str] = ()) -> str:
+def shown(text: str) -> str:
     """A message of the service, ready for people: in one line, of bounded length, without secrets."""
-    text = one_line(without_secrets(without_words(text, secrets)))
+    text = one_line(ours.hide(text))
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
 
 
-def without_secrets(text: str) -> str:
-    """The same without the names, passwords and keys in its URLs."""
-    return SECRET_FIELD.sub(r"\1***", re.sub(r"://[^/@\s]*@", "://***@", text))
-
-
 def _showable(options: LoadgenOptions) -> LoadgenOptions:
-    return options.model_copy(update={"proxy": without_secrets(options.proxy), "header": ()})
+    return options.model_copy(update={"proxy": ours.hide(options.proxy), "header": ()})
 
 
 def write_files(made: Report, directory: Path, formats: tuple[str, ...] = ALWAYS) -> None:

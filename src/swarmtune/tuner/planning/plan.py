@@ -19,7 +19,8 @@ from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.objective import Objective
-from swarmtune.records import Command, Group, Measurement, Setting, looks_secret
+from swarmtune.records import Command, Group, Measurement, Setting
+from swarmtune.redaction import looks_secret
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions

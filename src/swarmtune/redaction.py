@@ -1,0 +1,234 @@
+"""Secrets are known by their values: they are learnt where they come in, and hidden wherever words leave.
+
+A value is a secret by its name (HF_TOKEN, ``--api-key``), by its place (``user:password@`` and ``?token=`` of a URL, the
+header Authorization), or by its form (``sk-...``, ``hf_...``, a JWT, a private key). Once learnt it is hidden in every text,
+whatever stands around it, also percent-encoded, escaped in JSON, or as the base64 of HTTP's Basic scheme.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+HIDDEN = "***"
+LEAST, SURE = 4, 8  # letters of a secret; shorter ones than SURE are hidden only where they are a whole word
+# A value of so many letters, with a part between punctuation of so many, of so many bits each, is no word.
+OPAQUE_LETTERS, OPAQUE_PART, OPAQUE_BITS = 20, 16, 3.5
+MOST_KNOWN = 2000
+NAMES = r"(?i)secret|passw(or)?d|passphrase|credential|(^|_)(key|pwd|token)(_|$)|apikey|token$|(^|[^a-z]|ssh)pass$"
+"""What the supervisor looks for in the environment of its node, which knows none of our code."""
+_SECRET_WORDS = frozenset({"key", "pwd", "token"})
+_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$", re.IGNORECASE)
+# MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
+_COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
+_HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
+_ORDINARY = frozenset(
+    (
+        "true",
+        "false",
+        "none",
+        "null",
+        "auto",
+        "empty",
+        "dummy",
+        "yes",
+        "enabled",
+        "disabled",
+        "password",
+        "token",
+        "secret",
+    )
+)
+_SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
+_WORD = re.compile(r"[\w.~+/=-]+")
+
+# The forms of keys that their makers publish, so that scanners find them.
+_FORM = (
+    r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}"
+    r"|\bxox[abeprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}"
+    r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]{0,20000}?(?:-----END [A-Z ]+-----|\Z)"
+)
+_NAMED = r"(?:api_?key|access_?key|passw(?:or)?d|passphrase|client_?secret|secret_?key|(?:access|auth|hf|api)_?token)"
+_PLACES = re.compile(
+    r"(?P<before>://)(?P<user>[^/@\s\"'<>]{1,500})(?=@)"
+    r"|(?P<name>[?&][^=&\s]{0,80}(?:key|token|secret|sig|password|code|auth)[^=&\s]{0,80}=)(?P<field>[^&\s,#\"'<>]+)"
+    r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
+    rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
+    rf"|(?P<form>{_FORM})",
+    re.IGNORECASE,
+)
+
+
+def looks_secret(name: str) -> bool:
+    """Does the name of a variable, key or flag say that its value is a secret (HF_TOKEN, --api-key, dbPassword)?"""
+    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    return bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS
+
+
+class Redactor:
+    """The secrets that are known so far, and texts without them."""
+
+    def __init__(self) -> None:
+        self._known: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Every form of every secret."""
+        return frozenset(self._known)
+
+    def learn(self, *values: str) -> None:
+        """Hide these from now on. Values that could be ordinary words or numbers are not learnt."""
+        for value in values:
+            lines = [line.strip() for line in value.splitlines()]
+            for line in lines if len(lines) > 1 else (value.strip(),):
+                if _is_telling(line) and len(self._known) < MOST_KNOWN:
+                    escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
+                    self._known.update((line, quote(line, safe=""), quote(line), unquote(line), *escaped))
+                    self._pattern = None
+
+    def learn_in(self, data: Any, name: str = "") -> None:
+        """Learn what is secret in plain data: mappings by their keys, lists as command lines, texts by place and form."""
+        if isinstance(data, Mapping):
+            for key, value in data.items():
+                self.learn_in(value, str(key))
+        elif isinstance(data, (list, tuple)):
+            self._learn_words(data, name)
+        elif isinstance(data, str):
+            if looks_secret(name):
+                self.learn(data)
+            self.learn(*_placed(data))
+
+    def learn_environment(self, variables: Mapping[str, str]) -> None:
+        """Learn what a process inherits: by name, place and form, and values that are no words (a key of unknown form)."""
+        self.learn_in(variables)
+        self.learn(*(value for value in variables.values() if _is_opaque(value)))
+
+    def learn_header(self, name: str, value: str) -> None:
+        """Learn the key in a header: each word of one that authenticates, and what is no word in any other."""
+        self.learn(*_placed(value))
+        self.learn(*(w for w in value.split() if w.lower() not in _SCHEMES and (_HEADER.search(name) or _is_opaque(w))))
+
+    def _learn_words(self, words: Iterable[Any], name: str) -> None:
+        before = ""
+        for word in words:
+            if not isinstance(word, str):
+                self.learn_in(word, name)
+                continue
+            flag, equals, value = word.partition("=")
+            header, colon, rest = word.partition(":")
+            self.learn_in(word, name)
+            if equals and looks_secret(flag):
+                self.learn(value)
+            elif before.startswith("-") and "=" not in before and not word.startswith("--") and looks_secret(before):
+                self.learn(word)
+            if colon and re.fullmatch(r"[\w-]{1,80}", header):
+                self.learn_header(header, rest)
+            before = word
+
+    def hide(self, text: str) -> str:
+        """The text with stars for each secret: known ones wherever they stand, others by their place or form."""
+        if self._known:
+            if self._pattern is None:
+                longest_first = sorted(self._known, key=len, reverse=True)
+                self._pattern = re.compile("|".join(map(_anywhere, longest_first)))
+            text = self._pattern.sub(HIDDEN, text)
+        return _PLACES.sub(_starred, text)
+
+    def hide_in(self, data: Any) -> Any:
+        """The same plain data without secrets, keys of mappings included."""
+        if isinstance(data, str):
+            return self.hide(data)
+        if isinstance(data, Mapping):
+            return {self.hide(k) if isinstance(k, str) else k: self.hide_in(v) for k, v in data.items()}
+        if isinstance(data, (list, tuple)):
+            return [self.hide_in(item) for item in data]
+        return data
+
+
+def _is_telling(value: str) -> bool:
+    """Is it long and rare enough that hiding it everywhere hides nothing else?"""
+    ordinary = value.lower() in _ORDINARY or value == HIDDEN or (value.isdigit() and len(value) < SURE)
+    return len(value) >= LEAST and not ordinary and not value.startswith(("/", "./", "~/", "$"))
+
+
+def _is_key(value: str) -> bool:
+    """Could what stands in the place of a key be one, and no name for it as in ``?key=KEY`` or ``$TOKEN``?"""
+    named = value.lower() in _SCHEMES or value.lower() in _ORDINARY or value.startswith(("$", "<", "{", "..."))
+    return not named and (any(c.isdigit() for c in value) or len(value) >= SURE)
+
+
+def _is_opaque(value: str) -> bool:
+    """A key by its look: a word with a long part of capital and small letters and digits, as random as base64."""
+    part = max(re.split(r"[-_./=+~]", value), key=len)
+    if len(value) < OPAQUE_LETTERS or len(part) < OPAQUE_PART or not _WORD.fullmatch(value):
+        return False
+    if not (re.search("[a-z]", part) and re.search("[A-Z]", part) and re.search("[0-9]", part)):
+        return False
+    shares = [count / len(part) for count in Counter(part).values()]
+    return -sum(share * math.log2(share) for share in shares) >= OPAQUE_BITS
+
+
+def _placed(text: str) -> Iterator[str]:
+    """The secrets of a text by their place or form; of ``user:password@`` also what HTTP makes of it."""
+    for found in _PLACES.finditer(text):
+        if user := found["user"]:
+            name, colon, password = (unquote(part) for part in user.partition(":"))
+            if not colon and not _is_opaque(name):
+                continue  # who logs in is no secret
+            yield password if colon else name
+            yield base64.b64encode(f"{name}:{password}".encode()).decode()
+        else:
+            value = found["field"] or found["key"] or found["value"] or found["form"]
+            if found["form"] or found["field"] or _is_key(value):
+                yield value
+
+
+def _starred(found: re.Match[str]) -> str:
+    before = found["before"] or found["name"] or found["header"] or found["said"] or ""
+    value = found["user"] or found["field"] or found["key"] or found["value"] or found["form"]
+    word = (
+        (":" not in value and not _is_opaque(value))
+        if found["user"]
+        else not (found["form"] or found["field"] or _is_key(value))
+    )
+    if word or value == HIDDEN:
+        return found[0]
+    return before + HIDDEN
+
+
+def _anywhere(secret: str) -> str:
+    return re.escape(secret) if len(secret) >= SURE else rf"(?<!\w){re.escape(secret)}(?!\w)"
+
+
+def cover_arguments() -> None:
+    """Cover the secrets in the command line of this process, as the process list shows it to every user of the machine.
+
+    The kernel reads it where proc(5) says that it lies (/proc/pid/stat 48 and 49); where that cannot be written it stays.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        first, last = (int(f) for f in Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()[45:47])
+        with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
+            memory.seek(first)
+            words = memory.read(last - first).split(b"\0")
+            covered = [_covered(word) for word in words]
+            if covered != words:
+                memory.seek(first)
+                memory.write(b"\0".join(covered))
+
+
+def _covered(word: bytes) -> bytes:
+    """As long as before."""
+    shown = ours.hide(word.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    return word if shown == word else shown[: len(word)].ljust(len(word))
+
+
+ours = Redactor()  # what this process knows: the door of the command teaches it, and every exit asks it

@@ -1,0 +1,94 @@
+"""Secrets are hidden by their values; what is none stays as it is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarmtune.redaction import HIDDEN, Redactor
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("key sk-abcdefghijklmnop1234 refused", "key *** refused"),
+        ("GET http://bob:pw123@h/x?token=t0ken&n=1 failed", "GET http://***@h/x?token=***&n=1 failed"),
+        ("Authorization: Bearer abc.def-123", "Authorization: Bearer ***"),
+        ("{'authorization': 'Basic Ym9iOnB3'}", "{'authorization': 'Basic ***'}"),
+        ("args: {'api_key': ['s3cret-1'], 'port': 8000}", "args: {'api_key': ['***'], 'port': 8000}"),
+        ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb", "a\n***\nb"),
+    ],
+)
+def test_a_secret_is_known_by_place_and_form(text: str, shown: str) -> None:
+    assert Redactor().hide(text) == shown
+    assert Redactor().hide(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "the next token: 17 tokens/s, max_tokens=128, api_key=None",
+        "postgresql://alice@db/x and https://host:8000/v1?api-version=2024-02-01",
+        "give the header -H 'Authorization: Basic ...' or 'Authorization: Bearer $KEY'",
+        "Qwen/Qwen2.5-7B-Instruct-AWQ 3f2504e0-4f89-11d3-9a0c-0305e82c3301 /models/sk-lm",
+        "basic authentication is required, the token was refused",
+    ],
+)
+def test_what_is_no_secret_stays(text: str) -> None:
+    known = Redactor()
+    known.learn_environment(
+        {
+            "HF_TOKEN": "",
+            "API_KEY": "EMPTY",
+            "PASSWORD": "128",
+            "MODEL": "Qwen/Qwen2.5-7B-Instruct-AWQ",
+            "GPU_ID": "3f2504e0-4f89-11d3-9a0c-0305e82c3301",
+            "SSH_KEY": "/models/sk-lm",
+            "DB_TOKEN": "token",
+        }
+    )
+    known.learn_header("Accept", "text/event-stream")
+    assert known.hide(text) == text
+
+
+def test_a_value_is_hidden_wherever_it_stands() -> None:
+    known = Redactor()
+    known.learn_in({"env": {"DB_PASSWORD": 'p"w/ü 1'}, "argv": ["serve", "--api-key", "abcd1", "--model", "m"]})
+    known.learn_in("http://bob:s3cr%2Ft@host")
+    for text in ('p"w/ü 1', r"p\"w/ü 1", "p%22w%2F%C3%BC%201", "s3cr/t", "s3cr%2Ft", "Ym9iOnMzY3IvdA=="):
+        assert known.hide(f"x {text} y") == f"x {HIDDEN} y", text
+    assert known.hide("abcd1 abcd12 xabcd1") == "*** abcd12 xabcd1"  # a short one only as a word
+    assert known.hide_in({"a": ["abcd1", 3, None], "abcd1": {"b": "m"}}) == {"a": [HIDDEN, 3, None], HIDDEN: {"b": "m"}}
+
+
+@given(st.text(min_size=8, max_size=40, alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp"))))
+def test_whatever_is_learnt_is_not_shown(secret: str) -> None:
+    known = Redactor()
+    known.learn(secret)
+    if secret.strip() in known.known:
+        assert secret.strip() not in known.hide(f"before {secret} after, {secret!r}").replace(HIDDEN, "\0")
+
+
+def test_long_texts_take_little_time() -> None:
+    known = Redactor()
+    known.learn(*(f"planted-secret-{number}" for number in range(300)))
+    text = "authorization: " * 20_000 + "://" + "x" * 100_000 + "?" * 10_000 + "token=" * 1000
+    assert len(known.hide(text)) > 100_000
+
+
+def test_the_command_line_of_the_process_is_covered() -> None:
+    code = (
+        "from pathlib import Path; from swarmtune import redaction as r; import sys; r.ours.learn_in(sys.argv);"
+        "r.cover_arguments(); print(Path('/proc/self/cmdline').read_text(), sys.argv)"
+    )
+    words = ["--api-key", "pl4nted-key", "--model", "m"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    shown, _, kept = done.stdout.partition(" ['-c'")
+    assert shown.endswith("--api-key\0***        \0--model\0m\0")
+    assert "pl4nted-key" in kept
+    assert Path("/proc/self/cmdline").read_bytes()
