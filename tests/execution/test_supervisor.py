@@ -125,6 +125,32 @@ def tuned(path: Path, restore: bool = True) -> dict[str, Any]:
     return {"path": str(path), "content": "tuned", "restore": restore}
 
 
+# A daemon as old programs make it: it leaves session, parent, environment, folder and every open file behind.
+CLOSED_DAEMON = """
+import os, time
+if os.fork():
+    time.sleep(600)
+os.setsid()
+if os.fork():
+    os._exit(0)
+with open("daemon.new", "w") as file:
+    print(os.getpid(), file=file)
+os.rename("daemon.new", "daemon")
+os.chdir("/")
+os.closerange(0, 1000)
+os.execve("/bin/sleep", ["sleep", "600"], {})
+"""
+# As a script starts one: only its output is turned away.
+HOLDING_DAEMON = """
+setsid env -i sleep 600 </dev/null >/dev/null 2>&1 &
+echo $! > daemon.new; mv daemon.new daemon; sleep 600
+"""
+WITHOUT_CGROUPS = (
+    *(sys.executable, "-I", "-c"),
+    "import sys; name = sys.argv[1]; text = open(name).read().replace('mountinfo', 'no'); exec(compile(text, name, 'exec'))",
+)
+
+
 class TestEnding:
     """Everything ends, and the supervisor says how."""
 
@@ -274,6 +300,25 @@ class TestKilledSupervisor:
         assert alive(pid)
         assert self.sweep(supervised.token)["left"] == []
         assert not alive(pid)
+
+    @pytest.mark.parametrize("by", ["its control group", "what it holds"])
+    def test_a_daemon_with_a_clean_environment(self, run: Callable[..., Supervised], state: Path, by: str) -> None:
+        if by == "what it holds":  # as where no user may make control groups
+            supervised = run("sh", "-c", HOLDING_DAEMON, launcher=WITHOUT_CGROUPS)
+        else:
+            supervised = run(*python(CLOSED_DAEMON))
+        told = supervised.directory / "daemon"
+        until(lambda: told.exists() and told.read_text().endswith("\n"))
+        pid = int(told.read_text())
+        until(lambda: Path(f"/proc/{pid}/environ").read_bytes() == b"")
+        group = json.loads((state / f"{supervised.token}.json").read_text())["cgroup"]
+        assert bool(group) == (by == "its control group"), "this machine lets nobody make control groups"
+        supervised.process.kill()
+        supervised.process.wait()
+        assert alive(pid)
+        assert self.sweep(supervised.token)["left"] == []
+        assert not alive(pid)
+        assert not group or not Path(group).exists()
 
     def test_a_token_is_never_a_pattern(self) -> None:
         for token in ("", "*", "a" * 7, "x=1 SWARMTUNE"):

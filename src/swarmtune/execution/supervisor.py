@@ -156,6 +156,50 @@ def pause(seconds: float) -> None:
     select.select([], [], [], seconds)
 
 
+# ------------------------------------------------------------------------------------------------------ cgroups
+
+
+def own_cgroups() -> list[Path]:
+    """The folders of our control groups in which groups of our own may be made: version 2, or those of version 1 that only
+    count or stop processes. Source: cgroups(7), /proc/pid/mountinfo in proc(5).
+    """
+    paths, found = {}, []
+    try:
+        for line in Path("/proc/self/cgroup").read_text(errors="replace").splitlines():
+            _, names, path = line.split(":", 2)
+            paths.update(dict.fromkeys(names.split(","), path))
+        for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
+            before, _, after = line.partition(" - ")
+            (root, at), (kind, _, options) = before.split()[3:5], after.split()[:3]
+            known = {"", "pids", "freezer", "name=systemd"} & ({""} if kind == "cgroup2" else set(options.split(",")))
+            inside = paths.get(next(iter(known))) if known and kind in ("cgroup", "cgroup2") else None
+            if inside is not None and (root == "/" or f"{inside}/".startswith(f"{root}/")):
+                found.append(Path(at) / inside[len(root.rstrip("/")) :].lstrip("/"))
+    except (OSError, ValueError):
+        return found
+    return found
+
+
+def cgroup_for(token: str) -> Path | None:
+    """Where a control group for one command can be, which keeps what leaves us with no mark; None if we may make none."""
+    return next((folder / f"swarmtune-{token}" for folder in own_cgroups() if os.access(folder, os.W_OK)), None)
+
+
+def cgroup_members(group: str | Path | None) -> set[int]:
+    """The processes in this control group; none if it has gone, or if there is none."""
+    try:
+        return {int(n) for n in (Path(group) / "cgroup.procs").read_text().split()} if group else set()
+    except (OSError, ValueError):
+        return set()
+
+
+def remove_cgroup(group: str | Path | None) -> None:
+    """Remove the control group; one with processes stays."""
+    if group:
+        with contextlib.suppress(OSError):
+            Path(group).rmdir()
+
+
 # -------------------------------------------------------------------------------------------------------- files
 
 
@@ -329,6 +373,8 @@ def restore_journal(path: Path) -> list[str]:
     except (OSError, Refused) as error:
         return [str(error)]
     if not trouble:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            remove_cgroup(json.loads(path.read_text())["cgroup"])
         path.unlink(missing_ok=True)
     return trouble
 
@@ -448,6 +494,7 @@ class Supervisor:
         self.files: list[TunedFile] = []
         self._unread = unread
         self._kill_at: float | None = None
+        self._cgroup: Path | None = None
         self._reaped = self._journal_is_ours = False
         self._parent = os.getppid()
         self._renewed = time.monotonic()
@@ -483,11 +530,17 @@ class Supervisor:
         earlier = journal_paths(self.directory / JOURNAL)  # of a supervisor that was killed here
         kept = earlier + [str(file.path) for file, entry in entries if entry.get("restore")]
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        journal = {"token": self.spec["token"], "paths": kept, "boot": boot, "pipe": os.fstat(self._output).st_ino}
+        self._cgroup = cgroup_for(self.spec["token"])
+        group = str(self._cgroup or "")
+        pipe = os.fstat(self._output).st_ino
+        journal = {"token": self.spec["token"], "paths": kept, "boot": boot, "pipe": pipe, "cgroup": group}
         with contextlib.suppress(OSError):  # no home to write to: --restore and the next start still work
             write_journal(index_path(self.spec["token"]), journal)
         if kept:
             write_journal(self.directory / JOURNAL, journal)
+        if self._cgroup:
+            with contextlib.suppress(OSError):
+                self._cgroup.mkdir()
         trouble = restore(earlier)
         if trouble:
             raise Refused("files of an earlier command could not be put back: " + "; ".join(trouble))
@@ -517,6 +570,9 @@ class Supervisor:
                 hard = resource.getrlimit(resource.RLIMIT_AS)[1]
                 limited = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
                 resource.setrlimit(resource.RLIMIT_AS, (limited, limited))
+            if self._cgroup:
+                with contextlib.suppress(OSError):
+                    (self._cgroup / "cgroup.procs").write_text("0")
             if nice:
                 give_way(nice)
 
@@ -533,6 +589,7 @@ class Supervisor:
                 env=environment,
                 start_new_session=True,
                 preexec_fn=prepare,  # noqa: PLW1509 - this process has one thread
+                pass_fds=(self._output_of_child,),  # a mark that a daemon keeps which only turns its output away
             )
         except OSError as error:
             program = error.errno not in NO_ROOM
@@ -556,7 +613,12 @@ class Supervisor:
         """End all that is left of it; the pids that cannot be ended."""
         self._end_once()
         own = {os.getpid()}
-        remaining = end_processes(lambda: descendants(own), self._wait, lambda: self._kill_at or 0.0)
+
+        def living() -> list[Process]:
+            kept = filter(None, map(read_process, cgroup_members(self._cgroup) - own))
+            return list({*descendants(own), *kept})
+
+        remaining = end_processes(living, self._wait, lambda: self._kill_at or 0.0)
         self._drain()
         self.log.write(b"", last=True)
         return remaining
@@ -564,6 +626,7 @@ class Supervisor:
     def put_back(self) -> bool:
         """Put the files back as they were and forget the journals; False if one could not be."""
         trouble = False
+        remove_cgroup(self._cgroup)
         for file in self.files:
             try:
                 file.put_back()
@@ -710,16 +773,16 @@ def supervise() -> int:
 
 
 def carriers(token: str) -> list[Process]:
-    """This user's processes of that command, found by token or by the output pipe they hold, and their descendants.
+    """This user's processes of that command, found by its control group, by token, or by the output pipe they hold, and
+    their descendants.
 
-    The pipe matters: a program that sets its title (vLLM does) may overwrite what /proc shows as its environment.
+    Group and pipe matter: a daemon may have an empty environment, and a program that sets its title (vLLM does) may
+    overwrite what /proc shows as its environment.
     """
-    pipes = set()
-    for path in family(token):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            journal = json.loads(path.read_text())
-            if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip():
-                pipes.add(f"pipe:[{journal['pipe']}]")
+    pipes, members = set(), set()
+    for journal in journals(token):
+        pipes.add(f"pipe:[{journal['pipe']}]")
+        members |= cgroup_members(journal.get("cgroup"))
     mark = f"{TOKEN}={token}".encode()
     holders = {}
     for process in all_processes():
@@ -728,14 +791,33 @@ def carriers(token: str) -> list[Process]:
             if process.pid == os.getpid() or folder.stat().st_uid != os.geteuid():
                 continue
             marks = (folder / "environ").read_bytes().split(b"\0")
-            if any(m == mark or m.startswith(mark + b"-") for m in marks) or any(
-                os.readlink(folder / "fd" / n) in pipes  # noqa: PTH115 - Path.readlink is newer than 3.8
-                for n in ("1", "2")
-                if (folder / "fd" / n).is_symlink()
+            if (
+                process.pid in members
+                or any(m == mark or m.startswith(mark + b"-") for m in marks)
+                or (pipes and not pipes.isdisjoint(list(held(folder / "fd"))))
             ):
                 holders[process.pid] = process
     below = descendants(set(holders)) if holders else []
     return [p for p in (*holders.values(), *below) if p.pid != os.getpid()]
+
+
+def journals(token: str) -> list[dict[str, Any]]:
+    """The journals of this token's family that were written since this machine has started."""
+    found = []
+    for path in family(token):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            journal = json.loads(path.read_text())
+            if journal["boot"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip() and journal["pipe"]:
+                found.append(journal)
+    return found
+
+
+def held(folder: Path) -> Iterable[str]:
+    """What the file descriptors in this folder of /proc lead to."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):  # closed meanwhile
+                yield os.readlink(entry.path)  # noqa: PTH115 - Path.readlink is newer than 3.8
 
 
 def sweep(tokens: Iterable[str], grace_s: float = 2.0) -> int:
