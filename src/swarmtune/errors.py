@@ -17,6 +17,13 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " if c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def shown(text: str) -> str:
+    """The same with its line breaks and tabs: a text as it can go to a terminal, whoever wrote what it quotes."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+
+
 class Culprit(StrEnum):
     """The party that must act so that the error does not come back."""
 

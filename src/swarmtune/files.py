@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path
 from typing import IO, Any
 
+# In UTF-8: what shows nothing and may steer a terminal (C1) or turn words around. Source: Unicode 4.6, UAX 9.
+_UNSHOWN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf")
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -27,3 +30,8 @@ def create(path: Path) -> int:
 def created(path: Path, mode: str = "wb") -> IO[Any]:
     """``create``, as a file object; ``mode``: "wb" or "w" (UTF-8)."""
     return os.fdopen(create(path), mode, encoding=None if "b" in mode else "utf-8")
+
+
+def escaped(json: bytes) -> bytes:
+    """A JSON text that shows all that it holds: a reader on a terminal sees escapes, a program the same values."""
+    return _UNSHOWN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), json)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from swarmtune.errors import one_line
+
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")  # the unit of all CPU times and start times in /proc
 SHOWN = 40  # characters of a name
 SHORT_WAIT = 0.05
@@ -90,7 +92,7 @@ def since_boot() -> int:
 
 def shown(name: str) -> str:
     """A process may give itself any name; this one can be printed."""
-    return "".join(c if c.isprintable() else "?" for c in name)[:SHOWN]
+    return one_line(name)[:SHOWN]
 
 
 class CpuAccount:

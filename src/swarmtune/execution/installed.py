@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.clock import Clock, within
-from swarmtune.errors import CommunicationError, IPCTimeoutError
+from swarmtune.errors import CommunicationError, IPCTimeoutError, one_line
 from swarmtune.execution import look
 from swarmtune.execution.executors.base import Executor, Handle
 from swarmtune.files import created
@@ -156,7 +156,7 @@ async def _ended(handle: Handle, clock: Clock) -> None:
 
 def _harmless(text: str) -> str:
     """The text without what would steer a terminal."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return one_line(" ".join(text.split()))
 
 
 def _read(log: str) -> Answer:

@@ -397,16 +397,28 @@ def restore(paths: Iterable[str]) -> list[str]:
 # ------------------------------------------------------------------------------------------------------- output
 
 
+# Colours and all else that steers a terminal, control characters but for tab and line ends (UTF-8's second range, too), and
+# marks that turn words around. Source: ECMA-48 5.4, Unicode 9 (UAX 9) 2.
+STEERING = re.compile(
+    rb"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b\n]{0,300}(?:\x07|\x1b\\)|\x1b[ -/]{0,4}[0-Z\\^-~]"
+    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
+)
+UNFINISHED = re.compile(
+    rb"(?:\x1b(?:\[[0-?]{0,64}[ -/]{0,8}|\][^\x07\x1b\n]{0,300}\x1b?|[ -/]{0,4})|\xc2|\xe2[\x80\x81]?)\Z"
+)
+
+
 class Log:
     """The command's output: never more than head + 2 x tail bytes; the middle of a long one is left out.
 
-    Values in ``redact`` are replaced, also when they arrive in pieces. A full disk loses output, not the command.
+    Values in ``redact`` are replaced, and what steers a terminal is left out, also when they arrive in pieces. A full disk
+    loses output, not the command.
     """
 
     def __init__(self, path: Path, redact: Iterable[str]) -> None:
         self.path = path
         self._secrets = sorted((r.encode() for r in redact if len(r) >= 4), key=len, reverse=True)
-        self._held = b""
+        self._held = self._unfinished = b""
         self._size = self._total = 0
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_APPEND, 0o600)
@@ -420,7 +432,10 @@ class Log:
 
     def write(self, data: bytes, last: bool = False) -> None:
         """Add output; what may be the beginning of a secret waits for the next call, unless this is the last one."""
-        data = self._held + data
+        data = self._unfinished + data
+        begun = None if last else UNFINISHED.search(data, max(0, len(data) - 320))
+        self._unfinished = begun.group() if begun else b""
+        data = self._held + STEERING.sub(b"", data[: len(data) - len(self._unfinished)])
         for secret in self._secrets:
             data = data.replace(secret, b"***")
         longest = min(len(data), max(map(len, self._secrets), default=1) - 1)

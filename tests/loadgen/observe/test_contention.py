@@ -68,7 +68,7 @@ def test_the_last_look_names_the_busiest_and_hostile_names_are_harmless() -> Non
     named(2, **{"a\x1b[2J": 0.2, "b" * 500: 0.4, "c": 0.1, "d": 0.05})
     found = contention(made, 0, 2 * S)
     assert found is not None
-    assert found.busiest == f"{'b' * 40} (pid 1, 40%), a?[2J (pid 0, 20%), c (pid 2, 10%)"
+    assert found.busiest == f"{'b' * 40} (pid 1, 40%), a\\x1b[2J (pid 0, 20%), c (pid 2, 10%)"
     assert found.named_share == pytest.approx(0.7)
 
 

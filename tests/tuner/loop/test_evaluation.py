@@ -115,7 +115,7 @@ class Checked(Bed):
 
 
 @pytest.mark.parametrize(("status", "text", "told"), [
-    (500, '{"error": "no\\tway\x1b"}', 'POST /v1/completions answered 500: {"error": "no\\tway?"}'),
+    (500, '{"error": "no\\tway\x1b"}', 'POST /v1/completions answered 500: {"error": "no\\tway\\x1b"}'),
     (200, "data: [DONE]", "POST /v1/completions answered 200: data: [DONE]"),
     (200, "", "POST /v1/completions answered 200"),
     (200, "x" * 2_000_000, "POST /v1/completions answered more than can be an answer to that"),

@@ -73,7 +73,7 @@ async def test_a_refusal_names_status_path_and_the_start_of_the_answer(status: i
         return web.Response(status=status, text="not\n\x1b[31m" + "so " * 10_000, headers=headers)
 
     error = await refusal(answer)
-    assert f'POST /settings with {{"seqs": 8, "fast": true}} with status {status}: not  [31mso so' in error.message
+    assert f'POST /settings with {{"seqs": 8, "fast": true}} with status {status}: not \\x1b[31mso so' in error.message
     assert len(error.message) < 1000
     assert error.message.isprintable()
 

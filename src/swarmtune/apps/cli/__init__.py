@@ -189,7 +189,7 @@ def _run(name: str, arguments: Sequence[str], output: Output) -> int:
         output.fail("interrupted", EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
     except SwarmTuneError as error:
-        print(f"swarmtune {name}: {shown(str(error))}", file=sys.stderr)
+        print(f"swarmtune {name}: {error}", file=sys.stderr)
         if level:
             _log_error(error)
         code = EXIT_CONFIGURATION if isinstance(error, ConfigurationError) else EXIT_FAILED
@@ -200,11 +200,6 @@ def _run(name: str, arguments: Sequence[str], output: Output) -> int:
     except Exception as error:
         output.fail(repr(error), EXIT_FAILED, Culprit.BUG)
         raise
-
-
-def shown(text: str) -> str:
-    """The text as it can go to a terminal, whoever wrote what it quotes: line breaks stay."""
-    return "\n".join(one_line(line) for line in text.split("\n"))
 
 
 def level_of(text: str) -> str:

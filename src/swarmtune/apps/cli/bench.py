@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmtune import registry
-from swarmtune.apps.cli import shown
 from swarmtune.apps.cli.actions import END_OF_FILE, Given, Once, OnOff
 from swarmtune.apps.cli.quantities import empty_item, indices, interval, repetitions, share
 from swarmtune.errors import CommunicationError, ConfigValidationError
@@ -352,7 +351,7 @@ def _ended(code: int, trouble: str, arguments: argparse.Namespace, done: Sequenc
     from swarmtune.loadgen.exports.measurement import document
 
     if trouble:
-        print(f"swarmtune bench: {shown(trouble)}", file=sys.stderr)
+        print(f"swarmtune bench: {trouble}", file=sys.stderr)
     if arguments.json:
         listed = [
             {"name": one.name, "directory": str(one.directory), "exit_code": one.code, "reason": one.reason}

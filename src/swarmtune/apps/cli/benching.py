@@ -20,6 +20,7 @@ from swarmtune.apps.cli.bench_folder import SELF_TEST_FILE, Place
 from swarmtune.apps.cli.bench_progress import Share, progress
 from swarmtune.apps.cli.console import console_of
 from swarmtune.errors import CommunicationError, MissingExtraError, one_line
+from swarmtune.files import escaped
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.ask.models import missing
 from swarmtune.loadgen.ask.spec import headers_of
@@ -194,7 +195,7 @@ def self_test(arguments: argparse.Namespace) -> int:
             console.print(sentence)
         result = {"steps": [asdict(step) for step in done], "conclusion": sentences}
         with written(path) as file:
-            file.write(orjson.dumps(result, option=orjson.OPT_INDENT_2))
+            file.write(escaped(orjson.dumps(result, option=orjson.OPT_INDENT_2)))
     console.print(f"files: {path}", style="dim", soft_wrap=True)
     if arguments.json:
         arguments.result.write_json(result)

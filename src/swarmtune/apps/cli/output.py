@@ -11,20 +11,26 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from swarmtune.errors import SwarmTuneError
+from swarmtune.errors import SwarmTuneError, shown
 from swarmtune.redaction import ours
 
 
 class Discreet:
-    """A text stream that shows no secret that this process knows; in all else it is the stream."""
+    """The border of the terminal: a text stream that shows no secret that this process knows, and nothing that steers a
+    terminal or turns words around, whoever wrote the text. So it is no terminal for what would colour its text.
+    """
 
     def __init__(self, stream: Any) -> None:
-        self._stream = stream
+        self.stream = stream
 
     def write(self, text: str) -> int:
         """See io.TextIOBase."""
-        self._stream.write(ours.hide(text))
+        self.stream.write(shown(ours.hide(text)))
         return len(text)
+
+    def isatty(self) -> bool:
+        """See io.TextIOBase."""
+        return False
 
     def writelines(self, lines: Iterable[str]) -> None:
         """See io.IOBase."""
@@ -32,7 +38,7 @@ class Discreet:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
 
 class _Descriptor(io.RawIOBase):

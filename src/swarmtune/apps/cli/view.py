@@ -14,8 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from swarmtune.apps.cli import shown
-from swarmtune.apps.cli.console import console_of
+from swarmtune.apps.cli.console import Shown, console_of
 from swarmtune.apps.cli.output import Discreet
 from swarmtune.records import (
     Event,
@@ -71,7 +70,8 @@ class View:
             self._say(f"note: {notice}")
         self._say(f"Tuning {self._plan.engine.name} ({self._plan.engine.model}); the study: {self._folder}")
         if self._console.is_terminal:
-            self._live = Live(console=self._console, get_renderable=self._screen, refresh_per_second=4, transient=True)
+            screen = lambda: Shown(self._screen())  # noqa: E731
+            self._live = Live(console=self._console, get_renderable=screen, refresh_per_second=4, transient=True)
             self._live.start()
         return self
 
@@ -188,7 +188,6 @@ class View:
     # --- drawing -------------------------------------------------------------------------------------------------
 
     def _say(self, text: str, trial: bool = False) -> None:
-        text = shown(text)
         if self._live is not None and trial:
             self._recent.append(Text(text, no_wrap=True, overflow="ellipsis"))
         else:
@@ -223,7 +222,7 @@ def show_result(result: Result, resume: str) -> None:
     best = result.best
 
     def say(text: str) -> None:
-        console.print(shown(text), soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     for number, line in enumerate(sentences.nothing_lines(result)):
         console.print(line if number else f"\n{line}")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.latencies import NS_PER_MS, NS_PER_S, columns, request_samples
 from swarmtune.loadgen.judge.statistics import Statistics
@@ -209,7 +210,7 @@ def write(records: Records, results: Results, facts: RunFacts, directory: Path) 
     """Write the three files. ConfigPathError if they cannot be."""
     with written(directory / RECORDS_FILE) as file:
         for record in request_records(records, streamed=facts.options.streaming):
-            file.write(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE))
+            file.write(escaped(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)))
     write_summary(records, results, facts, directory)
 
 
@@ -218,4 +219,4 @@ def write_summary(records: Records, results: Results, facts: RunFacts, directory
     with written(directory / CSV_FILE) as file:
         file.write(table(records, results).encode())
     with written(directory / JSON_FILE) as file:
-        file.write(orjson.dumps(document(records, results, facts), option=orjson.OPT_INDENT_2))
+        file.write(escaped(orjson.dumps(document(records, results, facts), option=orjson.OPT_INDENT_2)))

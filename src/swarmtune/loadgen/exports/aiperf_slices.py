@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports import aiperf
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.latencies import NS_PER_S, columns, request_samples
@@ -77,4 +78,4 @@ def write(records: Records, width_s: float, facts: RunFacts, directory: Path) ->
         file.write(table(made).encode())
     document = {"timeslices": made, "input_config": aiperf.input_config(facts)}
     with written(directory / JSON_FILE) as file:
-        file.write(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY))
+        file.write(escaped(orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)))

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from swarmtune.errors import BenchmarkParseError
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import written
 from swarmtune.loadgen.judge.latencies import ragged
 from swarmtune.loadgen.records import ADDED_COLUMNS, CHUNK, REQUEST, Outcome, Phase, Records, WorkerFacts
@@ -65,10 +66,10 @@ def run_facts(records: Records) -> dict[str, Any]:
 def write(records: Records, directory: Path) -> None:
     """Write both files, block by block. ConfigPathError if they cannot be."""
     with written(directory / RUN_FILE) as file:
-        file.write(orjson.dumps(run_facts(records), option=orjson.OPT_INDENT_2))
+        file.write(escaped(orjson.dumps(run_facts(records), option=orjson.OPT_INDENT_2)))
     with written(directory / ROWS_FILE) as file:
         for row in rows(records):
-            file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+            file.write(escaped(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)))
 
 
 def read(directory: Path) -> Records:

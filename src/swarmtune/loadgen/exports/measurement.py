@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.summary import Results
 from swarmtune.records import Measurement, to_plain
@@ -45,4 +46,4 @@ def write(results: Results, facts: RunFacts, directory: Path) -> None:
     files = {RESULTS_FILE: document(results, facts), MEASUREMENT_FILE: to_plain(measurement(results, facts))}
     for name, content in files.items():
         with written(directory / name) as file:
-            file.write(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+            file.write(escaped(orjson.dumps(content, option=orjson.OPT_INDENT_2)))

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from swarmtune.devices.spool import Lines
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import optional, written
 from swarmtune.loadgen.observe.summary import summary
 from swarmtune.loadgen.records import Records
@@ -39,7 +40,7 @@ def write_jsonl(records: Records, directory: Path) -> None:
         if lines.series:
             with written(directory / f"{name}.jsonl") as file:
                 for row in rows(lines, records.started_ns, changes=name == SERVERS):
-                    file.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
+                    file.write(escaped(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)))
     found = [
         row
         for lines in (observed.devices, observed.servers)
@@ -47,7 +48,7 @@ def write_jsonl(records: Records, directory: Path) -> None:
     ]
     if observed.devices.series or observed.servers.series:
         with written(directory / SUMMARY) as file:
-            file.write(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+            file.write(escaped(orjson.dumps(found, option=orjson.OPT_INDENT_2)))
 
 
 def write_parquet(records: Records, directory: Path) -> None:

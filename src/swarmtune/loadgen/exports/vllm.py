@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.latencies import NS_PER_S, Columns, columns
 from swarmtune.loadgen.judge.series import series
@@ -101,4 +102,4 @@ def _lists(data: Columns, records: Records) -> dict[str, list[Any]]:
 def write(records: Records, results: Results, facts: RunFacts, path: Path, *, detailed: bool = True) -> None:
     """Write the file. ConfigPathError if it cannot be."""
     with written(path) as file:
-        file.write(orjson.dumps(document(records, results, facts, detailed=detailed)))
+        file.write(escaped(orjson.dumps(document(records, results, facts, detailed=detailed))))

@@ -9,7 +9,7 @@ import aiohttp
 
 from swarmtune.clock import Clock, within
 from swarmtune.engines.placement import LiveRequest
-from swarmtune.errors import SimulatorHealthCheckError
+from swarmtune.errors import SimulatorHealthCheckError, one_line
 from swarmtune.fleet.asking import http_session
 from swarmtune.records import Value
 
@@ -72,7 +72,7 @@ def _same(found: object, sent: Value) -> bool:
 def _start(answer: bytes) -> str:
     """The start of an answer for people, on one line."""
     text = answer[: 4 * SHOWN].decode("utf-8", "replace").strip()
-    return "".join(c if c.isprintable() else " " for c in text)[:SHOWN] or "(an empty answer)"
+    return one_line(text)[:SHOWN] or "(an empty answer)"
 
 
 def _refused(message: str) -> SimulatorHealthCheckError:

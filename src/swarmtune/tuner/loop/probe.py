@@ -12,6 +12,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 
 from swarmtune.engines.base import Reply
+from swarmtune.errors import one_line
 from swarmtune.execution.executors.base import Handle
 
 REQUEST_TIMEOUT_S = 20.0
@@ -166,7 +167,7 @@ def _reason(error: OSError) -> str:
 
 def _shown(reply: Reply) -> str:
     text = " ".join(reply.body.split())
-    text = "".join(c if c.isprintable() else "?" for c in text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
+    text = one_line(text[:SHOWN]) + ("..." if len(text) > SHOWN else "")
     if reply.status == 0:
         return text or "got no answer"
     return f"answered {reply.status}: {text}" if text else f"answered {reply.status}"
