@@ -24,6 +24,14 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
+MOST_SHOWN = 2000  # characters of one sentence, which may quote anything
+
+
+def bounded(text: str, most: int = MOST_SHOWN) -> str:
+    """The text, without its middle if it is longer."""
+    return text if len(text) <= most else f"{text[: most - most // 4]} ... {text[-most // 4 :]}"
+
+
 class Culprit(StrEnum):
     """The party that must act so that the error does not come back."""
 
@@ -41,8 +49,8 @@ class SwarmTuneError(Exception):
     def __init__(
         self, message: str, *, details: Mapping[str, Any] | None = None, culprit: Culprit | None = None
     ) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = "\n".join(map(bounded, message.split("\n")))
+        super().__init__(self.message)
         self.details: dict[str, Any] = dict(details or {})
         if culprit is not None:
             self.culprit = culprit
@@ -65,7 +73,7 @@ class ConfigValidationError(ConfigurationError):
     """One or more settings are wrong. ``mistakes`` lists all of them, each a full sentence with file and key."""
 
     def __init__(self, mistakes: list[str]) -> None:
-        self.mistakes = list(dict.fromkeys(mistakes))
+        self.mistakes = list(dict.fromkeys(map(bounded, mistakes)))
         count = len(self.mistakes)
         head = f"{count} mistake{'s' if count > 1 else ''} in the configuration:"
         super().__init__("\n".join([head, *(f"  - {m}" for m in self.mistakes)]), details={"mistakes": self.mistakes})

@@ -8,6 +8,7 @@ from sqlalchemy.exc import ArgumentError
 from swarmtune.errors import ConfigurationError, MissingExtraError
 
 SQLITE_TIMEOUT_S = 60.0
+SHOWN = 300  # characters of an address or a reason
 
 
 def database_url(url: str) -> str:
@@ -15,12 +16,16 @@ def database_url(url: str) -> str:
 
     ConfigurationError for anything else, MissingExtraError without the driver.
     """
+    try:
+        url.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError("The study address is not UTF-8 text.") from error
     if "://" not in url:
         return URL.create("sqlite", database=url).render_as_string()
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
-        kind = url.partition("://")[0]  # the rest may hold a password
+        kind = url.partition("://")[0][:SHOWN]  # the rest may hold a password
         raise ConfigurationError(f"The study address {kind}://... is not a database URL; see docs/study.md.") from error
     backend = parsed.get_backend_name()
     if backend == "postgresql":
@@ -31,14 +36,15 @@ def database_url(url: str) -> str:
         return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     if backend != "sqlite":
         raise ConfigurationError(
-            f"A study lives in SQLite (a path, or sqlite:///PATH) or PostgreSQL (postgresql://...), not in {backend!r}."
+            f"A study lives in SQLite (a path, or sqlite:///PATH) or PostgreSQL (postgresql://...), not in {backend[:SHOWN]!r}."
         )
     return url
 
 
 def shown_url(url: str) -> str:
     """The address of a database without its password."""
-    return make_url(database_url(url)).render_as_string(hide_password=True)
+    whole = make_url(database_url(url)).render_as_string(hide_password=True)
+    return whole if len(whole) <= SHOWN else f"{whole[:SHOWN]}..."
 
 
 def connect_arguments(url: str) -> dict[str, float | str]:

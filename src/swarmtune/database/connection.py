@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, ev
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from swarmtune.database.address import SQLITE_TIMEOUT_S, connect_arguments, database_url
+from swarmtune.database.address import SHOWN, SQLITE_TIMEOUT_S, connect_arguments, database_url
 from swarmtune.errors import ConfigurationError, StoreError
 
 MOST_COPIED_BYTES = 2**30
@@ -70,7 +70,7 @@ def translated(what: str, advice: str, also: tuple[type[Exception], ...] = ()) -
     try:
         yield
     except Exception as error:
-        if not isinstance(error, (SQLAlchemyError, OSError, *also)):
+        if not isinstance(error, (SQLAlchemyError, OSError, UnicodeError, *also)):
             raise
         reason = _reason(error)
         raise StoreError(f"{what}: {reason}. {advice}", details={"reason": reason}) from error
@@ -80,15 +80,17 @@ def translated(what: str, advice: str, also: tuple[type[Exception], ...] = ()) -
 def _reason_only() -> Iterator[None]:
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error) as error:
+    except (SQLAlchemyError, sqlite3.Error, UnicodeError) as error:
         raise StoreError(_reason(error)) from error
     except (OSError, ConfigurationError) as error:
         raise StoreError(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeError):  # of a message of SQLite's that quotes the file
+        return "the file is damaged"
     lines = str(getattr(error, "orig", None) or error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:SHOWN] if lines else type(error).__name__
 
 
 def _connected(address: str) -> sqlite3.Connection:

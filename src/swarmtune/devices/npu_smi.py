@@ -15,9 +15,9 @@ INTERVAL_S = 2.0  # the command takes a good part of a second
 TIMEOUT_S = 10.0
 LIMIT_BYTES = 2**20
 MIB = 2**20
-_PAIR = re.compile(r"(\d+)\s*/\s*(\d+)")
+_PAIR = re.compile(r"(?<!\d)(\d{1,15})\s*/\s*(\d{1,15})(?!\d)")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
-_IDS = re.compile(r"^(\d+)(?:\s+(\d+))?$")
+_IDS = re.compile(r"^(\d{1,9})(?:\s+(\d{1,9}))?$")
 
 
 class NpuSmiSource:
