@@ -22,7 +22,19 @@ SOURCE = Path(swarmtune.__file__).parent
 PACKAGES = {
     *("apps", "testing", "report", "tuner", "settings", "sources", "search", "engines", "loadgen", "simulator"),
     *("cluster", "study", "fleet", "execution"),
-    *("space", "objective", "workload", "devices", "database", "records", "clock", "registry", "errors", "files"),
+    *(
+        "space",
+        "objective",
+        "workload",
+        "devices",
+        "database",
+        "records",
+        "clock",
+        "registry",
+        "border",
+        "errors",
+        "files",
+    ),
 }
 LONG_MODULES = {"execution/supervisor.py": "must travel as one file to machines where SwarmTune is not installed"}
 ENVIRONMENT_READERS = {

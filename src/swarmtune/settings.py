@@ -460,7 +460,8 @@ def _what(error: Any, model: type[BaseModel]) -> str:
     location, given = error["loc"], error.get("input")
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
-        return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else "")
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"unknown key{hint}" + (registry.unloaded() if len(location) == 1 else "")
     if unusable := _unusable_text(_number(given) if error["type"] in OUT_OF_RANGE else given):
         return unusable
     text = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
