@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from cli_runs import Cli, names_in
 
+from swarmtune.apps.cli.options import read_plan
+from swarmtune.errors import ConfigValidationError
 from swarmtune.execution import installed
 from swarmtune.execution.installed import HELP_S
 from swarmtune.settings import read_settings
+from swarmtune.tuner.planning import inquiry
 from swarmtune.tuner.planning.inquiry import CHECK_S, Inquiry
 from swarmtune.tuner.planning.make import make_plan
 
@@ -204,6 +207,29 @@ def test_a_program_that_hangs_is_given_up(machine: Machine, configured: Callable
         "vllm on this machine has not answered for 0.2 s.",
         "vllm on this machine has not answered for 0.4 s.",
     ]
+
+
+def test_nobody_waits_long_for_a_program_that_hangs_beside_a_mistake(
+    machine: Machine,
+    configured: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(inquiry, "CHECK_S", 0.6)
+    machine.program("vllm", '#!/bin/sh\n[ "$1" = serve ] && exec sleep 600\n')
+    configured("--block-size 16", more="enginee = 1")  # a mistake in the file
+    with pytest.raises(ConfigValidationError, match=r"optimizer\.enginee"):
+        read_plan(Path("config.toml"), {}, preview=True)
+    assert "this may take 0.6 s, once" in capsys.readouterr().err
+    configured("--block-size 16", more="[objective.slo]\np42_foo = 5")  # and one in the plan
+    with pytest.raises(ConfigValidationError, match="p42_foo"):
+        read_plan(Path("config.toml"), {})
+    assert "this may take 0.6 s, once" in capsys.readouterr().err
+    configured("--brand-new 5")  # which the help may know: it gets its time
+    asked = Inquiry(lambda _: None, limit_s=0.9)
+    with pytest.raises(ConfigValidationError, match="brand-new"):
+        make_plan(read_settings(Path("config.toml"), {}), asked)
+    assert asked.limit_s == 0.9
 
 
 def test_one_time_is_for_all_questions_to_a_program(machine: Machine, configured: Callable[..., None]) -> None:

@@ -76,7 +76,8 @@ class Inquiry:
     ) -> None:
         """``report`` gets a sentence where an answer may take long, and after each third of that time. ``folder``: of the
         cache, by default the user's. ``preview``: nothing will be started, so that what is missing on a node is a notice and
-        no mistake. ``limit_s``: seconds for all that one program is asked, by default CHECK_S of a preview, else HELP_S.
+        no mistake. ``limit_s``: seconds for all that one program is asked, by default CHECK_S of a preview, else HELP_S;
+        where a mistake is known that no answer can take back, never more than CHECK_S.
         """
         self._preview = preview
         self._clock = RealClock()
@@ -111,9 +112,11 @@ class Inquiry:
             return Installed()
         if not places:
             return Installed()
-        replies, keys = asyncio.run(self._all(parallel, places[:MOST_NODES], commands, questions, engine))
         section = section_name(engine)
         before = {keyed(mistake, section) for mistake in engine.mistakes()}
+        if not before.issuperset(mistakes):  # nothing will be started, whatever the help says
+            self.limit_s = min(self.limit_s, CHECK_S)
+        replies, keys = asyncio.run(self._all(parallel, places[:MOST_NODES], commands, questions, engine))
         findings = learn(engine, questions, replies)
         mistakes[:] = [mistake for mistake in mistakes if mistake not in before]
         mistakes += [keyed(mistake, section) for mistake in findings.mistakes]
