@@ -345,6 +345,17 @@ COMMAND = (
 PARALLEL = '[parallel]\nenabled = true\nnode_string = "{hosts}"\nnpus_per_node = {devices}\nnodes_per_group = 1\n'
 
 
+def test_folders_that_are_not_there(cli: Cli, machine: Machine, configured: Callable[..., None], clean: Path) -> None:
+    configured(more=f'[deploy]\npath_prefix = "{clean}/none"\n[vllm]\nwork_path = "{clean}/work"')
+    ended = cli("check")
+    assert ended.code == 0, ended
+    assert f"missing: vllm.work_path: there is no folder {clean}/work on this machine" in flat(ended.out)
+    assert f"missing: deploy.path_prefix: there is no folder {clean}/none on this machine" in flat(ended.out)
+    (clean / "none").mkdir()
+    (clean / "work").mkdir()
+    assert "missing" not in cli("check").out
+
+
 def test_devices_of_a_node_are_counted(
     cli: Cli, machine: Machine, configured: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -355,8 +366,14 @@ def test_devices_of_a_node_are_counted(
     assert not (tmp_path / "work").exists()
     configured(more=PARALLEL.format(hosts="127.0.0.1", devices=4))
     assert "parallel: the devices 2, 3 of group0 are not on 127.0.0.1, which has 2;" in flat(cli("optimizer").err)
+    ended = cli("check")
+    assert "program and 2 devices are there" in flat(ended.out), ended
     machine.program("nvidia-smi", "#!/bin/sh\necho '0, 81559, Enabled'\n")  # divided: nobody can count
     assert cli("check").code == 0
+    machine.program("nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    ended = cli("check")
+    assert ended.code == 0, ended
+    assert "not checked: the devices of group0 on 127.0.0.1, as neither nvidia-smi nor npu-smi" in flat(ended.out)
 
 
 def test_the_memory_of_a_device_is_read(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:
