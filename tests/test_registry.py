@@ -111,6 +111,24 @@ def test_near_names_and_all_names() -> None:
         known.load("zzz")
 
 
+def test_upper_and_lower_case_make_no_other_part() -> None:
+    settings = read_settings(None, {"optimizer": {"engine": "SimulateD", "benchmark": "SwarmTune", "algorithm": "TPE"}})
+    chosen = settings.optimizer
+    assert (chosen.engine, chosen.benchmark, chosen.algorithm) == ("simulated", "swarmtune", "tpe")
+    known = Registry("thing")
+    known.register("X", dict)
+    known.register("x", list)
+    known.register("Y", list)
+    assert [known.spelled(name) for name in ("X", "x", "y", "Z")] == ["X", "x", "Y", "Z"]
+
+
+def test_engines_that_only_a_script_starts() -> None:
+    with pytest.raises(ConfigurationError, match=r"named 'TensorRT-LLM'\. Start it by a script of yours: -e command"):
+        registry.engines.load("TensorRT-LLM")
+    with pytest.raises(ConfigurationError, match="Did you mean 'vllm'"):
+        registry.engines.load("vlm")
+
+
 def test_a_name_is_replaced_by_who_comes_later() -> None:
     known = Registry("thing")
     known.register("x", dict, "first")

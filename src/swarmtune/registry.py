@@ -18,6 +18,12 @@ from swarmtune.errors import ConfigurationError
 
 GROUP = "swarmtune.plugins"
 MOST_TOLD = 5
+SCRIPTED = frozenset(  # engines that have no part of their own here
+    (
+        *("trtllm", "tensorrtllm", "tensorrt", "triton", "tritonserver", "tgi", "textgenerationinference", "lmdeploy"),
+        *("dynamo", "ollama", "ktransformers", "mlc", "mlcllm", "exllama", "tabbyapi", "xinference", "fastdeploy"),
+    )
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
@@ -56,6 +62,11 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def spelled(self, name: str) -> str:
+        """The name as it was registered, where only upper and lower case differ from that of one part; else as it is."""
+        found = [known for known in self._entries if known.lower() == name.lower()]
+        return found[0] if name not in self._entries and len(found) == 1 else name
+
     def summary(self, name: str) -> str:
         """One line for ``--help``."""
         return self._entries[name][1]
@@ -72,6 +83,8 @@ class Registry:
         if name not in self._entries:
             near = difflib.get_close_matches(name, list(self), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            if self.kind == "engine" and re.sub(r"[-_ ]", "", name.lower()) in SCRIPTED:
+                hint = " Start it by a script of yours: -e command."
             text = f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}."
             raise ConfigurationError(f"{text}{unloaded()}")
 

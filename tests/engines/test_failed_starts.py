@@ -150,6 +150,8 @@ def test_a_line_that_sounds_like_a_cause_and_is_none(line: str) -> None:
 
 def test_words_for_people_say_what_to_do() -> None:
     logs = {
+        "huggingface_hub.errors.RepositoryNotFoundError: 404 Client Error.\nIf you are trying to access a private or gated "
+        "repo, make sure you are authenticated.": ("no such model", "Correct the model's name"),
         "huggingface_hub.errors.GatedRepoError: 401 Client Error.": ("refuses access", "HF_TOKEN"),
         "OSError: We couldn't connect to the hub, and no file is in the cache": ("out of reach", "Download"),
         "./start.sh: line 3: vllm: command not found": ("program", "Install"),

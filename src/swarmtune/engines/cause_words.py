@@ -132,9 +132,12 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Correct the object's name, the namespace or the login of the start script (kubectl auth can-i).",
         ),
         (
-            r"NotExistError|not exist model",
-            "its model is not at the hub under this name",
-            "Correct the model's name in the engine's section, or name its folder.",
+            r"NotExistError|not exist model|(Repository|Revision|Entry)NotFound|repository not found|model identifier",
+            "the model hub has no such model, or does not show it",
+            (
+                "Correct the model's name or folder in the engine's section; if it is private or gated, log in on the nodes "
+                "(hf auth login) or set HF_TOKEN in the engine's env table."
+            ),
         ),
         (
             r"\b(srun|sbatch|salloc): ",

@@ -281,6 +281,7 @@ RERAISED = (  # exceptions that only say that another one was raised
 )
 HINTS = (  # lines that advise, and lines of a program that is ending: never a cause
     r"^(compile with .TORCH_USE|for debugging consider|(CUDA|HIP) kernel errors might|search for .cuda)",
+    r"^(if you are trying to access a private|if this is a private repository|please make sure you specified the correct)",
     r"^(hint|tip|solution|possible (cause|solution))s?\b",
     r"sys\.meta_path is None|python is likely shutting down|new futures after (interpreter )?shutdown",
     r"destroy_process_group\(\)|resource_tracker: |leaked (shared_memory|semaphore)",

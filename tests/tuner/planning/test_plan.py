@@ -300,3 +300,19 @@ def test_the_folder_of_programs_is_a_whole_path_and_is_looked_for(tmp_path: Path
         with pytest.raises(ConfigValidationError, match="give the whole path"):
             read_settings(None, {"deploy": {"path_prefix": path}})
     assert read_settings(None, {"deploy": {"path_prefix": str(tmp_path)}})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("default", "did you mean value"),
+        ("choices", "dtype_param = [...]"),
+        ("minimum", "did you mean min"),
+        ("q", "key$"),
+    ],
+)
+def test_keys_of_fields_as_other_tuners_call_them(key: str, meant: str) -> None:
+    with pytest.raises(ConfigValidationError) as caught:
+        read_settings(None, fields({**SEQS, key: 3}))
+    text = caught.value.mistakes[0]
+    assert text.endswith("unknown key") if meant == "key$" else meant in text

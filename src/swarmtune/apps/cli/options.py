@@ -28,7 +28,7 @@ def chosen_config(given: str | None, engine: str | None) -> Path | None:
     from swarmtune.settings import config_path
 
     path = config_path(given)
-    return EMBEDDED if path is None and engine in (None, "llamacpp") else path
+    return EMBEDDED if path is None and registry.engines.spelled(engine or "llamacpp") == "llamacpp" else path
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
