@@ -622,3 +622,10 @@ def test_resuming_says_which_configuration_is_read(
     assert _started_with(here.resolve(), here) == here.resolve()
     assert _started_with(then, None) == then
     assert capsys.readouterr().err == ""
+
+
+def test_a_folder_is_no_database_to_resume_from(clean: Path) -> None:
+    (clean / "studies").mkdir()
+    done = run("optimizer", "-lb", "-e", "simulated", "--study", "studies", folder=clean)
+    assert done.returncode == 2
+    assert "optimizer.study: 'studies' is a folder, and a database is a file" in done.stderr

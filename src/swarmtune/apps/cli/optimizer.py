@@ -27,10 +27,11 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
-from swarmtune.errors import one_line
+from swarmtune.errors import ConfigValidationError, one_line
 from swarmtune.report.document import REPORT_FILE, write_report
 from swarmtune.settings import BaseSections, read_settings
 from swarmtune.study.place import Place, keep_request, last_place, merged, new_place
+from swarmtune.tuner.planning.places import check_study
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.result import Result
 
@@ -100,6 +101,10 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
     place = None
     if args.load_breakpoint:
         before_resume = read_settings(path, given)
+        wrong: list[str] = []
+        check_study(before_resume.optimizer.study, wrong)
+        if wrong:
+            raise ConfigValidationError(wrong)
         place = last_place(Path(before_resume.output).expanduser(), before_resume.optimizer.study)
         before = place.head.request if place.head else {}
         if place.ours:
