@@ -31,6 +31,7 @@ PACKAGES = {
         "records",
         "clock",
         "registry",
+        "border",
         "errors",
         "files",
         "redaction",

@@ -15,6 +15,7 @@ HIERARCHY = {
     "ConfigPathError": ("ConfigurationError", Culprit.USER),
     "ConfigValidationError": ("ConfigurationError", Culprit.USER),
     "MissingExtraError": ("ConfigurationError", Culprit.USER),
+    "PluginError": ("ConfigurationError", Culprit.USER),
     "OptimizationError": ("SwarmTuneError", Culprit.BUG),
     "PSOConvergenceError": ("OptimizationError", Culprit.USER),
     "FitnessCalculationError": ("OptimizationError", Culprit.USER),

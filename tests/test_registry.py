@@ -111,6 +111,24 @@ def test_near_names_and_all_names() -> None:
         known.load("zzz")
 
 
+def test_upper_and_lower_case_make_no_other_part() -> None:
+    settings = read_settings(None, {"optimizer": {"engine": "SimulateD", "benchmark": "SwarmTune", "algorithm": "TPE"}})
+    chosen = settings.optimizer
+    assert (chosen.engine, chosen.benchmark, chosen.algorithm) == ("simulated", "swarmtune", "tpe")
+    known = Registry("thing")
+    known.register("X", dict)
+    known.register("x", list)
+    known.register("Y", list)
+    assert [known.spelled(name) for name in ("X", "x", "y", "Z")] == ["X", "x", "Y", "Z"]
+
+
+def test_engines_that_only_a_script_starts() -> None:
+    with pytest.raises(ConfigurationError, match=r"named 'TensorRT-LLM'\. Start it by a script of yours: -e command"):
+        registry.engines.load("TensorRT-LLM")
+    with pytest.raises(ConfigurationError, match="Did you mean 'vllm'"):
+        registry.engines.load("vlm")
+
+
 def test_a_name_is_replaced_by_who_comes_later() -> None:
     known = Registry("thing")
     known.register("x", dict, "first")
@@ -121,7 +139,8 @@ def test_a_name_is_replaced_by_who_comes_later() -> None:
 
 def test_a_plugin_registers_all_kinds() -> None:
     assert registry.load_plugins(lambda: [EntryPoint("one", f"{__name__}:register_one", GROUP)]) == []
-    assert registry.engines.load("from_plugin") is AnEngine
+    assert issubclass(registry.engines.load("from_plugin"), AnEngine)
+    assert registry.engines.load("from_plugin") is registry.engines.load("from_plugin")
     assert registry.benchmarks.load("from_plugin").__name__ == "SwarmtuneBenchmark"
     assert registry.endpoints.load("from_plugin").__name__ == "Chat"
     assert registry.searches.load("from_plugin") is RandomSearch
@@ -142,6 +161,18 @@ def test_broken_plugins_are_reported_and_skipped() -> None:
     assert registry.load_plugins() == lines
 
 
+def test_who_asks_for_a_part_of_a_plugin_that_was_not_loaded_is_told_why() -> None:
+    absent = EntryPoint("acme", "no_such_module_anywhere:register", GROUP)
+    registry.load_plugins(lambda: [absent])
+    told = r"no engine named 'acme'\..*Not loaded, and one may have it: plugin 'acme' .*No module named 'no_such_module"
+    with pytest.raises(ConfigurationError, match=told):
+        registry.engines.load("acme")
+    with pytest.raises(ConfigValidationError, match=r"acme: unknown key.*plugin 'acme' .*No module named"):
+        read_settings(None, {"acme": {"model": "m"}})
+    with pytest.raises(ConfigValidationError, match=r"optimizer\.enginee: unknown key; did you mean engine\?$"):
+        read_settings(None, {"optimizer": {"enginee": "x"}})
+
+
 def test_what_cannot_be_a_part_is_refused_at_the_door_and_names_its_plugin() -> None:
     lines = registry.load_plugins(lambda: [entry(n) for n in ("numbered", "nameless", "no_class", "raises_its_own")])
     assert [line.partition(" is broken")[0].split("'")[1] for line in lines] == [
@@ -156,7 +187,7 @@ def test_what_cannot_be_a_part_is_refused_at_the_door_and_names_its_plugin() -> 
 
 def test_a_part_of_a_wrong_type_is_told_when_it_is_chosen() -> None:
     registry.register_engine("wrong", int)
-    lacks = r"engine 'wrong' .* it has no base class swarmtune.engines.base.Engine, no Config"
+    lacks = r"engine 'wrong' .* it has no base class swarmtune.engines.base.Engine, no name, no Config"
     with pytest.raises(ConfigurationError, match=lacks):
         registry.engines.load("wrong")
     registry.register_executor("x7", str, "z")

@@ -89,6 +89,12 @@ class MissingExtraError(ConfigurationError):
         )
 
 
+class PluginError(ConfigurationError):
+    """A part of a plugin raised, or returned, what its contract does not allow; the message names the place. It may show
+    only while a service runs.
+    """
+
+
 class OptimizationError(SwarmTuneError):
     """The search could not do its work."""
 

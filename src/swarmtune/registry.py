@@ -17,16 +17,27 @@ from typing import Any
 from swarmtune.errors import ConfigurationError
 
 GROUP = "swarmtune.plugins"
+MOST_TOLD = 5
+SCRIPTED = frozenset(  # engines that have no part of their own here
+    (
+        *("trtllm", "tensorrtllm", "tensorrt", "triton", "tritonserver", "tgi", "textgenerationinference", "lmdeploy"),
+        *("dynamo", "ollama", "ktransformers", "mlc", "mlcllm", "exllama", "tabbyapi", "xinference", "fastdeploy"),
+    )
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 
 
 class Registry:
     """name -> class, given as the class itself or as ``"package.module:Class"``."""
 
-    def __init__(self, kind: str, base: str = "", needs: tuple[str, ...] = ()) -> None:
-        """``base``: "package.module:Class" of which every part is a subclass; ``needs``: attributes of its class."""
-        self.kind, self._base, self._needs = kind, base, needs
+    def __init__(self, kind: str, base: str = "", needs: tuple[str, ...] = (), guards: bool = False) -> None:
+        """``base``: "package.module:Class" of which every part is a subclass; ``needs``: attributes of its class;
+        ``guards``: what a plugin's part raises and returns is looked at (``border.guarded``).
+        """
+        self.kind, self._base, self._needs, self._guards = kind, base, needs, guards
         self._entries: dict[str, tuple[type | str, str]] = {}
+        self._plugins: dict[str, str] = {}
+        self._guarded: dict[type, type] = {}
 
     def register(self, name: Any, target: Any, summary: Any = "") -> None:
         """Add a part. Registering a name again replaces it: a plugin may override a built-in part.
@@ -38,6 +49,7 @@ class Registry:
         if not isinstance(target, type) and not (isinstance(target, str) and ":" in target):
             raise ValueError(f"the {self.kind} {name!r} must be a class or 'package.module:Class', not {target!r}")
         self._entries[name] = (target, str(summary or ""))
+        self._plugins[name] = _plugin
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
@@ -50,6 +62,11 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
+    def spelled(self, name: str) -> str:
+        """The name as it was registered, where only upper and lower case differ from that of one part; else as it is."""
+        found = [known for known in self._entries if known.lower() == name.lower()]
+        return found[0] if name not in self._entries and len(found) == 1 else name
+
     def summary(self, name: str) -> str:
         """One line for ``--help``."""
         return self._entries[name][1]
@@ -60,11 +77,16 @@ class Registry:
         return (target if isinstance(target, str) else target.__module__).startswith("swarmtune.")
 
     def check(self, name: str) -> None:
-        """Raise ConfigurationError if no part has this name; it lists the nearest name and all names."""
+        """Raise ConfigurationError if no part has this name; it lists the nearest name, all names, and the plugins that
+        could not be loaded, each of which may have it.
+        """
         if name not in self._entries:
             near = difflib.get_close_matches(name, list(self), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ConfigurationError(f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}.")
+            if self.kind == "engine" and re.sub(r"[-_ ]", "", name.lower()) in SCRIPTED:
+                hint = " Start it by a script of yours: -e command."
+            text = f"There is no {self.kind} named {name!r}.{hint} Registered: {', '.join(self)}."
+            raise ConfigurationError(f"{text}{unloaded()}")
 
     def load(self, name: str) -> Any:
         """The class registered under this name; ConfigurationError names the near ones if there is none."""
@@ -75,15 +97,24 @@ class Registry:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # a plugin's module may raise anything
-            message = f"The {self.kind} {name!r} cannot be loaded from {target}: {error!r}"
+            message = f"The {self.kind} {name!r} cannot be loaded from {target}: {error!r}{_place(error)}"
             raise ConfigurationError(message, details={"name": name, "target": target}) from error
         lacking = [attribute for attribute in self._needs if not hasattr(found, attribute)]
         if self._base and not (isinstance(found, type) and issubclass(found, _imported(self._base))):
             lacking.insert(0, f"base class {self._base.replace(':', '.')}")
+        lacking += [f"{method}()" for method in sorted(getattr(found, "__abstractmethods__", ())) if self._guards]
         if lacking:
             message = f"The {self.kind} {name!r} ({found!r}) cannot be used: it has no {', no '.join(lacking)}"
             raise ConfigurationError(message, details={"name": name})
-        return found
+        return self._guard(name, found) if self._guards and not self.is_ours(name) else found
+
+    def _guard(self, name: str, found: type) -> type:
+        from swarmtune.border import guarded
+
+        if found not in self._guarded:
+            plugin = f" of the plugin {self._plugins[name]!r}" if self._plugins[name] else ""
+            self._guarded[found] = guarded(found, _imported(self._base), f"{self.kind} {name!r}{plugin}")
+        return self._guarded[found]
 
 
 def _imported(target: str) -> Any:
@@ -91,10 +122,11 @@ def _imported(target: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-engines = Registry("engine", "swarmtune.engines.base:Engine", ("Config",))
-benchmarks = Registry("benchmark", "swarmtune.loadgen.base:Benchmark", ("Config",))
+_plugin = ""  # the one that is being loaded
+engines = Registry("engine", "swarmtune.engines.base:Engine", ("name", "Config"), guards=True)
+benchmarks = Registry("benchmark", "swarmtune.loadgen.base:Benchmark", ("name", "Config"), guards=True)
 endpoints = Registry("endpoint", "swarmtune.loadgen.endpoints.base:Endpoint")
-searches = Registry("search algorithm", "swarmtune.search.base:Search")
+searches = Registry("search algorithm", "swarmtune.search.base:Search", guards=True)
 executors = Registry("executor", "swarmtune.execution.executors.base:Executor")
 settings_sections: dict[str, type] = {}
 
@@ -141,21 +173,42 @@ def load_plugins(found: Callable[[], list[EntryPoint]] | None = None) -> list[st
 
     ``found`` returns entry points in place of the installed ones.
     """
-    global _loaded  # noqa: PLW0603 - the registry is the one thing that is per process by design
+    global _loaded, _plugin  # noqa: PLW0603 - the registry is the one thing that is per process by design
     if not _loaded or found is not None:
         _loaded = True
         for entry in found() if found else list(entry_points(group=GROUP)):
+            _plugin = entry.name
             try:
                 entry.load()()
             except KeyboardInterrupt:
                 raise
             except BaseException as error:  # noqa: BLE001 - a plugin may raise anything; the run must not depend on it
                 skip(f"plugin {entry.name!r} ({entry.value})", error)
+            finally:
+                _plugin = ""
     return list(_broken)
 
 
 def skip(what: str, error: BaseException) -> None:
     """Record a broken part of a plugin that is left out, for ``load_plugins`` to report."""
-    line = f"{what} is broken and was skipped: {error!r}"
+    told = error.message if isinstance(error, ConfigurationError) else f"{error!r}{_place(error)}"
+    line = f"{what} is broken and was skipped: {told}"
     if line not in _broken:
         _broken.append(line)
+
+
+def skipped(what: str) -> str:
+    """Why this part of a plugin was left out; empty if it was not."""
+    return next((line for line in _broken if line.startswith(f"{what} is broken and")), "")
+
+
+def unloaded() -> str:
+    """Behind a sentence that a name is not known: the plugins that could not be loaded, each of which may declare it."""
+    lines = [line for line in _broken if line.startswith("plugin ")][:MOST_TOLD]
+    return f" Not loaded, and one may have it: {'; '.join(lines)}." if lines else ""
+
+
+def _place(error: BaseException) -> str:
+    from swarmtune.border import place_of
+
+    return place_of(error)

@@ -7,18 +7,28 @@ those parts; reading settings creates no directory and has no other side effect.
 from __future__ import annotations
 
 import difflib
-import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from swarmtune import registry
 from swarmtune.engines.surroundings import Deploy, HealthCheck
+from swarmtune.engines.target_field import HABITS as FIELD_HABITS
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.redaction import looks_secret, ours
@@ -26,9 +36,11 @@ from swarmtune.search.swarm import Strategy
 from swarmtune.sources import (
     CONFIG_PATH_VARIABLES,
     ENVIRONMENT_PREFIX,
+    FIELDS,
     MAX_DEPTH,
     Layer,
     Rest,
+    dotted,
     environment,
     in_lower_case,
     items,
@@ -40,10 +52,10 @@ from swarmtune.sources import (
     section_name,
     table_origin,
     too_deep,
+    unusable_text,
 )
 
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
-MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 # pydantic's names of the mistakes of a number that lies outside its limits
 OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
@@ -130,6 +142,12 @@ class Optimizer(Section):
     user_settings: list[dict[str, bool | int | float | str]] = Field(
         [], max_length=1000, description="own settings, measured right after the baseline"
     )
+
+    @field_validator("engine", "benchmark", "algorithm")
+    @classmethod
+    def _spelled(cls, name: str, info: ValidationInfo) -> str:
+        known = {"engine": registry.engines, "benchmark": registry.benchmarks, "algorithm": registry.searches}
+        return known[str(info.field_name)].spelled(name)
 
 
 class ObjectiveSection(Section):
@@ -343,7 +361,7 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     layers = (*given, *of_engines((*given, file), os.environ), file)
     data, hidden = merged(layers)
     unusable = _unusable(content)
-    mistakes += [f"{layers[-1].name}: {_dotted(place)}: {what}" for place, what in unusable]
+    mistakes += [f"{layers[-1].name}: {dotted(place)}: {what}" for place, what in unusable]
     for one in hidden:  # where a table is laid over what is no table, the mistake would be lost
         try:
             model(**replaced(data, one.place, one.value))
@@ -360,7 +378,7 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
     rest = Rest(settings, frozenset()) if settings else rest_of(model, data, invalid)
     more = _unusable(rest.settings.model_dump(warnings=False)) if rest else []
     more = [(place, what) for place, what in more if (place, what) not in unusable]
-    mistakes += [f"{origin(layers, place)[0]}: {_dotted(place)}: {what}" for place, what in more]
+    mistakes += [f"{origin(layers, place)[0]}: {dotted(place)}: {what}" for place, what in more]
     if mistakes:
         failed = ConfigValidationError(mistakes)
         rest = rest_of(model, data, invalid, [place for place, _ in (*unusable, *more)])
@@ -392,7 +410,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise ConfigValidationError([f"{path}: not valid TOML: {error}"]) from error
     if deep := too_deep(content):
-        raise ConfigValidationError([f"{path}: {_dotted(deep)} ...: nested deeper than {MAX_DEPTH} levels"])
+        raise ConfigValidationError([f"{path}: {dotted(deep)} ...: nested deeper than {MAX_DEPTH} levels"])
     return content
 
 
@@ -407,28 +425,11 @@ def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
     ]
     while waiting:
         place, value = waiting.pop()
-        if what := _unusable_text(value):
+        if what := unusable_text(value):
             mistakes.append((place, what))
         waiting += [((*place, key), inner) for key, inner in items(value)]
         waiting += [((*place, "name"), key) for key, _ in items(value) if isinstance(key, str) and "\0" in key]
     return mistakes
-
-
-def _unusable_text(value: Any) -> str:
-    """The reason why no key can have this value; empty if there is none."""
-    if isinstance(value, str) and "\0" in value:
-        return "holds a NUL character, which no command or file name can carry"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{value} is not a finite number"
-    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
-        return "the number has more than 64 bits"
-    return ""
-
-
-def _dotted(place: tuple[Any, ...]) -> str:
-    """A place in dotted form; unusual keys are quoted, so that no message holds control characters."""
-    parts = (str(part) if str(part).isprintable() else repr(part) for part in place)
-    return ".".join(part if len(part) <= 80 else f"{part[:80]}..." for part in parts)
 
 
 def without_effect(settings: BaseSections) -> list[str]:
@@ -451,7 +452,7 @@ def _sentences(
         if mistake["type"] in ("missing", "extra_forbidden"):
             place = location
         what = _what(mistake, model)
-        texts = by_place.setdefault((where, _dotted(place)), [])
+        texts = by_place.setdefault((where, dotted(place)), [])
         if what not in texts:
             texts.append(what)
     return [f"{where}: {place}: {'; or '.join(texts)}" for (where, place), texts in by_place.items()]
@@ -461,9 +462,13 @@ def _what(error: Any, model: type[BaseModel]) -> str:
     """The mistake, and a correct form."""
     location, given = error["loc"], error.get("input")
     if error["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _keys_beside(model, location), n=3)
-        return "unknown key" + (f"; did you mean {' or '.join(near)}?" if near else "")
-    if unusable := _unusable_text(_number(given) if error["type"] in OUT_OF_RANGE else given):
+        beside = _keys_beside(model, location)
+        near = difflib.get_close_matches(str(location[-1]), beside, n=3)
+        if (meant := FIELD_HABITS.get(str(location[-1]))) and meant.split(" ")[0] in beside and FIELDS in location:
+            near = [meant]
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        return f"unknown key{hint}" + (registry.unloaded() if len(location) == 1 else "")
+    if unusable := unusable_text(_number(given) if error["type"] in OUT_OF_RANGE else given):
         return unusable
     text = f"{error['msg'][:1].lower()}{error['msg'][1:]}"
     if error["type"] in ("model_type", "model_attributes_type", "dict_type"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -40,6 +41,7 @@ OLD_VARIABLES = {
     "OPTIX_DEPLOY_PATH": ("deploy", "path_prefix"),
 }
 
+MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 FIELDS = "target_field"  # the list of an engine's table with the parameters to tune
 MAX_DEPTH = 32  # tables and lists inside each other
 
@@ -119,7 +121,7 @@ def of_engines(layers: Sequence[Layer], variables: Mapping[str, str]) -> list[La
         with contextlib.suppress(ConfigurationError):  # an engine of a broken plugin
             engine = registry.engines.load(name)
             section = section_name(engine)
-            if any(section in one.data or _engine(one.data) == name for one in layers):
+            if any(section in one.data or registry.engines.spelled(str(_engine(one.data))) == name for one in layers):
                 found += [
                     Layer(f"environment variable {variable}", {section: {"env": {variable: variables[variable]}}})
                     for variable in getattr(engine, "own_variables", ())
@@ -287,3 +289,20 @@ def _left_out(data: Mapping[str, Any], place: tuple[Any, ...]) -> tuple[tuple[An
     if not isinstance(name, str) or place[3] == "name":
         return whole, whole
     return place[:4], (*whole, name)
+
+
+def dotted(place: tuple[Any, ...]) -> str:
+    """A place in dotted form; unusual keys are quoted, so that no message holds control characters."""
+    parts = (str(part) if str(part).isprintable() else repr(part) for part in place)
+    return ".".join(part if len(part) <= 80 else f"{part[:80]}..." for part in parts)
+
+
+def unusable_text(value: Any) -> str:
+    """The reason why no key can have this value; empty if there is none."""
+    if isinstance(value, str) and "\0" in value:
+        return "holds a NUL character, which no command or file name can carry"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value} is not a finite number"
+    if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+        return "the number has more than 64 bits"
+    return ""

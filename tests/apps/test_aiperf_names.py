@@ -262,6 +262,8 @@ def test_a_file_that_is_missing_is_one_error(tmp_path: Path) -> None:
         (["\x1b[31m"], "there is no command"),
         (["bench", "--request-cuont", "5"], "--request-cuont (did you mean --request-count?)"),
         (["check", "--evaluation", "5"], "--evaluation (did you mean --evaluations?)"),
+        (["check", "--n-trials=5"], "--n-trials (did you mean --evaluations?)"),
+        (["check", "--model", "m"], "--model (the model is named in the engine's table, such as [vllm.command] model"),
         (["bench", "--image-format", "png"], "no pictures are made; near: --input-file"),
     ],
 )

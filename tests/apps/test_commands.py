@@ -15,6 +15,7 @@ import pytest
 from cli_runs import Cli, names_in
 
 from swarmtune import registry
+from swarmtune.apps.cli.optimizer import _started_with
 from swarmtune.engines.vllm import VllmEngine
 from swarmtune.records import Command, Group, command_line
 from swarmtune.redaction import looks_secret
@@ -609,3 +610,23 @@ def test_a_command_without_a_program_is_a_mistake(clean: Path, cli: Cli, argv: s
         ended = cli(*words)
         assert ended.code == 2
         assert "command.argv" in ended.err
+
+
+def test_resuming_says_which_configuration_is_read(
+    clean: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a copy of a project, whose study names the original's file."""
+    monkeypatch.chdir(clean)
+    then, here = clean / "original" / "config.toml", Path("config.toml")
+    assert _started_with(then, here) == then
+    assert f"Resuming with {then}, with which the study was started; -c config.toml takes" in capsys.readouterr().err
+    assert _started_with(here.resolve(), here) == here.resolve()
+    assert _started_with(then, None) == then
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_is_no_database_to_resume_from(clean: Path) -> None:
+    (clean / "studies").mkdir()
+    done = run("optimizer", "-lb", "-e", "simulated", "--study", "studies", folder=clean)
+    assert done.returncode == 2
+    assert "optimizer.study: 'studies' is a folder, and a database is a file" in done.stderr

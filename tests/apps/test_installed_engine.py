@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 from cli_runs import Cli, names_in
 
+from swarmtune.apps.cli.options import read_plan
+from swarmtune.errors import ConfigValidationError
 from swarmtune.execution import installed
 from swarmtune.execution.installed import HELP_S
 from swarmtune.settings import read_settings
+from swarmtune.tuner.planning import inquiry
 from swarmtune.tuner.planning.inquiry import CHECK_S, Inquiry
 from swarmtune.tuner.planning.make import make_plan
 
@@ -206,6 +209,29 @@ def test_a_program_that_hangs_is_given_up(machine: Machine, configured: Callable
     ]
 
 
+def test_nobody_waits_long_for_a_program_that_hangs_beside_a_mistake(
+    machine: Machine,
+    configured: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(inquiry, "CHECK_S", 0.6)
+    machine.program("vllm", '#!/bin/sh\n[ "$1" = serve ] && exec sleep 600\n')
+    configured("--block-size 16", more="enginee = 1")  # a mistake in the file
+    with pytest.raises(ConfigValidationError, match=r"optimizer\.enginee"):
+        read_plan(Path("config.toml"), {}, preview=True)
+    assert "this may take 0.6 s, once" in capsys.readouterr().err
+    configured("--block-size 16", more="[objective.slo]\np42_foo = 5")  # and one in the plan
+    with pytest.raises(ConfigValidationError, match="p42_foo"):
+        read_plan(Path("config.toml"), {})
+    assert "this may take 0.6 s, once" in capsys.readouterr().err
+    configured("--brand-new 5")  # which the help may know: it gets its time
+    asked = Inquiry(lambda _: None, limit_s=0.9)
+    with pytest.raises(ConfigValidationError, match="brand-new"):
+        make_plan(read_settings(Path("config.toml"), {}), asked)
+    assert asked.limit_s == 0.9
+
+
 def test_one_time_is_for_all_questions_to_a_program(machine: Machine, configured: Callable[..., None]) -> None:
     configured("--brand-new 5")
     machine.program("vllm", f"#!/bin/sh\n[ $1 = serve ] && exec cat {machine.bin}/help.txt\nexec sleep 600\n")
@@ -319,6 +345,17 @@ COMMAND = (
 PARALLEL = '[parallel]\nenabled = true\nnode_string = "{hosts}"\nnpus_per_node = {devices}\nnodes_per_group = 1\n'
 
 
+def test_folders_that_are_not_there(cli: Cli, machine: Machine, configured: Callable[..., None], clean: Path) -> None:
+    configured(more=f'[deploy]\npath_prefix = "{clean}/none"\n[vllm]\nwork_path = "{clean}/work"')
+    ended = cli("check")
+    assert ended.code == 0, ended
+    assert f"missing: vllm.work_path: there is no folder {clean}/work on this machine" in flat(ended.out)
+    assert f"missing: deploy.path_prefix: there is no folder {clean}/none on this machine" in flat(ended.out)
+    (clean / "none").mkdir()
+    (clean / "work").mkdir()
+    assert "missing" not in cli("check").out
+
+
 def test_devices_of_a_node_are_counted(
     cli: Cli, machine: Machine, configured: Callable[..., None], tmp_path: Path
 ) -> None:
@@ -329,8 +366,14 @@ def test_devices_of_a_node_are_counted(
     assert not (tmp_path / "work").exists()
     configured(more=PARALLEL.format(hosts="127.0.0.1", devices=4))
     assert "parallel: the devices 2, 3 of group0 are not on 127.0.0.1, which has 2;" in flat(cli("optimizer").err)
+    ended = cli("check")
+    assert "program and 2 devices are there" in flat(ended.out), ended
     machine.program("nvidia-smi", "#!/bin/sh\necho '0, 81559, Enabled'\n")  # divided: nobody can count
     assert cli("check").code == 0
+    machine.program("nvidia-smi", "#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    ended = cli("check")
+    assert ended.code == 0, ended
+    assert "not checked: the devices of group0 on 127.0.0.1, as neither nvidia-smi nor npu-smi" in flat(ended.out)
 
 
 def test_the_memory_of_a_device_is_read(cli: Cli, machine: Machine, configured: Callable[..., None]) -> None:

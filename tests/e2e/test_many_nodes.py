@@ -94,7 +94,7 @@ def test_a_machine_that_is_cut_off_loses_no_trial(tuner: Workplace, lab: Lab, ra
     process = tuner.start(*PARALLEL, "--json")
     wait_for("[1/6]", process)
     machine.cut()
-    wait_for("failed, again", process)
+    wait_for(" failed: ", process)
     machine.heal()
     _, err = process.communicate(timeout=140)
     assert process.returncode == 0, err

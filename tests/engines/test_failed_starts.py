@@ -150,6 +150,8 @@ def test_a_line_that_sounds_like_a_cause_and_is_none(line: str) -> None:
 
 def test_words_for_people_say_what_to_do() -> None:
     logs = {
+        "huggingface_hub.errors.RepositoryNotFoundError: 404 Client Error.\nIf you are trying to access a private or gated "
+        "repo, make sure you are authenticated.": ("no such model", "Correct the model's name"),
         "huggingface_hub.errors.GatedRepoError: 401 Client Error.": ("refuses access", "HF_TOKEN"),
         "OSError: We couldn't connect to the hub, and no file is in the cache": ("out of reach", "Download"),
         "./start.sh: line 3: vllm: command not found": ("program", "Install"),
@@ -161,6 +163,11 @@ def test_words_for_people_say_what_to_do() -> None:
             "another process",
             "nvidia-smi",
         ),
+        "NCCL WARN Call to ibv_reg_mr_iova2 failed with error Cannot allocate memory": ("lock too little", "ulimit -l"),
+        "RuntimeError: deep_gemm is required for this, but it is not installed": ("module", "Install"),
+        "Bootstrap : no socket interface found": ("interface", "NCCL_SOCKET_IFNAME"),
+        "Error response from daemon: No such container: vllm-1": ("container", "docker ps -a"),
+        "ERROR core proc EngineCore died unexpectedly with exit code -9": ("probably", "dmesg"),
         "PermissionError: [Errno 13] Permission denied: '/home/u/.cache/huggingface/hub/x'": (
             "cannot write",
             "HF_HOME",
@@ -183,6 +190,16 @@ def test_words_for_people_say_what_to_do() -> None:
     for log, words in logs.items():
         first = diagnose("X", 1, log).message.splitlines()[0]
         assert all(word in first for word in words), first
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"), [(-4, Cause.MISSING_MODEL), (132, Cause.MISSING_MODEL), (-11, Cause.CRASHED)]
+)
+def test_an_illegal_instruction_is_a_build_for_another_machine(code: int, cause: Cause) -> None:
+    error = diagnose("X", code, "loading model")
+    assert error.details["cause"] == cause
+    assert ("not built for this device" in error.message) == (cause is Cause.MISSING_MODEL)
+    assert classify(code, "torch.OutOfMemoryError: CUDA out of memory.", {}) is Cause.OUT_OF_MEMORY
 
 
 def test_exit_codes_of_a_shell_tell_without_a_log() -> None:

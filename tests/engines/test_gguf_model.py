@@ -13,8 +13,10 @@ from test_engine_contract import make
 
 from swarmtune.engines.gguf_model import gguf_bytes, gguf_config
 from swarmtune.engines.kv_layers import UnknownLayerError
+from swarmtune.engines.kv_model import kv_model
 from swarmtune.engines.llamacpp import model_file
 from swarmtune.engines.memory import kv_bound
+from swarmtune.engines.parallel import Ranks
 
 gguf = pytest.importorskip("gguf")
 LLAMA3_8B = {
@@ -71,6 +73,15 @@ def test_bytes_of_a_sequence(tmp_path: Path, architecture: str, keys: Mapping[st
     config = gguf_config(write(tmp_path / "m.gguf", architecture, keys))
     assert kv_bound(config, 10 * expected, 8192) == 10
     assert kv_bound(config, 10 * expected - 1, 8192) == 9
+
+
+def test_the_state_of_a_hybrid_is_that_of_llama_cpp(tmp_path: Path) -> None:
+    sizes = {"inner_size": 8192, "state_size": 128, "conv_kernel": 4, "group_count": 1, "time_step_rank": 128}
+    keys = {**HYBRID, **{f"ssm.{name}": value for name, value in sizes.items()}}
+    made = kv_model(gguf_config(write(tmp_path / "m.gguf", "granitehybrid", keys)))
+    state = 4 * (8192 * 128 + (8192 + 2 * 128) * 3)  # of 32 bits
+    assert made.notes == ()
+    assert made.sequence_bytes(8192, Ranks()) == 2 * 8192 * 8 * 256 * 2 + 2 * state
 
 
 @pytest.mark.parametrize(

@@ -427,3 +427,70 @@ def test_values_of_any_type_give_a_number_or_a_value_error(key: str) -> None:
         for base in (LLAMA, DEEPSEEK, GEMMA3, of(use_cla=True)):
             with contextlib.suppress(ValueError):
                 assert 0 <= kv_model({**base, key: value}).sequence_bytes(4096, Ranks(3, 2, 2)) < 2**100
+
+
+SPARSE = {
+    "model_type": "deepseek_v32",
+    "num_hidden_layers": 61,
+    "num_attention_heads": 128,
+    "hidden_size": 7168,
+    "kv_lora_rank": 512,
+    "qk_rope_head_dim": 64,
+    "index_head_dim": 128,
+    "index_topk": 2048,
+    "dtype": "bfloat16",
+}
+DENSE = {key: value for key, value in SPARSE.items() if not key.startswith("index")} | {"model_type": "deepseek_v3"}
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "each"),
+    [
+        (SPARSE, "fp8_ds_mla", 656),  # 512 of 8 bits, 4 scales of 32, 64 of 16
+        (SPARSE, "fp8", 656),
+        (SPARSE, "fp8_e4m3", 656),
+        (SPARSE, None, 1152),
+        (SPARSE, "int8", 576),
+        (DENSE, "fp8_ds_mla", 656),
+        (DENSE, "fp8", 576),
+        (DENSE, None, 1152),
+    ],
+)
+def test_the_packed_format_of_sparse_attention(model: dict[str, Any], name: str | None, each: int) -> None:
+    assert kv_model(model, name).sequence_bytes(1000, Ranks()) == 1000 * 61 * each
+    asked = {**model, "quantization_config": {"kv_cache_scheme": {"num_bits": 8, "type": "float"}}}
+    if name is None:
+        assert kv_model(asked).sequence_bytes(1, Ranks()) == 61 * (656 if model is SPARSE else 576)
+
+
+def test_states_of_lightning_and_of_delta_attention() -> None:
+    lightning = {
+        "model_type": "minimax_text_01",
+        "num_hidden_layers": 80,
+        "num_attention_heads": 64,
+        "hidden_size": 6144,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "attn_type_list": [0, 0, 0, 0, 0, 0, 0, 1] * 10,
+    }
+    made = kv_model({**lightning, "torch_dtype": "bfloat16"})
+    assert made.notes == ()
+    assert made.sequence_bytes(1000, Ranks()) == 10 * 1000 * 8 * 256 * 2 + 70 * 64 * 128 * 128 * 2
+    layers: dict[str, Any] = {"full_attn_layers": [4, 8, 12, 16, 20, 24, 27], "head_dim": 128, "num_heads": 32}
+    layers["short_conv_kernel_size"] = 4
+    kimi = {
+        "model_type": "kimi_linear",
+        "num_hidden_layers": 27,
+        "num_attention_heads": 32,
+        "hidden_size": 2304,
+        "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64,
+        "linear_attn_config": layers,
+        "dtype": "bfloat16",
+    }
+    made = kv_model(kimi)
+    state = 32 * 128 * 128 * 4 + 3 * 32 * 128 * 3 * 2
+    assert made.notes == ()
+    assert made.sequence_bytes(1000, Ranks()) == 7 * 1000 * 576 * 2 + 20 * state
+    del layers["num_heads"]
+    assert "not counted" in kv_model(kimi).notes[0]

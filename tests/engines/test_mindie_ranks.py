@@ -333,6 +333,15 @@ def test_a_daemon_that_waits_for_other_machines_is_noted(tmp_path: Path, joined:
     assert any("multiNodesInferEnabled is true: the daemon waits" in note for note in notes) is joined
 
 
+@pytest.mark.parametrize(("mode", "waits"), [("dmi", True), ("standard", False), (None, False)])
+def test_a_daemon_that_waits_for_a_role(tmp_path: Path, mode: str | None, waits: bool) -> None:
+    file = file_of()
+    file["ServerConfig"].pop("inferMode", None)
+    if mode:
+        file["ServerConfig"]["inferMode"] = mode
+    assert any("ServerConfig.inferMode is 'dmi'" in note for note in of(tmp_path, file, BATCH).notes()) is waits
+
+
 def test_the_lengths_that_every_setting_takes(tmp_path: Path) -> None:
     file = file_of()
     deploy, schedule = file["BackendConfig"]["ModelDeployConfig"], file["BackendConfig"]["ScheduleConfig"]

@@ -667,3 +667,33 @@ def test_a_searched_method_leaves_the_others_out(tmp_path: Path) -> None:
     (rule,) = [Constraint.parse(text) for text in engine.reasons()]
     assert [rule.holds({"method": text}) for text in choices] == [True, True, False]
     assert make("vllm", command={"model": str(tmp_path), "others": "-q awq"}, check_flags=False).mistakes() == []
+
+
+LLAMA = sizes("llama", 32, 8, max_position_embeddings=8192)
+
+
+@pytest.mark.parametrize(
+    ("others", "told"),
+    [
+        ("--no-enable-chunked-prefill --max-num-batched-tokens 2048", "wants --max-num-batched-tokens of 8192 or more"),
+        ("--no-enable-chunked-prefill --max-num-batched-tokens 8192", ""),
+        ("--no-enable-chunked-prefill --max-num-batched-tokens 2048 --max-model-len 2048", ""),
+        ("--max-num-batched-tokens 2048", ""),
+        ("--no-enable-chunked-prefill", ""),
+        ("--quantization awq", "--quantization awq reads weights that are quantized already"),
+        ("-q gptq_marlin", "reads weights that are quantized already"),
+        ("--quantization fp8", ""),
+        ("--quantization bitsandbytes", ""),
+    ],
+)
+def test_flags_that_a_plain_model_does_not_take(tmp_path: Path, others: str, told: str) -> None:
+    found = of("vllm", tmp_path, LLAMA, others).mistakes()
+    assert (len(found) == 1 and told in found[0]) if told else found == []
+
+
+def test_a_model_that_says_elsewhere_how_it_is_quantized(tmp_path: Path) -> None:
+    (tmp_path / "quant_config.json").write_text("{}")
+    assert of("vllm", tmp_path, LLAMA, "--quantization awq").mistakes() == []
+    (tmp_path / "quant_config.json").unlink()
+    named = {**LLAMA, "quantization_config": {"quant_method": "awq"}}
+    assert of("vllm", tmp_path, named, "--quantization awq").mistakes() == []

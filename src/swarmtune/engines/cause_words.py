@@ -41,10 +41,23 @@ ENDED = (
     "it ended by itself",
     "A service must stay in the foreground: start it without &, -d or a daemon's option, as the last command (exec).",
 )
+NOT_BUILT = (
+    "it was not built for this device",
+    "Install a build or an image of the service that was made for the device, driver and CPUs of the nodes.",
+)
+VERSIONS = (
+    "the versions of its libraries do not fit each other",
+    "Install the service anew in an environment of its own, the same one on every node.",
+)
 PROGRAM_WAY_OUT = "Install it on every node, or correct its path in the engine's section or the start script."
 _AGAIN = "It is tried again; if it stays so,"
 CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a pattern in the line that tells
     Cause.PORT_TAKEN: (
+        (
+            r"business ip and port",
+            "it cannot listen at its address",
+            f"{_AGAIN} look whether another process has the port (ss -ltnp), and whether the IP is one of its node.",
+        ),
         (
             r"container name",
             "a container of its name is still there",
@@ -71,6 +84,60 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "|".join(SHARED_MEMORY),
             "it has too little shared memory",
             "Start the container with --ipc=host or a larger --shm-size, or enlarge /dev/shm.",
+        ),
+        (
+            (
+                r"size changed|binary incompatib|NumPy|_ARRAY_API|required version|version mismatch|not match|outdated"
+                r"|_OpNamespace|common_ops|Descriptors|Gencode|descriptor pool|VersionConflict|InvalidVersion|ClassVersion"
+            ),
+            *VERSIONS,
+        ),
+        (
+            r"ibv_\w+.{0,120}(cannot allocate|\[12\])|to (register|mlock)\b",
+            "it may lock too little memory",
+            "Raise the limit on the nodes (ulimit -l unlimited; memlock in limits.conf; docker --ulimit memlock=-1).",
+        ),
+        (r"\bibv_", "its node's RDMA refuses it", "Check its driver and its devices (ibv_devinfo, nvidia-peermem)."),
+        (
+            r"socket interface|find (address|interface) for",
+            "the network interface that its environment names is not there",
+            "Correct NCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME in the engine's env table (ip -br address).",
+        ),
+        (
+            r"SyntaxError|syntax error|Indentation|TabError|unexpected EOF while|unbound variable|parameter not|bad subst",
+            "a script or module that starts it has a mistake in its text",
+            "Correct the line below, or name the interpreter and the version that the text was written for.",
+        ),
+        (
+            (
+                r"virtual environment|failed to spawn|interpreter found|solution found|^error: failed to"
+                r"|not found in your path|pyproject|lock ?file"
+            ),
+            "the environment of its start script cannot be made or does not have its program",
+            "Make it and install the service in it on every node, with the same tool and in the same folder.",
+        ),
+        (
+            r"could not open image|unable to handle|\.(sif|sqsh|sqfs)\b|pyxis|user namespace|container creation",
+            "its container cannot be made",
+            "Correct the image's path and the mounts in the start script; the lines below say which one is not there.",
+        ),
+        (
+            r"no such (container|network|volume)|\bnetwork \S+ (not found|declared)|container \S+ is not running",
+            "a container, network or volume that it names is not there",
+            "Start or create it on every node, or correct its name in the start script (docker ps -a, docker network ls).",
+        ),
+        (
+            r"from server \(|logged in to the server",
+            "Kubernetes refuses what the start script asks",
+            "Correct the object's name, the namespace or the login of the start script (kubectl auth can-i).",
+        ),
+        (
+            r"NotExistError|not exist model|(Repository|Revision|Entry)NotFound|repository not found|model identifier",
+            "the model hub has no such model, or does not show it",
+            (
+                "Correct the model's name or folder in the engine's section; if it is private or gated, log in on the nodes "
+                "(hf auth login) or set HF_TOKEN in the engine's env table."
+            ),
         ),
         (
             r"\b(srun|sbatch|salloc): ",
@@ -150,8 +217,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
                 r"no kernel image|NoBinaryForGpu|invalid device function|unsupported toolchain|illegal instruction"
                 r"|not compiled with"
             ),
-            "it was not built for this device",
-            "Install a build or an image of the service that was made for the device and driver of the nodes.",
+            *NOT_BUILT,
         ),
         (
             r"driver|forward compatibility",
@@ -168,13 +234,13 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
                 r"undefined symbol|symbol lookup|torchvision::|GLIBC|file too short|ELF header|version mismatch"
                 r"|different CUDA|no attribute"
             ),
-            "the versions of its libraries do not fit each other",
-            "Install the service anew in an environment of its own, the same one on every node.",
+            *VERSIONS,
         ),
         (
             (
                 r"No module named|ModuleNotFoundError|ImportError|shared (librar|object)|PackageNotFound"
-                r"|DistributionNotFound|modulefile|module\(s\)|sentencepiece|tiktoken|protobuf"
+                r"|DistributionNotFound|modulefile|module\(s\)|sentencepiece|tiktoken|protobuf|not installed|install\b"
+                r"|main class|JAVA_HOME|Java runtime|find module|MODULE_NOT_FOUND"
             ),
             "a module or library that it needs is missing",
             "Install it in the environment of the service on every node, or name the right program.",
@@ -198,12 +264,42 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Pull the image on every node, or correct its name.",
         ),
         (
-            r"command not found|: not found$|exec: |No such file or directory|cannot open|can't (open|cd)",
+            r"command not found|: not found$|exec: |executable file|No such file or directory|cannot open|can't (open|cd)",
             "a program or file that it needs is missing",
             PROGRAM_WAY_OUT,
         ),
     ),
+    Cause.KILLED: (
+        (
+            r"-9\b|SIGKILL|signal:? 9",
+            "a process of it was killed by the system, probably because the memory of the host ran out",
+            (
+                f"{_AGAIN} look for the reason (dmesg -T | grep -i -e oom -e killed) and give the host or container more "
+                "memory, or the service less to keep there (swap space, CPU offload)."
+            ),
+        ),
+    ),
     Cause.DEVICE_ERROR: (
+        (
+            r"ReadTimeout|ConnectTimeout|IncompleteRead|ChunkedEncoding|RemoteProtocol|peer closed|consistency check",
+            "a download or a request to another machine broke off",
+            f"{_AGAIN} download the model beforehand and name its folder.",
+        ),
+        (
+            r"Errno 1(01|10|13)\]|\bgloo\b",
+            "another machine cannot be reached",
+            f"{_AGAIN} check the network between the nodes, and the interface that is used (GLOO_SOCKET_IFNAME).",
+        ),
+        (
+            r"containerd|connection to the server|connect to the server|Kubernetes|error from server",
+            "what runs its containers does not answer",
+            f"{_AGAIN} check containerd or the cluster (systemctl status containerd, kubectl cluster-info).",
+        ),
+        (
+            r"endpoint|container networking|add the host|external connectivity",
+            "the network of its container cannot be made",
+            f"{_AGAIN} restart docker, or start the container with --network=host.",
+        ),
         (
             r"(free|available) memory on|occupied|busy or unavailable|memory in use|memory profiling|device is used",
             "another process holds the memory of its device",

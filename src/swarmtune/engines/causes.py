@@ -163,6 +163,7 @@ COMMON: Patterns = {
         r"\bNODE_DIED\b|node (has )?(died|crashed)|node .{0,100}\b(has died|was terminated|marked dead)",
         r"raylet .{0,40}(died|dead)\b",
         r"cannot connect to the docker daemon|error during connect:",
+        r"failed to (create endpoint|set up container networking|add the host)|failed programming external connectivity",
         r"unresolvable CDI devices|gathering device information",
         r"429 Client Error|too many requests (for url|.{0,100}(huggingface|modelscope))|toomanyrequests|HTTP Error 429",
         r"\b5\d\d Server Error\b",
@@ -190,6 +191,53 @@ COMMON: Patterns = {
         r"^llama_(init_from_model|new_context_with_model|context): .{0,80}(requires|must be|cannot)\b",
     ),
 }
+_HERE = r"(127\.|localhost|0\.0\.0\.0|\[::)"  # what a service asks itself
+PRECISE: Patterns = {  # lines that tell more than their words of memory, time and arguments: compared before COMMON
+    Cause.MISSING_MODEL: (
+        # installation
+        r"(dtype|ufunc|ndarray) size changed|binary incompatib|compiled (against|using) numpy|_ARRAY_API not found",
+        r"less than the (minimum )?required version|does not match .{1,60}\bversion\b",
+        r"(?<!driver/library )\bversion mismatch",
+        r"_OpNamespace' .{1,60}has no attribute|could not load any .{0,40}\blibrary|common_ops",
+        r"CUDA_HOME\b.{0,40}(not set|not found|not exist|undefined)|could not find (a )?CUDA (installation|toolkit)",
+        r"^[\w.]{0,120}(Error|Exception): .{0,200}((is|are) not installed|(please|need to) (re|un)?-?install)",
+        r"not available or outdated",
+        r"Descriptors cannot (not )?be created|Protobuf Gencode|proto(buf)? file into descriptor pool",
+        r"VersionConflict: |InvalidVersion: ",
+        r"could not find or load main class|JAVA_HOME is not set|locate a Java runtime|UnsupportedClassVersionError",
+        r"cannot find module '|MODULE_NOT_FOUND",
+        # scripts
+        r"^(SyntaxError|IndentationError|TabError): ",
+        r": (line )?\d{1,5}: .{0,80}(syntax error|unexpected EOF|unbound variable|parameter not set|bad substitution)",
+        r": bad interpreter",
+        # launchers
+        r"no virtual environment found|failed to spawn: |no interpreter found for|no solution found when resolving",
+        r"^error: failed to (fetch|parse|resolve|install|download|build|prepare|determine installation)\b",
+        r"^command '?[^']{1,80}'? is not found in your path|could not find a pyproject\.toml|pyproject\.toml not found",
+        r"pyproject\.toml changed significantly|lock ?file .{0,80}(outdated|out of date|not up.to.date|needs to be updated)",
+        r"could not open image |unable to handle \w{2,10}://|executable file not found in \$PATH|mount source .{0,200}exist",
+        r"\.(sif|sqsh|sqfs)\b.{0,100}no such file|no such file or directory: \S{1,200}\.(sif|sqsh|sqfs)\b",
+        r"failed to create user namespace|container creation failed: mount",
+        r"\bnetwork \S{1,100} (not found|declared as external)|no such (container|network|volume)\b",
+        r"response from daemon: container \S{1,100} is not running",
+        r"^error from server \((notfound|forbidden|badrequest|invalid|unauthorized)|you must be logged in to the server",
+        # limits and network of the node
+        r"ibv_\w{1,40}\b.{0,120}(fail|error)|fail\w* to (register|mlock)\b.{0,120}(cannot allocate|\[12\])",
+        r"no socket interface found|unable to find (address|interface) for: ",
+        r"NotExistError\b|not exist model",
+    ),
+    Cause.DEVICE_ERROR: (
+        rf"^[\w.]{{0,60}}\b(Read|Connect)Timeout(Error)?\b(?!.{{0,300}}{_HERE})",
+        r"IncompleteRead|ChunkedEncodingError|RemoteProtocolError|peer closed connection without sending complete",
+        r"consistency check failed: file should be of size",
+        rf"^([\w.]{{0,80}}: )?\[Errno 1(01|10|13)\](?!.{{0,300}}{_HERE})",
+        r"\bgloo\b.{0,200}(connectFullMesh|timed out|connection (closed|reset))",
+        r"containerd(\.sock)?\b(?!.{0,200}(denied|not permitted)).{0,120}(no such file|deadline|refused|cannot|dial)",
+        r"(dial|access|connect to) .{0,60}containerd\b(?!.{0,200}(denied|not permitted))",
+        r"^(error: )?the connection to the server .{1,120} was refused|kubernetes cluster unreachable",
+        r"^(error: )?unable to connect to the server: |^error from server \((timeout|internalerror|serviceunav|toomany)",
+    ),
+}
 GENERAL: Patterns = {  # exceptions of many meanings: a chained one gives way to its cause
     Cause.BAD_ARGUMENT: (
         r"ValidationError",
@@ -211,7 +259,15 @@ CONSEQUENCES: Patterns = {  # what other processes say when one has ended: count
         r"ActorDiedError|ActorUnavailableError|RayActorError|WorkerCrashedError|NodeDiedError|OwnerDiedError",
         r"temporary failure in name resolution|name or service not known",
     ),
-    Cause.MISSING_MODEL: (r"FileNotFoundError", r"ninja build failed|error building extension"),
+    Cause.MISSING_MODEL: (
+        r"FileNotFoundError",
+        r"ninja build failed|error building extension",
+        r"pyxis: (couldn't start|failed to (import|create)|container start failed|child \d{1,9} failed)",
+    ),
+    Cause.KILLED: (
+        r"\bexit ?code:? -9\b|failed core proc.{0,80}: -9\b",
+        r"terminated with signal SIGKILL|(killed|terminated) by signal:? (9\b|SIGKILL)",
+    ),
 }
 RERAISED = (  # exceptions that only say that another one was raised
     r"(root cause|stack ?trace|traceback|error|logs?)s? (above|below)|see (the )?(above|logs?|stack|root)|, see above",
@@ -225,6 +281,7 @@ RERAISED = (  # exceptions that only say that another one was raised
 )
 HINTS = (  # lines that advise, and lines of a program that is ending: never a cause
     r"^(compile with .TORCH_USE|for debugging consider|(CUDA|HIP) kernel errors might|search for .cuda)",
+    r"^(if you are trying to access a private|if this is a private repository|please make sure you specified the correct)",
     r"^(hint|tip|solution|possible (cause|solution))s?\b",
     r"sys\.meta_path is None|python is likely shutting down|new futures after (interpreter )?shutdown",
     r"destroy_process_group\(\)|resource_tracker: |leaked (shared_memory|semaphore)",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from swarmtune.engines.cause_words import CLOSER, ENDED, PROGRAM_WAY_OUT, WORDS
+from swarmtune.engines.cause_words import CLOSER, ENDED, NOT_BUILT, PROGRAM_WAY_OUT, WORDS
 from swarmtune.engines.causes import (
     COMMON,
     CONSEQUENCES,
@@ -22,6 +22,7 @@ from swarmtune.engines.causes import (
     HINTS,
     IGNORED,
     KILLS_ITSELF,
+    PRECISE,
     RERAISED,
     SHARED_MEMORY,
     Cause,
@@ -124,6 +125,8 @@ def _finding(exit_code: int | None, lines: Sequence[Line], own: Patterns) -> _Fi
         return _Finding(Cause.HANG)
     if exit_code in NOT_RUN:
         return _Finding(Cause.MISSING_MODEL, _last_raised(lines))
+    if _signal(exit_code) == signal.SIGILL:
+        return _Finding(Cause.MISSING_MODEL)
     if forced or _signal(exit_code) == signal.SIGINT:
         return _Finding(Cause.KILLED)
     return _Finding(Cause.CRASHED, _last_raised(lines, any_trouble=exit_code != 0))
@@ -139,7 +142,7 @@ def _last_cause(lines: Sequence[Line], own: Patterns, candidates: Sequence[Cause
         line = lines[i]
         if line.level is Level.HARMLESS:
             continue
-        cause = _cause(line.text, (own, COMMON), candidates)
+        cause = _cause(line.text, (own, PRECISE, COMMON), candidates)
         if cause is not None and not (raised_later and line.level is Level.PLAIN and cause not in _WHILE_RUNNING):
             return _Finding(cause, line.text, i)
         general = _cause(line.text, (GENERAL,), candidates)
@@ -210,6 +213,8 @@ def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: P
     what, way_out = WORDS[found.cause]
     if exit_code in NOT_RUN and found.cause is Cause.MISSING_MODEL:
         what, way_out = NOT_RUN[exit_code], PROGRAM_WAY_OUT
+    if found == _Finding(Cause.MISSING_MODEL) and _signal(exit_code) == signal.SIGILL:
+        what, way_out = NOT_BUILT
     if exit_code == 0 and found == _Finding(Cause.CRASHED):
         what, way_out = ENDED
     if not found.line:
@@ -224,7 +229,7 @@ def _words(found: _Finding, lines: Sequence[Line], exit_code: int | None, own: P
 def _nearby(found: _Finding, lines: Sequence[Line], own: Patterns) -> Iterator[str]:
     """The lines with this cause near the one that was found, from the last."""
     for line in reversed(lines[max(0, found.at - MOST_FRAMES) : found.at + MOST_FRAMES]):
-        if line.level is not Level.HARMLESS and _cause(line.text, (own, COMMON), (found.cause,)) is not None:
+        if line.level is not Level.HARMLESS and _cause(line.text, (own, PRECISE, COMMON), (found.cause,)) is not None:
             yield line.text
 
 

@@ -31,6 +31,7 @@ FAMILIES = {"gpt-oss": "gpt_oss", "qwen3next": "qwen3_next", "falcon-h1": "falco
 OWN_WINDOWS = frozenset({"gemma2", "gemma3", "cohere2", "gpt_oss"})  # whose pattern of windows is the family's
 BOTH = frozenset({"falcon_h1", "qwen3_next"})  # families of which the kind of each layer is known without a list
 RECURRENT = ("ssm.", "shortconv.", "wkv.")  # starts of keys that only layers with a state have
+STATE_SIZES = ("ssm.inner_size", "ssm.state_size", "ssm.conv_kernel", "ssm.group_count")
 BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, struct.error)
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")  # of a model in several files
 MOST_PARTS = 10_000
@@ -55,6 +56,9 @@ def gguf_config(path: Path) -> dict[str, Any]:
     config |= {NAMES[key]: value for key, value in own.items() if key in NAMES}
     if own.get("attention.kv_lora_rank") and own.get("attention.head_count_kv") == 1:
         config |= {"kv_lora_rank": own["attention.kv_lora_rank"], "qk_rope_head_dim": own.get("rope.dimension_count")}
+    if own.get("ssm.inner_size"):
+        config |= {name.replace(".", "_"): own[name] for name in STATE_SIZES if own.get(name) is not None}
+        config |= {"mamba_ssm_dtype": "float32", "mamba_cache_dtype": "float32"}  # as llama.cpp keeps every state
     if types := _layer_types(own, family):
         config["layer_types"] = types
     return config

@@ -24,6 +24,7 @@ FP8 = ("fp8", "float8")  # any of its forms: fp8_e4m3, float8_e5m2, ...
 MOST_OWN = 16  # bits of a number in engines that choose the format: they turn float32 into 16 bits
 SCHEMES = ("kv_cache_scheme", "kv_cache_group")
 KV_KEY = re.compile(r"kv_(cache|quant)")  # kv_cache_quant_algo, kv_cache_dtype, kv_quant_type (of MindIE), ...
+CONVOLUTION_KEY = "mamba_cache_dtype"
 STATE_KEYS = ("mamba_ssm_cache_dtype", "mamba_ssm_dtype")
 
 
@@ -83,7 +84,8 @@ def cache_bits(chain: Sequence[Mapping[str, Any]]) -> float | None:
 
 def state_bits(model: Mapping[str, Any], formats: Formats, own: float) -> tuple[float, float]:
     """Bits of a number of a linear or state-space layer's state, and of what its convolution keeps."""
-    convolution = known_bits(formats.convolution, "a state") if formats.convolution else own
+    given = formats.convolution or model.get(CONVOLUTION_KEY)
+    convolution = known_bits(str(given), "a state") if given else own
     named = formats.state or formats.convolution or next((model[key] for key in STATE_KEYS if model.get(key)), None)
     if named is None or named == "auto":
         return convolution, convolution

@@ -25,7 +25,7 @@ from swarmtune.engines.kv_families import (
     WINDOW_KV_HEADS,
     filled,
 )
-from swarmtune.engines.kv_formats import Formats, cache_bits, dtype_bits, model_bits, state_bits
+from swarmtune.engines.kv_formats import FP8, Formats, cache_bits, dtype_bits, model_bits, state_bits
 from swarmtune.engines.kv_layers import BOTH, FULL, NOTHING, STATE, WINDOW, UnknownLayerError, kinds
 from swarmtune.engines.parallel import Ranks
 
@@ -34,6 +34,7 @@ MAX_LAYERS = 10_000
 INNER = ("text_config", "llm_config", "language_config", "thinker_config")  # the language model inside a larger one
 KV_LISTS = ("num_key_value_heads", "num_key_value_heads_per_layer", "num_kv_heads")  # which may have one for each layer
 MAMBA2_HEADS = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
+PACKED, PACKED_BITS = "fp8_ds_mla", 8
 MOST_INNER = 4  # configurations inside one another
 OWN_FORMATS = Formats()
 _NOT_HEADS = frozenset({*KV_HEADS, *WINDOW_KV_HEADS, "num_global_key_value_heads", "multi_query_group_num"})
@@ -120,7 +121,10 @@ def kv_model(
             size = number(model, "qk_nope_head_dim") + number(model, "qk_rope_head_dim")
             model = {key: value for key, value in model.items() if key not in ("kv_lora_rank", *KV_HEADS)}
             model |= {"head_dim": size, "v_head_dim": size}
-        return _described(model, family, bits, state_bits(model, formats, own))
+        sparse = bool(model.get("index_topk") or model.get("index_head_dim"))
+        spelled = (named or "fp8").lower()  # of 8 bits that the checkpoint asks for
+        packed = bits == PACKED_BITS and spelled.startswith(FP8) and (sparse or spelled == PACKED)
+        return _described(model, family, bits, state_bits(model, formats, own), packed)
     except MissingKeyError as error:
         if not family and not config.get("architectures"):
             raise
@@ -128,8 +132,10 @@ def kv_model(
         raise UnknownLayerError(reason) from error
 
 
-def _described(model: Mapping[str, Any], family: str, bits: float, states: tuple[float, float]) -> KvModel:
-    """``states``: bits of a number of a fixed state, and of what its convolution keeps."""
+def _described(
+    model: Mapping[str, Any], family: str, bits: float, states: tuple[float, float], packed: bool
+) -> KvModel:
+    """``states``: bits of a number of a fixed state, and of what its convolution keeps; ``packed``: see ``_latent``."""
     count = number(model, *LAYERS)
     if count > MAX_LAYERS:
         raise ValueError(f"num_hidden_layers is {count}, more than {MAX_LAYERS}")
@@ -138,13 +144,13 @@ def _described(model: Mapping[str, Any], family: str, bits: float, states: tuple
     every = (optional(model, "cla_share_factor") or 1) if model.get("use_cla") is True else 1
     crossing = model.get("cross_attention_layers")
     crossing = crossing if isinstance(crossing, list) else []
-    state = _state(model, *states) if STATE in found or BOTH in found else 0
+    state = _state(model, family, *states) if STATE in found or BOTH in found else 0
     layers = []
     for i, kind in enumerate(found):
         layer = Layer()
         keeps = kind not in (STATE, NOTHING) and i < count - shared and i % every == 0 and i not in crossing
         if keeps and not _is_headless(model, i):
-            layer = _attention(model, family, i, kind, found.window(i))
+            layer = _attention(model, family, i, kind, found.window(i), packed)
         layers.append(replace(layer, state_bits=state or 0) if kind in (STATE, BOTH) else layer)
     notes = {
         "the fixed state of its linear or state-space layers is not counted: their sizes are not all given": (
@@ -183,14 +189,25 @@ def inner(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             return
 
 
-def _attention(model: Mapping[str, Any], family: str, i: int, kind: str, window: int | None) -> Layer:
+def _latent(model: Mapping[str, Any], packed: bool) -> int:
+    """Numbers of a token's latent and rotary key. ``packed``: counted in bytes of DeepSeek's format for sparse attention, in
+    which the latent has 8 bits with a scale of 32 for each 128 numbers, and the rotary key has 16 (vLLM's fp8_ds_mla, and
+    SGLang's fp8 there): 656 bytes of 512 and 64 numbers.
+    """
+    latent, rotary = number(model, "kv_lora_rank"), number(model, "qk_rope_head_dim")
+    return latent + 4 * -(-latent // 128) + 2 * rotary if packed else latent + rotary
+
+
+def _attention(
+    model: Mapping[str, Any], family: str, i: int, kind: str, window: int | None, packed: bool = False
+) -> Layer:
     """A layer that attends."""
     if model.get("kv_lora_rank") and model.get("use_mla") is not False:
         if family and not family.startswith(LATENT):
             raise UnknownLayerError(
                 f"kv_lora_rank with model_type {reprlib.repr(family)}, of which engines keep a latent or whole heads"
             )
-        values = number(model, "kv_lora_rank") + number(model, "qk_rope_head_dim")
+        values = _latent(model, packed)
         return Layer(2 if family.startswith(TWICE) else 1, values, window, latent=True)
     other = model.get("attention_other_setting")  # Step 3.5: of the layers with a window
     if kind == WINDOW and isinstance(other, Mapping):
@@ -258,12 +275,23 @@ def _per_layer(model: Mapping[str, Any], i: int, *names: str) -> int | None:
     return number({name: values[i]}, name)
 
 
-def _state(model: Mapping[str, Any], state: float, convolution: float) -> int | None:
+def _state(model: Mapping[str, Any], family: str, state: float, convolution: float) -> int | None:
     """Bits that a linear or state-space layer keeps of a sequence, its numbers having ``state`` and ``convolution`` bits;
     None if the file does not say enough.
     """
     try:
-        if "linear_num_value_heads" in model:  # gated delta rule, Qwen3-Next
+        delta = model.get("linear_attn_config")
+        if isinstance(delta, Mapping):  # Kimi's delta attention, whose state always has 32 bits
+            width = number(delta, "num_heads") * number(delta, "head_dim")
+            kernel, state = number(delta, "short_conv_kernel_size"), 32
+            kept, passing = width * number(delta, "head_dim"), 3 * width
+        elif family.startswith("minimax"):  # lightning attention, which has no convolution
+            size = optional(model, "head_dim") or number(model, *HIDDEN) // number(model, *HEADS)
+            kernel, state, kept, passing = 1, convolution, number(model, *HEADS) * size**2, 0
+        elif "ssm_inner_size" in model:  # of a GGUF file, whose sizes are those of any kind of state
+            inner, size, kernel = (number(model, f"ssm_{name}") for name in ("inner_size", "state_size", "conv_kernel"))
+            kept, passing = inner * size, inner + 2 * (optional(model, "ssm_group_count") or 0) * size
+        elif "linear_num_value_heads" in model:  # gated delta rule, Qwen3-Next
             keys = number(model, "linear_num_key_heads") * number(model, "linear_key_head_dim")
             values = number(model, "linear_num_value_heads") * number(model, "linear_value_head_dim")
             kernel = number(model, "linear_conv_kernel_dim")

@@ -47,8 +47,10 @@ HOME = "MIES_INSTALL_PATH"  # MindIE's own variable: the folder of its installat
 INSTALLED = "/usr/local/Ascend/mindie/latest/mindie-service"
 DAEMON, CONFIG = "bin/mindieservice_daemon", "conf/config.json"  # below the installation
 PATTERNS: Patterns = {
-    Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)",),
-    Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)",),
+    Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)", r"\bMIE04E02041C\b|failed to listen "),
+    Cause.OUT_OF_MEMORY: (r"\bMIE05E(01000A|000005)\b",),
+    Cause.DEVICE_ERROR: (r"\bMIE05E01000B\b",),
+    Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)", r"\bMIE0(4E\w{4}1B|5E0[23]0000|5E00000[03])\b"),
 }
 
 

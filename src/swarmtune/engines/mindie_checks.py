@@ -19,6 +19,7 @@ from swarmtune.space import Field
 SCHEDULE = f"{BACKEND}.ScheduleConfig"
 DEVICES = f"{BACKEND}.npuDeviceIds"
 ADDRESS, EVERYWHERE = "ServerConfig.ipAddress", "ServerConfig.allowAllZeroIpListening"
+MODE, STANDARD = "ServerConfig.inferMode", "standard"
 UNSPECIFIED = (str(ipaddress.IPv4Address(0)), str(ipaddress.IPv6Address(0)))
 ADDRESS_VARIABLE = "MIES_CONTAINER_IP"  # the daemon takes it before the file's
 MOST = 2**32 - 1
@@ -94,6 +95,11 @@ def notes(file: Any, where: str, fields: Sequence[Field], env: Mapping[str, str]
     if joins_machines(file) and f"{BACKEND}.multiNodesInferEnabled" not in set_here:
         waits = "the daemon waits for those of other machines, and SwarmTune starts one"
         found.append(f"{where}: {BACKEND}.multiNodesInferEnabled is true: {waits}; set it to false")
+    if read_or(file, MODE, STANDARD) != STANDARD and MODE not in set_here:
+        waits = "such a daemon answers only when a controller has given it a role, and SwarmTune starts none"
+        found.append(
+            f'{where}: {MODE} is {reprlib.repr(read_or(file, MODE, STANDARD))}: {waits}; set it to "{STANDARD}"'
+        )
     address, key = read_or(file, ADDRESS, ""), f"{where}: {ADDRESS}"
     if env.get(ADDRESS_VARIABLE):
         address, key = env[ADDRESS_VARIABLE], f"mindie.env: {ADDRESS_VARIABLE}"

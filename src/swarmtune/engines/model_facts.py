@@ -14,6 +14,8 @@ from swarmtune.engines.kv_families import HEADS
 from swarmtune.engines.kv_model import inner, kv_model
 
 MOST = 2**31  # no size of a model comes near it
+QUANTIZED = ("quantization_config", "compression_config")  # keys of config.json
+BESIDE = ("quant_config.json", "quantize_config.json", "hf_quant_config.json")  # older files of the same, beside it
 INSTEAD = ("params.json", "modules.json")  # files beside config.json that may say another length
 ROPE = ("rope_scaling", "rope_parameters")
 EXPERTS = ("num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts")
@@ -35,6 +37,7 @@ class ModelFacts:
         the folder that holds it.
         """
         self._path = config_path or (Path(model) / "config.json" if model else None)
+        self._folder = Path(model) if model else None
 
     @cached_property
     def _whole(self) -> Mapping[str, Any]:
@@ -120,13 +123,20 @@ class ModelFacts:
     @property
     def quantization(self) -> str | None:
         """The method that quantized its weights, as engines call it; None also where the file does not simply say it."""
-        keys = ("quantization_config", "compression_config")
-        found = [config[key] for config in (self._whole, self._config) for key in keys if config.get(key)]
+        found = [config[key] for config in (self._whole, self._config) for key in QUANTIZED if config.get(key)]
         method = found[0].get("quant_method") if found and isinstance(found[0], Mapping) else None
         otherwise = str(self._config.get("model_type")).startswith("deepseek_v4")
         if not isinstance(method, str) or otherwise or not found[0].keys().isdisjoint(("producer", "quantization")):
             return None
         return method.lower().replace("compressed_tensors", "compressed-tensors")
+
+    @property
+    def unquantized(self) -> bool:
+        """Is it sure that nothing has quantized its weights? Only where the folder of the model is here."""
+        named = any(config.get(key) for config in (self._whole, self._config) for key in QUANTIZED)
+        if named or self._folder is None or not (self._folder / "config.json").is_file():
+            return False
+        return bool(self._whole) and not any((self._folder / name).exists() for name in BESIDE)
 
     @property
     def longest(self) -> int | None:

@@ -18,6 +18,8 @@ QUANTIZATIONS: Mapping[str, tuple[str, ...]] = {  # methods in checkpoints, and 
     "bitsandbytes": ("bitsandbytes",),
 }
 
+OF_CHECKPOINTS = ("awq", "gptq", "compressed-tensors")  # of these, methods that quantize nothing while a service loads
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -81,10 +83,16 @@ def length_rules(length: str, fields: Iterable[Field], most: int | None, why: st
     return (Rule(" or ".join([*(f"{length} == {value!r}" for value in short), f"{length} <= {most}"]), why),)
 
 
-def quantization_rules(given: str | None, method: str | None) -> tuple[Rule, ...]:
-    """The flag names the method of the checkpoint (vLLM, ``_verify_quantization``). Of methods that are not in QUANTIZATIONS
-    nothing is known. ``given``: a field, or a text in quotes; None: nothing sets it.
+def quantization_rules(given: str | None, method: str | None, unquantized: bool = False) -> tuple[Rule, ...]:
+    """The flag names the method of the checkpoint (vLLM, ``_verify_quantization``), and of one that is ``unquantized`` none
+    that only reads. Of methods that are not in QUANTIZATIONS nothing is known. ``given``: a field, or a text in quotes;
+    None: nothing sets it.
     """
+    if given is not None and unquantized:
+        names = tuple(name for family in OF_CHECKPOINTS for name in QUANTIZATIONS[family])
+        shown = given.strip("'")
+        why = f"--quantization {shown} reads weights that are quantized already, and config.json says nothing of these"
+        return (Rule(f"{given} not in {names!r}", f"{why}; leave it out, or name the quantized model"),)
     others = [name for family, names in QUANTIZATIONS.items() if family != method for name in names]
     if given is None or method not in QUANTIZATIONS:
         return ()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 from pydantic import Field as Option
 
 from swarmtune.errors import Culprit, SwarmTuneError
@@ -96,6 +96,13 @@ class Deploy(BaseModel):
     path_prefix: str = Option(
         "", description="folder whose programs, and those of bin in it, come first in the PATH of a service's commands"
     )
+
+    @field_validator("path_prefix")
+    @classmethod
+    def _whole(cls, path: str) -> str:
+        if path and not path.startswith("/"):
+            raise ValueError("give the whole path, from / on: no shell replaces ~, and nodes have other folders")
+        return path
 
     def on_path(self, command: Command) -> Command:
         """The command, with this folder first in its PATH: on each node before that node's own."""

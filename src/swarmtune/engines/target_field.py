@@ -11,6 +11,18 @@ from pydantic_core import PydanticCustomError
 from swarmtune.records import Value
 from swarmtune.space import Field
 
+HABITS = {  # keys of a field, as other tuners call them
+    **dict.fromkeys(("default", "baseline", "initial", "current"), "value"),
+    **dict.fromkeys(("choices", "values", "options", "enum", "list"), 'dtype_param = [...] with dtype = "enum"'),
+    **dict.fromkeys(("step", "stride"), 'dtype_param = STEP with dtype = "range"'),
+    **dict.fromkeys(("flag", "argument", "option", "arg"), "config_position"),
+    **dict.fromkeys(("low", "lower", "start"), "min"),
+    **dict.fromkeys(("high", "upper", "end"), "max"),
+    **dict.fromkeys(("condition", "only_if", "depends_on"), "when"),
+    **dict.fromkeys(("type", "kind"), "dtype"),
+    "fixed": "constant",
+}
+
 
 def _no_text(value: Any) -> Any:
     if isinstance(value, str):

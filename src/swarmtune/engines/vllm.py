@@ -230,8 +230,30 @@ class VllmEngine(Engine):
             rules.append(Rule(f"not {balanced} or {facts.experts} % ({ranks}) == 0", why))
         rules += self._length_rules(facts, terms.get("max_model_len", ""))
         if self.config.check_flags and not self._flags.gives("--quantization-config"):
-            rules += quantization_rules(terms.get("quantization"), facts.quantization)
+            rules += quantization_rules(terms.get("quantization"), facts.quantization, facts.unquantized)
         return tuple(rules)
+
+    def _prefill_mistakes(self, fields: Sequence[Field]) -> list[str]:
+        """Without chunked prefill a whole prompt is one batch (vLLM, ``SchedulerConfig.verify_max_model_len``). Where fields
+        or flags set the length, the rule of the schema says it.
+        """
+        batched = self._flags.value("max_num_batched_tokens", fields, 0)
+        length, own = self._model_facts.longest, self._flags.value("max_model_len", fields, 0)
+        chunked = self._flags.value("enable_chunked_prefill", fields, True)
+        if (
+            chunked is not False
+            or own != 0
+            or length is None
+            or not isinstance(batched, int)
+            or not 0 < batched < length
+        ):
+            return []
+        return [
+            (
+                f"vllm.command.others: --no-enable-chunked-prefill wants --max-num-batched-tokens of {length} or more, the "
+                f"model's length (its config.json), and it is {batched}; or set a smaller --max-model-len"
+            )
+        ]
 
     def _length_rules(self, facts: ModelFacts, length: str) -> tuple[Rule, ...]:
         """As ``_get_and_verify_max_len`` has it."""
@@ -285,6 +307,7 @@ class VllmEngine(Engine):
         found += broken_rules(self._model_rules(), "vllm.command.others")
         if self.config.env.get(KEY_VARIABLE):
             found.append(f"vllm.env: {KEY_VARIABLE} {KEYED.why}")
+        found += self._prefill_mistakes(fields) if self.config.check_flags else []
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
 
     def command(self, setting: Setting, group: Group) -> Command:

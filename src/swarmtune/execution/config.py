@@ -221,7 +221,7 @@ class ParallelConfig(ServiceOptions):
     def _known_executor(cls, name: str) -> str:
         registry.load_plugins()
         if name not in registry.executors:
-            raise ValueError(f"unknown executor {name!r}; use {', '.join(registry.executors)}")
+            raise ValueError(f"unknown executor {name!r}; use {', '.join(registry.executors)}{registry.unloaded()}")
         return name
 
     @property

@@ -388,7 +388,8 @@ def hopeless(last: Sequence[tuple[str, Failure]], *, resumed: bool = False) -> S
     which = "since the study was resumed" if resumed else "with any setting so far, the baseline included"
     text = (
         f"No service has become ready on any group, {which}. Start the service by "
-        "hand as below until it works, then resume with -lb; nothing was stored as a failed setting.\n"
+        "hand, with the command that `swarmtune check` shows, until it works, then resume with -lb; nothing was stored as a "
+        "failed setting. The reason:\n"
     )
     return SimulatorStartError(text + "\n".join(lines), details=details, culprit=Culprit.USER)
 

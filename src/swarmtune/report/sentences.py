@@ -68,9 +68,9 @@ def groups_now(facts: GroupsFacts) -> str:
 
 
 def retried_text(facts: TrialRetriedFacts) -> str:
-    """An attempt failed, and another one follows."""
+    """An attempt failed; another one follows unless the run ends."""
     where = f" on {facts['group']}" if facts.get("group") else ""
-    return f"trial {facts['trial']}: attempt {facts['attempt']}{where} failed, again: {telling(facts['failure'])}"
+    return f"trial {facts['trial']}: attempt {facts['attempt']}{where} failed: {telling(facts['failure'])}"
 
 
 def failed_text(facts: TrialFailedFacts) -> str:

@@ -42,6 +42,14 @@ SEVERAL = "several"  # value of a circumstance that changed between runs of the 
 WORST_VALUE = {"maximize": 0.0, "minimize": 1e9}
 
 
+CALLED = {  # parts of a fingerprint, as people call them
+    "fields": "the parameters (target_field)",
+    "constraints": "the rules between parameters",
+    "load_search": "[load_search]",
+    "sections": "keys in the table of the engine or the load generator",
+}
+
+
 class StudyWriter(Store):
     """A study in SQLite or PostgreSQL.
 
@@ -231,8 +239,9 @@ class StudyWriter(Store):
         differ = changes(stored, self.head.fingerprint)
         changed = [k for k in differ if k not in CIRCUMSTANCES]
         if changed:
+            parts = ", ".join(CALLED.get(key, key) for key in changed)
             raise ConfigurationError(
-                f"The study {self.head.name!r} cannot go on: {', '.join(changed)} changed since it was started, and its "
+                f"The study {self.head.name!r} cannot go on: {parts} changed since it was started, and its "
                 "results would not be comparable. Put the configuration back, or start a new study (without -lb)."
             )
         if differ and self.head.fingerprint.keys() >= set(CIRCUMSTANCES):

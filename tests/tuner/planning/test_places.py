@@ -28,3 +28,13 @@ def test_a_database_whose_driver_is_missing(monkeypatch: pytest.MonkeyPatch) -> 
     mistakes: list[str] = []
     check_study("postgresql://user:geheim@host/db", mistakes)
     assert mistakes == ["optimizer.study: PostgreSQL needs an extra: pip install 'swarmtune[postgres]'"]
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    for address in (str(tmp_path), f"sqlite:///{tmp_path}"):
+        mistakes: list[str] = []
+        check_study(address, mistakes)
+        assert f"{str(tmp_path)!r} is a folder, and a database is a file" in mistakes[0]
+    mistakes = []
+    check_study(str(tmp_path / "new.db"), mistakes)
+    assert mistakes == []

@@ -232,3 +232,87 @@ def test_without_a_known_engine_all_else_is_told() -> None:
     )
     for words in ("no engine named 'vlm'", "'mysql' is not supported", "99999"):
         assert words in text
+
+
+def noted(text: str, **given: Any) -> bool:
+    return any(text in notice for notice in plan(**given).notices)
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "right"),
+    [
+        (
+            "ttft_slo not used: [objective] slo is given",
+            {"ttft_slo": 0.5, "objective": {"slo": {"p95_ttft_ms": 900.0}}},
+            {"ttft_slo": 0.5},
+        ),
+        (
+            "ttft_slo not used",
+            {"ttft_slo": 0.5, "objective": {"slo": {"p95_ttft_ms": 900.0}}},
+            {"ttft_slo": 0.5, "objective": {"name": "weighted", "slo": {"p95_ttft_ms": 900.0}}},
+        ),
+        ("iters is not used: it counts only with n_particles", {"iters": 3}, {"iters": 3, "n_particles": 4}),
+        (
+            "[pso_options] not used: the algorithm random moves no particles",
+            {"pso_options": {"c1": 2.0}, "optimizer": {"algorithm": "random"}},
+            {"pso_options": {"c1": 2.0}},
+        ),
+        (
+            "loadgen.concurrency is not used: the load search finds the load itself, between 1 and 64",
+            {"loadgen": {"concurrency": 16}},
+            {"loadgen": {"concurrency": 16}, "load_search": {"enabled": False}},
+        ),
+        (
+            "loadgen.concurrency is not used",
+            {"loadgen": {"concurrency": 16}},
+            {"loadgen": {"concurrency": 16}, "load_search": {"variable": "request_rate"}},  # there it is the cap
+        ),
+        (
+            "health_check.log_snippet_length is not used",
+            {"health_check": {"log_snippet_length": 5}},
+            {
+                "health_check": {
+                    "log_snippet_length": 5,
+                    "service_errors": {"fatal_patterns": {"out_of_memory": ["no room"]}},
+                }
+            },
+        ),
+        (
+            "nothing is left to search: of all 64 settings only the baseline keeps the rules (seqs == 8)",
+            {"constraints": ["seqs == 8"], **fields(SEQS)},
+            {"constraints": ["seqs >= 8"], **fields(SEQS)},
+        ),
+    ],
+)
+def test_keys_that_change_nothing_are_named(text: str, given: dict[str, Any], right: dict[str, Any]) -> None:
+    assert noted(text, **given)
+    assert not noted(text, **right)
+
+
+def test_answers_of_one_token_have_no_time_between_tokens() -> None:
+    assert "objective.slo.p95_tpot_ms: answers of one token" in refused(loadgen={"osl": 1})
+    assert plan(loadgen={"osl": 1}, objective={"slo": {"p95_ttft_ms": 500.0}})
+    assert plan(loadgen={"osl": 2})
+
+
+def test_the_folder_of_programs_is_a_whole_path_and_is_looked_for(tmp_path: Path) -> None:
+    for path in ("~/tools", "tools"):
+        with pytest.raises(ConfigValidationError, match="give the whole path"):
+            read_settings(None, {"deploy": {"path_prefix": path}})
+    assert read_settings(None, {"deploy": {"path_prefix": str(tmp_path)}})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("default", "did you mean value"),
+        ("choices", "dtype_param = [...]"),
+        ("minimum", "did you mean min"),
+        ("q", "key$"),
+    ],
+)
+def test_keys_of_fields_as_other_tuners_call_them(key: str, meant: str) -> None:
+    with pytest.raises(ConfigValidationError) as caught:
+        read_settings(None, fields({**SEQS, key: 3}))
+    text = caught.value.mistakes[0]
+    assert text.endswith("unknown key") if meant == "key$" else meant in text

@@ -35,6 +35,21 @@ COMMANDS = {
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
 
+LIKE_AN_OPTION = 0.75  # so near must an option be that was meant: most of them share some letters
+# Options of other tuners, and what they are called here.
+HABITS = {
+    **dict.fromkeys(
+        ("--n-trials", "--trials", "--num-trials", "--max-trials", "--n_trials", "--budget"), "--evaluations"
+    ),
+    **dict.fromkeys(("--sampler", "--search", "--strategy"), "--algorithm"),
+    **dict.fromkeys(("--time-limit", "--max-time", "--duration"), "--timeout"),
+    **dict.fromkeys(("--storage", "--study-name", "--db"), "--study"),
+    **dict.fromkeys(
+        ("--model", "-m", "--model-path", "--model-name"),
+        "the model is named in the engine's table, such as [vllm.command] model; `swarmtune init` writes one with --model",
+    ),
+}
+
 # What the older tuner and its successor call otherwise, or have and SwarmTune does not: the way out.
 ELSEWHERE = {
     "train": "there is no `train`: nothing is learned beforehand; `swarmtune optimizer` learns from what it measures, and "
@@ -154,12 +169,15 @@ class CommandParser(argparse.ArgumentParser):
 
     def _hint(self, word: str) -> str:
         options = [name for action in self._actions for name in action.option_strings]
-        return near(word, options) if word.startswith("--") else ""
+        name = word.partition("=")[0]
+        if (meant := HABITS.get(name)) and (meant in options or not meant.startswith("--")):
+            return f" (did you mean {meant}?)" if meant in options else f" ({meant})"
+        return near(name, options, LIKE_AN_OPTION) if word.startswith("--") else ""
 
 
-def near(word: str, known: Iterable[str]) -> str:
-    """A question with the most similar of these words; empty if none is similar."""
-    found = difflib.get_close_matches(word, list(known), n=1)
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A question with the most similar of these words; empty if none is as similar as ``cutoff``, 0 to 1."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
     return f" (did you mean {found[0]}?)" if found else ""
 
 

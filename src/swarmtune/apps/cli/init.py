@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigPathError(f"{path}: {'is a folder' if path.is_dir() else 'its folder is not there'}.")
     if path.exists() and not args.force:
         raise ConfigPathError(f"{path} already exists; use --force to overwrite it or -c FILE for another.")
-    engine_name = args.engine or found_engine()
-    benchmark_name = args.benchmark or "swarmtune"
+    engine_name = registry.engines.spelled(args.engine or found_engine())
+    benchmark_name = registry.benchmarks.spelled(args.benchmark or "swarmtune")
     settings = read_settings(None, {"optimizer": {"engine": engine_name, "benchmark": benchmark_name}})
     model = str(expanded(args.model)) if args.model and args.model.startswith("~") else args.model
     text = config_text(settings, engine_name, benchmark_name, model)

@@ -15,6 +15,7 @@ from typing import Any
 from swarmtune.apps.cli import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_NOTHING_FEASIBLE, check
 from swarmtune.apps.cli.machine import noticed
 from swarmtune.apps.cli.options import (
+    EMBEDDED,
     add_older_arguments,
     add_parallel_arguments,
     add_plan_arguments,
@@ -26,10 +27,11 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
-from swarmtune.errors import one_line
+from swarmtune.errors import ConfigValidationError, one_line
 from swarmtune.report.document import REPORT_FILE, write_report
 from swarmtune.settings import BaseSections, read_settings
 from swarmtune.study.place import Place, keep_request, last_place, merged, new_place
+from swarmtune.tuner.planning.places import check_study
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.result import Result
 
@@ -99,12 +101,16 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
     place = None
     if args.load_breakpoint:
         before_resume = read_settings(path, given)
+        wrong: list[str] = []
+        check_study(before_resume.optimizer.study, wrong)
+        if wrong:
+            raise ConfigValidationError(wrong)
         place = last_place(Path(before_resume.output).expanduser(), before_resume.optimizer.study)
         before = place.head.request if place.head else {}
         if place.ours:
             given = merged(before.get("overrides", {}), given)
             if args.config is None and before.get("config"):
-                path = Path(before["config"])
+                path = _started_with(Path(before["config"]), path)
         elif before:
             print(_elsewhere(place.name, before), file=sys.stderr)
         if not args.dry_run:
@@ -113,6 +119,14 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
     tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
     return settings, plan, place, request
+
+
+def _started_with(then: Path, now: Path | None) -> Path:
+    """The configuration with which the study was started; said where another one is found here."""
+    if now is not None and now != EMBEDDED and now.resolve() != then:
+        text = f"Resuming with {one_line(str(then))}, with which the study was started; -c {now} takes {now} instead."
+        print(text, file=sys.stderr)
+    return then
 
 
 def _elsewhere(name: str, request: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ def chosen_config(given: str | None, engine: str | None) -> Path | None:
     from swarmtune.settings import config_path
 
     path = config_path(given)
-    return EMBEDDED if path is None and engine in (None, "llamacpp") else path
+    return EMBEDDED if path is None and registry.engines.spelled(engine or "llamacpp") == "llamacpp" else path
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,7 +169,7 @@ def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool
     is only shown, and what is missing on a node is a mistake only beside others.
     """
     from swarmtune.settings import read_settings
-    from swarmtune.tuner.planning.inquiry import Inquiry
+    from swarmtune.tuner.planning.inquiry import CHECK_S, Inquiry
 
     def report(text: str) -> None:
         print(text, file=sys.stderr)
@@ -177,7 +177,7 @@ def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool
     try:
         settings = read_settings(path, given)
     except ConfigValidationError as error:
-        further = _further(error.details.get("rest"), Inquiry(report))
+        further = _further(error.details.get("rest"), Inquiry(report, limit_s=CHECK_S))
         raise ConfigValidationError([*error.mistakes, *further]) from error
     return settings, planned(settings, inquiry=Inquiry(report, preview=preview))
 

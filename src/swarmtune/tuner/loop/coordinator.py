@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from swarmtune.errors import BenchmarkExecutionError, Culprit, PSOConvergenceError
+from swarmtune.errors import BenchmarkExecutionError, Culprit, PluginError, PSOConvergenceError
 from swarmtune.fleet.blame import Blame
 from swarmtune.fleet.dispatch import Dispatcher, Work
 from swarmtune.fleet.job import RunResult
@@ -129,7 +129,7 @@ class Coordinator:
         if setting is None:
             self._search.see(self._restarts.on(group))
             try:
-                setting = self._search.ask((*self._pending.values(), *self._lost))
+                setting = self._legal(self._search.ask((*self._pending.values(), *self._lost)))
             except PSOConvergenceError as error:
                 self._exhausted = True
                 self._attempts.emit("exhausted", {"message": error.message})
@@ -189,6 +189,18 @@ class Coordinator:
 
     def _given(self) -> tuple[Setting, ...]:
         return (self._plan.baseline(), *self._plan.user_settings, *self._warm.first)
+
+    def _legal(self, setting: Setting) -> Setting:
+        """What the search asks for; PluginError if it is no setting of the space."""
+        space = self._plan.space
+        names = sorted({field.name for field in space.fields} ^ setting.values.keys())
+        wrong = (
+            f"the fields {', '.join(names)} are not those of the space" if names else ", ".join(space.broken(setting))
+        )
+        if wrong:
+            told = f"The search algorithm {self._plan.algorithm!r}: ask() returned an illegal setting: {wrong}"
+            raise PluginError(f"{told}; its author must mend that (docs/plugins.md).")
+        return setting
 
     def _tell(self, setting: Setting, score: Score, measurement: Measurement | None) -> None:
         self._pending.pop(setting.key, None)

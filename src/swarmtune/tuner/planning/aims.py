@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ from swarmtune.objective import (
 from swarmtune.objective.objectives import POWER_ADVICE
 from swarmtune.records import Group
 from swarmtune.settings import BaseSections
+from swarmtune.workload import Workload
 
 WEIGHTED_KEYS = (
     "ttft_penalty", "tpot_penalty", "success_rate_penalty", "success_rate_slo", "generate_speed_target",
@@ -213,6 +215,15 @@ def power_mistakes(objective: Objective, benchmark: Benchmark, groups: Sequence[
     for group in groups:
         reason = reason or benchmark.no_power(group.nodes)
     return [f"objective.per: nothing can be counted per watt: {reason}. {POWER_ADVICE}"] if reason else []
+
+
+def one_token_mistakes(goal: Objective, workload: Workload) -> list[str]:
+    """Metrics of the time between tokens that answers of a single token do not have, as sentences."""
+    if workload.output_tokens_mean > 1 or workload.output_tokens_stddev:
+        return []
+    between = [name for name in goal.needs if re.search(r"_(tpot|itl)_ms$", name)]
+    ways = "ask for longer answers (osl), or set SLOs on ttft or e2el alone"
+    return [f"objective.slo.{name}: answers of one token have no time between tokens; {ways}" for name in between]
 
 
 def _pareto_mistakes(settings: BaseSections) -> list[str]:

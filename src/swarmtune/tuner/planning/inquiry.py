@@ -14,7 +14,7 @@ from pathlib import Path
 from swarmtune.clock import RealClock
 from swarmtune.devices import npu_smi, nvidia_smi
 from swarmtune.engines.base import Engine
-from swarmtune.engines.questions import Questions
+from swarmtune.engines.questions import Needed, Questions
 from swarmtune.errors import ConfigurationError, SwarmTuneError
 from swarmtune.execution.config import NodeConfig, ParallelConfig
 from swarmtune.execution.executors import executor_class, executors_for
@@ -76,7 +76,8 @@ class Inquiry:
     ) -> None:
         """``report`` gets a sentence where an answer may take long, and after each third of that time. ``folder``: of the
         cache, by default the user's. ``preview``: nothing will be started, so that what is missing on a node is a notice and
-        no mistake. ``limit_s``: seconds for all that one program is asked, by default CHECK_S of a preview, else HELP_S.
+        no mistake. ``limit_s``: seconds for all that one program is asked, by default CHECK_S of a preview, else HELP_S;
+        where a mistake is known that no answer can take back, never more than CHECK_S.
         """
         self._preview = preview
         self._clock = RealClock()
@@ -104,16 +105,25 @@ class Inquiry:
                 mistakes.append(f"parallel.executor: {error.message}")
                 return Installed()
         if questions is None:
-            return Installed((), tuple(filter(None, map(_unreachable, places[:MOST_NODES]))))
+            here = any(place.executor == LOCAL for place in places)
+            absent = [
+                f"missing: {one.key}: there is no folder {one.path} on this machine"
+                for one in _folders(settings, engine)
+                if here and not Path(one.path).is_dir()
+            ]
+            return Installed((), (*absent, *filter(None, map(_unreachable, places[:MOST_NODES]))))
+        questions = replace(questions, needed=(*questions.needed, *_folders(settings, engine)))
         try:
             commands = [_command(settings, engine, questions, place) for place in places]
         except NO_COMMAND:  # which is a mistake already
             return Installed()
         if not places:
             return Installed()
-        replies, keys = asyncio.run(self._all(parallel, places[:MOST_NODES], commands, questions, engine))
         section = section_name(engine)
         before = {keyed(mistake, section) for mistake in engine.mistakes()}
+        if not before.issuperset(mistakes):  # nothing will be started, whatever the help says
+            self.limit_s = min(self.limit_s, CHECK_S)
+        replies, keys = asyncio.run(self._all(parallel, places[:MOST_NODES], commands, questions, engine))
         findings = learn(engine, questions, replies)
         mistakes[:] = [mistake for mistake in mistakes if mistake not in before]
         mistakes += [keyed(mistake, section) for mistake in findings.mistakes]
@@ -235,6 +245,15 @@ def _command(settings: BaseSections, engine: Engine, questions: Questions, place
             (questions.program,), dict(getattr(section, "env", {})), directory=getattr(section, "work_path", "")
         )
     return with_rank(settings.deploy.on_path(command), group)
+
+
+def _folders(settings: BaseSections, engine: Engine) -> tuple[Needed, ...]:
+    """The folder in which the service runs, and that whose programs come first, as whole paths."""
+    section, table = section_name(engine), engine.config
+    keys = [(f"{section}.{name}", getattr(table, name, "")) for name in ("cwd", "work_path")]
+    named = next(((key, path) for key, path in keys if path), ("", ""))
+    found = [Needed("folder", *named), Needed("folder", "deploy.path_prefix", settings.deploy.path_prefix)]
+    return tuple(one for one in found if one.path.startswith("/"))
 
 
 def _key(place: Place, command: Command, questions: Questions) -> str:

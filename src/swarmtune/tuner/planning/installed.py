@@ -78,6 +78,11 @@ def learn(engine: Engine, questions: Questions, replies: Sequence[Reply]) -> Fin
     different: dict[tuple[str, str], Reply] = {}
     for reply in replies:
         answer = reply.answer
+        if answer is not None and reply.devices and not reply.memory:
+            findings.notices.append(
+                f"not checked: the devices of {reply.group} on {reply.host}, as neither {nvidia_smi.QUERY[0]} nor "
+                f"{npu_smi.COMMAND[0]} tells any there"
+            )
         if answer is not None and answer.help:
             different.setdefault((answer.help, reply.version), reply)
         elif answer is not None and answer.trouble:
@@ -140,9 +145,11 @@ def summary(engine: Engine, questions: Questions, replies: Sequence[Reply], find
         answer = reply.answer
         if answer is None or not answer.program or answer.fault:
             continue
+        there = sum(device in reply.memory for device in reply.devices)
         things = [questions.what, *(need.what for need in questions.needed if answer.paths.get(need.path))]
-        if reply.devices and reply.memory:
-            things.append(f"{len(reply.devices)} device{'s' if len(reply.devices) > 1 else ''}")
+        things = [thing for thing in things if thing != "folder"]
+        if there:
+            things.append(f"{there} device{'s' if there > 1 else ''}")
         several = " and ".join((", ".join(things[:-1]), things[-1])) + " are" if len(things) > 1 else f"{things[0]} is"
         checked = "; flags were checked against its help" if reply.host in findings.hosts else ""
         name = f"{engine.name} {reply.version}".strip()

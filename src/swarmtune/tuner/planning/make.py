@@ -22,6 +22,7 @@ from swarmtune.search.swarm import SwarmOptions
 from swarmtune.settings import BaseSections, without_effect
 from swarmtune.sources import section_name
 from swarmtune.tuner.planning import aims
+from swarmtune.tuner.planning.idle import idle_notes
 from swarmtune.tuner.planning.inquiry import Inquiry
 from swarmtune.tuner.planning.installed import Installed
 from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class, tell, tell_of_part
@@ -64,6 +65,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     if engine and found.part:
         not_runnable(engine, found.part, groups, mistakes, scripts)
     goal = _goal(settings, limits, benchmark, groups, mistakes)
+    mistakes += aims.one_token_mistakes(goal, workload) if goal and workload else []
     if mistakes or engine is None or benchmark is None or found.space is None or workload is None or goal is None:
         raise ConfigValidationError([*mistakes, *installed.missing])
     notices = [*found.notices, *(f"missing: {sentence}" for sentence in installed.missing), *installed.notices]
@@ -72,6 +74,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     notices += benchmark.guesses() if settings.sample_size is None else []
     notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
     notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search, engine, workload)]
+    notices += idle_notes(settings, benchmark, search, load_search)
     notices += [*part_notes(settings, engine), *aims.notes(settings, named), *script_notes(given, scripts)]
     early_stop = stop_rules(settings, limits, benchmark)
     old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None

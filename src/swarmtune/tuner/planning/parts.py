@@ -92,6 +92,9 @@ def _part(
         return None
     section = section_name(part)
     table = getattr(settings, section, None)
+    if why := registry.skipped(f"{known.kind} {name!r}"):
+        mistakes.append(f"{key}: {why}")
+        return None
     if table is None:
         needed = ", ".join(n for n, field in part.Config.model_fields.items() if field.is_required())
         mistakes.append(f"{section}: the table [{section}] is needed, with at least {needed or 'its keys'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from pathlib import Path
@@ -36,6 +37,11 @@ def check_study(url: str | None, mistakes: list[str]) -> None:
     kind = scheme.partition("+")[0]
     if not url.strip():
         mistakes.append("optimizer.study: an empty text is not an address; leave it out for a new folder")
+    elif (folder := _folder_of(url)) is not None:
+        mistakes.append(
+            f"optimizer.study: {folder[:200]!r} is a folder, and a database is a file; name one in it, such as study.db; "
+            "studies without a name of their own go into the folder `output`"
+        )
     elif found and kind not in ("sqlite", "postgresql", "postgres"):
         mistakes.append(
             f"optimizer.study: {kind[:20]!r} is not supported; write a path, sqlite:///PATH or postgresql://USER@HOST/DB"
@@ -53,6 +59,14 @@ def check_study(url: str | None, mistakes: list[str]) -> None:
             mistakes.append("optimizer.study: PostgreSQL needs an extra: pip install 'swarmtune[postgres]'")
         if reason:
             mistakes.append(f"optimizer.study: not a database address ({reason}); write postgresql://USER@HOST:PORT/DB")
+
+
+def _folder_of(url: str) -> str | None:
+    """The path in the address of a file database, if a folder is there."""
+    path = url.removeprefix("sqlite:///") if url.startswith("sqlite:///") else url
+    with contextlib.suppress(ConfigurationError, OSError, ValueError):
+        return path if "://" not in path and expanded(path).is_dir() else None
+    return None
 
 
 def check_earlier(given: list[str] | None, mistakes: list[str]) -> None:

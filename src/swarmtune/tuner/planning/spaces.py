@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from swarmtune.tuner.planning.parts import tell_of_part
 from swarmtune.tuner.planning.ranks import rank_rules
 
 NO_EFFECT = "has no effect beside the other settings of this service"
+MOST_TRIED = 2000  # settings
 MOST_SHOWN = 60  # characters of a value in a sentence
 
 
@@ -62,7 +64,20 @@ def searched(
         return Searched(notices=notices)
     mistakes += [*_unset_mistakes(part, key), *_broken_baseline(part, settings, engine, reasons)]
     notices += [f"{name}: only {value} is left of its range, so it is not searched" for name, value in fixed.items()]
+    notices += _only_baseline(space) if space and not mistakes else []
     return Searched(space, part, left_out, [*notices, *_unset_notes(part), *_unsaid_baselines(part)])
+
+
+def _only_baseline(space: Space) -> list[str]:
+    """A sentence where the rules leave no setting but the baseline; of large spaces nobody can say."""
+    if not space.constraints or space.size > MOST_TRIED:
+        return []
+    axes = [[(i + 0.5) / d.count for i in range(d.count)] for d in space.dimensions if d.count]
+    settings = (space.decode(point) for point in itertools.product(*axes))
+    if any(space.legal(one) and one != space.default() for one in settings):
+        return []
+    rules = "; ".join(constraint.text for constraint in space.constraints)
+    return [f"nothing is left to search: of all {space.size:g} settings only the baseline keeps the rules ({rules})"]
 
 
 def user_settings(given: Sequence[dict[str, Any]], found: Searched, mistakes: list[str]) -> tuple[Setting, ...]:
