@@ -4,14 +4,15 @@
     python benchmarks/adversary.py --part services             one of: inputs, services, kills, faults
 
 inputs    20,000 malformed inputs for every reader of what comes from outside (adversary_inputs.py)
-services  services that answer to do harm, one behaviour at one place each, for the tuner's probes, its readers of metrics and
-          its load generator (hostile_service.py)
+services  services that answer to do harm, one behaviour at one place each, for the tuner's probes, its readers of
+          metrics and its load generator (hostile_service.py)
 kills     signals (kill, terminate, stop and go on, hang up) to tuner, supervisors, load generator, service, readers of
           accelerators and node agent at random moments of a study, which is resumed after each until it is done
 faults    a full disk, a database that is locked, removed, damaged, or taken over, files that are pipes or have no end
 
 Each part gets its share of the minutes and stops there; what was not reached is told. Counted are Python's tracebacks, hangs
-(a command that does not end in its time), finished trials that were lost or measured twice, what is left behind (processes,
+(a command that does not end in its time), finished trials that were lost or measured twice,
+what is left behind (processes,
 memory beyond a gigabyte, escapes on the screen). Exit code 1 if anything was counted. Linux; the full disk needs root.
 """
 
@@ -229,7 +230,7 @@ def judge(found: Found, what: str, place: Place, ended: Ended, codes: Sequence[i
         found.note(f"{what}: left {left}")
 
 
-# --- the parts ---------------------------------------------------------------------------------------------------------------
+# --- the parts ------------------------------------------------------------------------------------------------------
 
 
 def inputs(folder: Path, chosen: random.Random, until: float) -> Found:
@@ -407,7 +408,7 @@ def _go_on(process: psutil.Process) -> None:
         process.send_signal(signal.SIGCONT)
 
 
-# --- faults of disk and database --------------------------------------------------------------------------------------------
+# --- faults of disk and database ------------------------------------------------------------------------------------
 
 
 def _database(place: Place) -> Path:

@@ -2,9 +2,10 @@
 
     python benchmarks/adversary_inputs.py FOLDER COUNT SEED [READER ...]
 
-Each reader gets a right input with a few things wrong, as a careless program, a broken disk or an attacker would write it. It
-may accept the input, or refuse it with an error of the contract (docs/errors.md); anything else is a fault, and so are five
-seconds, more memory than MEMORY, and an error that does not show in one screen. Prints one JSON object a reader.
+Each reader gets a right input with a few things wrong, as a careless program, a broken disk or an attacker would
+write it. It may accept the input, or refuse it with an error of the contract (docs/errors.md); anything else is a
+fault, and so are five seconds, more memory than MEMORY, and an error that does not show in one screen. Prints one
+JSON object a reader.
 """
 
 from __future__ import annotations
@@ -35,14 +36,19 @@ SECONDS = 5.0  # for one input
 MOST_SHOWN = 20_000  # letters of an error
 STEERS = ("\x1b", "\x07", "\x9b", "\u202e")
 VALUES: list[Any] = [
-    None, True, 0, -1, 1, 3, 1.5, 1e308, -0.0, 2**53, 2**63, 2**64, 10**30, "", " ", "a", "0", "-1", "nan", "inf", "\u0000", "\x1b[2J",
-    "\u202e", "../../etc/passwd", "/dev/zero", "$HOME", "%s%n", "{0}", "a" * 5000, "9" * 5000, [], {}, [[]], [None], {"": ""},
+    None, True, 0, -1, 1, 3, 1.5, 1e308, -0.0, 2**53, 2**63, 2**64, 10**30, "", " ", "a", "0", "-1", "nan", "inf",
+    "\u0000", "\x1b[2J",
+    "\u202e", "../../etc/passwd", "/dev/zero", "$HOME", "%s%n", "{0}", "a" * 5000, "9" * 5000, [], {}, [[]], [None],
+    {"": ""},
     ["a", 1], {"a": {"b": []}}, "\U0001f600", "é", "1e999", "0x10", "1_0", float("nan"), float("inf"),
 ]  # fmt: skip
 PIECES = [
-    "", "\x00", "\x1b]0;x\x07", "\u202e", "\ud800", "\ufeff", "\r", "\n", "\n\n", '"', "'", "\\", "[", "]", "{", "}", "(", ")", ":", ";",
-    ",", "=", "#", "@", "%", "$", "*", "-", "--", "//", "..", "~", "[" * 3000, "(" * 3000, "a" * 20_000, "9" * 6000, "0-999999999",
-    "[0-9999999]", "[[", "]]", "1e999", "nan", "\t", "x=1", "None", "true", "\u0663", " " * 3000, "1,", "*" * 500, "**" * 40, "-" * 4000,
+    "", "\x00", "\x1b]0;x\x07", "\u202e", "\ud800", "\ufeff", "\r", "\n", "\n\n", '"', "'", "\\", "[", "]", "{", "}",
+    "(", ")", ":", ";",
+    ",", "=", "#", "@", "%", "$", "*", "-", "--", "//", "..", "~", "[" * 3000, "(" * 3000, "a" * 20_000, "9" * 6000,
+    "0-999999999",
+    "[0-9999999]", "[[", "]]", "1e999", "nan", "\t", "x=1", "None", "true", "\u0663", " " * 3000, "1,", "*" * 500,
+    "**" * 40, "-" * 4000,
 ]  # fmt: skip
 
 
@@ -118,7 +124,7 @@ def as_bytes(text: str, chosen: random.Random) -> bytes:
     return bytes(data)
 
 
-# --- readers: each gets the folder, which is its own, and a source of chances -----------------------------------------------
+# --- readers: each gets the folder, which is its own, and a source of chances ---------------------------------------
 
 
 CONFIGURATION = """
@@ -307,8 +313,10 @@ def adapters(folder: Path, chosen: random.Random) -> None:
     made = registry.benchmarks.load(name)
     benchmark = made(made.Config())
     data = {
-        "request_throughput": 3.5, "output_throughput": 100.0, "mean_ttft_ms": 5.0, "completed": 10, "failed": 0, "duration": 3.0,
-        "ttfts": [0.1, 0.2], "itls": [[0.1], [0.2]], "benchmarks": [{"metrics": {"requests_per_second": {"successful": {"mean": 1}}}}],
+        "request_throughput": 3.5, "output_throughput": 100.0, "mean_ttft_ms": 5.0, "completed": 10, "failed": 0,
+        "duration": 3.0,
+        "ttfts": [0.1, 0.2], "itls": [[0.1], [0.2]],
+        "benchmarks": [{"metrics": {"requests_per_second": {"successful": {"mean": 1}}}}],
         "time_to_first_token": {"avg": 1.0, "p95": 2.0, "unit": "ms"}, "request_count": {"avg": 10},
     }  # fmt: skip
     for file in ("vllm_bench.json", "result.json", "profile_export_aiperf.json", "benchmarks.json", "performance.csv"):
@@ -367,7 +375,8 @@ def metrics(_: Path, chosen: random.Random) -> None:
     """What accelerators, exporters and their tools tell."""
     from swarmtune.devices import npu_smi, nvidia_smi, prometheus
 
-    text = '# HELP x y\n# TYPE vllm:requests gauge\nvllm:requests{model="m",e="0"} 3.0\nDCGM_FI_DEV_POWER_USAGE{gpu="0"} 71.5 17\n'
+    text = '# HELP x y\n# TYPE vllm:requests gauge\nvllm:requests{model="m",e="0"} 3.0\n'
+    text += 'DCGM_FI_DEV_POWER_USAGE{gpu="0"} 71.5 17\n'
     with contextlib.suppress(ValueError):  # as it says
         prometheus.parse(worse(text * chosen.choice([1, 1, 300]), chosen))
     nvidia_smi.parse(worse("0, 81559\n1, 81559 MiB\n", chosen))
@@ -376,8 +385,10 @@ def metrics(_: Path, chosen: random.Random) -> None:
 
 MODEL = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 4096, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "num_hidden_layers": 32, "head_dim": 128, "max_position_embeddings": 8192, "torch_dtype": "bfloat16",
-    "sliding_window": 4096, "layer_types": ["full_attention", "sliding_attention"], "quantization_config": {"quant_method": "awq"},
+    "num_key_value_heads": 8, "num_hidden_layers": 32, "head_dim": 128, "max_position_embeddings": 8192,
+    "torch_dtype": "bfloat16",
+    "sliding_window": 4096, "layer_types": ["full_attention", "sliding_attention"],
+    "quantization_config": {"quant_method": "awq"},
     "text_config": {"hidden_size": 1}, "kv_lora_rank": 512, "qk_rope_head_dim": 64,
 }  # fmt: skip
 
@@ -413,9 +424,11 @@ MINDIE = {
     "Version": "1.0.0", "ServerConfig": {"ipAddress": "127.0.0.1", "port": 1025, "httpsEnabled": False},
     "BackendConfig": {
         "npuDeviceIds": [[0, 1]], "ModelDeployConfig": {
-            "maxSeqLen": 2560, "maxInputTokenLen": 2048, "ModelConfig": [{"modelName": "m", "worldSize": 2, "cpuMemSize": 5}],
+            "maxSeqLen": 2560, "maxInputTokenLen": 2048, "ModelConfig": [{"modelName": "m", "worldSize": 2,
+            "cpuMemSize": 5}],
         },
-        "ScheduleConfig": {"maxPrefillBatchSize": 50, "maxPrefillTokens": 8192, "maxBatchSize": 200, "cacheBlockSize": 128},
+        "ScheduleConfig": {"maxPrefillBatchSize": 50, "maxPrefillTokens": 8192, "maxBatchSize": 200,
+        "cacheBlockSize": 128},
     },
 }  # fmt: skip
 
@@ -471,7 +484,8 @@ def ssh(folder: Path, chosen: random.Random) -> None:
     from swarmtune.execution.executors import ssh_config
 
     path = folder / "config"
-    text = "Host n1 n*\n  HostName %h.x\n  Port 2222\n  User a\n  IdentityFile ~/.ssh/id\n  ProxyJump b@j:22,k\nMatch host n1\n  Port 3\n"
+    text = "Host n1 n*\n  HostName %h.x\n  Port 2222\n  User a\n  IdentityFile ~/.ssh/id\n  ProxyJump b@j:22,k\n"
+    text += "Match host n1\n  Port 3\n"
     path.write_bytes(as_bytes(worse(text, chosen).replace("exec", "host"), chosen))
     try:
         ssh_config.lines(ssh_config.effective("n1", files=[str(path)]))
@@ -533,8 +547,10 @@ def trace(folder: Path, chosen: random.Random) -> None:
 
 
 READERS: Mapping[str, Callable[[Path, random.Random], None]] = {
-    "configuration": configuration, "variables": variables, "hostfile": hostfile, "node string": node_string, "rule": expression,
-    "study's address": study_address, "study's database": database, "measurement": measurement, "other load generators": adapters,
+    "configuration": configuration, "variables": variables, "hostfile": hostfile, "node string": node_string,
+    "rule": expression,
+    "study's address": study_address, "study's database": database, "measurement": measurement,
+    "other load generators": adapters,
     "answers of services": answers, "engine's log": engine_log, "engine's help": engine_help, "metrics": metrics,
     "model's folder": model_folder, "MindIE's file": service_file, "messages of nodes": messages, "OpenSSH's file": ssh,
     "options of bench": options, "traces": trace,

@@ -2,8 +2,8 @@
 
     python benchmarks/hostile_service.py PORT PLACE BEHAVIOUR
 
-PLACE is what is answered so: ``health`` (GET), ``metrics`` (GET /metrics), ``first`` (the first completion, with which a tuner
-tries whether the service works) or ``load`` (every completion after the first). All else is answered well.
+PLACE is what is answered so: ``health`` (GET), ``metrics`` (GET /metrics), ``first`` (the first completion, with which a
+tuner tries whether the service works) or ``load`` (every completion after the first). All else is answered well.
 """
 
 from __future__ import annotations

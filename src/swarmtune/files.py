@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import select
 import stat
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
 # In UTF-8: what shows nothing and may steer a terminal (C1) or turn words around. Source: Unicode 4.6, UAX 9.
 _UNSHOWN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf")
+PIPE_S = 10.0
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -25,6 +29,22 @@ def create(path: Path) -> int:
             return os.open(path, FLAGS)
         path.unlink()
     return os.open(path, FLAGS | os.O_CREAT | os.O_EXCL, 0o600)
+
+
+def opened(path: Path) -> BufferedReader:
+    """A file of a user, to read. Of a pipe, as a shell's ``<(...)`` is, the first bytes are waited for, but not for ever.
+
+    OSError: as ``open`` has it; TimeoutError: nobody has written to the pipe for PIPE_S.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if not waiting.poll(PIPE_S * 1000):
+            os.close(descriptor)
+            raise TimeoutError(errno.ETIMEDOUT, "it is a pipe, and nothing is written to it")
+    os.set_blocking(descriptor, True)
+    return os.fdopen(descriptor, "rb")
 
 
 def created(path: Path, mode: str = "wb") -> IO[Any]:

@@ -31,6 +31,7 @@ from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.engines.target_field import HABITS as FIELD_HABITS
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
+from swarmtune.files import opened
 from swarmtune.redaction import looks_secret, ours
 from swarmtune.search.swarm import Strategy
 from swarmtune.sources import (
@@ -394,7 +395,7 @@ def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSectio
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as plain data; every way to fail is a sentence."""
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             raw = file.read(MAX_CONFIG_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         reason = getattr(error, "strerror", None) or str(error)

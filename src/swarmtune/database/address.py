@@ -36,7 +36,8 @@ def database_url(url: str) -> str:
         return parsed.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     if backend != "sqlite":
         raise ConfigurationError(
-            f"A study lives in SQLite (a path, or sqlite:///PATH) or PostgreSQL (postgresql://...), not in {backend[:SHOWN]!r}."
+            f"A study lives in SQLite (a path, or sqlite:///PATH) or PostgreSQL (postgresql://...), "
+            f"not in {backend[:SHOWN]!r}."
         )
     return url
 

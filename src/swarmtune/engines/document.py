@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.errors import ConfigPathError
+from swarmtune.files import opened
 from swarmtune.records import Value
 
 MAX_BYTES = 16 * 2**20
@@ -43,7 +44,7 @@ def read_text(path: Path) -> str:
     """The UTF-8 text of a regular file; OSError or ValueError if it cannot be read or has more than MAX_BYTES."""
     if not path.is_file():  # a pipe would be waited for, a device has no end
         raise OSError("not a file" if path.exists() else "no such file")
-    with path.open("rb") as file:
+    with opened(path) as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
         raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB")

@@ -17,6 +17,7 @@ from swarmtune import registry
 from swarmtune.devices.host import is_here
 from swarmtune.errors import ConfigPathError, ConfigValidationError
 from swarmtune.execution.hostfile import SSH_PORT, Host, parse_hostfile, parse_hosts, parse_node_string
+from swarmtune.files import opened
 from swarmtune.records import Group, Node
 
 FIRST_PORT = 8000
@@ -453,7 +454,7 @@ def _machine(node: NodeConfig) -> tuple[str, int]:
 
 def _read(path: Path) -> str:
     try:
-        with path.expanduser().open("rb") as file:
+        with opened(path.expanduser()) as file:
             data = file.read(MAX_HOSTFILE_BYTES + 1)
         if len(data) > MAX_HOSTFILE_BYTES:
             raise ConfigPathError(f"{path}: too large for a hostfile; at most {MAX_HOSTFILE_BYTES} bytes")

@@ -12,6 +12,7 @@ from typing import Any
 
 from swarmtune.errors import BenchmarkExecutionError, Culprit, IPCCommandError
 from swarmtune.execution.executors.base import Executor, Handle
+from swarmtune.files import opened
 from swarmtune.fleet.job import Service
 from swarmtune.records import Command
 
@@ -86,7 +87,7 @@ async def _with_files(command: Command, reads: Sequence[str], master: Executor) 
 
 
 def _digest(path: str) -> str:
-    with Path(path).open("rb") as file:
+    with opened(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from swarmtune.apps.cli.actions import END_OF_FILE
 from swarmtune.errors import ConfigPathError, ConfigValidationError, one_line
+from swarmtune.files import opened
 
 VERSION = "0.13.0"
 TABLE = Path(__file__).with_name("aiperf.toml")
@@ -173,7 +174,7 @@ def _from_file(path: Path, mistakes: list[str]) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        with path.expanduser().open("rb") as file:
+        with opened(path.expanduser()) as file:
             text = file.read(LARGEST_FILE + 1)
         data = _parsed(text, toml=path.suffix == ".toml") if len(text) <= LARGEST_FILE else "too large"
     except OSError as error:

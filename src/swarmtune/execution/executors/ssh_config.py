@@ -24,6 +24,7 @@ from pathlib import Path
 
 from swarmtune.execution.executors.ssh_keywords import ADDED, ALIASES, BLOCKS, KNOWN, NAMES, SEVERAL, SWITCHES
 from swarmtune.execution.executors.ssh_values import jump_mistake, value_mistake
+from swarmtune.files import opened
 
 MOST_BYTES = 1024 * 1024  # of a file
 MOST_DEPTH = 16  # of files inside files, as OpenSSH has it
@@ -161,7 +162,7 @@ class _Reader:
 
     def _data(self, path: Path, private: bool) -> bytes:
         """``private``: nobody else may write to the file."""
-        with path.open("rb") as file:
+        with opened(path) as file:
             status = os.fstat(file.fileno())
             if private and (status.st_uid not in (0, os.getuid()) or status.st_mode & 0o022):
                 raise ValueError(

@@ -13,6 +13,7 @@ from typing import Any
 import asyncssh
 
 from swarmtune.execution.executors import ssh_config
+from swarmtune.files import opened
 
 MOST_HOPS = 16
 MOST_KEY_BYTES = 1024 * 1024
@@ -127,7 +128,7 @@ def keys(hop: Hop) -> dict[str, Any]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file:
             return file.read(MOST_KEY_BYTES)
     except OSError:
         return b""

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from swarmtune.errors import BenchmarkParseError
+from swarmtune.files import opened
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.loadgen.read.counts import FASTEST
 from swarmtune.records import Measurement
@@ -144,7 +145,7 @@ def read_text(path: Path) -> str:
     """The UTF-8 text of a regular file, without a byte order mark. OSError or ValueError if there is none, or too much."""
     if not path.is_file():
         raise FileNotFoundError(2, "not a file" if path.exists() else "no such file")
-    with path.open("rb") as file:
+    with opened(path) as file:
         raw = file.read(MOST_BYTES + 1)
     if len(raw) > MOST_BYTES:
         raise ValueError(f"larger than {MOST_BYTES // 2**20} MiB")
