@@ -70,7 +70,6 @@ isl = 16
 osl = 8
 """
 HOSTILE = """
-wait_start_time = 5
 [command]
 argv = ["{python}", "{service}", "$PORT", "{place}", "{behaviour}"]
 model = "m"
@@ -290,11 +289,13 @@ def services(folder: Path, chosen: random.Random, until: float) -> Found:
                 place=place,
                 behaviour=behaviour.replace('"', '\\"'),
             )
-            one = Place(folder / str(number), text.replace("[optimizer]", "[optimizer]\ntimeout = 40"))
+            one = Place(
+                folder / str(number), "wait_start_time = 5\n" + text.replace("[optimizer]", "[optimizer]\ntimeout = 40")
+            )
             ended = one.run("optimizer", "--log-level", "INFO")
             with lock:
                 found.tried += 1
-                judge(found, f"{behaviour} at {place}", one, ended)
+                judge(found, f"{behaviour} at {place}", one, ended, (0, 1, 3))
             shutil.rmtree(one.folder, ignore_errors=True)
 
     threads = [threading.Thread(target=work) for _ in range(2)]

@@ -12,6 +12,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
+from swarmtune.errors import ConfigPathError
+
 # In UTF-8: what shows nothing and may steer a terminal (C1) or turn words around. Source: Unicode 4.6, UAX 9.
 _UNSHOWN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf")
 PIPE_S = 10.0
@@ -55,3 +57,11 @@ def created(path: Path, mode: str = "wb") -> IO[Any]:
 def escaped(json: bytes) -> bytes:
     """A JSON text that shows all that it holds: a reader on a terminal sees escapes, a program the same values."""
     return _UNSHOWN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), json)
+
+
+def expanded(path: str) -> Path:
+    """The path with ``~`` replaced; ConfigPathError if there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigPathError(f"{path}: no such home directory") from error

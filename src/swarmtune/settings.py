@@ -31,7 +31,7 @@ from swarmtune.engines.surroundings import Deploy, HealthCheck
 from swarmtune.engines.target_field import HABITS as FIELD_HABITS
 from swarmtune.errors import ConfigPathError, ConfigurationError, ConfigValidationError
 from swarmtune.execution.config import ParallelConfig
-from swarmtune.files import opened
+from swarmtune.files import expanded, opened
 from swarmtune.redaction import looks_secret, ours
 from swarmtune.search.swarm import Strategy
 from swarmtune.sources import (
@@ -333,14 +333,6 @@ def config_path(given: str | None) -> Path | None:
     if named:
         return expanded(named)
     return Path("config.toml") if Path("config.toml").is_file() else None
-
-
-def expanded(path: str) -> Path:
-    """The path with ``~`` replaced; ConfigPathError if there is no such home."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigPathError(f"{path}: no such home directory") from error
 
 
 def read_settings(path: Path | None, overrides: Mapping[str, Any]) -> BaseSections:

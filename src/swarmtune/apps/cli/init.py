@@ -15,7 +15,8 @@ from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.init_load import load_lines
 from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
-from swarmtune.settings import BaseSections, ObjectiveSection, Optimizer, expanded, read_settings
+from swarmtune.files import expanded
+from swarmtune.settings import BaseSections, ObjectiveSection, Optimizer, read_settings
 from swarmtune.sources import section_name
 from swarmtune.space import Field
 from swarmtune.study.place import write_private

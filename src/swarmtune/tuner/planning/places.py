@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from swarmtune.errors import ConfigurationError
-from swarmtune.settings import expanded
+from swarmtune.files import expanded
 
 
 def output_folder(given: str, mistakes: list[str]) -> Path:

@@ -11,8 +11,8 @@ from typing import Any
 from swarmtune.database.address import shown_url
 from swarmtune.devices import hardware
 from swarmtune.errors import ConfigValidationError, StoreError
+from swarmtune.files import expanded
 from swarmtune.records import Setting, Value
-from swarmtune.settings import expanded
 from swarmtune.space import Space
 from swarmtune.study.place import DATABASE
 from swarmtune.tuner.planning.plan import Plan
