@@ -625,8 +625,8 @@ def test_resuming_says_which_configuration_is_read(
     assert capsys.readouterr().err == ""
 
 
-def test_a_folder_is_no_database_to_resume_from(clean: Path) -> None:
+def test_a_folder_is_no_database_to_resume_from(clean: Path, cli: Cli) -> None:
     (clean / "studies").mkdir()
-    done = run("optimizer", "-lb", "-e", "simulated", "--study", "studies", folder=clean)
-    assert done.returncode == 2
-    assert "optimizer.study: 'studies' is a folder, and a database is a file" in done.stderr
+    ended = cli("optimizer", "-lb", "-e", "simulated", "--study", "studies")
+    assert ended.code == 2
+    assert "optimizer.study: 'studies' is a folder, and a database is a file" in ended.err
