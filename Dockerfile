@@ -3,15 +3,16 @@
 FROM python:3.11-slim AS build
 
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
-RUN pip install --no-cache-dir "uv==0.13.8"
 WORKDIR /opt/swarmtune
+COPY .ci/uv.txt ./
+RUN pip install --no-cache-dir --require-hashes -r uv.txt
 
 # The dependencies alone first: they change less often than the code.
 COPY pyproject.toml uv.lock README.md LICENSE ./
-RUN uv sync --frozen --no-dev --group weights --extra all --no-install-project
+RUN uv sync --frozen --no-dev --group build --group weights --extra all --no-install-project
 
 COPY src ./src
-RUN uv sync --frozen --no-dev --group weights --extra all --no-editable
+RUN uv sync --frozen --no-dev --group build --group weights --extra all --no-editable
 
 
 FROM python:3.11-slim AS run

@@ -7,8 +7,9 @@ UV ?= $(shell command -v uv 2>/dev/null || echo .cache/uv/bin/uv)
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-.cache/uv/bin/uv:
-	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet uv
+.cache/uv/bin/uv: .ci/uv.txt
+	python3 -m venv .cache/uv && .cache/uv/bin/python -m pip install --quiet --require-hashes -r .ci/uv.txt
+	@touch $@
 
 .venv/.complete: pyproject.toml uv.lock | $(UV)
 	$(UV) sync --quiet --frozen --all-extras --compile-bytecode
@@ -91,10 +92,14 @@ bench: install ## every benchmark of benchmarks/, one table each
 docs: install ## write the generated parts of docs/ again
 	$(PY) docs/generate.py
 
+sbom: | $(UV) ## the bill of materials of every extra as CycloneDX, in dist/swarmtune.cdx.json
+	@mkdir -p dist
+	$(UV) export --quiet --frozen --no-dev --extra all --format cyclonedx1.5 --preview-features sbom-export -o dist/swarmtune.cdx.json
+
 docker: ## build the container image (needs a Docker engine)
 	docker build -t swarmtune .
 
 clean: ## remove everything that was built; studies stay
 	rm -rf .venv .cache .coverage* htmlcov .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
 
-.PHONY: first-time-setup test-fast test-pythons tests-unit tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs docker clean
+.PHONY: first-time-setup test-fast test-pythons tests-unit tests-machines tests-waiting tests-studies tests-measuring help install demo lint lint-fix format check-format test test-verbose test-vllm coverage bench docs sbom docker clean
