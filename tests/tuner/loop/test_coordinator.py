@@ -13,7 +13,7 @@ import pytest
 
 from swarmtune.clock import VirtualClock
 from swarmtune.engines.simulated import SimulatedConfig, SimulatedEngine
-from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, SimulatorStartError
+from swarmtune.errors import BenchmarkExecutionError, CommunicationError, Culprit, PluginError, SimulatorStartError
 from swarmtune.execution.config import ParallelConfig
 from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.fleet.job import RunResult, Stage
@@ -364,3 +364,16 @@ async def test_a_question_is_asked_with_what_runs_on_its_group_in_mind(monkeypat
     last = {(g.group.name, attempt.setting.key) for g in loop.groups for _, _, attempt in g.measured}
     assert {running.setting.key for running in known} <= {key for _, key in last}
     assert {(running.free, running.start_share) for running in known} == {(frozenset({"concurrency"}), 0.6)}
+
+
+async def test_a_search_that_asks_for_no_setting_of_the_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = Loop(plan(4))
+    monkeypatch.setattr(loop.coordinator._search, "ask", lambda pending: Setting({"other": 1}))
+    with pytest.raises(PluginError, match=r"ask\(\) returned an illegal setting: the fields .*other.* are not those"):
+        await loop.coordinator.search()
+    loop = Loop(plan(4))
+    baseline = loop.coordinator._plan.baseline()
+    broken = replace(baseline, values={**baseline.values, "tokens": 64, "seqs": 65})
+    monkeypatch.setattr(loop.coordinator._search, "ask", lambda pending: broken)
+    with pytest.raises(PluginError, match=r"ask\(\) returned an illegal setting: tokens >= seqs"):
+        await loop.coordinator.search()
