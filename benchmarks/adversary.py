@@ -23,6 +23,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -239,34 +240,33 @@ def inputs(folder: Path, chosen: random.Random, until: float) -> Found:
     sample.run("optimizer")
     (database,) = sample.folder.glob("swarmtune-studies/*/study.db")
     environment = {**os.environ, "ADVERSARY_STUDY": str(database)}
-    each, seed = -(-INPUTS // len(READERS)), chosen.randrange(10**6)
-    for name in READERS:
-        own = folder / name.replace("'", "").replace(" ", "-")
-        own.mkdir()
-        words = [sys.executable, str(HERE / "adversary_inputs.py"), str(own), str(each), str(seed), name]
-        try:
-            done = subprocess.run(
-                words,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=max(5.0, until - time.monotonic()),
-                check=False,
-            )
-            counts = json.loads(done.stdout)
-        except subprocess.TimeoutExpired:
-            found.note(f"{name}: not done in its time")
-            continue
-        except ValueError:  # the process itself has died
-            found.tracebacks += 1
-            found.note(f"{name}: {done.stderr[-1500:]}")
-            continue
-        found.tried += counts["inputs"]
-        found.tracebacks += counts["tracebacks"]
-        found.hangs += counts["hangs"]
-        found.leaks += counts["raw"]
-        found.examples += counts["examples"]
+    each, seed = 40, chosen.randrange(10**6)
+    while found.tried < INPUTS and time.monotonic() < until:
+        for name in READERS:
+            if time.monotonic() < until:
+                _read(found, folder, environment, name, each, seed)
+        each, seed = 250, seed + 1
     return found
+
+
+def _read(found: Found, folder: Path, environment: Mapping[str, str], name: str, count: int, seed: int) -> None:
+    """Give a reader so many inputs, in a process of its own."""
+    own = folder / f"{re.sub('[^a-zA-Z]', '-', name)}-{seed}"
+    own.mkdir()
+    words = [sys.executable, str(HERE / "adversary_inputs.py"), str(own), str(count), str(seed), name]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=3600, check=False)
+    shutil.rmtree(own)
+    try:
+        counts = json.loads(done.stdout)
+    except ValueError:  # the process itself has died
+        found.tracebacks += 1
+        found.note(f"{name}: {done.stderr[-1500:]}")
+        return
+    found.tried += counts["inputs"]
+    found.tracebacks += counts["tracebacks"]
+    found.hangs += counts["hangs"]
+    found.leaks += counts["raw"]
+    found.examples += counts["examples"]
 
 
 def services(folder: Path, chosen: random.Random, until: float) -> Found:
@@ -494,15 +494,17 @@ BEFORE: dict[str, Callable[[Place], list[str]]] = {
 
 def faults(folder: Path, chosen: random.Random, until: float) -> Found:
     """A disk and a database that fail, and files that are none."""
-    del chosen
     found = Found("faults", of=len(DURING) + len(BEFORE) + 1)
     text = STUDY.format(engine="simulated", evaluations=6)
-    for number, (what, prepare) in enumerate(BEFORE.items()):
+    before, during = list(BEFORE.items()), list(DURING.items())
+    chosen.shuffle(before)
+    chosen.shuffle(during)
+    for number, (what, prepare) in enumerate(before):
         if time.monotonic() < until:
             place = Place(folder / f"before{number}", text)
             found.tried += 1
             judge(found, what, place, place.run(*prepare(place), limit_s=90))
-    for number, (what, harm) in enumerate(DURING.items()):
+    for number, (what, harm) in enumerate(during):
         if time.monotonic() < until:
             place = Place(folder / f"during{number}", text)
             found.tried += 1

@@ -58,7 +58,7 @@ PROCESSES = (
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
     *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference",
                                      "test_commands_and_options")),
-    *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept")),
+    *("test_project_files.py::" + name for name in ("test_make_help", "test_tools_accept", "test_the_bill")),
     "test_registry.py::test_built_in_parts_come", "test_cluster_names.py::test_importing",
 )  # fmt: skip
 SERVERS = {"postgres_url"}  # fixtures that start one

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -131,3 +132,53 @@ def test_the_oldest_release_of_each_python_is_tested() -> None:
 )
 def test_a_changed_file_has_its_tests(file: str, tests: str | None) -> None:
     assert suite_of(Path(file)) == (tests and Path(tests))
+
+
+def test_every_download_is_pinned_by_hash() -> None:
+    lock = tomllib.loads((ROOT / "uv.lock").read_text())
+    for package in lock["package"]:
+        if package["source"] == {"editable": "."}:
+            continue
+        files = [*package.get("wheels", ()), *([package["sdist"]] if "sdist" in package else [])]
+        assert files, package["name"]
+        assert all(file["hash"].startswith("sha256:") for file in files), package["name"]
+    assert {"hatchling", "editables"} <= {package["name"] for package in lock["package"]}
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["uv"]["no-build-isolation-package"] == [
+        "swarmtune"
+    ]
+    uv = (ROOT / ".ci" / "uv.txt").read_text()
+    assert re.search(r"^uv==[\d.]+ \\\n    --hash=sha256:[0-9a-f]{64}", uv, re.MULTILINE)
+    for name in ("Makefile", "Dockerfile"):
+        installs = [line for line in (ROOT / name).read_text().splitlines() if "pip install" in line]
+        assert installs
+        assert all("--require-hashes" in line for line in installs), installs
+
+
+def test_the_bill_of_materials_is_whole(tmp_path: Path) -> None:
+    sbom = (
+        "export",
+        "--quiet",
+        "--frozen",
+        "--no-dev",
+        "--extra",
+        "all",
+        "--format",
+        "cyclonedx1.5",
+        "--preview-features",
+        "sbom-export",
+    )
+    assert " ".join(sbom) in (ROOT / "Makefile").read_text()
+    uv = shutil.which("uv") or str(ROOT / ".cache" / "uv" / "bin" / "uv")
+    subprocess.run([uv, *sbom, "-o", str(tmp_path / "sbom.json")], cwd=ROOT, check=True)
+    bill = json.loads((tmp_path / "sbom.json").read_text())
+    found = {part["name"]: part for part in bill["components"]}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        assert found[re.split(r"[<>=\[]", requirement)[0]]["purl"].startswith("pkg:pypi/")
+
+
+def test_the_security_rules_are_on() -> None:
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert "S" in lint["select"]
+    assert {rule for rule in lint["ignore"] if rule.startswith("S") and rule[1:].isdigit()} == {"S311", "S603"}
+    assert not [path for path, rules in lint["per-file-ignores"].items() if path.startswith("src") and "S" in rules]

@@ -58,6 +58,19 @@ async def test_a_killed_supervisor_is_noticed_and_leaves_nothing(
     assert list(state.iterdir()) == []
 
 
+async def test_a_supervisor_that_is_stopped_does_not_keep_its_command(
+    executor: LocalExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("swarmtune.execution.supervisor.KILL_WAIT_S", 0.1)
+    monkeypatch.setattr("swarmtune.execution.supervisor.LOCK_WAIT_S", 0.1)
+    handle = await executor.start(Command(python(FAMILY, "600")))
+    family = [int(word) for word in (await printed(handle, "family")).split()[1:]]
+    assert handle.pid is not None
+    os.kill(supervisor_of(handle.pid), signal.SIGSTOP)
+    await handle.stop(0.1)
+    assert [pid for pid in family if alive(pid)] == []
+
+
 async def test_the_caller_may_name_the_command(executor: LocalExecutor) -> None:
     handle = await executor.start(Command(("sleep", "600"), env={"SWARMTUNE_TOKEN": "attempt-0007"}))
     assert handle.token == "attempt-0007"
