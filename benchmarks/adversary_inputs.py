@@ -546,6 +546,32 @@ def trace(folder: Path, chosen: random.Random) -> None:
         dataset.session(number)
 
 
+def hooks(folder: Path, chosen: random.Random) -> None:
+    """What the methods of a plugin's engine return or raise."""
+    from swarmtune.engines.simulated import SimulatedEngine
+    from swarmtune.settings import read_settings
+    from swarmtune.tuner.planning.make import make_plan
+
+    members = ["fields", "command", "constraints", "notes", "mistakes", "questions", "model", "port"]
+    value, raised = copy.deepcopy(chosen.choice(VALUES)), chosen.random() < 0.3
+
+    def wrong(*_: Any) -> Any:
+        if raised:
+            raise chosen.choice([ValueError, KeyError, ZeroDivisionError, RecursionError, OSError, StopIteration])(
+                value
+            )
+        return [value] if chosen.random() < 0.3 else value
+
+    name = chosen.choice(members)
+    member = property(wrong) if name in ("model", "port") else wrong
+    made = type("Planted", (SimulatedEngine,), {"name": "planted", name: member, "__module__": "planted"})
+    registry.register_engine("planted", made)
+    path = folder / "config.toml"
+    path.write_text(CONFIGURATION.replace('"simulated"', '"planted"').split("[[simulated")[0])
+    plan = make_plan(read_settings(path, {}))
+    plan.fingerprint()
+
+
 READERS: Mapping[str, Callable[[Path, random.Random], None]] = {
     "configuration": configuration, "variables": variables, "hostfile": hostfile, "node string": node_string,
     "rule": expression,
@@ -553,7 +579,7 @@ READERS: Mapping[str, Callable[[Path, random.Random], None]] = {
     "other load generators": adapters,
     "answers of services": answers, "engine's log": engine_log, "engine's help": engine_help, "metrics": metrics,
     "model's folder": model_folder, "MindIE's file": service_file, "messages of nodes": messages, "OpenSSH's file": ssh,
-    "options of bench": options, "traces": trace,
+    "options of bench": options, "traces": trace, "hooks of plugins": hooks,
 }  # fmt: skip
 
 
