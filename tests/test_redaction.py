@@ -32,7 +32,7 @@ def test_a_secret_is_known_by_place_and_form(text: str, shown: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "the next token: 17 tokens/s, max_tokens=128, api_key=None",
+        "the next token: 17 tokens/s, max_tokens=128, api_key=None, engine vllm",
         "postgresql://alice@db/x and https://host:8000/v1?api-version=2024-02-01",
         "give the header -H 'Authorization: Basic ...' or 'Authorization: Bearer $KEY'",
         "Qwen/Qwen2.5-7B-Instruct-AWQ 3f2504e0-4f89-11d3-9a0c-0305e82c3301 /models/sk-lm",
@@ -45,6 +45,7 @@ def test_what_is_no_secret_stays(text: str) -> None:
         {
             "HF_TOKEN": "",
             "API_KEY": "EMPTY",
+            "OPENAI_API_KEY": "vllm",
             "PASSWORD": "128",
             "MODEL": "Qwen/Qwen2.5-7B-Instruct-AWQ",
             "GPU_ID": "3f2504e0-4f89-11d3-9a0c-0305e82c3301",

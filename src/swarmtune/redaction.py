@@ -30,21 +30,50 @@ _SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
 _COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
-_ORDINARY = frozenset(
-    (
-        "true",
-        "false",
-        "none",
-        "null",
-        "auto",
-        "empty",
-        "dummy",
-        "yes",
-        "enabled",
-        "disabled",
-        "password",
-        "token",
-        "secret",
+_ORDINARY = (
+    frozenset(  # what people write where a key is wanted and none is needed; hiding these would hide our own words
+        (
+            "true",
+            "false",
+            "none",
+            "null",
+            "auto",
+            "empty",
+            "dummy",
+            "yes",
+            "enabled",
+            "disabled",
+            "password",
+            "token",
+            "secret",
+        )
+        + (
+            "vllm",
+            "sglang",
+            "mindie",
+            "llamacpp",
+            "llama",
+            "ollama",
+            "simulated",
+            "command",
+            "swarmtune",
+            "local",
+            "localhost",
+        )
+        + (
+            "test",
+            "model",
+            "user",
+            "admin",
+            "root",
+            "postgres",
+            "default",
+            "lm-studio",
+            "openai",
+            "apikey",
+            "api-key",
+            "optional",
+        )
     )
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
