@@ -385,9 +385,11 @@ def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, s
         time.sleep(0.05)
         if not due or time.monotonic() < min(due):
             continue
-        due.remove(min(due))
         with contextlib.suppress(psutil.Error, OSError):
             roles = {process: kind for process in place.processes() if (kind := role(process))}
+            if not roles:
+                continue
+            due.remove(min(due))
             kind = chosen.choice(sorted(set(roles.values())))
             process = chosen.choice(sorted((p for p, k in roles.items() if k == kind), key=lambda p: p.pid))
             (name,) = chosen.choices(list(SIGNALS), list(SIGNALS.values()))
