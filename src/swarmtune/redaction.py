@@ -30,51 +30,11 @@ _SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
 _COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
-_ORDINARY = (
-    frozenset(  # what people write where a key is wanted and none is needed; hiding these would hide our own words
-        (
-            "true",
-            "false",
-            "none",
-            "null",
-            "auto",
-            "empty",
-            "dummy",
-            "yes",
-            "enabled",
-            "disabled",
-            "password",
-            "token",
-            "secret",
-        )
-        + (
-            "vllm",
-            "sglang",
-            "mindie",
-            "llamacpp",
-            "llama",
-            "ollama",
-            "simulated",
-            "command",
-            "swarmtune",
-            "local",
-            "localhost",
-        )
-        + (
-            "test",
-            "model",
-            "user",
-            "admin",
-            "root",
-            "postgres",
-            "default",
-            "lm-studio",
-            "openai",
-            "apikey",
-            "api-key",
-            "optional",
-        )
-    )
+# What people write where a key is wanted and none is needed; to hide these would hide our own words.
+_ORDINARY = frozenset(
+    "true false none null auto empty dummy yes enabled disabled password token secret key apikey api-key optional test "
+    "local localhost default model user admin root openai ollama vllm sglang mindie llama llamacpp simulated command "
+    "swarmtune postgres lm-studio".split()
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
 _WORD = re.compile(r"[\w.~+/=-]+")
