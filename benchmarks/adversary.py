@@ -354,7 +354,8 @@ def kills(folder: Path, chosen: random.Random, until: float) -> Found:
                 process.wait()
             if b"Traceback (most recent" in shown:
                 found.tracebacks += 1
-                found.note(f"study {number}, run {run}: {shown[-1200:].decode(errors='replace')}")
+                at = shown.index(b"Traceback (most recent")
+                found.note(f"study {number}, run {run}: {shown[max(0, at - 300) : at + 1200].decode(errors='replace')}")
             now = place.finished()
             gone = finished.items() - now.items()
             if gone:
@@ -379,7 +380,7 @@ def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, s
     """Send so many signals to processes of the study while it runs; the number that was sent."""
     sent = 0
     until = time.monotonic() + SLOWEST_S
-    due = [time.monotonic() + chosen.uniform(0.2, 6.0) for _ in range(shots)]
+    due = [time.monotonic() + chosen.uniform(0.2, 2.0) + chosen.expovariate(0.25) for _ in range(shots)]
     stopped: list[psutil.Process] = []
     while tuner.poll() is None and time.monotonic() < until:
         time.sleep(0.05)

@@ -31,10 +31,11 @@ _SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^
 _COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 # What people write where a key is wanted and none is needed; to hide these would hide our own words.
-_ORDINARY = frozenset(
-    "true false none null auto empty dummy yes enabled disabled password token secret key apikey api-key optional test "
-    "local localhost default model user admin root openai ollama vllm sglang mindie llama llamacpp simulated command "
-    "swarmtune postgres lm-studio".split()
+_ORDINARY = re.compile(
+    "true|false|none|null|auto|empty|dummy|yes|enabled|disabled|password|token|secret|key|api-?key|optional|test|local"
+    "|localhost|default|model|user|admin|root|openai|ollama|vllm|sglang|mindie|llama(cpp)?|simulated|command|swarmtune"
+    "|postgres|lm-studio",
+    re.IGNORECASE,
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
 _WORD = re.compile(r"[\w.~+/=-]+")
@@ -145,13 +146,15 @@ class Redactor:
 
 def _is_telling(value: str) -> bool:
     """Is it long and rare enough that hiding it everywhere hides nothing else?"""
-    ordinary = value.lower() in _ORDINARY or value == HIDDEN or (value.isdigit() and len(value) < SURE)
+    ordinary = _ORDINARY.fullmatch(value) is not None or value == HIDDEN or (value.isdigit() and len(value) < SURE)
     return len(value) >= LEAST and not ordinary and not value.startswith(("/", "./", "~/", "$"))
 
 
 def _is_key(value: str) -> bool:
     """Could what stands in the place of a key be one, and no name for it as in ``?key=KEY`` or ``$TOKEN``?"""
-    named = value.lower() in _SCHEMES or value.lower() in _ORDINARY or value.startswith(("$", "<", "{", "..."))
+    named = (
+        value.lower() in _SCHEMES or _ORDINARY.fullmatch(value) is not None or value.startswith(("$", "<", "{", "..."))
+    )
     return not named and (any(c.isdigit() for c in value) or len(value) >= SURE)
 
 
