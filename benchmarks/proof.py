@@ -124,7 +124,9 @@ def columns(measured: Measured) -> Columns:
     rows["sent_ns"], rows["end_ns"] = measured.sent * NS + NS, measured.ended * NS + NS
     rows["output_tokens"], rows["outcome"] = 1, Outcome.COMPLETED
     none = np.zeros(0, np.int64)
-    return Columns(rows, none, none.astype(np.float32), none.astype(np.uint8), none, none, none, none, 0)
+    return Columns(
+        rows, none, none.astype(np.float32), none.astype(np.uint8), none.astype(np.int32), none, none, none, none, 0
+    )
 
 
 def ours(cell: Cell, measured: Measured) -> float:

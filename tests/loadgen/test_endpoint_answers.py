@@ -109,7 +109,8 @@ def test_any_cut_gives_the_same_answer_and_the_reads_of_its_ends(
         answer.reasoning_tokens, answer.cached_tokens, answer.text,
     ) == expected  # fmt: skip
     assert at_once.chunks == [7] * expected[0]
-    at_once.chunks = answer.chunks
+    assert len(at_once.silent) == len(answer.silent)
+    at_once.chunks, at_once.silent = answer.chunks, answer.silent
     assert answer == at_once
     word = "日本".encode()
     found = raw.find(word) if word in raw else raw.find(json.dumps("日本")[1:-1].encode())

@@ -18,7 +18,7 @@ from loadgen_spools import spooled
 from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece, understood
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.read.counts import Evidence, settle, spread
+from swarmtune.loadgen.read.counts import Evidence, Text, settle, spread
 from swarmtune.workload.session import Turn
 
 Start = Callable[[Script], Awaitable[RawServer]]
@@ -121,9 +121,9 @@ async def test_a_false_count_is_no_sign_of_a_token(load: Load, raw_server: Start
     ],
 )
 def test_the_most_tokens_that_can_be_true(evidence: Evidence, most: int) -> None:
-    assert not settle(Answer(chunks=[0], completion_tokens=most), evidence, lambda: most)
+    assert not settle(Answer(chunks=[0], completion_tokens=most), evidence, lambda: Text(most, 0))
     answer = Answer(chunks=[0], completion_tokens=most + 1)
-    assert settle(answer, evidence, lambda: most)
+    assert settle(answer, evidence, lambda: Text(most, 0))
     assert answer.completion_tokens is None
 
 
@@ -202,7 +202,7 @@ def check(kind: str, bodies: list[bytes], name: str = "") -> None:
         stream = b"".join(head + b"data: " + body + b"\n\n" for body in bodies) + DONE
         for data in (stream, *bodies):
             answer = endpoint(kind, streaming=streaming).read([(0, data)], keep_text=True)
-            settle(answer, Evidence(32, 10**8, 300, len(data)), lambda: 1)
+            settle(answer, Evidence(32, 10**8, 300, len(data)), lambda: Text(1, 0))
             answer.text.encode()
             assert len(answer.error or "") < 3000
             for count in (
@@ -313,7 +313,7 @@ def test_reasoning_that_was_kept_back_came_with_no_word(
         chunks=list(range(events)), chunk_sizes=[4] * events, first_answer=first, completion_tokens=tokens,
         reasoning_tokens=reasoning,
     )  # fmt: skip
-    spread(answer, tokens)
+    spread(answer, tokens, lambda: Text(tokens, 0))
     assert answer.chunk_tokens == pytest.approx([each] * events)
 
 

@@ -20,7 +20,7 @@ from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.endpoints.base import Answer
 from swarmtune.loadgen.judge.latencies import columns, gaps_of, request_samples
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.read.counts import Evidence, estimate, settle, spread
+from swarmtune.loadgen.read.counts import Evidence, Text, estimate, settle, spread
 
 Start = Callable[[Script], Awaitable[RawServer]]
 Json = dict[str, Any]
@@ -166,13 +166,13 @@ def test_whatever_is_stated_the_counts_fit_together(
     answer = Answer(list(range(chunks)), sizes[:chunks], completion_tokens=completion)
     answer.stated_counts = stated if len(stated) == chunks else []
     evidence = Evidence(limit, 10**9, 300, 5000)
-    settle(answer, evidence, lambda: by_text)
+    settle(answer, evidence, lambda: Text(by_text, 0))
     total = answer.completion_tokens
     if total is None:
-        total = estimate(answer, evidence, by_text, streamed=True)
+        total = estimate(answer, evidence, Text(by_text, 0), streamed=True)
         assert total >= chunks or chunks > evidence.output_limit
-    spread(answer, total)
-    assert 0 <= total <= max(evidence.output_limit, chunks)
+    spread(answer, total, lambda: Text(by_text, 0))
+    assert 0 <= total <= max(evidence.output_limit, max(chunks, Text(by_text, 0).most_tokens) + 2)
     assert total > 0 or not chunks
     if answer.chunk_tokens:
         assert len(answer.chunk_tokens) == chunks

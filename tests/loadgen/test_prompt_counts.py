@@ -16,7 +16,7 @@ from loadgen_spools import spooled
 from swarmtune.loadgen.endpoints.base import LINKED_BYTES, Answer, linked_bytes
 from swarmtune.loadgen.judge import prompts
 from swarmtune.loadgen.options import LoadgenOptions
-from swarmtune.loadgen.read.counts import HIDDEN_TOKENS, Evidence, settle
+from swarmtune.loadgen.read.counts import HIDDEN_TOKENS, Evidence, Text, settle
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome, Phase, Records
 from swarmtune.loadgen.send.timing import Ticket
 from swarmtune.workload.session import Session, Turn
@@ -143,9 +143,9 @@ def test_a_run_of_few_requests(rows: int) -> None:
     ],
 )
 def test_the_most_prompt_tokens_that_can_be_true(evidence: Evidence, most: int) -> None:
-    assert not settle(Answer(chunks=[0], prompt_tokens=most), evidence, lambda: 1)
+    assert not settle(Answer(chunks=[0], prompt_tokens=most), evidence, lambda: Text(1, 0))
     answer = Answer(chunks=[0], prompt_tokens=most + 1)
-    assert settle(answer, evidence, lambda: 1)
+    assert settle(answer, evidence, lambda: Text(1, 0))
     assert answer.prompt_tokens is None
 
 

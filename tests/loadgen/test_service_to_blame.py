@@ -117,3 +117,15 @@ async def test_connections_that_stay_open_are_named(load: Load, raw_server: Star
     named = f"the service left the connection open behind the last event of {opened} answers"
     assert any(note.startswith(named) for note in done.report.results.notes)
     assert not [reason for reason in done.measurement.reasons if any(words in reason for words in OURS)]
+
+
+@pytest.mark.parametrize("wire", ["python", "auto"])
+async def test_a_last_word_without_a_line_end_ends_the_answer(tmp_path: Path, raw_server: Start, wire: str) -> None:
+    async def script(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(HEAD + chunk(TEXT.rstrip(b"\n")))
+
+    done = await Load(tmp_path, wire)((await raw_server(script)).url, request_count=4, request_timeout_seconds=20)
+    assert done.outcomes == ["completed"] * 4
+    assert done.report.results.scalars["duration_s"] < 5

@@ -62,6 +62,11 @@ REQUEST = np.dtype(
         ("output_tokens", "i4"),  # of all choices: server's usage, else an estimate
         ("reasoning_tokens", "i4"),  # -1: unknown
         ("cached_tokens", "i4"),  # of the prompt, from the server's cache; -1: unknown
+        (
+            "last_ns",
+            "i8",
+        ),  # the last event of the answer came, with content or the end of it; 0: none, or a file without
+        ("hidden_tokens", "i4"),  # of output_tokens, those that nothing visible accounts for (read/counts.py)
         ("choices", "u1"),  # answers in one (n); 0 in files of earlier versions
         ("server_counted", "?"),  # output_tokens is the server's usage; else it was estimated (read/counts.py)
         ("false_usage", "?"),  # the server stated a count that cannot be true; it is not among these (read/counts.py)
@@ -71,7 +76,9 @@ REQUEST = np.dtype(
         ("error", "i4"),  # index into errors; -1: none
     ]
 )
-ADDED_COLUMNS = frozenset({"false_usage", "choices", "choice"})  # that files of earlier versions lack: 0
+ADDED_COLUMNS = frozenset(
+    {"false_usage", "choices", "choice", "last_ns", "hidden_tokens"}
+)  # that files of earlier versions lack: 0
 CHUNK = np.dtype(
     [
         ("ns", "i8"),  # arrival: the kernel's stamp, else the worker's

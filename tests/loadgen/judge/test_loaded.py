@@ -28,6 +28,7 @@ def columns(sent_s: Any, ended_s: Any, tokens: int = 10, **more: Any) -> Columns
         none,
         none.astype(np.float32),
         none.astype(np.uint8),
+        none.astype(np.int32),
         none,
         none,
         none,

@@ -472,7 +472,8 @@ def test_the_last_event_is_found_however_it_is_cut(pair: Pair, data: st.DataObje
     at = sorted(data.draw(st.sets(st.integers(1, len(body) - 1), max_size=8)))
     chunks = [body[a:b] for a, b in itertools.pairwise([0, *at, len(body)])]
     raw = CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in chunks)
-    end = raw.rindex(b"\n", 0, len(raw) - 1)  # the blank line of the last event
+    whole = b"]" if b"[DONE]" in last else b"\n"  # [DONE] needs no line end, others need their blank line
+    end = raw.rindex(whole, 0, len(raw) - 1)
     cuts = [cut for cut in sorted(data.draw(st.sets(st.integers(1, end), max_size=6))) if cut < end]
     parts = [raw[a:b] for a, b in itertools.pairwise([0, *cuts, end])]
     assert pair.answered(*parts) == []
@@ -486,8 +487,8 @@ def test_the_last_event_is_found_however_it_is_cut(pair: Pair, data: st.DataObje
     "body",
     [
         STREAM,
-        b"data: [DONE]",
-        b"data: [DONE]\n",
+        b"data: [DON",
+        b"data: DONE\n",
         b'data: {"text":"data: [DONE]"}\n\n',
         b": data: [DONE]\n\n",
         b'{\n "a": "data: [DONE]"\n}\n\n',
@@ -495,6 +496,13 @@ def test_the_last_event_is_found_however_it_is_cut(pair: Pair, data: st.DataObje
 )
 def test_what_is_not_the_last_event_is_not_told_as_such(pair: Pair, body: bytes) -> None:
     assert pair.answered(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body)) == []
+
+
+@pytest.mark.parametrize("end", [b"", b"\r", b"\n", b"\r\n"])
+def test_the_last_word_needs_no_line_end(pair: Pair, end: bytes) -> None:
+    body = STREAM + b"data: [DONE]" + end
+    found = pair.answered(CHUNKED + b"%x\r\n%b\r\n" % (len(body), body))
+    assert [h.kind for h in found] == [Kind.STREAMED]
 
 
 def test_a_refusal_has_no_last_event(pair: Pair) -> None:

@@ -13,7 +13,7 @@ from swarmtune.loadgen.distributed.clocks import SAME, ClockRelation
 from swarmtune.loadgen.records import CHUNK, REQUEST
 
 REQUESTS_FILE, CHUNKS_FILE = "requests.npy", "chunks.npy"
-STAMPS = ("scheduled_ns", "ready_ns", "sent_ns", "first_byte_ns", "end_ns", "end_read_ns")
+STAMPS = ("scheduled_ns", "ready_ns", "sent_ns", "first_byte_ns", "end_ns", "end_read_ns", "last_ns")
 Convert = Callable[[NDArray[np.int64]], NDArray[np.int64]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,8 @@ class Answer:
     chunk (continuous usage), else empty. ``chunk_tokens``: the tokens of each, filled by read/counts.py; empty: one each,
     or not known. ``choices``: how many answers it holds (n); ``results``: how many vectors or ranks, None without.
     ``first_answer``: index into ``chunks`` of the first one that is not reasoning, None without any.
+    ``silent``: reads of the events of the generation that had no content, behind the first chunk: tokens without text, or
+    the end (finish_reason); ``silent_before``: how many came before the first chunk, without those that greet (the role).
     ``text``: the content of the first choice without reasoning, ``content``: of all choices with it; both are filled only
     if asked for. Token counts: None if the server did not say, -1 if it said what is no count; whether the others can be
     true is decided by read/counts.py.
@@ -41,6 +44,8 @@ class Answer:
     chunk_tokens: list[float] = field(default_factory=list)
     choices: int = 1
     results: int | None = None
+    silent: list[int] = field(default_factory=list)
+    silent_before: int = 0
     first_answer: int | None = None
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -130,8 +135,32 @@ def _choices(given: Mapping[str, Any], limits: int) -> int:
 
 
 def understood(endpoint: Endpoint, pieces: Sequence[Piece], *, keep_text: bool = False) -> Answer:
-    """``endpoint.read``, whatever the service sent, and also where a plugin's endpoint did not expect it."""
+    """``endpoint.read``, whatever the service sent, and also where a plugin's endpoint did not expect it. Of a service that
+    sends the whole text so far with each event, only what each adds.
+    """
     try:
-        return endpoint.read(pieces, keep_text=keep_text)
+        answer = endpoint.read(pieces, keep_text=keep_text)
+        if _rising(answer.chunk_sizes):
+            _without_repeats(answer, endpoint.read(pieces, keep_text=True), keep_text=keep_text)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return Answer(error=f"an answer that cannot be read: {type(error).__name__}: {str(error)[:200]}")
+    return answer
+
+
+def _rising(sizes: Sequence[int]) -> bool:
+    """Is each text as long as the one before, or longer?"""
+    if len(sizes) < 2 or sizes[-1] <= sizes[0]:
+        return False
+    return all(earlier <= later for earlier, later in itertools.pairwise(sizes))
+
+
+def _without_repeats(answer: Answer, read: Answer, *, keep_text: bool) -> None:
+    """Make each chunk what it adds, if each text begins with the one before. ``read``: the same with its text."""
+    sizes = answer.chunk_sizes
+    ends = list(itertools.accumulate(sizes))
+    texts = [read.content[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+    if ends[-1] != len(read.content) or not all(b.startswith(a) for a, b in itertools.pairwise(texts)):
+        return
+    answer.chunk_sizes = [sizes[0], *(later - earlier for earlier, later in itertools.pairwise(sizes))]
+    if keep_text:
+        answer.content, answer.text = texts[-1], texts[-1] if read.text == read.content else read.text

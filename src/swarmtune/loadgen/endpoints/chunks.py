@@ -103,6 +103,7 @@ class Reader:
         self.texts: list[str] | None = [] if keep_text else None  # answers of the first choice,
         self._contents: list[str] = []  # and all content
         self._open: set[int] = set()  # choices that have begun and not ended
+        self._greeted: set[int] = set()  # choices whose first event had no content: their role
         self._ended = False
 
     def stream(self, pieces: Sequence[Piece]) -> Answer:
@@ -118,8 +119,14 @@ class Reader:
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 answer.error = self._odd(data, name, read)
             else:
-                if chunk.error or name == "error" or (not self._take(chunk, read) and ODD.search(data)):
-                    answer.error = self._odd(data, name, read, taken=not (chunk.error or name == "error"))
+                if chunk.error or name == "error":
+                    answer.error = self._odd(data, name, read)
+                elif not self._take(chunk, read):
+                    before = len(answer.chunks)
+                    if ODD.search(data):
+                        answer.error = self._odd(data, name, read, taken=True)
+                    if len(answer.chunks) == before:
+                        self._keep_silent(chunk, read)
             if answer.error is not None:
                 return self._closed()
         if not seen:
@@ -178,6 +185,16 @@ class Reader:
         if chunk.usage is not None:
             self._count(chunk.usage, len(answer.chunks) - before)
         return len(answer.chunks) > before
+
+    def _keep_silent(self, chunk: Chunk, read: int) -> None:
+        """Note an event without content."""
+        for choice in chunk.choices:
+            if self.answer.chunks:
+                self.answer.silent.append(read)
+            elif choice.delta is None or choice.index in self._greeted:
+                self.answer.silent_before += 1
+            else:
+                self._greeted.add(choice.index)
 
     def _place(self, index: int) -> None:
         """The last chunk belongs to this choice."""

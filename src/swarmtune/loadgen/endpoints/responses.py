@@ -80,6 +80,8 @@ class Responses(Endpoint):
             elif kind in ENDS:
                 _take_usage(event.get("response"), answer)
                 answer.finished = True
+                if answer.chunks:
+                    answer.silent.append(read)
             elif kind in FAILURES:
                 answer.error = f"the server gave up: {kind}"
 

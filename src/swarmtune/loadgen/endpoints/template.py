@@ -79,6 +79,10 @@ class Template(Endpoint):
                 answer.chunks.append(read)
                 texts.append(_text(text))
                 answer.chunk_sizes.append(len(texts[-1]))
+            elif text is not None and answer.chunks:
+                answer.silent.append(read)
+            elif text is not None:
+                answer.silent_before += 1
             _take_usage(event.get("usage"), answer)
 
         if is_stream(pieces):

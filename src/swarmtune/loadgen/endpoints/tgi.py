@@ -61,6 +61,10 @@ def _read_stream(pieces: Sequence[Piece], keep_text: bool) -> Answer:
             answer.chunks.append(read)
             answer.chunk_sizes.append(len(text))
             texts.append(text)
+        elif answer.chunks:
+            answer.silent.append(read)
+        elif isinstance(token, Mapping):
+            answer.silent_before += 1
         if event.get("generated_text") is not None or isinstance(event.get("details"), Mapping):
             _take_details(event.get("details"), answer)
             answer.finished = True

@@ -18,6 +18,7 @@ from swarmtune.loadgen.exports.comparison import PICTURE
 from swarmtune.loadgen.exports.facts import RunFacts
 from swarmtune.loadgen.judge import prompts
 from swarmtune.loadgen.judge.certify import Certificate, certify
+from swarmtune.loadgen.judge.lengths import length_notes
 from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.observe.power import power_watts
 from swarmtune.loadgen.options import LoadgenOptions
@@ -106,7 +107,7 @@ def _tokenizer_notes(tokenizer: Counter, found: Results, asked: str) -> tuple[st
 def _service_notes(records: Records, options: LoadgenOptions) -> tuple[str, ...]:
     """What the service did otherwise than most, and the figures stand all the same."""
     opened = sum(worker.open_ends for worker in records.workers)
-    found = [prompts.added(records, options)]
+    found = [prompts.added(records, options), *length_notes(records, options)]
     if options.endpoint_type in prompts.WITHOUT_ANSWER:  # where that is usual
         found.append(prompts.shortened(records, options))
     if opened:

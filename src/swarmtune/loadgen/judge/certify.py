@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from swarmtune.devices.busiest import how_much
 from swarmtune.loadgen.judge import prompts
-from swarmtune.loadgen.judge.latencies import columns, gaps_of
+from swarmtune.loadgen.judge.latencies import DOUBT_NS, columns, gaps_of
 from swarmtune.loadgen.observe.contention import Contention, contention, other_device_share
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
@@ -30,7 +30,6 @@ from swarmtune.records import Measurement
 Level = Literal["valid", "degraded", "invalid"]
 DEGRADED = 0.2  # of the limit for "invalid"
 IDLE_DEGRADED = 0.5  # the same for the idle share: a load that is 2 % too low changes little
-DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is counted
 SHOWN = 300  # characters of an error
 DISTURBED = "other programs used "  # how a reason begins that blames the neighbours of the service
 SOME = 0.05  # share of the answers that may come in one piece, and of the warm-up's requests that may fail
@@ -141,12 +140,26 @@ def _judge_answers(records: Records, options: LoadgenOptions, degraded: list[str
     if cut and options.endpoint_type not in prompts.WITHOUT_ANSWER:
         degraded.append(cut)
     asked = options.streaming and options.endpoint_type != "template"  # whose body says whether it streams
-    whole = gaps_of(data).in_one_piece if asked else np.zeros(0, bool)
+    gaps = gaps_of(data)
+    whole = gaps.in_one_piece if asked else np.zeros(0, bool)
     if np.count_nonzero(whole) > SOME * answers:
         degraded.append(
             f"{np.count_nonzero(whole):,} of {answers:,} answers came in one piece and not as streams: the service, or "
             "something on the way to it (a proxy that buffers), holds them back; they have no time per output token, and "
             "keep no SLO on it (for a service that does not stream, say streaming = false)"
+        )
+    if np.count_nonzero(gaps.in_few_pieces) > SOME * answers:
+        degraded.append(
+            f"{np.count_nonzero(gaps.in_few_pieces):,} of {answers:,} answers came in few pieces, each of many events: the "
+            "service, or something on the way to it, buffers; they have no time per output token, and keep no SLO on it"
+        )
+    hidden = (data.rows["hidden_tokens"] > 0) & data.outcome(Outcome.COMPLETED) & (asked | (data.rows["chunks"] > 1))
+    if np.count_nonzero(hidden) > SOME * answers:
+        more = round(100 * data.rows["hidden_tokens"][hidden].sum() / data.rows["output_tokens"][hidden].sum())
+        degraded.append(
+            f"in {np.count_nonzero(hidden):,} of {answers:,} answers {more} % of the tokens that the service states have "
+            "neither text nor an event (reasoning that it does not show?): they count as output, and the time per output "
+            "token is that of the others"
         )
     warm = records.requests[records.requests["phase"] == Phase.WARMUP]
     cold = warm[warm["outcome"] == Outcome.FAILED]

@@ -22,6 +22,9 @@ Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
 NS_PER_MS = 1e6
 NS_PER_S = 1e9
+DOUBT_NS = 1_000_000  # a stamp that may be wrong by more is no evidence
+MANY = 8  # events in each read, in the mean, of an answer that something has gathered,
+SEVERAL, FEW = 4, 3  # or so many of an answer of few reads
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,11 @@ class Columns:
     chunk_ns: Ints  # all chunks of the run
     chunk_tokens: NDArray[np.float32]
     chunk_choice: NDArray[np.uint8]
+    chunk_doubt_ns: NDArray[np.int32]
     first_ns: Ints
     second_ns: Ints
     answer_ns: Ints  # first chunk that is not reasoning
-    last_ns: Ints
+    last_ns: Ints  # last event of the answer, with content or the end of it
     ended_ns: int  # the end of the measurement
 
     def outcome(self, *wanted: Outcome) -> Bools:
@@ -66,10 +70,11 @@ def columns(records: Records) -> Columns:
         chunk_ns=chunk_ns,
         chunk_tokens=np.ascontiguousarray(records.chunks["tokens"]),
         chunk_choice=np.ascontiguousarray(records.chunks["choice"]),
+        chunk_doubt_ns=np.ascontiguousarray(records.chunks["doubt_ns"]),
         first_ns=stamp(zero),
         second_ns=stamp(zero + 1),
         answer_ns=stamp(rows["first_answer"]),
-        last_ns=stamp(count.astype(np.int64) - 1),
+        last_ns=np.maximum(stamp(count.astype(np.int64) - 1), rows["last_ns"]),
         ended_ns=records.ended_ns,
     )
 
@@ -87,7 +92,8 @@ class Gaps:
     ``ms``: from one arrival to the next; ``tokens``: how many the later one brought; ``row``: of which request.
     ``tpot_ms``: per request, all its gaps / their tokens: its time per output token; NaN without a gap that brought tokens.
     ``in_one_piece``: completed requests of several tokens whose answer did not stream: all of it came at once, or faster
-    than any service makes tokens, as when something on the way holds it back. They have no gaps.
+    than any service makes tokens, as when something on the way holds it back. ``in_few_pieces``: those whose events came
+    many together, as when something gathers them. Both have no gaps.
     """
 
     ms: Floats
@@ -95,6 +101,7 @@ class Gaps:
     row: Ints
     tpot_ms: Floats
     in_one_piece: Bools
+    in_few_pieces: Bools
 
 
 def gaps_of(data: Columns) -> Gaps:
@@ -115,17 +122,30 @@ def gaps_of(data: Columns) -> Gaps:
     at = np.flatnonzero(arrives)
     brought = np.add.reduceat(tokens, at) if len(at) else tokens
     later = ~begins[at]
+    few = _few(data, chunk, owner, begins, arrives, counts)
     ms = np.diff(ns[at], prepend=0)[later] / NS_PER_MS
     brought, owner = brought[later], owner[at][later]
     time, amount = (np.bincount(owner, weights, len(several)) for weights in (ms, brought))
     with np.errstate(divide="ignore", invalid="ignore"):
         tpot = np.where(amount > 0, time / amount, np.nan)
     slow = tpot >= 1000 / FASTEST
-    streamed = slow[owner]
-    found, whole = np.full(len(rows), np.nan), np.zeros(len(rows), bool)
-    found[several] = np.where(slow, tpot, np.nan)
-    whole[several] = ~slow & (answers > rows["choices"][several]) & (answers > 1)
-    return Gaps(ms[streamed], brought[streamed], several[owner[streamed]], found, whole)
+    streamed = (slow & ~few)[owner]
+    found, whole, gathered = np.full(len(rows), np.nan), np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    found[several] = np.where(slow & ~few, tpot, np.nan)
+    shown = answers - rows["hidden_tokens"][several]
+    lasts = (data.last_ns[several] - data.first_ns[several]) / NS_PER_MS >= shown * 1000 / FASTEST
+    whole[several] = ~slow & (shown > rows["choices"][several]) & (shown > 1) & ~((counts == 1) & lasts)
+    gathered[several] = slow & few
+    return Gaps(ms[streamed], brought[streamed], several[owner[streamed]], found, whole, gathered)
+
+
+def _few(data: Columns, chunk: Ints, owner: Ints, begins: Bools, arrives: Bools, counts: Ints) -> Bools:
+    """Which answers came in few pieces: many events of each choice in one read, and not because we read late?"""
+    late = np.bincount(owner, ~arrives & (data.chunk_doubt_ns[chunk] > DOUBT_NS), len(counts)) > 0
+    pieces, choices = np.bincount(owner, arrives, len(counts)), np.bincount(owner, begins, len(counts))
+    gathered = (counts >= MANY * pieces) | ((counts >= SEVERAL * pieces) & (pieces <= FEW * choices))
+    found: Bools = gathered & (pieces > choices) & ~late
+    return found
 
 
 def _tokens_of(stated: NDArray[Any], owner: Ints, begins: Bools, counts: Ints, answers: Floats) -> Floats:
@@ -168,7 +188,7 @@ def _streamed_samples(data: Columns, completed: Bools, gaps: Gaps) -> dict[str, 
     given_up_ns = np.where(rows["end_ns"] > 0, rows["end_ns"], data.ended_ns)
     first_or_given_up = np.where((data.first_ns == 0) & waiting, given_up_ns, data.first_ns)
     own_ttft = _between(sent, data.first_ns, completed)
-    apart = completed & ~gaps.in_one_piece & (data.second_ns > data.first_ns)
+    apart = completed & ~gaps.in_one_piece & ~gaps.in_few_pieces & (data.second_ns > data.first_ns)
     with np.errstate(divide="ignore", invalid="ignore"):
         prefill = np.where(own_ttft > 0, rows["input_tokens"] * 1000 / own_ttft, np.nan)
     return {

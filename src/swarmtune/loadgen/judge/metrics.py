@@ -47,8 +47,9 @@ icl_ms                         inter-chunk latency: gaps between consecutive arr
                                came together; each of several choices by itself), all requests together
 itl_ms                         inter-token latency: a gap that brought k tokens is k samples of gap / k
 tpot_ms                        time per output token: (last - first arrival) / (tokens after the first arrival), one sample
-                               per request; none where the answer came in one piece
-e2el_ms                        end-to-end latency: last chunk - send (without chunks: end of the answer - send)
+                               per request; none where the answer came in one or few pieces
+e2el_ms                        end-to-end latency: last event with content or the end (finish_reason) - send (without
+                               chunks: end of the answer - send)
 scheduled_ttft_ms, _ttfo_ms,   the same latencies from the scheduled time: what a user felt when the load generator or a
 scheduled_e2el_ms              full concurrency held the request back (coordinated omission)
 send_lag_ms                    send - scheduled, of all requests that were sent

@@ -6,9 +6,11 @@ One pass; memory holds the answers that overlap, and the finished rows.
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,7 @@ from numpy.typing import NDArray
 from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece, understood
 from swarmtune.loadgen.endpoints.packed import UNPACKED_LIMIT, PackedError, unpacked
 from swarmtune.loadgen.endpoints.sse import shown
-from swarmtune.loadgen.read.counts import Evidence, estimate, settle, spread
+from swarmtune.loadgen.read.counts import Evidence, Text, estimate, settle, spread
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
 from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.wire.base import PIECE, RECORD, REFUSAL_LIMIT
@@ -129,10 +131,12 @@ class _Rows:
         received = note.received_bytes or sum(map(len, parts))
         texts = 1 if self._endpoint.produces_tokens else max(note.expected_results, 0) or MANY_TEXTS
         evidence = Evidence(note.most_tokens, max(0, note.end_ns - note.sent_ns), note.sent_bytes, received, texts)
-        false_usage = settle(answer, evidence, lambda: self._tokens_of(bodies))
+        by_text = cache(lambda: self._text_of(bodies))
+        false_usage = settle(answer, evidence, by_text)
         counted = answer.completion_tokens is not None
-        tokens = _or(answer.completion_tokens, 0) if counted else self._estimated(answer, evidence, bodies)
-        spread(answer, tokens)
+        tokens = _or(answer.completion_tokens, 0) if counted else self._estimated(answer, evidence, by_text)
+        reads = (*answer.chunks[-1:], *answer.silent[-1:])
+        hidden = spread(answer, tokens, by_text) if self._endpoint.streams else 0
         if answer.results is not None and note.expected_results not in (-1, answer.results) and answer.error is None:
             answer.error = f"an answer with {answer.results} results for {note.expected_results} texts"
         outcome, error = note.outcome, note.error
@@ -141,25 +145,29 @@ class _Rows:
         elif outcome == Outcome.FAILED and answer.finished and not answer.error:
             outcome, error = Outcome.COMPLETED, ""  # it was cut off after its last word
         first = THREE.unpack(stamps[0]) if stamps else (0, 0, 0)
+        last = THREE.unpack(stamps[max(reads)]) if reads and stamps else (0, 0, 0)
         self._rows += ROW.pack(
             note.session, note.turn, note.phase, outcome, self._worker, note.scheduled_ns, note.ready_ns, note.sent_ns,
             note.connect_ns, first[1] or first[0], note.end_ns, note.end_read_ns, self._chunk_count, len(answer.chunks),
             _or(answer.first_answer, -1), note.asked_input_tokens, _or(answer.prompt_tokens, note.asked_input_tokens),
             note.asked_output_tokens, tokens, _or(answer.reasoning_tokens, -1), _or(answer.cached_tokens, -1),
-            answer.choices, counted, false_usage,
+            last[1] or last[0], hidden, answer.choices, counted, false_usage,
             note.status or self._status, note.retried, received,
             self._error(error) if outcome != Outcome.COMPLETED else -1,
         )  # fmt: skip
         self._add_chunks(answer, stamps)
 
-    def _tokens_of(self, bodies: Sequence[Piece]) -> int:
-        """The tokens of an answer's text; it is read again for that, as most answers need no tokenizer."""
-        return self._count(understood(self._endpoint, bodies, keep_text=True).content)
+    def _text_of(self, bodies: Sequence[Piece]) -> Text:
+        """What an answer's text tells; it is read again for that, as most answers need no tokenizer."""
+        content = understood(self._endpoint, bodies, keep_text=True).content
+        wordless = not content.strip("?")  # how many tokens it may have is not known
+        more_bytes = sys.maxsize if wordless else len(content.encode(errors="replace")) - len(content)
+        return Text(self._count(content), len(content.split()), more_bytes)
 
-    def _estimated(self, answer: Answer, evidence: Evidence, bodies: Sequence[Piece]) -> int:
+    def _estimated(self, answer: Answer, evidence: Evidence, by_text: Callable[[], Text]) -> int:
         if not self._endpoint.produces_tokens or not answer.chunks:
             return 0
-        return estimate(answer, evidence, self._tokens_of(bodies), streamed=self._endpoint.streams)
+        return estimate(answer, evidence, by_text(), streamed=self._endpoint.streams)
 
     def _understood(self, note: Note, parts: list[bytes]) -> tuple[Answer, Sequence[Piece]]:
         """What the answer says, and its body, by the reads that brought it."""

@@ -100,13 +100,24 @@ static int hex(char c) {
     return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
-/* Lines that begin the last event of a stream; base.LAST_EVENTS of Python has the same. */
+/* Lines that begin the last event of a stream, those first that are whole without a line end; base.LAST_EVENTS of Python has
+ * the same. */
+enum { DONE_LINES = 2 };
 static const char *const LAST_EVENTS[] = {
     "data: [DONE]", "data:[DONE]", "event: response.completed", "event: response.incomplete", "event: response.failed",
     "data: {\"type\":\"response.completed\"", "event: message_stop", NULL,
 };
 
-/* Follow the lines of a body. The event that ends a stream is whole when its blank line has come. */
+/* Does the body's unfinished line begin as one of the first `count` of them? */
+static int ends_stream(const struct connection *c, int count) {
+    for (int i = 0; i < count && LAST_EVENTS[i]; i++) {
+        size_t wanted = strlen(LAST_EVENTS[i]);
+        if (c->begin_length >= wanted && !memcmp(c->begin, LAST_EVENTS[i], wanted)) return 1;
+    }
+    return 0;
+}
+
+/* Follow the lines of a body. The event that ends a stream is whole when its blank line has come, or with its [DONE]. */
 static void follow_lines(struct connection *c, const char *at, size_t length) {
     const char *end = at + length;
     if (c->status != 200) return;
@@ -116,13 +127,12 @@ static void follow_lines(struct connection *c, const char *at, size_t length) {
         if (n > room) n = room;
         memcpy(c->begin + c->begin_length, at, n);
         c->begin_length += n;
-        if (!stop) return;
+        if (!stop) { c->streamed = ends_stream(c, DONE_LINES); return; }
         if (!c->begin_length || (c->begin_length == 1 && c->begin[0] == '\r')) c->streamed = c->last_event;
-        else
-            for (int i = 0; LAST_EVENTS[i] && !c->last_event; i++) {
-                size_t wanted = strlen(LAST_EVENTS[i]);
-                c->last_event = c->begin_length >= wanted && !memcmp(c->begin, LAST_EVENTS[i], wanted);
-            }
+        else if (ends_stream(c, INT32_MAX)) {
+            c->last_event = 1;
+            c->streamed = ends_stream(c, DONE_LINES);
+        }
         c->begin_length = 0;
         at = stop + 1;
     }

@@ -37,6 +37,7 @@ LAST_EVENTS = (
     b"data: [DONE]", b"data:[DONE]", b"event: response.completed", b"event: response.incomplete", b"event: response.failed",
     b'data: {"type":"response.completed"', b"event: message_stop",
 )  # fmt: skip
+DONE_LINES = LAST_EVENTS[:2]  # those that are whole without a line end
 
 
 class Kind(IntEnum):

@@ -9,7 +9,7 @@ from typing import Any
 
 import httptools
 
-from swarmtune.loadgen.wire.base import LAST_EVENTS
+from swarmtune.loadgen.wire.base import DONE_LINES, LAST_EVENTS
 
 HEAD_LIMIT = 64 * 1024
 VERSION = b"HTTP/1."  # what a head begins with
@@ -111,7 +111,8 @@ class Framing:
 
 
 class Stream:
-    """Follows the lines of a body, given in pieces. ``over``: the event that ends a stream is whole, its blank line too."""
+    """Follows the lines of a body, given in pieces. ``over``: the event that ends a stream is whole: with its blank line, or
+    once [DONE] stands there, behind which nothing can come."""
 
     def __init__(self) -> None:
         self.over = False
@@ -127,6 +128,8 @@ class Stream:
                 self.over = self.over or self._last_event
             elif line.startswith(LAST_EVENTS):
                 self._last_event = True
+                self.over = self.over or line.startswith(DONE_LINES)
+        self.over = self.over or self._begin.startswith(DONE_LINES)
 
 
 def _ignore(_: bytes) -> None:
