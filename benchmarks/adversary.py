@@ -46,6 +46,7 @@ from rich.table import Table
 HERE = Path(__file__).parent
 INPUTS, SERVICES, KILLS = 20_000, 50, 100
 MEMORY = 1 << 30  # bytes of one process of ours
+PATIENCE_S = 8.0  # a signal waits so long for the process that it is for
 SLOWEST_S = 120.0  # a command that lasts longer hangs
 STEERS = (b"\x1b]", b"\x1b[2J", b"\x07", "\u202e".encode(), b"\xc2\x9b")
 PARTS = ("inputs", "services", "kills", "faults")
@@ -381,6 +382,7 @@ def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, s
     sent = 0
     until = time.monotonic() + SLOWEST_S
     due = [time.monotonic() + chosen.uniform(0.2, 2.0) + chosen.expovariate(0.25) for _ in range(shots)]
+    wanted = [chosen.choice(("tuner", "service", "load generator", "supervisor", "node agent", "reader")) for _ in due]
     stopped: list[psutil.Process] = []
     while tuner.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
@@ -390,8 +392,11 @@ def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, s
             roles = {process: kind for process in place.processes() if (kind := role(process))}
             if not roles:
                 continue
+            if wanted[-1] not in roles.values() and time.monotonic() < min(due) + PATIENCE_S:
+                continue  # it is not there yet
             due.remove(min(due))
-            kind = chosen.choice(sorted(set(roles.values())))
+            kind = wanted.pop()
+            kind = kind if kind in roles.values() else chosen.choice(sorted(set(roles.values())))
             process = chosen.choice(sorted((p for p, k in roles.items() if k == kind), key=lambda p: p.pid))
             (name,) = chosen.choices(list(SIGNALS), list(SIGNALS.values()))
             process.send_signal(getattr(signal, name))

@@ -82,7 +82,7 @@ def parse(text: str) -> list[Reading]:
             first = cells if re.match(r"^\d+\s+\S", cells[0]) else None
         elif first is not None:
             device = ids[2] or first[0].split()[0]
-            found += _chip(int(device), first[2], cells[2])
+            found += _chip(int(device), first[2], cells[2]) if device.isdecimal() and len(device) < 10 else []
             first = None
     return found
 
