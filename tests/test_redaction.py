@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarmtune.redaction import HIDDEN, Redactor
+from swarmtune.redaction import HIDDEN, Redactor, looks_secret
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_value_is_hidden_wherever_it_stands() -> None:
     for text in ('p"w/ü 1', r"p\"w/ü 1", "p%22w%2F%C3%BC%201", "s3cr/t", "s3cr%2Ft", "Ym9iOnMzY3IvdA=="):
         assert known.hide(f"x {text} y") == f"x {HIDDEN} y", text
     assert known.hide("abcd1 abcd12 xabcd1") == "*** abcd12 xabcd1"  # a short one only as a word
-    assert known.hide_in({"a": ["abcd1", 3, None], "abcd1": {"b": "m"}}) == {"a": [HIDDEN, 3, None], HIDDEN: {"b": "m"}}
+    assert known.hide_in({"a": ["abcd1", 3, None], "x abcd1": {"b": "m"}}) == {"a": [HIDDEN, 3, None], f"x {HIDDEN}": {"b": "m"}}
 
 
 @given(st.text(min_size=8, max_size=40, alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp"))))
@@ -93,3 +93,50 @@ def test_the_command_line_of_the_process_is_covered() -> None:
     assert shown.endswith("--api-key\0***        \0--model\0m\0")
     assert "pl4nted-key" in kept
     assert Path("/proc/self/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TOKEN_BUDGET",
+        "PASSWORD_ROUNDS",
+        "--token-budget",
+        "--pad-token",
+        "--key-path",
+        "--api-key-file",
+        "--kv-cache-keys",
+    ],
+)
+def test_names_of_figures_and_files_are_no_secrets(name: str) -> None:
+    assert not looks_secret(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Server=db;User Id=sa;Password=x1y2z3;", "Server=db;User Id=sa;Password=***;"),
+        ("machine h login bob password plAnted9", "machine h login bob password ***"),
+        ("sent Bearer abc123def456 to h", "sent Bearer *** to h"),
+        ("npm_" + "a1B2" * 9, "***"),
+        ("SG." + "a1B2" * 5 + "." + "c3D4" * 8, "***"),
+    ],
+)
+def test_more_places_and_forms(text: str, shown: str) -> None:
+    assert Redactor().hide(text) == shown
+
+
+def test_values_behind_options() -> None:
+    known = Redactor()
+    known.learn_in(
+        ["--header=X-API-Key: plAnted-1", "--auth", "bob:plAnted-2", "--extra-inputs", "user_token:plAnted-3"]
+    )
+    known.learn_in({"AUTH_HEADER": "Basic Ym9iOnBsYW50ZWQ=", "SESSION_COOKIE": "sid=plAnted-44", "AUTH_TYPE": "basic"})
+    text = "plAnted-1 plAnted-2 plAnted-3 Ym9iOnBsYW50ZWQ= sid=plAnted-44 basic"
+    assert known.hide(text) == "*** *** *** *** *** basic"
+
+
+def test_words_are_hidden_whole_and_keys_stay() -> None:
+    known = Redactor()
+    known.learn("RuntimeError", "trial")
+    assert known.hide("RuntimeErrors, a RuntimeError in trial 3") == "RuntimeErrors, a *** in trial 3"
+    assert known.hide_in({"RuntimeError": "RuntimeError"}) == {"RuntimeError": "***"}

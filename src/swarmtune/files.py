@@ -54,6 +54,16 @@ def created(path: Path, mode: str = "wb") -> IO[Any]:
     return os.fdopen(create(path), mode, encoding=None if "b" in mode else "utf-8")
 
 
+def appended(path: Path) -> IO[str]:
+    """A text file of ours, to write on at its end; what is no regular file of ours, as a planted link, is removed first."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_nlink > 1:
+            path.unlink()
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o600), "a", encoding="utf-8", errors="backslashreplace")
+
+
 def escaped(json: bytes) -> bytes:
     """A JSON text that shows all that it holds: a reader on a terminal sees escapes, a program the same values."""
     return _UNSHOWN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), json)

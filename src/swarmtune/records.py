@@ -92,7 +92,7 @@ class Command:
                 i and self.argv[i - 1].startswith("-") and "=" not in self.argv[i - 1] and not argument.startswith("--")
             ):
                 values += [argument] if looks_secret(self.argv[i - 1]) else []
-        return tuple(v for v in values if v)
+        return tuple(v for v in values if v and not (v.isdigit() and len(v) < 8))  # a number is a figure
 
     def same_process(self, other: Command | None) -> bool:
         """Would this command start the same process as ``other``? Then no restart is needed (C7)."""

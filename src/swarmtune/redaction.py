@@ -16,9 +16,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 HIDDEN = "***"
+WORD_LETTERS = 6  # a value of so many small letters could be any word
 LEAST, SURE = 4, 8  # letters of a secret; shorter ones than SURE are hidden only where they are a whole word
 # A value of so many letters, with a part between punctuation of so many, of so many bits each, is no word.
 OPAQUE_LETTERS, OPAQUE_PART, OPAQUE_BITS = 20, 16, 3.5
@@ -28,7 +29,29 @@ NAMES = r"(?i)secret|passw(or)?d|passphrase|credential|(^|_)(key|pwd|token)(_|$)
 _SECRET_WORDS = frozenset({"key", "pwd", "token"})
 _SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$", re.IGNORECASE)
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
-_COUNT_WORDS = frozenset({"max", "min", "num", "threshold", "prefill", "batch", "speculative"})
+_COUNT_WORDS = frozenset(
+    (
+        *(
+            "max",
+            "min",
+            "num",
+            "threshold",
+            "prefill",
+            "batch",
+            "speculative",
+            "budget",
+            "count",
+            "size",
+            "limit",
+            "id",
+        ),
+        *("ids", "pad", "bos", "eos", "unk", "map"),
+    )
+)
+_FACT_WORDS = frozenset(
+    ("length", "len", "rounds", "policy", "path", "file", "dir", "folder", "type")
+)  # of secrets, too
+_SOFT = re.compile(r"(^|_)(auth|authorization|cookie|salt|session)(_|$)", re.IGNORECASE)  # names of keys, and of kinds
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 # What people write where a key is wanted and none is needed; to hide these would hide our own words.
 _ORDINARY = re.compile(
@@ -44,6 +67,7 @@ _WORD = re.compile(r"[\w.~+/=-]+")
 _FORM = (
     r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abeprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}"
+    r"|\bnpm_[A-Za-z0-9]{30,}|\bdop_v1_[0-9a-f]{40,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]{0,20000}?(?:-----END [A-Z ]+-----|\Z)"
 )
 _NAMED = r"(?:api_?key|access_?key|passw(?:or)?d|passphrase|client_?secret|secret_?key|(?:access|auth|hf|api)_?token)"
@@ -51,6 +75,8 @@ _PLACES = re.compile(
     r"(?P<before>://)(?P<user>[^/@\s\"'<>]{1,500})(?=@)"
     r"|(?P<name>[?&][^=&\s]{0,80}(?:key|token|secret|sig|password|code|auth)[^=&\s]{0,80}=)(?P<field>[^&\s,#\"'<>]+)"
     r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
+    r"|(?P<bearer>\bbearer\s{1,4})(?P<borne>[\w.~+/=-]{8,})|(?P<login>\blogin\s+\S{1,80}\s+password\s+)(?P<net>\S{4,})"
+    r"|(?P<part>[;?&\s](?:password|pwd)=)(?P<parted>[^;&\s\"']{4,})"
     rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
     rf"|(?P<form>{_FORM})",
     re.IGNORECASE,
@@ -60,7 +86,10 @@ _PLACES = re.compile(
 def looks_secret(name: str) -> bool:
     """Does the name of a variable, key or flag say that its value is a secret (HF_TOKEN, --api-key, dbPassword)?"""
     words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
-    return bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS
+    named = _SECRET.search(name) is not None and not name.lower().endswith("token")
+    return (named or (bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS)) and not (
+        words & _FACT_WORDS
+    )
 
 
 class Redactor:
@@ -82,7 +111,9 @@ class Redactor:
             for line in lines if len(lines) > 1 else (value.strip(),):
                 if _is_telling(line) and len(self._known) < MOST_KNOWN:
                     escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
-                    self._known.update((line, quote(line, safe=""), quote(line), unquote(line), *escaped))
+                    self._known.update(
+                        (line, quote(line, safe=""), quote(line), quote_plus(line), unquote(line), *escaped)
+                    )
                     self._pattern = None
 
     def learn_in(self, data: Any, name: str = "") -> None:
@@ -93,8 +124,8 @@ class Redactor:
         elif isinstance(data, (list, tuple)):
             self._learn_words(data, name)
         elif isinstance(data, str):
-            if looks_secret(name):
-                self.learn(data)
+            if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
+                self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
             self.learn(*_placed(data))
 
     def learn_environment(self, variables: Mapping[str, str]) -> None:
@@ -114,7 +145,7 @@ class Redactor:
                 self.learn_in(word, name)
                 continue
             flag, equals, value = word.partition("=")
-            header, colon, rest = word.partition(":")
+            header, colon, rest = (value if equals and word.startswith("-") else word).partition(":")
             self.learn_in(word, name)
             if equals and looks_secret(flag):
                 self.learn(value)
@@ -122,6 +153,8 @@ class Redactor:
                 self.learn(word)
             if colon and re.fullmatch(r"[\w-]{1,80}", header):
                 self.learn_header(header, rest)
+            if colon and (before in ("-u", "--user", "--auth") or flag in ("--user", "--auth")):
+                self.learn(rest)  # user:password
             before = word
 
     def hide(self, text: str) -> str:
@@ -138,7 +171,10 @@ class Redactor:
         if isinstance(data, str):
             return self.hide(data)
         if isinstance(data, Mapping):
-            return {self.hide(k) if isinstance(k, str) else k: self.hide_in(v) for k, v in data.items()}
+            return {
+                self.hide(k) if isinstance(k, str) and not k.isidentifier() else k: self.hide_in(v)
+                for k, v in data.items()
+            }
         if isinstance(data, (list, tuple)):
             return [self.hide_in(item) for item in data]
         return data
@@ -147,6 +183,7 @@ class Redactor:
 def _is_telling(value: str) -> bool:
     """Is it long and rare enough that hiding it everywhere hides nothing else?"""
     ordinary = _ORDINARY.fullmatch(value) is not None or value == HIDDEN or (value.isdigit() and len(value) < SURE)
+    ordinary = ordinary or (value.isalpha() and value.islower() and len(value) <= WORD_LETTERS)
     return len(value) >= LEAST and not ordinary and not value.startswith(("/", "./", "~/", "$"))
 
 
@@ -179,14 +216,14 @@ def _placed(text: str) -> Iterator[str]:
             yield password if colon else name
             yield base64.b64encode(f"{name}:{password}".encode()).decode()
         else:
-            value = found["field"] or found["key"] or found["value"] or found["form"]
+            value = _value_of(found)
             if found["form"] or found["field"] or _is_key(value):
                 yield value
 
 
 def _starred(found: re.Match[str]) -> str:
-    before = found["before"] or found["name"] or found["header"] or found["said"] or ""
-    value = found["user"] or found["field"] or found["key"] or found["value"] or found["form"]
+    before = next((found[n] for n in ("before", "name", "header", "bearer", "login", "part", "said") if found[n]), "")
+    value = found["user"] or _value_of(found)
     word = (
         (":" not in value and not _is_opaque(value))
         if found["user"]
@@ -197,12 +234,19 @@ def _starred(found: re.Match[str]) -> str:
     return before + HIDDEN
 
 
+def _value_of(found: re.Match[str]) -> str:
+    return next(found[n] for n in ("field", "key", "borne", "net", "parted", "value", "form") if found[n])
+
+
 def _anywhere(secret: str) -> str:
-    return re.escape(secret) if len(secret) >= SURE else rf"(?<!\w){re.escape(secret)}(?!\w)"
+    """A pattern: a short one, or one of letters alone, is hidden as a whole word only, or other words would go with it."""
+    alone = len(secret) < SURE or (secret.isalpha() and len(secret) < OPAQUE_LETTERS)
+    return rf"(?<!\w){re.escape(secret)}(?!\w)" if alone else re.escape(secret)
 
 
 def cover_arguments() -> None:
-    """Cover the secrets in the command line of this process, as the process list shows it to every user of the machine.
+    """Cover the secrets in the command line of this process, as the process list shows it to every user of the machine;
+    what stands behind the name of a header is one.
 
     The kernel reads it where proc(5) says that it lies (/proc/pid/stat 48 and 49); where that cannot be written it stays.
     """
@@ -211,15 +255,18 @@ def cover_arguments() -> None:
         with Path("/proc/self/mem").open("r+b", buffering=0) as memory:
             memory.seek(first)
             words = memory.read(last - first).split(b"\0")
-            covered = [_covered(word) for word in words]
+            headers = [before in (b"-H", b"--header") for before in (b"", *words)]
+            covered = [_covered(word, header) for word, header in zip(words, headers, strict=False)]
             if covered != words:
                 memory.seek(first)
                 memory.write(b"\0".join(covered))
 
 
-def _covered(word: bytes) -> bytes:
+def _covered(word: bytes, header: bool) -> bytes:
     """As long as before."""
-    shown = ours.hide(word.decode(errors="surrogateescape")).encode(errors="surrogateescape")
+    text = word.decode(errors="surrogateescape")
+    name, colon, _ = text.partition(":")
+    shown = (f"{name}:{HIDDEN}" if header and colon else ours.hide(text)).encode(errors="surrogateescape")
     return word if shown == word else shown[: len(word)].ljust(len(word))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from swarmtune.database.address import SHOWN, SQLITE_TIMEOUT_S, connect_argument
 from swarmtune.errors import ConfigurationError, StoreError
 
 MOST_COPIED_BYTES = 2**30
+LONGEST_READ_S = 60.0  # of one connection that only reads
 COPY_TRIES = 5
 LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
 
@@ -96,6 +98,8 @@ def _reason(error: Exception) -> str:
 def _connected(address: str) -> sqlite3.Connection:
     connection = sqlite3.connect(address, uri=True, timeout=SQLITE_TIMEOUT_S)
     connection.text_factory = _text
+    until = time.monotonic() + LONGEST_READ_S
+    connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # a view of a stranger may have no end
     return connection
 
 

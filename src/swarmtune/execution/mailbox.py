@@ -109,6 +109,8 @@ class Pulse:
 
     def beat(self) -> None:
         """Write the next number."""
+        if doubt := distrust(self.path.parent):  # another user may have put something else in its place
+            raise CommunicationError(doubt)
         self._number += 1
         write_message(self.path, {"name": self.name, "number": self._number})
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Mapping
@@ -69,25 +71,44 @@ def last_place(output: Path, study: str | None) -> Place:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigPathError(f"{folder}: cannot be made: {error.strerror or error}") from error
-        return Place(head.name, folder, study, head, _is_private(folder) and _request_of(folder) == head.request)
+        return Place(head.name, folder, study, head, _is_ours(folder, head.request))
     for database in sorted(output.glob(f"*/{DATABASE}"), key=_changed_at, reverse=True):
         url = str(database.resolve())
         if head := _named(latest_study(url)):  # else it was killed before it began
-            return Place(head.name, database.parent, url, head, _is_private(database.parent))
+            return Place(head.name, database.parent, url, head, _is_ours(database.parent, head.request))
     raise ConfigurationError(f"No study to resume in {output}. Start one without -lb.")
 
 
 def keep_request(place: Place, request: Mapping[str, Any]) -> None:
-    """Keep the command line of a new study, to know it again when it is resumed. ConfigPathError."""
-    write_private(place.folder / REQUEST, json.dumps(request))
+    """Keep the command line of a new study, sealed, to know it again when it is resumed. ConfigPathError."""
+    write_private(place.folder / REQUEST, json.dumps({"request": request, "seal": _seal(request)}))
 
 
-def _request_of(folder: Path) -> Any:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
+def _is_ours(folder: Path, request: Mapping[str, Any]) -> bool:
+    """Was this command line kept here by this user? A folder that came from elsewhere, as it is, was not."""
+    with contextlib.suppress(OSError, ValueError, RecursionError, TypeError, KeyError):
         path = folder / REQUEST
-        if stat.S_ISREG(path.lstat().st_mode) and path.stat().st_size <= MOST_BYTES:
-            return json.loads(path.read_bytes())
-    return None
+        if _is_private(folder) and stat.S_ISREG(path.lstat().st_mode) and path.stat().st_size <= MOST_BYTES:
+            kept, seal = json.loads(path.read_bytes()), _seal(request)
+            return bool(seal) and kept["request"] == request and hmac.compare_digest(kept["seal"], seal)
+    return False
+
+
+def _seal(request: Mapping[str, Any]) -> str:
+    """What only this user can make of a command line; empty where there is no place for a key."""
+    text = json.dumps(request, sort_keys=True).encode()
+    state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state")
+    try:
+        path = state.expanduser() / "swarmtune" / "key"
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(path, secrets.token_hex(32))
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o077:
+            return ""
+        return hmac.new(path.read_bytes(), text, "sha256").hexdigest()
+    except (OSError, RuntimeError, ConfigPathError):
+        return ""
 
 
 def _named(head: StudyHead | None) -> StudyHead | None:

@@ -148,4 +148,4 @@ def toml(value: Any) -> str:
         return f"[{', '.join(toml(v) for v in value)}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{k} = {toml(v)}' for k, v in value.items())} }}"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from swarmtune.apps.cli.console import Shown, console_of
 from swarmtune.apps.cli.output import Discreet
+from swarmtune.files import appended
 from swarmtune.records import (
     Event,
     GroupsFacts,
@@ -63,7 +64,7 @@ class View:
 
     def __enter__(self) -> View:
         logger.remove()
-        self._log = (self._folder / "log.txt").open("a", encoding="utf-8", errors="backslashreplace")
+        self._log = appended(self._folder / "log.txt")
         logger.add(Discreet(self._log), level=self._level, backtrace=False, diagnose=False)
         logger.info("study {} in {}", self._plan.engine.name, self._folder)
         for notice in self._plan.notices:

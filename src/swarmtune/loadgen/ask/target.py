@@ -9,6 +9,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.parse import SplitResult, quote, urlsplit
 
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError
@@ -270,6 +271,10 @@ class Target:
 def tls_context(options: LoadgenOptions) -> ssl.SSLContext:
     """What the options say of TLS. ConfigPathError for a file of certificates that cannot be used."""
     context = ssl.create_default_context()
+    for name in ("ca_file", "client_cert", "client_key"):
+        path = getattr(options, name)
+        if path and Path(path).exists() and not Path(path).is_file():
+            raise ConfigPathError(f"--{name.replace('_', '-')}: {path} is no regular file.")
     if options.ca_file:
         try:
             context.load_verify_locations(options.ca_file)

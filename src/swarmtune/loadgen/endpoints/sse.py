@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, Piece
+from swarmtune.redaction import ours
 
 EXCERPT = 200  # characters of a strange body that an error shows
 BOM = b"\xef\xbb\xbf"
@@ -210,6 +211,6 @@ def prompt_tokens(usage: Any) -> int | None:
 def shown(value: Any) -> str:
     """Any JSON as a text of bounded length, for an error message."""
     try:
-        return str(value)[:SHOWN]
+        return ours.hide(str(value)[: 4 * SHOWN])[:SHOWN]  # first: half a key is not known any more
     except RecursionError:
         return "a message that is nested too deeply to be shown"

@@ -11,6 +11,7 @@ from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import RunFacts, written
 from swarmtune.loadgen.judge.summary import Results
 from swarmtune.records import Measurement, to_plain
+from swarmtune.redaction import ours
 
 MEASUREMENT_FILE = "measurement.json"
 RESULTS_FILE = "results.json"
@@ -46,4 +47,4 @@ def write(results: Results, facts: RunFacts, directory: Path) -> None:
     files = {RESULTS_FILE: document(results, facts), MEASUREMENT_FILE: to_plain(measurement(results, facts))}
     for name, content in files.items():
         with written(directory / name) as file:
-            file.write(escaped(orjson.dumps(content, option=orjson.OPT_INDENT_2)))
+            file.write(escaped(orjson.dumps(ours.hide_in(content), option=orjson.OPT_INDENT_2)))

@@ -28,7 +28,7 @@ from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_
 from swarmtune.objective.objectives import NO_POWER
 from swarmtune.objective.objectives import POWER as POWER_WATTS
 from swarmtune.records import EarlyStop
-from swarmtune.redaction import ours
+from swarmtune.redaction import Redactor, ours
 
 SHOWN = 500  # characters of an error
 DIGESTED = 1000  # requests whose bytes enter the digest
@@ -59,8 +59,10 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
     """The results and the certificate of their measurement. What the service said is shown without what it must not hold:
     characters that steer a terminal, and the keys that were sent to it.
     """
-    headers_of(spec.options)  # learns the keys in them
-    records = replace(records, errors=[shown(text) for text in records.errors])
+    given = Redactor()
+    for value in headers_of(spec.options).values():
+        given.learn(value, *value.split())
+    records = replace(records, errors=[shown(given.hide(text)) for text in records.errors])
     records = prompts.settled(records, spec.options)
     certificate = certify(records, spec.options)
     endpoint = make_endpoint(spec.model, spec.options)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from swarmtune.errors import StoreError
 from swarmtune.records import Command, command_line
+from swarmtune.redaction import ours
 from swarmtune.study.place import write_private
 
 LIMIT_BYTES = 2**30  # for all backups of a study together, as in the older tuner
@@ -28,7 +29,7 @@ def back_up(command: Command, attempt_folder: Path, target: Path) -> bool:
         (target / "files").mkdir(mode=0o700, parents=True, exist_ok=True)
         for number, file in enumerate(command.files):
             write_private(target / "files" / f"{number}-{Path(file.path).name}", file.content)
-        write_private(target / "command.txt", command_line(command) + "\n")
+        write_private(target / "command.txt", ours.hide(command_line(command)) + "\n")
     except OSError as error:
         raise StoreError(f"{target}: the backup cannot be written: {error.strerror or error}") from error
     return True
