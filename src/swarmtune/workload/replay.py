@@ -20,6 +20,8 @@ from swarmtune.workload.tokens import Texts
 from swarmtune.workload.users import UserPlan
 
 Sampling = Literal["sequential", "shuffle", "random"]
+DAY_S = LONGEST_WAIT_S = 86_400  # for the first request of a schedule
+NS_PER_S = 1_000_000_000
 APART = 472_882_027  # numbers of texts between one pass through a file and the next; a prime
 
 
@@ -185,6 +187,11 @@ class ReplayDataset(Dataset):
             )
         self._entries = [(number, entry) for _, number, entry in kept]
         zero = kept[0][0] if spec.auto_offset else round(low)
+        waits_s = (kept[0][0] - zero) / spec.speedup / NS_PER_S
+        if waits_s > LONGEST_WAIT_S:
+            told = f"its first timestamp is {kept[0][0] / NS_PER_MS:.0f} ms: it would be sent in {waits_s / DAY_S:,.0f} days"
+            way_out = "leave --no-fixed-schedule-auto-offset out, or give --fixed-schedule-start-offset"
+            raise ConfigValidationError([f"{name}: {told}; {way_out}"])
         return tuple(round((stamp - zero) / spec.speedup) for stamp, _, _ in kept)
 
     @property
