@@ -162,7 +162,8 @@ class ReplayDataset(Dataset):
         if any(part.texts or part.messages or part.payload for part in parts):
             found.append("its texts are the same in every run, so that a prefix cache may answer them")
         if self.contents.unsent:
-            found.append(f"fields not sent: {', '.join(sorted(self.contents.unsent))}")
+            fields = sorted(name or repr(name) for name in self.contents.unsent)
+            found.append(f"fields not sent: {', '.join(fields)}")
         if self.contents.sent:
             found.append(f"further fields sent: {', '.join(sorted(self.contents.sent))}")
         return found

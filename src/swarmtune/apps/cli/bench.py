@@ -389,6 +389,10 @@ def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, Spec]]:
     ]
     if doubled:
         raise ConfigValidationError(doubled)
+    if arguments.sweep_type == "zip" and len(lists) < 2:
+        raise ConfigValidationError(
+            ["--sweep-type zip needs two lists of values: --concurrency 1,2 --request-count 10,20"]
+        )
     if arguments.sweep_type == "zip" and len({len(values) for values in lists.values()}) > 1:
         raise ConfigValidationError(["--sweep-type zip needs lists of the same length"])
     combined = list(
