@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -179,6 +180,9 @@ class ReplayDataset(Dataset):
             )
         low = 0 if spec.start_ms is None else spec.start_ms * NS_PER_MS
         high = float("inf") if spec.end_ms is None else spec.end_ms * NS_PER_MS
+        order = [stamp for stamp, _, _ in timed if stamp is not None]
+        if moved := sum(later < earlier for earlier, later in itertools.pairwise(order)):
+            self.contents.changes["entry before the one above it in time: the schedule was sorted"] = moved
         kept = sorted(
             (stamp, number, entry) for stamp, number, entry in timed if stamp is not None and low <= stamp <= high
         )
