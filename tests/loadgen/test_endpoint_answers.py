@@ -265,7 +265,7 @@ def test_whole_answers(kind: str) -> None:
     ("body", "words"),
     [
         ('{"error": {"message": "too long"}}', "error in the answer: too long"),
-        ('{"detail": "odd"}', "an answer without"),
+        ('{"detail": "odd"}', ""),
         ("<html>", "no JSON object but '<html>'"),
         (DONE, "an event stream, where"),
         (" ", "an empty answer"),
@@ -273,6 +273,8 @@ def test_whole_answers(kind: str) -> None:
 )
 def test_whole_answers_that_fail(kind: str, body: str, words: str) -> None:
     answer = read(body, kind, streaming=False)
+    if "detail" in body:  # chat and completions say it
+        words = "error in the answer: odd" if kind in ("chat", "completions") else "an answer without"
     assert words in (answer.error or "")
     assert not answer.finished
 

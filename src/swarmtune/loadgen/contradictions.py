@@ -24,6 +24,10 @@ OWN = {
     "model": "--model", "stream": "--streaming", "prompt": "the data (--isl, --input-file)", "input": "the data",
     "messages": "the data (--input-file)", "inputs": "the data",
 }  # fmt: skip
+API_PATHS = {  # by endpoint_type, with which URLs are copied from programs
+    "chat": "/v1/chat/completions", "completions": "/v1/completions", "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
+}  # fmt: skip
 # option, what it needs to have an effect, that in words
 NEEDS: tuple[tuple[str, Holds, str], ...] = (
     ("arrival_smoothness", lambda o: o.arrival_pattern == "gamma", "--arrival-pattern gamma"),
@@ -83,6 +87,7 @@ def contradictions(options: LoadgenOptions, urls: Sequence[str]) -> list[str]:
     if not any(url.startswith("https:") for url in urls):
         secure = ("ca_file", "client_cert", "tls_verify")
         found += [f"{_flag(name)} needs an https:// address" for name in secure if name in given]
+    found += filter(None, (_other_path(url, options) for url in urls))
     start, end = options.fixed_schedule_start_offset, options.fixed_schedule_end_offset
     if start is not None and end is not None and start > end:
         found.append("--fixed-schedule-start-offset is above --fixed-schedule-end-offset: nothing would be sent")
@@ -93,6 +98,15 @@ def contradictions(options: LoadgenOptions, urls: Sequence[str]) -> list[str]:
     found += _twice("--header", [text.partition(":")[0].strip().lower() for text in options.header])
     plain = [text for text in options.extra_inputs if not text.lstrip().startswith("{")]
     return found + _twice("--extra-inputs", [text.partition(":")[0].strip() for text in plain])
+
+
+def _other_path(url: str, options: LoadgenOptions) -> str:
+    """That a URL ends with the path of another API than the one that is called; empty: it does not."""
+    path = url.partition("?")[0].rstrip("/")
+    kind = next((kind for kind, end in API_PATHS.items() if path.endswith(end)), None)
+    if kind is None or kind == options.endpoint_type or options.custom_endpoint:
+        return ""
+    return f"--url ends with {API_PATHS[kind]}: give --endpoint-type {kind}, or leave the path out"
 
 
 def _flag(name: str) -> str:

@@ -379,7 +379,8 @@ class LoadgenOptions(BaseModel):
         )
 
     def extra_body(self) -> dict[str, Any]:
-        """The fields of ``extra_inputs`` as one object; a value that reads as JSON is that, else it is text."""
+        """The fields of ``extra_inputs`` as one object; a value that reads as JSON is that,
+        True and False are, too; else it is text."""
         body: dict[str, Any] = {}
         for text in self.extra_inputs:
             if text.lstrip().startswith("{"):
@@ -408,6 +409,8 @@ def is_http(text: str) -> bool:
 
 
 def _plain(text: str) -> Any:
+    if text in ("True", "False"):  # as Python and AIPerf write them
+        return text == "True"
     try:
         return json.loads(text)
     except ValueError:

@@ -12,7 +12,18 @@ from typing import Any
 import orjson
 
 from swarmtune.workload.draws import LONGEST
-from swarmtune.workload.files import Contents, Entry, Mistakes, Part, documents, is_message, milliseconds, shown, whole
+from swarmtune.workload.files import (
+    Contents,
+    Entry,
+    Mistakes,
+    Part,
+    documents,
+    is_message,
+    milliseconds,
+    shown,
+    whole,
+    whole_characters,
+)
 from swarmtune.workload.tokens import count
 
 OUTPUTS = (
@@ -38,6 +49,7 @@ thinking_token_budget chat_template_kwargs priority user guided_json guided_rege
 """
 DESCRIBING = frozenset(DESCRIPTIONS.split())
 API = frozenset(PARAMETERS.split())  # of these a line that has only lengths may have some, beside columns of its trace
+HALF = b"\\ud"  # how the escape of half a character begins
 NEST = 4  # levels that a body may put around a value of the file
 
 Line = Mapping[str, Any]
@@ -51,7 +63,8 @@ def json_entries(contents: Contents, parse: Parse) -> None:
     mistakes = Mistakes(contents.path, contents.unit)
     for place, text in items:
         try:
-            entry = parse(_object(orjson.loads(memoryview(text))), contents)
+            line = _object(_decoded(text, contents))
+            entry = parse(line, contents)
         except orjson.JSONDecodeError as error:
             mistakes.add(place, f"not JSON: {error}")
         except ValueError as error:
@@ -60,10 +73,21 @@ def json_entries(contents: Contents, parse: Parse) -> None:
             mistakes.add(place, "its values are nested too deeply")
         else:
             contents.total += 1
+            if "custom_id" in line and isinstance(line.get("url"), str):
+                contents.paths.setdefault(line["url"], place)
             for part in entry:
                 part.place = place
             contents.entries.append(entry)
     mistakes.check()
+
+
+def _decoded(text: Any, contents: Contents) -> Any:
+    try:
+        return orjson.loads(memoryview(text))
+    except orjson.JSONDecodeError:
+        if HALF not in bytes(text).lower() or (mended := whole_characters(text, contents)) is None:
+            raise
+        return orjson.loads(mended)
 
 
 def _object(line: Any) -> Line:

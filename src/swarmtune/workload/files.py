@@ -7,6 +7,7 @@ What an entry means is in entries.py, sharegpt.py and traces.py; entries are rep
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import stat
 from collections import Counter
@@ -88,6 +89,9 @@ class Contents:
     bodies: Counter[str] = field(default_factory=Counter)
     models: Counter[str] = field(default_factory=Counter)
     streams: Counter[bool] = field(default_factory=Counter)
+    paths: dict[str, int] = field(
+        default_factory=dict
+    )  # of the APIs that lines of OpenAI's batches are for, with the first place of each
 
     def count(self, fields: Counter[str], name: str) -> None:
         """One more; names beyond the first NAMED are counted together."""
@@ -237,6 +241,17 @@ def loads(text: Any) -> Any:
         return orjson.loads(memoryview(text))
     except ValueError:
         return None
+
+
+def whole_characters(text: Any, contents: Contents) -> bytes | None:
+    """The same JSON with halves of characters (escapes such as \\ud83d alone) replaced, and counted; None: it is none."""
+    try:
+        value = json.loads(bytes(text))
+        mended = json.dumps(value, ensure_ascii=False).encode(errors="replace")
+    except (ValueError, RecursionError):
+        return None
+    contents.changes["text with half a character, which was replaced"] += 1
+    return mended
 
 
 def is_message(value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from swarmtune.workload.tokens import Texts
 from swarmtune.workload.users import UserPlan
 
 Sampling = Literal["sequential", "shuffle", "random"]
+DAY_S = LONGEST_WAIT_S = 86_400  # for the first request of a schedule
+NS_PER_S = 1_000_000_000
 APART = 472_882_027  # numbers of texts between one pass through a file and the next; a prime
 
 
@@ -160,7 +163,8 @@ class ReplayDataset(Dataset):
         if any(part.texts or part.messages or part.payload for part in parts):
             found.append("its texts are the same in every run, so that a prefix cache may answer them")
         if self.contents.unsent:
-            found.append(f"fields not sent: {', '.join(sorted(self.contents.unsent))}")
+            fields = sorted(name or repr(name) for name in self.contents.unsent)
+            found.append(f"fields not sent: {', '.join(fields)}")
         if self.contents.sent:
             found.append(f"further fields sent: {', '.join(sorted(self.contents.sent))}")
         return found
@@ -176,6 +180,9 @@ class ReplayDataset(Dataset):
             )
         low = 0 if spec.start_ms is None else spec.start_ms * NS_PER_MS
         high = float("inf") if spec.end_ms is None else spec.end_ms * NS_PER_MS
+        order = [stamp for stamp, _, _ in timed if stamp is not None]
+        if moved := sum(later < earlier for earlier, later in itertools.pairwise(order)):
+            self.contents.changes["entry before the one above it in time: the schedule was sorted"] = moved
         kept = sorted(
             (stamp, number, entry) for stamp, number, entry in timed if stamp is not None and low <= stamp <= high
         )
@@ -185,6 +192,11 @@ class ReplayDataset(Dataset):
             )
         self._entries = [(number, entry) for _, number, entry in kept]
         zero = kept[0][0] if spec.auto_offset else round(low)
+        waits_s = (kept[0][0] - zero) / spec.speedup / NS_PER_S
+        if waits_s > LONGEST_WAIT_S:
+            told = f"its first timestamp is {kept[0][0] / NS_PER_MS:.0f} ms: it would be sent in {waits_s / DAY_S:,.0f} days"
+            way_out = "leave --no-fixed-schedule-auto-offset out, or give --fixed-schedule-start-offset"
+            raise ConfigValidationError([f"{name}: {told}; {way_out}"])
         return tuple(round((stamp - zero) / spec.speedup) for stamp, _, _ in kept)
 
     @property

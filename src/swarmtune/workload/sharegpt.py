@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from swarmtune.workload.files import Contents, Mistakes, Part, documents
+from swarmtune.workload.files import Contents, Mistakes, Part, documents, whole_characters
 from swarmtune.workload.tokens import count
 
 CONVERSATIONS = ("conversations", "conversation", "items")
 HUMANS = frozenset({"human", "user", "prompter"})
 MODELS = frozenset({"gpt", "assistant", "chatgpt", "bot", "model", "bing", "bard", "claude", "gpt4"})
+MEDIA = re.compile(rb'"((?:image|audio|video)s?)"\s*:\s*(?!\s|null|""|\[\])')
 SYSTEMS = frozenset({"system"})
 
 
@@ -52,7 +55,7 @@ def read_sharegpt(contents: Contents, max_turns: int = 1) -> None:
     for place, text in items:
         contents.total += 1
         try:
-            messages = decode(text).messages
+            messages = _decoded(text, decode, contents)
             parts, reason = _exchanges(messages, contents, max_turns)
         except (ValueError, RecursionError) as error:  # ValueError: of msgspec, and for what is not UTF-8
             mistakes.add(place, f"not a ShareGPT conversation: {error}")
@@ -66,6 +69,20 @@ def read_sharegpt(contents: Contents, max_turns: int = 1) -> None:
             part.place = place
         contents.entries.append(tuple(parts))
     mistakes.check()
+
+
+def _decoded(text: Any, decode: Callable[[Any], _Conversation], contents: Contents) -> list[_Message]:
+    """The messages; fields with pictures and sound are counted as not sent."""
+    try:
+        found = decode(text).messages
+    except msgspec.MsgspecError:
+        if (mended := whole_characters(text, contents)) is None:
+            raise
+        found = decode(mended).messages
+    if MEDIA.search(text):
+        for name in {found.group(1).decode() for found in MEDIA.finditer(text)}:
+            contents.count(contents.unsent, name)
+    return found
 
 
 def _exchanges(messages: list[_Message], contents: Contents, max_turns: int) -> tuple[list[Part], str]:

@@ -54,6 +54,9 @@ HABITS = {
 ELSEWHERE = {
     "train": "there is no `train`: nothing is learned beforehand; `swarmtune optimizer` learns from what it measures, and "
     "from earlier studies of the same model (warm_start)",
+    "profile": "`profile` is called bench here: swarmtune bench",
+    "benchmark": "`benchmark` is called bench here: swarmtune bench",
+    "serve": "there is no `serve`: services are started by swarmtune optimizer, and measured by swarmtune bench",
     "optix": "`optix` is called optimizer here: swarmtune optimizer",
 }
 

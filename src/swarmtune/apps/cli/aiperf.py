@@ -7,6 +7,7 @@ option wherever it stands.
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from swarmtune.files import opened
 VERSION = "0.13.0"
 TABLE = Path(__file__).with_name("aiperf.toml")
 CONFIG = ("--config", "-f")
+LIMIT = re.compile(r"[A-Za-z_]+:[\d.]+")  # of --goodput
 LARGEST_FILE = 1_000_000  # bytes of a file of options
 SHAPES = {"constant": "constant", "poisson": "poisson", "gamma": "gamma"}  # phase types that are arrivals of a rate
 LOADS = (*SHAPES, "concurrency", "fixed_schedule", "user_centric")
@@ -47,13 +49,14 @@ class Refusal:
 class Names:
     """The table. ``alias``: our option; ``words``: what stands for an option without a value; ``only``: the one value that
     is accepted, and why; ``values``: for an option's value, what stands for both; ``unlike``: values that are refused;
-    ``config``: keys of AIPerf's file.
+    ``elsewhere``: options of other tools, and what they are here; ``config``: keys of AIPerf's file.
     """
 
     alias: Mapping[str, str]
     words: Mapping[str, Sequence[str]]
     only: Mapping[str, Mapping[str, str]]
     values: Mapping[str, Mapping[str, Sequence[str]]]
+    elsewhere: Mapping[str, str]
     config: Mapping[str, str]
     refused: Mapping[str, Refusal]
     unlike: Mapping[str, Mapping[str, Refusal]]
@@ -65,7 +68,9 @@ def names() -> Names:
     data = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     refused = {name: Refusal(one["reason"], one["near"]) for one in data["refused"] for name in one["names"]}
     unlike = {name: {value: Refusal(**one) for value, one in values.items()} for name, values in data["unlike"].items()}
-    return Names(data["alias"], data["words"], data["only"], data["values"], data["config"], refused, unlike)
+    return Names(
+        data["alias"], data["words"], data["only"], data["values"], data["elsewhere"], data["config"], refused, unlike
+    )
 
 
 def translated(arguments: Sequence[str]) -> list[str]:
@@ -75,7 +80,7 @@ def translated(arguments: Sequence[str]) -> list[str]:
     given: list[str] = []
     mistakes: list[str] = []
     files: list[str] = []
-    rest = iter(arguments)
+    rest = iter(_one_goodput(arguments, mistakes))
     for word in rest:
         name, equals, value = _parts(word)
         if name in CONFIG:
@@ -91,6 +96,22 @@ def translated(arguments: Sequence[str]) -> list[str]:
     if mistakes:
         raise ConfigValidationError(mistakes)
     return [*before, END_OF_FILE, *given] if before else given
+
+
+def _one_goodput(arguments: Sequence[str], mistakes: list[str]) -> list[str]:
+    """The limits of --goodput as one word, where they come as several, as with vLLM."""
+    found: list[str] = []
+    for word in arguments:
+        limits = found[-1].partition("=")[2] if found and found[-1].startswith("--goodput=") else ""
+        if found and found[-1] == "--goodput":
+            found[-1] = f"--goodput={word}"
+        elif limits and LIMIT.fullmatch(word):
+            found[-1] += f" {word}"
+        else:
+            found.append(word)
+    if "--goodput=" in found:
+        mistakes.append("--goodput is empty: give limits, such as time_to_first_token:200, or leave it out")
+    return found
 
 
 def _parts(word: str) -> tuple[str, str, str]:
@@ -110,6 +131,10 @@ def _translate(name: str, equals: str, value: str, rest: Iterator[str], mistakes
     table = names()
     if name in table.refused:
         mistakes.append(table.refused[name].text(name))
+        return []
+    if name in table.elsewhere:
+        here = table.elsewhere[name]
+        mistakes.append(f"{name} is {here if here.startswith('needless') else f'called {here} here'}")
         return []
     if name in table.words:
         return list(table.words[name])

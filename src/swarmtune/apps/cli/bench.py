@@ -287,7 +287,7 @@ def run(arguments: argparse.Namespace) -> int:
     """The whole command; the exit code."""
     from swarmtune.apps.cli.bench_folder import Place
     from swarmtune.apps.cli.benching import self_test, wait_for_model
-    from swarmtune.loadgen.ask.target import notes
+    from swarmtune.loadgen.ask.target import check_sources, notes
     from swarmtune.loadgen.wire import notice
 
     formats = formats_of(arguments)
@@ -296,6 +296,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.self_test:
         return self_test(arguments)
     specs = list(runs(arguments))
+    if not arguments.listen:  # those of other hosts are theirs
+        check_sources(specs[0][1].options)
     for note in notes(specs[0][1].url, specs[0][1].options):
         if not arguments.quiet:
             print(f"note: {note}", file=sys.stderr)
@@ -387,6 +389,10 @@ def runs(arguments: argparse.Namespace) -> Iterator[tuple[str, Spec]]:
     ]
     if doubled:
         raise ConfigValidationError(doubled)
+    if arguments.sweep_type == "zip" and len(lists) < 2:
+        raise ConfigValidationError(
+            ["--sweep-type zip needs two lists of values: --concurrency 1,2 --request-count 10,20"]
+        )
     if arguments.sweep_type == "zip" and len({len(values) for values in lists.values()}) > 1:
         raise ConfigValidationError(["--sweep-type zip needs lists of the same length"])
     combined = list(

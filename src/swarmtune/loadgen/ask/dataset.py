@@ -86,6 +86,11 @@ def _replay(options: LoadgenOptions, seed: int) -> ReplayDataset:
 def _check(contents: Contents, endpoint: Endpoint) -> None:
     """ConfigValidationError for what this endpoint cannot send."""
     mistakes = Mistakes(contents.path, contents.unit)
+    for path, place in contents.paths.items():
+        if path.startswith("/v1/") and path not in (endpoint.path, endpoint.default_path):
+            mistakes.add(
+                place, f"its url is {path[:60]!r}, and {endpoint.path!r} is called: give the endpoint_type of the file"
+            )
     for entry in contents.entries:
         for part in entry:
             if part.payload is None:

@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Callable
 
 SCHEME_S = 1.0  # for one look
+GREETING_S = 0.25  # for it: a whole look would hold up the others
+LONGEST_GREETING = 100  # bytes that are shown of one
 REFUSED = b"HTTP/1.1 400"
 
 Connect = Callable[[], socket.socket]  # a blocking socket, connected; OSError
@@ -25,6 +27,15 @@ def speaks_tls(connect: Connect, host: str) -> bool:
     except OSError:
         return False
     return True
+
+
+def greeting(connect: Connect) -> str:
+    """What the peer says before anybody has asked it, as services of other protocols do (SSH, SMTP, FTP): its first line."""
+    begin = b""
+    with contextlib.suppress(OSError), connect() as made:
+        made.settimeout(GREETING_S)
+        begin = made.recv(LONGEST_GREETING)
+    return begin.decode(errors="replace").partition("\n")[0].strip()
 
 
 def speaks_plain_http(connect: Connect, host: str, error: OSError) -> bool:

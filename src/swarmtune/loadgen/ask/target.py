@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError
 from swarmtune.loadgen.ask import proxies
 from swarmtune.loadgen.ask.proxies import Proxy
-from swarmtune.loadgen.ask.scheme import SCHEME_S, speaks_plain_http, speaks_tls
+from swarmtune.loadgen.ask.scheme import SCHEME_S, greeting, speaks_plain_http, speaks_tls
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.wire.base import CERTIFICATE_WANTED, prepare
 from swarmtune.loadgen.wire.tls import meaning
@@ -99,6 +99,20 @@ def notes(urls: Sequence[str], options: LoadgenOptions) -> list[str]:
     return found
 
 
+def check_sources(options: LoadgenOptions) -> None:
+    """ConfigValidationError for source_addresses that this machine does not have."""
+    mistakes = []
+    for address in dict.fromkeys(options.source_addresses):
+        try:
+            family = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0][0]
+            with socket.socket(family, socket.SOCK_STREAM) as tried:
+                tried.bind((address, 0))
+        except OSError as error:
+            mistakes.append(f"--source-addresses: {address} is no address of this machine ({error.strerror or error})")
+    if mistakes:
+        raise ConfigValidationError(mistakes)
+
+
 class Target:
     """One service. ``connect`` gives sockets on their way; ``payload`` a whole request."""
 
@@ -109,7 +123,7 @@ class Target:
         """
         self.url = url.partition("?")[0]  # for people: a query may hold a key
         self.answered = False  # HTTP came from it
-        self._mistaken: bool | None = None  # it speaks TLS, and its address says http; None: not asked yet
+        self._mistaken: str | None = None  # why its address cannot be right; None: not asked yet
         scheme, self.host, self.port, base = parse(url)
         self.tls = tls_context(options) if scheme == "https" else None
         self._shows_certificate = bool(options.client_cert)
@@ -120,8 +134,9 @@ class Target:
         self.tunnelled = self.proxy is not None and self.tls is not None
         host, port = (self.proxy.host, self.proxy.port) if self.proxy else (self.host, self.port)
         self._addresses = _resolved(host, port)
+        check_sources(options)
         self._sources = itertools.cycle(options.source_addresses or ("",))
-        self._head = self._make_head(with_query(base + path, urlsplit(url).query), options, headers)
+        self._head = self._make_head(with_query(base.removesuffix(path) + path, urlsplit(url).query), options, headers)
 
     def _make_head(self, path: str, options: LoadgenOptions, headers: Mapping[str, str]) -> bytes:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -196,16 +211,19 @@ class Target:
         return f"it speaks HTTP without TLS at port {self.port}: use http:// instead of https://"
 
     def wrong_scheme(self) -> str:
-        """That a service which has never answered speaks TLS, where its address says http; empty if it does not. It is asked
-        once, for at most SCHEME_S.
+        """That a service which has never answered speaks TLS, where its address says http, or greets as no HTTP server does;
+        empty if it does not. It is asked once, for at most SCHEME_S each.
         """
         if self.answered or self.tls or self.proxy:
             return ""
         if self._mistaken is None:
-            self._mistaken = speaks_tls(lambda: self._reached(self._addresses[0], SCHEME_S), self.host)
-        if not self._mistaken:
-            return ""
-        return f"the service speaks TLS at port {self.port}: use https:// instead of http://"
+            self._mistaken = ""
+            if greets := greeting(lambda: self._reached(self._addresses[0], SCHEME_S)):
+                kind = "an SSH server" if greets.startswith("SSH-") else "no HTTP server"
+                self._mistaken = f"at port {self.port} answers {kind} ({greets!r}): correct the port of the url"
+            elif speaks_tls(lambda: self._reached(self._addresses[0], SCHEME_S), self.host):
+                self._mistaken = f"the service speaks TLS at port {self.port}: use https:// instead of http://"
+        return self._mistaken
 
     def _greet(self, tried: socket.socket, context: ssl.SSLContext) -> None:
         """A TLS handshake, and the service's second thoughts about a client that has shown no certificate."""

@@ -15,9 +15,9 @@ import msgspec
 
 from swarmtune.loadgen.endpoints.base import Answer, Piece
 from swarmtune.loadgen.endpoints.sse import (
-    CUT_OFF,
     DONE,
     complaint_of,
+    cut_off,
     events,
     excerpt,
     failure_of,
@@ -43,7 +43,8 @@ BAD_ENDS = (
     "error",
     "abort",
     "insufficient_system_resource",
-)  # finish_reasons of vLLM, SGLang and DeepSeek that gave up
+    "content_filter",
+)  # finish_reasons of vLLM, SGLang, DeepSeek and OpenAI that gave up, or withheld the answer
 
 
 class Delta(msgspec.Struct, gc=False):
@@ -134,7 +135,7 @@ class Reader:
         else:
             answer.finished = answer.finished or (self._ended and not self._open)
             if not answer.finished:
-                answer.error = CUT_OFF
+                answer.error = cut_off(pieces)
             elif not answer.chunks and not answer.completion_tokens:
                 answer.error = "the stream ended without a token"
         return self._closed()
@@ -147,7 +148,9 @@ class Reader:
             return answer
         choices = found.get("choices")
         if not isinstance(choices, list) or not choices:
-            answer.error = f"an answer without choices: {excerpt(b''.join(data for _, data in pieces))}"
+            complaint = complaint_of(found)
+            told = f"an answer without choices: {excerpt(b''.join(data for _, data in pieces))}"
+            answer.error = told if complaint is None else f"error in the answer: {complaint}"
             return answer
         self._take(typed(found, whole=True), pieces[-1][0])
         answer.finished = answer.error is None
@@ -210,7 +213,7 @@ class Reader:
     def _end(self, choice: Choice) -> None:
         self._open.discard(choice.index)
         self._ended = True
-        if choice.finish_reason in BAD_ENDS:
+        if choice.finish_reason in BAD_ENDS and self.answer.error is None:
             self.answer.error = f"the server gave up: finish_reason {choice.finish_reason!r}"
 
     def _count(self, usage: Usage, contents: int) -> None:
@@ -280,10 +283,11 @@ def _choice(one: Mapping[str, Any], whole: bool) -> Choice:
     made = _delta(delta) if isinstance(delta, dict) else Delta(said(delta)) if delta else None
     if not text and (made is None or not adds(made)) and wordless(one):
         made = Delta(refusal="?")
-    end = one.get("finish_reason")
+    end, error = one.get("finish_reason"), one.get("error")
     if isinstance(end, dict):  # SGLang's own form
+        error = error or (end.get("message") and end)
         end = end.get("type")
-    return Choice(number(one.get("index")), made, text, None if end is None or end is False else shown(end))
+    return Choice(number(one.get("index")), made, text, None if end is None or end is False else shown(end), error)
 
 
 def _delta(delta: Mapping[str, Any]) -> Delta:

@@ -10,7 +10,7 @@ import orjson
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import messages_of, plain_payload, streamed
 from swarmtune.loadgen.endpoints.chunks import said, thoughts
-from swarmtune.loadgen.endpoints.sse import CUT_OFF, joined, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.sse import cut_off, joined, read_events, whole, whole_number
 from swarmtune.workload.session import Turn
 
 TEXT = "response.output_text.delta"
@@ -87,7 +87,7 @@ class Responses(Endpoint):
 
         read_events(pieces, answer, take)
         if answer.error is None and not answer.finished:
-            answer.error = CUT_OFF
+            answer.error = cut_off(pieces)
         elif answer.error is None and not answer.chunks and not answer.completion_tokens:
             answer.error = "the stream ended without a token"
         if keep_text:

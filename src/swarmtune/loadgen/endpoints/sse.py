@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +21,8 @@ CUT_OFF = "the stream was cut off: its end did not come"
 DONE = b"[DONE]"
 LARGEST = 2**31  # no count of tokens is
 NO_COUNT = -1  # stands for what a server gave as a count and is none
+TAGS, HIDDEN_PARTS = re.compile(r"<[^>]*>"), re.compile(r"<(style|script|head)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)?\b.*:|[A-Za-z_][\w.]*(Error|Exception)$")
 SHOWN = 1000  # characters of a server's message that are kept
 
 # (event name, its object, number of the read) -> nothing; fills the Answer it was made for
@@ -133,13 +137,36 @@ def not_a_stream(pieces: Sequence[Piece]) -> str:
     return f"no event stream but {excerpt(body)}{hint}"
 
 
+def cut_off(pieces: Sequence[Piece]) -> str:
+    """That the end of a stream did not come, with the last line in it that is no part of one: an error as plain text."""
+    lines = (line.strip() for line in join(pieces).removeprefix(BOM).splitlines())
+    stray = [line for line in lines if line and not line.startswith((*FIELDS, b"error"))]
+    return f"{CUT_OFF}; the last that came is {excerpt(stray[-1])}" if stray else CUT_OFF
+
+
+def telling(text: str) -> str:
+    """What of a page or a text says what is wrong, in one line: no markup, and of a traceback its last line."""
+    if "<" in text and ("</" in text or "<!" in text):
+        text = html.unescape(TAGS.sub(" ", HIDDEN_PARTS.sub(" ", text)))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Traceback (most recent call last)" in text:
+        return next((line for line in reversed(lines) if ERROR_LINE.match(line)), lines[-1])
+    return " ".join(" ".join(lines).split())
+
+
+def message_of(chunk: Mapping[str, Any]) -> str | None:
+    """What an object says of an error, whatever its form; None: nothing."""
+    found = failure_of(chunk)
+    return complaint_of(chunk) if found is None else found
+
+
 def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
     """The message of an error object in any form that servers use; None: it is not an error.
 
     OpenAI, vLLM, SGLang, llama.cpp: {"error": {"message"}}; older vLLM and SGLang: {"object": "error", "message"}; TGI:
     {"error": text, "error_type"}; Responses API: {"type": "error", "message"} or {"response": {"error": {"message"}}}.
     """
-    error = chunk.get("error")
+    error = chunk.get("error") or _coded(chunk)
     if not error:
         response = chunk.get("response")
         error = response.get("error") if isinstance(response, Mapping) else None
@@ -150,6 +177,14 @@ def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
     message = error.get("message") or error if isinstance(error, Mapping) else error
     kind = chunk.get("error_type")
     return f"{shown(message)} ({shown(kind)})" if kind else shown(message)
+
+
+def _coded(chunk: Mapping[str, Any]) -> str:
+    """The error of clouds whose code tells whether there is one: {"error_code": 336003, "error_msg": ...}."""
+    code, message = chunk.get("error_code"), chunk.get("error_msg")
+    if code in (0, "0", "") or (code is None and not message):
+        return ""
+    return f"{shown(message or 'an error without a message')}{'' if code is None else f' (error_code {shown(code)})'}"
 
 
 def complaint_of(chunk: Mapping[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ import orjson
 
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import lost_as_text, prompt_of
-from swarmtune.loadgen.endpoints.sse import CUT_OFF, join, joined, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.sse import cut_off, join, joined, read_events, whole, whole_number
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 
@@ -71,7 +71,7 @@ def _read_stream(pieces: Sequence[Piece], keep_text: bool) -> Answer:
 
     read_events(pieces, answer, take)
     if answer.error is None and not answer.finished:
-        answer.error = CUT_OFF
+        answer.error = cut_off(pieces)
     elif answer.error is None and not answer.chunks and not answer.completion_tokens:
         answer.error = "the stream ended without a token"
     if keep_text:

@@ -102,8 +102,9 @@ def report(spec: Spec, records: Records, command: str = "") -> Report:
 
 def _tokenizer_notes(tokenizer: Counter, found: Results, asked: str) -> tuple[str, ...]:
     note = tokenizer.note or (BETTER if tokenizer.name == BUILT_IN and not asked else "")
-    needed = note and found.scalars.get("estimated_count")
-    return (f"tokenizer: {one_line(note)}",) if needed else ()
+    if asked and tokenizer.note:
+        return (f"tokenizer: {one_line(note)}: {tokenizer.name} counts where the service states no tokens",)
+    return (f"tokenizer: {one_line(note)}",) if note and found.scalars.get("estimated_count") else ()
 
 
 def _service_notes(records: Records, options: LoadgenOptions) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from swarmtune.loadgen.endpoints.base import Answer, Endpoint, Piece, understood
 from swarmtune.loadgen.endpoints.packed import UNPACKED_LIMIT, PackedError, unpacked
-from swarmtune.loadgen.endpoints.sse import shown
+from swarmtune.loadgen.endpoints.sse import message_of, telling
 from swarmtune.loadgen.read.counts import Evidence, Text, estimate, settle, spread
 from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
 from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
@@ -28,7 +28,7 @@ from swarmtune.loadgen.wire.framing import Framing
 from swarmtune.workload.tokens import count as count_tokens
 
 READ_BYTES = 8 * 2**20
-OK = 200
+OK, NOT_FOUND = 200, 404
 REDIRECTS = (301, 302, 303, 307, 308)
 EXCERPT = 200  # characters of an error body that are kept
 ERROR_KINDS = 1000  # different error texts that are kept
@@ -193,7 +193,9 @@ class _Rows:
             return understood(self._endpoint, plain), plain
         if framing.status in REDIRECTS:
             return Answer(error=_redirect(framing.status, framing.headers.get(b"location", b""))), plain
-        return Answer(error=_refusal(framing.status, b"".join(data for _, data in plain))), plain
+        refusal = _refusal(framing.status, b"".join(data for _, data in plain))
+        asked = f" (asked for was {self._endpoint.path})" if framing.status == NOT_FOUND else ""
+        return Answer(error=f"{refusal}{asked}"), plain
 
     def _add_chunks(self, answer: Answer, stamps: list[bytes]) -> None:
         if not answer.chunks:
@@ -254,8 +256,6 @@ def _refusal(status: int, body: bytes) -> str:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         parsed = None
-    inner = parsed.get("error", parsed) if isinstance(parsed, dict) else None
-    if isinstance(inner, dict):
-        inner = inner.get("message", inner)
-    text = body.decode(errors="replace") if inner is None else shown(inner)
-    return f"HTTP {status}: {' '.join(text.split())[:EXCERPT]}".rstrip(": ")
+    told = message_of(parsed) if isinstance(parsed, dict) else None
+    text = telling(body.decode(errors="replace")) if told is None else telling(told)
+    return f"HTTP {status}: {text[:EXCERPT]}".rstrip(": ")

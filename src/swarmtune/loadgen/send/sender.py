@@ -34,6 +34,7 @@ REFUSED_PAUSE_NS = 100_000_000
 REFUSED_LIMIT = 20  # connections refused in a row after which the service counts as lost
 ENDLESS_LIMIT = 8  # answers longer than they can be, in a row, after which no more are asked for
 MOST_TOKENS = 2**31 - 1  # that a note holds
+HEADERS_TOO_LARGE = "the headers of the answer are too large: longer than 64 KB"
 TICK_NS = 200_000_000  # how often the observer is called
 
 
@@ -381,6 +382,8 @@ class Sender:
         tls = h.error in (TLS_FAILED, CERTIFICATE_WANTED)
         reason = self._wire.kept(h.connection).decode(errors="replace") if tls else ""
         wrong = self._targets[line.target].wrong_scheme() if flight and ready and not h.status else ""
+        if h.error == TOO_LONG and not h.status:
+            reason = HEADERS_TOO_LARGE
         reason = wrong or reason or ERRORS.get(h.error) or os.strerror(h.error)
         self._drop(h.connection)
         if wrong or h.error == CERTIFICATE_WANTED:
