@@ -43,6 +43,7 @@ ENVIRONMENT_READERS = {
     "settings.py": "the one place where our own settings are read",
     "loadgen/ask/public_data.py": "HF_ENDPOINT belongs to the Hugging Face tools: the mirror that a site uses",
     "loadgen/ask/spec.py": "headers and the key of the service are secrets: they travel in the environment, not in files",
+    "study/place.py": "the key that seals a study's command line lies in XDG_STATE_HOME, as the journals do",
     "space/space.py": "fields of dtype env take the value of a variable that the user names",
     "execution/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
     "execution/executors/ssh_config.py": "OpenSSH runs the commands of Match exec with $SHELL",

@@ -64,7 +64,10 @@ def test_a_value_is_hidden_wherever_it_stands() -> None:
     for text in ('p"w/ü 1', r"p\"w/ü 1", "p%22w%2F%C3%BC%201", "s3cr/t", "s3cr%2Ft", "Ym9iOnMzY3IvdA=="):
         assert known.hide(f"x {text} y") == f"x {HIDDEN} y", text
     assert known.hide("abcd1 abcd12 xabcd1") == "*** abcd12 xabcd1"  # a short one only as a word
-    assert known.hide_in({"a": ["abcd1", 3, None], "x abcd1": {"b": "m"}}) == {"a": [HIDDEN, 3, None], f"x {HIDDEN}": {"b": "m"}}
+    assert known.hide_in({"a": ["abcd1", 3, None], "x abcd1": {"b": "m"}}) == {
+        "a": [HIDDEN, 3, None],
+        f"x {HIDDEN}": {"b": "m"},
+    }
 
 
 @given(st.text(min_size=8, max_size=40, alphabet=st.characters(codec="utf-8", exclude_categories=("Cc", "Zl", "Zp"))))

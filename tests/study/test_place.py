@@ -20,6 +20,13 @@ from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.search import MIXED, RULES
 from swarmtune.testing.store import some_settings
 
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of these tests is their own."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+
+
 REQUEST = {"overrides": {"optimizer": {"evaluations": 3}}, "config": "/etc/other.toml"}
 
 
@@ -43,6 +50,18 @@ def test_a_study_of_ones_own_is_known_again(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "x.db")
     started(tmp_path / "out", elsewhere)
     assert last_place(tmp_path / "out", elsewhere).ours
+
+
+@pytest.mark.parametrize("by", ["copied into our folder", "a folder with its command line", "without a key"])
+def test_a_folder_from_elsewhere_is_not_ours(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = started(tmp_path / "out")
+    if by == "copied into our folder":
+        (place.folder / "request.json").unlink()
+    else:  # as another user, or another machine, has left it
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "theirs"))
+        if by == "without a key":
+            (tmp_path / "theirs").write_text("no folder")
+    assert not last_place(tmp_path / "out", None).ours
 
 
 def test_a_database_from_elsewhere_is_not_ours(tmp_path: Path) -> None:
