@@ -278,3 +278,13 @@ def test_an_option_that_does_not_exist_shows_no_secret(cli: Cli) -> None:
     done = cli("bench", "--api-kee", "sk-secret", "--api-kez=sk-secret")
     assert "--api-key" in done.err
     assert "sk-secret" not in done.err
+
+
+def test_an_unknown_key_of_a_file_is_named_with_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "o.yaml"
+    path.write_text("isl: 8\nconcurency: 3\n")
+    with pytest.raises(ConfigValidationError) as raised:
+        bench.translated(["-f", str(path)])
+    assert raised.value.mistakes == [
+        f"--config: {path}: concurency is no option of bench (did you mean --concurrency?)"
+    ]

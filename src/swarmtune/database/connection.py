@@ -19,7 +19,7 @@ from swarmtune.database.address import SHOWN, SQLITE_TIMEOUT_S, connect_argument
 from swarmtune.errors import ConfigurationError, StoreError
 
 MOST_COPIED_BYTES = 2**30
-LONGEST_READ_S = 60.0  # of one connection that only reads
+LONGEST_READ_S = 30.0  # of one connection that only reads
 COPY_TRIES = 5
 LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
 

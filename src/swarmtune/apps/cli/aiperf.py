@@ -6,6 +6,7 @@ option wherever it stands.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import tomllib
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from swarmtune.apps.cli import CommandParser, near
 from swarmtune.apps.cli.actions import END_OF_FILE
 from swarmtune.errors import ConfigPathError, ConfigValidationError, one_line
 from swarmtune.files import opened
@@ -190,11 +192,24 @@ def _from_file(path: Path, mistakes: list[str]) -> list[str]:
         found = [
             (f"--{name.replace('_', '-')}", value) for name, value in (inner if inner is not None else data).items()
         ]
-    words = []
+    words, known = [], _options()
     for name, value in found:
         for word in _words(name, value):
-            words += _translate(*_parts(word), iter(()), mistakes)
+            for made in _translate(*_parts(word), iter(()), mistakes):
+                if made.startswith("-") and made.partition("=")[0] not in known:
+                    key = one_line(name.lstrip("-"))[:80]
+                    mistakes.append(f"--config: {path}: {key} is no option of bench{near(_stem(made), known)}")
+                else:
+                    words.append(made)
     return words
+
+
+def _options() -> frozenset[str]:
+    """Every option of bench."""
+    parser = CommandParser("bench")
+    importlib.import_module("swarmtune.apps.cli.bench").add_arguments(parser)
+    parser.add_shared()
+    return frozenset(name for action in parser._actions for name in action.option_strings)  # noqa: SLF001 - none other tells
 
 
 def _read(path: Path) -> dict[str, Any]:
