@@ -120,6 +120,7 @@ def test_names_of_figures_and_files_are_no_secrets(name: str) -> None:
         ("Server=db;User Id=sa;Password=x1y2z3;", "Server=db;User Id=sa;Password=***;"),
         ("machine h login bob password plAnted9", "machine h login bob password ***"),
         ("sent Bearer abc123def456 to h", "sent Bearer *** to h"),
+        ("http//u:plAnted7@h", "http//u:***@h"),
         ("npm_" + "a1B2" * 9, "***"),
         ("SG." + "a1B2" * 5 + "." + "c3D4" * 8, "***"),
     ],
@@ -134,6 +135,8 @@ def test_values_behind_options() -> None:
         ["--header=X-API-Key: plAnted-1", "--auth", "bob:plAnted-2", "--extra-inputs", "user_token:plAnted-3"]
     )
     known.learn_in({"AUTH_HEADER": "Basic Ym9iOnBsYW50ZWQ=", "SESSION_COOKIE": "sid=plAnted-44", "AUTH_TYPE": "basic"})
+    known.learn_in({"argv": "./s.sh --api-key plAnted-5", "start_script": "-t plAnted"})
+    assert known.hide("plAnted-5") == "***"
     text = "plAnted-1 plAnted-2 plAnted-3 Ym9iOnBsYW50ZWQ= sid=plAnted-44 basic"
     assert known.hide(text) == "*** *** *** *** *** basic"
 
@@ -143,3 +146,6 @@ def test_words_are_hidden_whole_and_keys_stay() -> None:
     known.learn("RuntimeError", "trial")
     assert known.hide("RuntimeErrors, a RuntimeError in trial 3") == "RuntimeErrors, a *** in trial 3"
     assert known.hide_in({"RuntimeError": "RuntimeError"}) == {"RuntimeError": "***"}
+    known.learn("measured_here", "p95_ttft_ms")
+    data = {"source": "measured_here", "p95_ttft_ms": 3.5, "reason": "it was measured_here"}
+    assert known.hide_in(data) == {**data, "reason": "it was ***"}

@@ -61,6 +61,8 @@ _ORDINARY = re.compile(
     re.IGNORECASE,
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
+_COMMAND = re.compile(r"(^|\s)--?[a-z]")
+_OWN_NAME = re.compile("[a-z_]{0,40}")
 _WORD = re.compile(r"[\w.~+/=-]+")
 
 # The forms of keys that their makers publish, so that scanners find them.
@@ -77,6 +79,7 @@ _PLACES = re.compile(
     r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
     r"|(?P<bearer>\bbearer\s{1,4})(?P<borne>[\w.~+/=-]{8,})|(?P<login>\blogin\s+\S{1,80}\s+password\s+)(?P<net>\S{4,})"
     r"|(?P<part>[;?&\s](?:password|pwd)=)(?P<parted>[^;&\s\"']{4,})"
+    r"|(?P<pair>(?<![\w:])[A-Za-z_][\w.-]{0,60}:)(?P<paired>(?!//)[^\s/@:]{4,80})(?=@[A-Za-z0-9\[])"
     rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
     rf"|(?P<form>{_FORM})",
     re.IGNORECASE,
@@ -127,6 +130,8 @@ class Redactor:
             if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
                 self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
             self.learn(*_placed(data))
+            if _COMMAND.search(data) and len(words := data.split()) > 1:  # a command line, where a list is wanted
+                self._learn_words(words, "")
 
     def learn_environment(self, variables: Mapping[str, str]) -> None:
         """Learn what a process inherits: by name, place and form, and values that are no words (a key of unknown form)."""
@@ -167,9 +172,9 @@ class Redactor:
         return _PLACES.sub(_starred, text)
 
     def hide_in(self, data: Any) -> Any:
-        """The same plain data without secrets, keys of mappings included."""
+        """The same plain data without secrets. Names stay, as keys and as values: they are ours, and read again."""
         if isinstance(data, str):
-            return self.hide(data)
+            return data if _OWN_NAME.fullmatch(data) else self.hide(data)
         if isinstance(data, Mapping):
             return {
                 self.hide(k) if isinstance(k, str) and not k.isidentifier() else k: self.hide_in(v)
@@ -222,7 +227,9 @@ def _placed(text: str) -> Iterator[str]:
 
 
 def _starred(found: re.Match[str]) -> str:
-    before = next((found[n] for n in ("before", "name", "header", "bearer", "login", "part", "said") if found[n]), "")
+    before = next(
+        (found[n] for n in ("before", "name", "header", "bearer", "login", "part", "pair", "said") if found[n]), ""
+    )
     value = found["user"] or _value_of(found)
     word = (
         (":" not in value and not _is_opaque(value))
@@ -235,7 +242,7 @@ def _starred(found: re.Match[str]) -> str:
 
 
 def _value_of(found: re.Match[str]) -> str:
-    return next(found[n] for n in ("field", "key", "borne", "net", "parted", "value", "form") if found[n])
+    return next(found[n] for n in ("field", "key", "borne", "net", "parted", "paired", "value", "form") if found[n])
 
 
 def _anywhere(secret: str) -> str:

@@ -637,12 +637,12 @@ class TestLog:
     def test_nothing_steers_the_terminal_of_who_reads_it(self, tmp_path: Path, size: int) -> None:
         log = supervisor.Log(tmp_path / "log", ())
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07a\x1b]8;;http://x\x1b\\b\x9b31m"
-        text += "c\u202ed\u2066e\x07\x00 10 %\r20 %\r\n\tä€\x1bM\x1b["
+        text += "\u2028\u200b\ufeff\U0001f600c\u202ed\u2066e\x07\x00 10 %\r20 %\r\n\tä€\x1bM\x1b["
         data = text.encode()
         for start in range(0, len(data), size):
             log.write(data[start : start + size])
         log.write(b"", last=True)
-        assert (tmp_path / "log").read_bytes().decode() == "red ab31mcde 10 %\r20 %\r\n\tä€["
+        assert (tmp_path / "log").read_bytes().decode() == "red ab31m\U0001f600cde 10 %\r20 %\r\n\tä€["
 
 
 def test_it_is_old_python_without_dependencies() -> None:

@@ -401,10 +401,12 @@ def restore(paths: Iterable[str]) -> list[str]:
 # marks that turn words around. Source: ECMA-48 5.4, Unicode 9 (UAX 9) 2.
 STEERING = re.compile(
     rb"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b\n]{0,300}(?:\x07|\x1b\\)|\x1b[ -/]{0,4}[0-Z\\^-~]"
-    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8e\x8f\xaa-\xae]|\xe2\x81[\xa6-\xa9]"
+    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
+    rb"|\xef\xbb\xbf|(?<![\x80-\xff])[\x80-\x9f]"  # the latter alone, as no UTF-8 has them
 )
 UNFINISHED = re.compile(
-    rb"(?:\x1b(?:\[[0-?]{0,64}[ -/]{0,8}|\][^\x07\x1b\n]{0,300}\x1b?|[ -/]{0,4})|\xc2|\xe2[\x80\x81]?)\Z"
+    rb"(?:\x1b(?:\[[0-?]{0,64}[ -/]{0,8}|\][^\x07\x1b\n]{0,300}\x1b?|[ -/]{0,4})"
+    rb"|[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"  # or a character that is not whole
 )
 
 

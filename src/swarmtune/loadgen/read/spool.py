@@ -25,6 +25,7 @@ from swarmtune.loadgen.records import CHUNK, REQUEST, Outcome
 from swarmtune.loadgen.send.notes import FLIGHTS, IN_FLIGHT, Note
 from swarmtune.loadgen.wire.base import PIECE, RECORD, REFUSAL_LIMIT
 from swarmtune.loadgen.wire.framing import Framing
+from swarmtune.redaction import ours
 from swarmtune.workload.tokens import count as count_tokens
 
 READ_BYTES = 8 * 2**20
@@ -258,4 +259,4 @@ def _refusal(status: int, body: bytes) -> str:
         parsed = None
     told = message_of(parsed) if isinstance(parsed, dict) else None
     text = telling(body.decode(errors="replace")) if told is None else telling(told)
-    return f"HTTP {status}: {text[:EXCERPT]}".rstrip(": ")
+    return f"HTTP {status}: {ours.hide(text[: 4 * EXCERPT])[:EXCERPT]}".rstrip(": ")  # half a key is not known any more
