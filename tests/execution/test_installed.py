@@ -174,7 +174,7 @@ async def test_a_version_is_a_line_of_its_own(
         ("yes -- '--flag VALUE'", "prints more than 2097152 bytes"),
         ("yes 1>&2", "prints more than 2097152 bytes"),
         ("echo before; echo 'ImportError: libcuda.so.1' >&2; exit 3", "ends with code 3: ImportError: libcuda.so.1"),
-        (r"printf '\033[2Jno\007 room' >&2; exit 3", "ends with code 3: [2Jno room"),
+        (r"printf '\033[2Jno\007 room' >&2; exit 3", r"ends with code 3: \x1b[2Jno\x07 room"),
         ("kill -9 $$", "ends with code -9"),
         ("", "prints nothing"),
         ("head -c 1500000 /dev/urandom", "prints too much"),

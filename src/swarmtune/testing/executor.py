@@ -9,6 +9,7 @@ import os
 import signal
 import stat
 import sys
+import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -294,7 +295,7 @@ class ExecutorContract:
 
     async def test_secrets_are_in_no_log(self, executor: Executor) -> None:
         code = "import os, sys, time\nfor c in os.environ['API_KEY'] + '.': print(c, end='', flush=True); time.sleep(0.005)"
-        env = {"API_KEY": "hunter2-hunter2"}
+        env = {"API_KEY": uuid.uuid4().hex}  # of which no part is known
         handle = await executor.start(Command(python(code), env=env, secrets=frozenset(env)))
         await finished(handle)
         await handle.stop()
