@@ -166,7 +166,8 @@ def _misfit(value: Any, expected: Any) -> str:
     if expected is str:
         return "" if isinstance(value, str | os.PathLike) else _other(value, expected)
     if expected in (int, float):
-        return "" if isinstance(value, numbers.Real) else _other(value, expected)
+        whole = numbers.Integral if expected is int else numbers.Real
+        return "" if isinstance(value, whole) else _other(value, expected)
     kind = origin or expected
     if not isinstance(kind, type):
         return ""
