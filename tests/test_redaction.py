@@ -141,6 +141,22 @@ def test_values_behind_options() -> None:
     assert known.hide(text) == "*** *** *** *** *** basic"
 
 
+def test_figures_and_files_are_never_hidden() -> None:
+    known = Redactor()
+    limits = [
+        "--goodput",
+        "time_to_first_token:200.5",
+        "inter_token_latency:12.5",
+        "time_per_output_token:50.25 ttft:1000",
+    ]
+    known.learn_in(
+        [*limits, "--extra-inputs", "stop_token_ids:[1,2,3]", "--client-key", "client.pem", "max_tokens:5000"]
+    )
+    known.learn_in({"API_KEY": "12.5", "DB_PASSWORD": "1.2e5", "client_key": "my.key", "TOKEN": "%20%20%20%20"})
+    text = "p95 12.5 ms, 200.5, 50.25, 1000, 5000, 1.2e5; client.pem my.key [1,2,3]    four blanks"
+    assert known.hide(text) == text
+
+
 def test_words_are_hidden_whole_and_keys_stay() -> None:
     known = Redactor()
     known.learn("RuntimeError", "trial")

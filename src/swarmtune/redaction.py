@@ -31,26 +31,23 @@ _SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
 _COUNT_WORDS = frozenset(
     (
-        *(
-            "max",
-            "min",
-            "num",
-            "threshold",
-            "prefill",
-            "batch",
-            "speculative",
-            "budget",
-            "count",
-            "size",
-            "limit",
-            "id",
-        ),
-        *("ids", "pad", "bos", "eos", "unk", "map"),
+        "max",
+        "min",
+        "num",
+        "threshold",
+        "prefill",
+        "batch",
+        "speculative",
+        "budget",
+        "count",
+        "size",
+        "limit",
+        "id",
+        "ids",
     )
-)
-_FACT_WORDS = frozenset(
-    ("length", "len", "rounds", "policy", "path", "file", "dir", "folder", "type")
-)  # of secrets, too
+) | frozenset(("pad", "bos", "eos", "unk", "map", "time", "first", "output", "inter", "per"))
+# of secrets, too
+_FACT_WORDS = frozenset(("length", "len", "rounds", "policy", "path", "file", "dir", "folder", "type"))
 _SOFT = re.compile(r"(^|_)(auth|authorization|cookie|salt|session)(_|$)", re.IGNORECASE)  # names of keys, and of kinds
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 # What people write where a key is wanted and none is needed; to hide these would hide our own words.
@@ -61,6 +58,7 @@ _ORDINARY = re.compile(
     re.IGNORECASE,
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
+_FIGURE = re.compile(r"[0-9]{1,7}|(?=.{1,12}\Z)[-+]?[0-9]*[.,:][0-9.,:]*(?:e[-+]?[0-9]+)?[a-z%]{0,2}", re.IGNORECASE)
 _COMMAND = re.compile(r"(^|\s)--?[a-z]")
 _OWN_NAME = re.compile("[a-z_]{0,40}")
 _WORD = re.compile(r"[\w.~+/=-]+")
@@ -86,9 +84,14 @@ _PLACES = re.compile(
 )
 
 
+def words_of(name: str) -> set[str]:
+    """The words of a name, in small letters."""
+    return set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+
+
 def looks_secret(name: str) -> bool:
     """Does the name of a variable, key or flag say that its value is a secret (HF_TOKEN, --api-key, dbPassword)?"""
-    words = set(re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()))
+    words = words_of(name)
     named = _SECRET.search(name) is not None and not name.lower().endswith("token")
     return (named or (bool(words & _SECRET_WORDS or _SECRET.search(name)) and not words & _COUNT_WORDS)) and not (
         words & _FACT_WORDS
@@ -114,9 +117,8 @@ class Redactor:
             for line in lines if len(lines) > 1 else (value.strip(),):
                 if _is_telling(line) and len(self._known) < MOST_KNOWN:
                     escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
-                    self._known.update(
-                        (line, quote(line, safe=""), quote(line), quote_plus(line), unquote(line), *escaped)
-                    )
+                    coded = (quote(line, safe=""), quote(line), quote_plus(line), unquote(line), *escaped)
+                    self._known.update({line, *filter(_is_telling, coded)})
                     self._pattern = None
 
     def learn_in(self, data: Any, name: str = "") -> None:
@@ -156,7 +158,7 @@ class Redactor:
                 self.learn(value)
             elif before.startswith("-") and "=" not in before and not word.startswith("--") and looks_secret(before):
                 self.learn(word)
-            if colon and re.fullmatch(r"[\w-]{1,80}", header):
+            if colon and re.fullmatch(r"[\w-]{1,80}", header) and not words_of(header) & _COUNT_WORDS:
                 self.learn_header(header, rest)
             if colon and (before in ("-u", "--user", "--auth") or flag in ("--user", "--auth")):
                 self.learn(rest)  # user:password
@@ -187,9 +189,10 @@ class Redactor:
 
 def _is_telling(value: str) -> bool:
     """Is it long and rare enough that hiding it everywhere hides nothing else?"""
-    ordinary = _ORDINARY.fullmatch(value) is not None or value == HIDDEN or (value.isdigit() and len(value) < SURE)
+    ordinary = _ORDINARY.fullmatch(value) is not None or value == HIDDEN or _FIGURE.fullmatch(value) is not None
     ordinary = ordinary or (value.isalpha() and value.islower() and len(value) <= WORD_LETTERS)
-    return len(value) >= LEAST and not ordinary and not value.startswith(("/", "./", "~/", "$"))
+    kept = value.startswith(("/", "./", "~/", "$")) or value.endswith((".pem", ".key", ".crt", ".json"))  # files
+    return len(value.strip()) >= LEAST and not ordinary and not kept
 
 
 def _is_key(value: str) -> bool:

@@ -228,6 +228,11 @@ def test_an_output_that_cannot_be_written(clean: Path, redirection: str, words: 
     assert (done.returncode, done.stderr) == (74, f"swarmtune check: the result could not be printed: {words}\n")
 
 
+def test_an_output_that_cannot_be_told_changes_no_code(clean: Path) -> None:
+    shell = ["sh", "-c", '"$0" check -e nonsense 2>&-', SWARMTUNE]
+    assert subprocess.run(shell, cwd=clean, capture_output=True, timeout=60, check=False).returncode == 2
+
+
 def test_an_interruption_while_modules_are_imported_is_one_line(clean: Path) -> None:
     code = (
         "import os, signal, sys\n"

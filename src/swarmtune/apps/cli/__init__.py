@@ -89,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         cover_arguments()
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    with contextlib.redirect_stderr(Discreet(sys.stderr)), Output(wants_json(name, arguments)) as output:
+    shown = Discreet(sys.stderr) if sys.stderr is not None else None  # closed: nothing is told
+    with contextlib.redirect_stderr(shown), Output(wants_json(name, arguments)) as output:
         code = _run(name, arguments[1:], output) if name else _overview(arguments)
     if output.trouble:
         print(f"swarmtune {name}: {output.trouble}".replace(" :", ":"), file=sys.stderr)

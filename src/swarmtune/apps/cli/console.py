@@ -35,6 +35,6 @@ def console_of(*, stderr: bool = False, quiet: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     while isinstance(stream, Discreet):  # which would take the console's own colours for those of others
         stream = stream.stream
-    console = Console(file=stream, quiet=quiet, highlight=False, markup=False, emoji=False)
+    console = Console(file=stream, stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False)
     console.push_render_hook(_Border())
     return console
