@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -33,7 +34,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,11 +175,12 @@ class Place:
         return shown.stat().st_size if shown.exists() else 0
 
     def processes(self) -> list[psutil.Process]:
-        """Processes that work below this folder."""
-        found = []
+        """Processes that work below this folder, or have it in their environment or command line."""
+        own, found = str(self.folder), []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.cwd().startswith(str(self.folder)) and process.status() != psutil.STATUS_ZOMBIE:
+                texts = (process.cwd(), *process.cmdline(), *process.environ().values())
+                if process.status() != psutil.STATUS_ZOMBIE and any(f"{own}/" in f"{text}/" for text in texts):
                     found.append(process)
         return found
 
@@ -235,39 +239,42 @@ def judge(found: Found, what: str, place: Place, ended: Ended, codes: Sequence[i
 
 
 def inputs(folder: Path, chosen: random.Random, until: float) -> Found:
-    """Malformed inputs for every reader."""
+    """Malformed inputs for every reader, two readers at a time."""
     found = Found("inputs", of=INPUTS, what=f"{len(READERS)} readers")
     sample = Place(folder / "sample", STUDY.format(engine="simulated", evaluations=3))
     sample.run("optimizer")
     (database,) = sample.folder.glob("swarmtune-studies/*/study.db")
     environment = {**os.environ, "ADVERSARY_STUDY": str(database)}
     each, seed = 40, chosen.randrange(10**6)
-    while found.tried < INPUTS and time.monotonic() < until:
-        for name in READERS:
-            if time.monotonic() < until:
-                _read(found, folder, environment, name, each, seed)
-        each, seed = 250, seed + 1
+    with ThreadPoolExecutor(2) as pool:
+        while found.tried < INPUTS and time.monotonic() < until:
+            read = partial(_read, folder, environment, each, seed, until)
+            for counts in pool.map(read, READERS):
+                found.tried += counts["inputs"]
+                found.tracebacks += counts["tracebacks"]
+                found.hangs += counts["hangs"]
+                found.leaks += counts["raw"]
+                found.examples += counts["examples"]
+            each, seed = 250, seed + 1
     return found
 
 
-def _read(found: Found, folder: Path, environment: Mapping[str, str], name: str, count: int, seed: int) -> None:
-    """Give a reader so many inputs, in a process of its own."""
+def _read(
+    folder: Path, environment: Mapping[str, str], count: int, seed: int, until: float, name: str
+) -> Mapping[str, Any]:
+    """Give a reader so many inputs, in a process of its own; what came of them. Nothing is begun after ``until``."""
+    counts = {"inputs": 0, "tracebacks": 0, "hangs": 0, "raw": 0, "examples": []}
+    if time.monotonic() >= until:
+        return counts
     own = folder / f"{re.sub('[^a-zA-Z]', '-', name)}-{seed}"
     own.mkdir()
     words = [sys.executable, str(HERE / "adversary_inputs.py"), str(own), str(count), str(seed), name]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=3600, check=False)
     shutil.rmtree(own)
     try:
-        counts = json.loads(done.stdout)
+        return dict(json.loads(done.stdout))
     except ValueError:  # the process itself has died
-        found.tracebacks += 1
-        found.note(f"{name}: {done.stderr[-1500:]}")
-        return
-    found.tried += counts["inputs"]
-    found.tracebacks += counts["tracebacks"]
-    found.hangs += counts["hangs"]
-    found.leaks += counts["raw"]
-    found.examples += counts["examples"]
+        return counts | {"tracebacks": 1, "examples": [f"{name}: {done.stderr[-1500:]}"]}
 
 
 def services(folder: Path, chosen: random.Random, until: float) -> Found:
@@ -321,60 +328,73 @@ SIGNALS = {"SIGKILL": 5, "SIGTERM": 2, "SIGINT": 1, "SIGHUP": 1, "SIGSTOP": 2}
 
 
 def kills(folder: Path, chosen: random.Random, until: float) -> Found:
-    """Studies that are shot at, on this machine and over a node agent."""
+    """Studies that are shot at, on this machine and over a node agent; two at a time."""
     found = Found("kills", of=KILLS)
     done: dict[str, int] = {}
-    number = 0
-    while found.tried < KILLS and time.monotonic() < until:
-        number += 1
-        evaluations = 8
-        shared = number % 3 == 0
-        text = STUDY.format(engine="simulated", evaluations=evaluations)
-        place = Place(folder / f"study{number}", text)
-        agent = None
-        if shared:
-            with (place.folder / "config.toml").open("a") as file:
-                file.write(SHARED.format(shared=place.folder / "shared"))
-        finished: dict[int, str] = {}
-        for run in range(40):
-            if shared and (agent is None or agent.poll() is not None):
-                agent = place.start("node", "--shared", str(place.folder / "shared"), "--name", "node1")
-            before = place.size()
-            begun = bool(place.rows("SELECT 1 FROM swarmtune_studies"))
-            if not begun:
-                shutil.rmtree(place.folder / "swarmtune-studies", ignore_errors=True)
-            process = place.start("optimizer", *(["-lb"] if begun else []))
-            last = found.tried >= KILLS or run == 39
-            hit = shoot(place, process, chosen, 0 if last else chosen.randint(1, 3), done)
-            found.tried += hit
-            shown = (place.folder / "shown").read_bytes()[before:]
-            if process.poll() is None:
-                found.hangs += 1
-                found.note(f"study {number}, run {run}: hangs: {shown[-500:]!r}")
-                process.kill()
-                process.wait()
-            if b"Traceback (most recent" in shown:
-                found.tracebacks += 1
-                at = shown.index(b"Traceback (most recent")
-                found.note(f"study {number}, run {run}: {shown[max(0, at - 300) : at + 1200].decode(errors='replace')}")
-            now = place.finished()
-            gone = finished.items() - now.items()
-            if gone:
-                found.lost += len(gone)
-                found.note(f"study {number}, run {run}: lost {sorted(n for n, _ in gone)}")
-            finished = now
-            if process.returncode in (0, 3):
-                break
-        query = "SELECT trial_number, count(*) FROM swarmtune_attempts WHERE kind='trial' AND state='done' GROUP BY 1"
-        found.twice += sum(count > 1 for _, count in place.rows(query))
-        if agent is not None:
-            agent.terminate()
-            agent.wait(30)
-        if left := place.left():
-            found.processes += len(left)
-            found.note(f"study {number}: left {left}")
+    numbers = itertools.count(1)
+
+    def work(own: random.Random) -> None:
+        while found.tried < KILLS and time.monotonic() < until:
+            number = next(numbers)
+            place = Place(folder / f"study{number}", STUDY.format(engine="simulated", evaluations=8))
+            _shot_study(found, f"study {number}", place, own, done, shared=number % 3 == 0)
+
+    threads = [threading.Thread(target=work, args=(random.Random(chosen.random()),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     found.what = ", ".join(f"{count} {name}" for name, count in sorted(done.items()))
     return found
+
+
+def _shot_study(
+    found: Found, what: str, place: Place, chosen: random.Random, done: dict[str, int], *, shared: bool
+) -> None:
+    """One study, resumed after each shot until it is done."""
+    agent = None
+    if shared:
+        with (place.folder / "config.toml").open("a") as file:
+            file.write(SHARED.format(shared=place.folder / "shared"))
+    finished: dict[int, str] = {}
+    for run in range(40):
+        if shared and (agent is None or agent.poll() is not None):
+            agent = place.start("node", "--shared", str(place.folder / "shared"), "--name", "node1")
+        before = place.size()
+        begun = bool(place.rows("SELECT 1 FROM swarmtune_studies"))
+        if not begun:
+            shutil.rmtree(place.folder / "swarmtune-studies", ignore_errors=True)
+        process = place.start("optimizer", *(["-lb"] if begun else []))
+        last = found.tried >= KILLS or run == 39
+        found.tried += shoot(place, process, chosen, 0 if last else chosen.randint(1, 3), done)
+        shown = (place.folder / "shown").read_bytes()[before:]
+        if process.poll() is None:
+            found.hangs += 1
+            found.note(f"{what}, run {run}: hangs: {shown[-500:]!r}")
+            process.kill()
+            process.wait()
+        if b"Traceback (most recent" in shown:
+            found.tracebacks += 1
+            at = shown.index(b"Traceback (most recent")
+            found.note(f"{what}, run {run}: {shown[max(0, at - 500) : at + 1000].decode(errors='replace')}")
+        now = place.finished()
+        if gone := finished.items() - now.items():
+            found.lost += len(gone)
+            found.note(f"{what}, run {run}: lost {sorted(n for n, _ in gone)}")
+        finished = now
+        if process.returncode in (0, 3):
+            break
+    else:
+        found.lost += 1
+        found.note(f"{what}: it is not done after 40 runs: {shown[-500:]!r}")
+    query = "SELECT trial_number, count(*) FROM swarmtune_attempts WHERE kind='trial' AND state='done' GROUP BY 1"
+    found.twice += sum(count > 1 for _, count in place.rows(query))
+    if agent is not None:
+        agent.terminate()
+        agent.wait(30)
+    if left := place.left():
+        found.processes += len(left)
+        found.note(f"{what}: left {left}")
 
 
 def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, shots: int, done: dict[str, int]) -> int:

@@ -123,6 +123,7 @@ def test_names_of_figures_and_files_are_no_secrets(name: str) -> None:
         ("http//u:plAnted7@h", "http//u:***@h"),
         ("npm_" + "a1B2" * 9, "***"),
         ("SG." + "a1B2" * 5 + "." + "c3D4" * 8, "***"),
+        ("ghcr.io/x/y:v0.30.1-cu130@sha256:0123abcd", "ghcr.io/x/y:v0.30.1-cu130@sha256:0123abcd"),
     ],
 )
 def test_more_places_and_forms(text: str, shown: str) -> None:

@@ -77,7 +77,7 @@ _PLACES = re.compile(
     r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
     r"|(?P<bearer>\bbearer\s{1,4})(?P<borne>[\w.~+/=-]{8,})|(?P<login>\blogin\s+\S{1,80}\s+password\s+)(?P<net>\S{4,})"
     r"|(?P<part>[;?&\s](?:password|pwd)=)(?P<parted>[^;&\s\"']{4,})"
-    r"|(?P<pair>(?<![\w:])[A-Za-z_][\w.-]{0,60}:)(?P<paired>(?!//)[^\s/@:]{4,80})(?=@[A-Za-z0-9\[])"
+    r"|(?P<pair>(?<![\w:])[A-Za-z_][\w.-]{0,60}:)(?P<paired>(?!//)[^\s/@:]{4,80})(?=@(?!sha\d{3}:)[A-Za-z0-9\[])"
     rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
     rf"|(?P<form>{_FORM})",
     re.IGNORECASE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from cli_runs import Cli, names_in
 
 from swarmtune import registry
 from swarmtune.apps.cli.optimizer import _started_with
+from swarmtune.apps.cli.output import SideStream
 from swarmtune.engines.vllm import VllmEngine
 from swarmtune.records import Command, Group, command_line
 from swarmtune.redaction import looks_secret
@@ -228,9 +230,34 @@ def test_an_output_that_cannot_be_written(clean: Path, redirection: str, words: 
     assert (done.returncode, done.stderr) == (74, f"swarmtune check: the result could not be printed: {words}\n")
 
 
-def test_an_output_that_cannot_be_told_changes_no_code(clean: Path) -> None:
-    shell = ["sh", "-c", '"$0" check -e nonsense 2>&-', SWARMTUNE]
-    assert subprocess.run(shell, cwd=clean, capture_output=True, timeout=60, check=False).returncode == 2
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", "--log-level DEBUG 2>/dev/full"])
+def test_an_output_that_cannot_be_told_changes_no_code(clean: Path, redirection: str) -> None:
+    for engine, code in (("nonsense", 2), ("simulated", 0)):
+        shell = ["sh", "-c", f'"$0" check -e {engine} {redirection}', SWARMTUNE]
+        done = subprocess.run(shell, cwd=clean, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (code, "")
+        assert ("Configuration OK" in done.stdout) == (code == 0)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_is_told_once_and_harms_nobody() -> None:
+    stream = SideStream(Path("/dev/full").open("w", encoding="utf-8"))  # noqa: SIM115
+    for _ in range(3):
+        assert stream.write("a line\n") == 7
+        stream.flush()
+    stream.close()
+    assert stream.error is not None
+    assert stream.error.errno == errno.ENOSPC
+
+
+def test_a_reader_of_what_is_told_who_has_gone_away() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = SideStream(os.fdopen(writing, "w", encoding="utf-8"))
+    with pytest.raises(BrokenPipeError):
+        stream.write("a line\n")
+    stream.close()
 
 
 def test_an_interruption_while_modules_are_imported_is_one_line(clean: Path) -> None:

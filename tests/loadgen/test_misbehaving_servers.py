@@ -669,6 +669,7 @@ async def test_an_end_that_comes_a_little_later_keeps_the_connection(load: Load,
     ],
     ids=["body", "events", "refusal", "chunk-extension", "header-line"],
 )
+@pytest.mark.no_cover
 async def test_answers_without_end_cost_a_bounded_spool_and_end_the_run(
     load: Load, raw_server: Start, head: bytes, part: bytes
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tests.study.golden import NAME, restore
 
 from swarmtune.clock import RealClock
+from swarmtune.database.connection import read_only
 from swarmtune.errors import StoreError
 from swarmtune.records import Event, TrialState
 from swarmtune.space import Space
@@ -143,6 +146,14 @@ def test_a_database_of_others_has_no_study(tmp_path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + b"x" * 5000)
     with pytest.raises(StoreError, match="cannot be read"):
         latest_study(str(path))
+
+
+@pytest.mark.parametrize(("make", "words"), [(os.mkfifo, "no regular"), (Path.mkdir, "no regular"), (None, "no such")])
+def test_a_study_that_is_no_file(tmp_path: Path, make: Callable[[Path], None] | None, words: str) -> None:
+    if make is not None:
+        make(tmp_path / "x.db")
+    with pytest.raises(StoreError, match=f"{words} file"), read_only(str(tmp_path / "x.db")):
+        raise AssertionError
 
 
 def test_a_text_that_is_not_utf_8_costs_no_other_row(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def _sqlite_address(path: Path) -> Iterator[str]:
     A log without its index (a copied folder, or one that cannot be written to) is read from a copy of both.
     """
     if not path.is_file():
-        raise StoreError("no such file")
+        raise StoreError("it is no regular file" if path.exists() else "no such file")
     address = f"file:{quote(str(path.resolve()))}"
     logs = [log for end in LOGS if (log := Path(f"{path}{end}")).is_file() and log.stat().st_size > 0]
     if not logs:

@@ -76,9 +76,10 @@ def translated(what: str) -> Iterator[None]:
     """Translate errors of the database and of Optuna into a StoreError that says what to do."""
     from optuna.exceptions import OptunaError
 
+    begun = "a study that has begun" if what == "be opened" else "it"  # whoever begins one opens a database, too
     advice = (
-        "What was finished before is safe; repair the database (disk space, permissions, server) and resume with "
-        "`swarmtune optimizer -lb`."
+        "What was finished before is safe; repair the database (disk space, permissions, server) and resume "
+        f"{begun} with `swarmtune optimizer -lb`."
     )
     with connection.translated(f"The study database could not {what}", advice, also=(OptunaError,)):
         yield

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from swarmtune import __version__
-from swarmtune.apps.cli.output import Discreet, Output, wants_json
+from swarmtune.apps.cli.output import Discreet, Output, SideStream, wants_json
 from swarmtune.errors import ConfigurationError, Culprit, SwarmTuneError, one_line
 from swarmtune.redaction import cover_arguments, ours
 
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         cover_arguments()
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    shown = Discreet(sys.stderr) if sys.stderr is not None else None  # closed: nothing is told
+    shown = Discreet(SideStream(sys.stderr)) if sys.stderr is not None else None  # closed: nothing is told
     with contextlib.redirect_stderr(shown), Output(wants_json(name, arguments)) as output:
         code = _run(name, arguments[1:], output) if name else _overview(arguments)
     if output.trouble:

@@ -41,6 +41,43 @@ class Discreet:
         return getattr(self.stream, name)
 
 
+class SideStream:
+    """The text stream of what is told beside the result: stderr, or a log. It may fail without its program: the first error
+    is kept in ``error``, and nothing more is written.
+
+    BrokenPipeError: whoever read it has gone away.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """See io.TextIOBase; nothing of it waits to be written."""
+        if self.error is None:
+            try:
+                self.stream.write(text)
+                self.stream.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                self.error = error
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits to be written."""
+
+    def close(self) -> None:
+        """Close the stream, also one that took no more."""
+        try:
+            self.stream.close()
+        except OSError as error:
+            self.error = self.error or error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 class _Descriptor(io.RawIOBase):
     """A descriptor that is written to until an error, which is kept and not raised."""
 

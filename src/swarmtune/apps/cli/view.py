@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from swarmtune.apps.cli.console import Shown, console_of
-from swarmtune.apps.cli.output import Discreet
+from swarmtune.apps.cli.output import Discreet, SideStream
 from swarmtune.files import appended
 from swarmtune.records import (
     Event,
@@ -64,7 +64,7 @@ class View:
 
     def __enter__(self) -> View:
         logger.remove()
-        self._log = appended(self._folder / "log.txt")
+        self._log = SideStream(appended(self._folder / "log.txt"))
         logger.add(Discreet(self._log), level=self._level, backtrace=False, diagnose=False)
         logger.info("study {} in {}", self._plan.engine.name, self._folder)
         for notice in self._plan.notices:
@@ -83,6 +83,10 @@ class View:
             self._live.stop()
         logger.remove()
         self._log.close()
+        if self._log.error is not None:
+            self._say(
+                f"note: {self._folder / 'log.txt'} is not complete: {self._log.error.strerror or self._log.error}"
+            )
 
     def listen(self, event: Event) -> None:
         """Handle an event."""
