@@ -69,8 +69,8 @@ tests-studies: install ## the tests of machines (over SSH, Ray and Slurm) and of
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(PROCESSES) $(MEASURING)
 
-test-fast: install ## the unit suite, which starts no process: under 2 minutes on two cores
-	$(PY) -m pytest -n 2 -m "not processes" $(ARGS)
+test-fast: install ## the unit suite without its servers: under 2 minutes on two cores
+	$(PY) -m pytest -n 2 -m "not processes and not sockets" $(ARGS)
 
 test-pythons: install ## the unit suite on every Python from 3.11 on that this machine has
 	$(PY) tests/pythons.py $(ARGS)

@@ -62,6 +62,7 @@ PROCESSES = (
     "test_registry.py::test_built_in_parts_come", "test_cluster_names.py::test_importing",
 )  # fmt: skip
 SERVERS = {"postgres_url"}  # fixtures that start one
+SOCKETS = {"raw_server", "simulated", "proxy", "pair", "peer", "session"}  # fixtures with a server in the test's own process
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 _started: list[str] = []
 
@@ -80,6 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         starts = item.nodeid.removeprefix("tests/").startswith(PROCESSES) or "[postgres" in item.nodeid
         if starts or not SERVERS.isdisjoint(fixtures):
             item.add_marker("processes")
+        if not SOCKETS.isdisjoint(fixtures):
+            item.add_marker("sockets")
 
 
 @pytest.hookimpl(tryfirst=True)
