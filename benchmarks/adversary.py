@@ -93,7 +93,7 @@ executor = "shared_dir"
 node_string = "node1"
 nodes_per_group = 1
 npus_per_node = 0
-shared_dir = "{shared}"
+work_dir = "{shared}"
 retry_delay = 0.2
 """
 
@@ -354,6 +354,7 @@ def _shot_study(
     """One study, resumed after each shot until it is done."""
     agent = None
     if shared:
+        (place.folder / "shared").mkdir(mode=0o700)
         with (place.folder / "config.toml").open("a") as file:
             file.write(SHARED.format(shared=place.folder / "shared"))
     finished: dict[int, str] = {}

@@ -608,7 +608,11 @@ def attack(name: str, folder: Path, count: int, seed: int) -> Counts:
         fault = ""
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         try:
-            use(own, chosen)
+            try:
+                use(own, chosen)
+            except Hang:  # of a machine that is busy, perhaps: the same once more
+                signal.setitimer(signal.ITIMER_REAL, 4 * SECONDS)
+                use(own, random.Random(f"{seed}:{name}:{number}"))
             counts.accepted += 1
         except SwarmTuneError as error:
             counts.refused += 1

@@ -62,7 +62,14 @@ PROCESSES = (
     "test_registry.py::test_built_in_parts_come", "test_cluster_names.py::test_importing",
 )  # fmt: skip
 SERVERS = {"postgres_url"}  # fixtures that start one
-SOCKETS = {"raw_server", "simulated", "proxy", "pair", "peer", "session"}  # fixtures with a server in the test's own process
+SOCKETS = {
+    "raw_server",
+    "simulated",
+    "proxy",
+    "pair",
+    "peer",
+    "session",
+}  # fixtures with a server in the test's own process
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system"}
 _started: list[str] = []
 

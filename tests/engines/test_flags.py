@@ -646,8 +646,18 @@ def test_our_own_servers_have_the_flags_that_are_listed(parser: argparse.Argumen
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [("4096", 4096), ("4k", 4000), ("4K", 4096), ("25.6k", 25600), ("0.9", 0.9), ("-1", -1), ("x", None), ("k", None)],
-)  # fmt: skip
+    [
+        ("4096", 4096),
+        ("4k", 4000),
+        ("4K", 4096),
+        ("25.6k", 25600),
+        ("1.5K", None),
+        ("0.9", 0.9),
+        ("-1", -1),
+        ("x", None),
+        ("k", None),
+    ],
+)
 def test_sizes(text: str, number: float | None) -> None:
     assert size(text) == number
 

@@ -73,6 +73,36 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
     ),
     Cause.MISSING_MODEL: (
         (
+            r"host key verification|attempt to run as root|specified executable|\bPMI\b",
+            "the launcher of its processes refuses to start them",
+            "Do what the line below asks (ssh-keyscan, mpirun --allow-run-as-root, the program's path) on every node.",
+        ),
+        (
+            r"CreateContainerConfig|InvalidImageName|client-(cert|key)|not a docker command|additional property",
+            "the description of its container, or the program that reads it, is not right",
+            "Correct what the line below names (kubectl describe pod, docker compose config).",
+        ),
+        (
+            r"\bstatfs\b",
+            "a folder that its container mounts is not there",
+            "Correct the path, or make the folder on each node.",
+        ),
+        (
+            r"engine plan|backend extension|opp path",
+            "what it loads was made for another version, or is not installed",
+            "Build the engine again, or install the device's toolkit (source its set_env.sh) where the service runs.",
+        ),
+        (
+            r"/dev/kfd|\b(render|video)\W? group",
+            "it may not use its devices",
+            "Add the user to the groups render and video, or start the container with --group-add and --device=/dev/kfd.",
+        ),
+        (
+            r"NoCredentials|locate credentials|AccessKeyId|SignatureDoes|NoSuch(Bucket|Key)|ExpiredToken|when calling",
+            "the object store refuses its model, or does not have it",
+            "Correct the model's address, and give the keys to the service (AWS_* in the engine's env table).",
+        ),
+        (
             "|".join(PROXIED),
             "its request to itself, to warm up, went through a proxy of its environment (http_proxy)",
             (
@@ -269,6 +299,13 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             PROGRAM_WAY_OUT,
         ),
     ),
+    Cause.BAD_ARGUMENT: (
+        (
+            r"device ordinal|enough slots",
+            "it needs more devices than it may use",
+            "Lower its ranks, or let it see more devices (CUDA_VISIBLE_DEVICES, the host file of mpirun).",
+        ),
+    ),
     Cause.KILLED: (
         (
             r"-9\b|SIGKILL|signal:? 9",
@@ -280,6 +317,31 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         ),
     ),
     Cause.DEVICE_ERROR: (
+        (
+            r"^ssh: |kex_exchange|reliably start|lost communication|task launch for|communication connection|ibv_",
+            "another machine of it cannot be reached",
+            f"{_AGAIN} check the network and the services between the nodes (ssh, sinfo, ibstat).",
+        ),
+        (
+            r"nodes are available|low on resource",
+            "its cluster has no room for it",
+            f"{_AGAIN} free devices and disks on the nodes (kubectl describe nodes).",
+        ),
+        (
+            r"\blookup \S+ on |download failed after|\bdial tcp ",
+            "the registry of its container image is out of reach",
+            f"{_AGAIN} pull the image on the nodes beforehand.",
+        ),
+        (
+            r"node timed out during startup|raylet failed to start",
+            "Ray does not start on a node",
+            f"{_AGAIN} look at its logs there (/tmp/ray/session_latest/logs), and stop what is left of it (ray stop).",
+        ),
+        (
+            r"acquire failed|Device not found",
+            "it sees no device",
+            f"{_AGAIN} check the driver and what it may see (hl-smi).",
+        ),
         (
             r"ReadTimeout|ConnectTimeout|IncompleteRead|ChunkedEncoding|RemoteProtocol|peer closed|consistency check",
             "a download or a request to another machine broke off",

@@ -38,9 +38,9 @@ PROXIED = (  # what a service asked itself, and a proxy of its environment answe
 COMMON: Patterns = {
     Cause.PORT_TAKEN: (
         r"address already in use",
-        r"\[Errno 98\]",
+        r"\[Errno 98\]|\bbind\b.{0,80}\berrno:? ?98\b",
         r"EADDRINUSE",
-        r"port \d+ is (already )?(in use|taken|occupied)",
+        r"port \d+ is (already )?(in use|taken|occupied)|port (at )?\d+ is not available",
         r"port is already allocated",
         r"couldn't bind .{0,80}socket",
         r"bind address failed",
@@ -71,6 +71,7 @@ COMMON: Patterns = {
         r"Please try to (increase|decrease|reduce) --mem-fraction-static",
         r"max_total_num_tokens.{0,80}(<= 0|negative)",
         r"npuBlockNum.{0,40}(less|invalid|<= ?0)",
+        r"PT_DEVMEM allocation failed",  # Gaudi
     ),
     Cause.MISSING_MODEL: (
         *PROXIED,
@@ -141,7 +142,7 @@ COMMON: Patterns = {
     ),
     Cause.DEVICE_ERROR: (
         r"(?<!unhandled )CUDA (driver )?error\b(?!$)",  # at its end ggml only repeats the line above
-        r"no (CUDA|ROCm)-capable device|\bno (CUDA |HIP |XPU |NPU )?(GPU|NPU|XPU|device)s? (is |are )?available",
+        r"no (CUDA|ROCm)-capable device|\bno (CUDA |XPU |NPU )?(GPU|NPU|XPU|device)s? (is |are )?available",
         r"NVIDIA-SMI has failed|no devices were found|HSA_STATUS_ERROR|cudaGetDeviceCount|Error 802: ",
         r"devices? (is|are) (busy|occupied|unavailable)|because the device is used|error in memory profiling",
         r"uncorrectable ECC",
@@ -181,6 +182,7 @@ COMMON: Patterns = {
         r"error: argument ",
         r"invalid choice",
         r"(unknown|invalid) (argument|option|flag)\b",
+        r"^error: (unexpected argument|invalid value) '|required arguments were not provided|\bArgumentValidation\(",
         r"error while handling argument",
         r"unknown flag|flag provided but not defined",
         r"error: the following arguments are required",
@@ -192,6 +194,7 @@ COMMON: Patterns = {
     ),
 }
 _HERE = r"(127\.|localhost|0\.0\.0\.0|\[::)"  # what a service asks itself
+_AWAY = r"(timed out|no route|unreachable)"  # of another node
 PRECISE: Patterns = {  # lines that tell more than their words of memory, time and arguments: compared before COMMON
     Cause.MISSING_MODEL: (
         # installation
@@ -222,8 +225,23 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         r"\bnetwork \S{1,100} (not found|declared as external)|no such (container|network|volume)\b",
         r"response from daemon: container \S{1,100} is not running",
         r"^error from server \((notfound|forbidden|badrequest|invalid|unauthorized)|you must be logged in to the server",
+        r"CreateContainerConfigError|InvalidImageName|unable to read client-(cert|key)",
+        r"^(error: )?statfs .{1,300}: no such file|is not a docker command|additional property .{1,80} is not allowed",
+        r"attempt to run as root|unable to find the specified executable|was not built with .{1,40}PMI",
+        r"host key verification failed",
+        r"execve\(\): .{1,200}: (no such file|not a directory)",
+        r"^(srun|sbatch|salloc): (unrecognized|invalid|ambiguous) option",
+        # what the program or its model was built for
+        r"engine plan file is not compatible|failed to load the backend extension|failed to find opp path",
+        r"/dev/kfd\b.{0,80}(denied|not permitted)|not (a )?member of \W?(render|video)\W? group",
+        # downloads
+        r"NoCredentialsError|unable to locate credentials",
+        r"(InvalidAccessKeyId|SignatureDoesNotMatch|NoSuchBucket|ExpiredToken)\b",
+        r"an error occurred \((40[134]|AccessDenied|NoSuchKey)\) when calling",
+        r"modelWeightPath\b.{0,300}(not exist|no such|not found|invalid|denied)",
         # limits and network of the node
-        r"ibv_\w{1,40}\b.{0,120}(fail|error)|fail\w* to (register|mlock)\b.{0,120}(cannot allocate|\[12\])",
+        rf"ibv_\w{{1,40}}\b(?!.{{0,120}}{_AWAY}).{{0,120}}(fail|error)",
+        r"fail\w* to (register|mlock)\b.{0,120}(cannot allocate|\[12\])",
         r"no socket interface found|unable to find (address|interface) for: ",
         r"NotExistError\b|not exist model",
     ),
@@ -237,6 +255,20 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         r"(dial|access|connect to) .{0,60}containerd\b(?!.{0,200}(denied|not permitted))",
         r"^(error: )?the connection to the server .{1,120} was refused|kubernetes cluster unreachable",
         r"^(error: )?unable to connect to the server: |^error from server \((timeout|internalerror|serviceunav|toomany)",
+        r"\b\d+/\d+ nodes are available: |the node was low on resource",
+        r"^ssh: connect to host |^ssh: could not resolve hostname|^kex_exchange_identification: ",
+        rf"ibv_\w{{1,40}}\b.{{0,120}}{_AWAY}",
+        r"\blookup \S{1,200} on \S{1,80}: |download failed after attempts",
+        rf"\bdial tcp (?!{_HERE}).{{0,80}}(time-?out|timed out)",
+        r"task launch for .{0,80}failed|communication connection failure",
+        r"node timed out during startup|raylet failed to start",
+        r"Device acquire failed|synStatus=\d{1,4} \[Device not found",
+    ),
+    Cause.BAD_ARGUMENT: (
+        r"invalid device ordinal|not enough slots available",
+        r"\bE[EIJZ]\d{4}\b.{0,200}\b(should|must) be (a multiple|not|less|greater|in|one|equal|divisible)",
+        r"^Error: .{0,200}\bmust be (<|>|=|less|greater|at (least|most)|strictly)",
+        r"assertion failed: .{0,200}does not divide",
     ),
 }
 GENERAL: Patterns = {  # exceptions of many meanings: a chained one gives way to its cause
@@ -259,6 +291,7 @@ CONSEQUENCES: Patterns = {  # what other processes say when one has ended: count
         r"(client )?socket has timed out|TCPStore.{0,80}(fail|timed? ?out)",
         r"ActorDiedError|ActorUnavailableError|RayActorError|WorkerCrashedError|NodeDiedError|OwnerDiedError",
         r"temporary failure in name resolution|name or service not known",
+        r"no HIP GPUs are available|ORTE was unable to reliably start|(ORTE|PRTE) has lost communication",
     ),
     Cause.MISSING_MODEL: (
         r"FileNotFoundError",
@@ -274,13 +307,15 @@ RERAISED = (  # exceptions that only say that another one was raised
     r"(root cause|stack ?trace|traceback|error|logs?)s? (above|below)|see (the )?(above|logs?|stack|root)|, see above",
     r"failed core proc|worker failed with error|workers? (proc )?.{0,60}(died|failed to start|initialization failed)",
     r"please check (the )?(if there are relevant logs|input params|log)|exception in a background process",
-    r"EngineDeadError|EngineGenerationError|ChildFailedError|CalledProcessError|ProcessExitedException|BrokenProcessPool",
+    r"inner error is reported as above|EngineDeadError|EngineGenerationError|ChildFailedError|CalledProcessError",
+    r"ProcessExitedException|BrokenProcessPool",
     r"^(EOFError|SystemExit|KeyboardInterrupt|BrokenPipeError|(\w+\.){0,3}CancelledError)\b|did not start",
-    r"exiting due to |failed to init endpoint|unable to load model$|failed to (load model\b|create context with)",
+    r"exiting due to |failed to (init|start) endpoint|unable to load model$|failed to (load model\b|create context with)",
     r"^(srun|slurmstepd): .{0,80}(exited with|terminating job step|killed|cancelled)",
     r"^(terminate called|Aborted|Killed|Terminated)\b|: line \d+: +\d+ (Killed|Aborted|Terminated)",
 )
 HINTS = (  # lines that advise, and lines of a program that is ending: never a cause
+    r"^GPU device may be out of range",
     r"^(compile with .TORCH_USE|for debugging consider|(CUDA|HIP) kernel errors might|search for .cuda)",
     r"^(if you are trying to access a private|if this is a private repository|please make sure you specified the correct)",
     r"^(hint|tip|solution|possible (cause|solution))s?\b",
@@ -291,8 +326,9 @@ IGNORED = (  # the first line of a traceback that ended nothing
     r"^Exception ignored (in|on|while)\b|^Error in atexit\b|^--- Logging error ---",
     r"^Exception in thread .{0,100}(usage|telemetry|tracking|analytics|QueueFeeder|exporter|BatchSpan|monitor|tqdm)",
 )
-KILLS_ITSELF = (  # the last words of SGLang before its SIGKILL
+KILLS_ITSELF = (  # the last words of SGLang and MindIE before their SIGKILL
     r"Received sigquit from a child process|child process .{0,60}(died|failed)|Initialization failed\. warmup error"
+    r"|failed to (init|start) endpoint"
 )
 
 CULPRITS: Mapping[Cause, Culprit] = {

@@ -252,9 +252,11 @@ def is_flag(argument: str) -> bool:
 
 
 def size(text: str) -> float | int | None:
-    """The number of a text such as 4096, 0.9 or 4k (1,000; K is 1,024); None if it is none."""
+    """The number of a text such as 4096, 0.9, 1.5k (1,500) or 4K (4,096); None if it is none, as 1.5K is for vLLM."""
     number, unit = (text[:-1], text[-1]) if text[-1:] in _UNITS else (text, "")
     if not re.fullmatch(r"[+-]?[0-9]{1,15}(\.[0-9]{1,15})?", number):
+        return None
+    if unit.isupper() and "." in number:
         return None
     value = float(number) * _UNITS.get(unit, 1)
     return int(value) if value.is_integer() else value

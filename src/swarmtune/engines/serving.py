@@ -39,6 +39,7 @@ NOT_COUNTED = {  # what flags do to the memory that is not counted here
     **dict.fromkeys(
         ("--disable-sliding-window", "--swa-full-tokens-ratio"), "what {} changes of windows is not counted"
     ),
+    "--kv-cache-dtype-skip-layers": "what {} leaves in the model's own format is counted as the others",
     "--cpu-offload-gb": "weights in the host's memory ({}) are counted as if a device held them",
 }
 ONE_DEVICE = Ranks()

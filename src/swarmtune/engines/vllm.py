@@ -181,6 +181,8 @@ class VllmEngine(Engine):
         """Also a baseline that is more than the KV cache holds."""
         fields = self.fields()
         own = self.schema.own_notes(fields, self.config.baselines)
+        if self.config.variables.get("VLLM_MLA_DISABLE", "0") not in ("", "0") and self.config.memory is not None:
+            own = [*own, "vllm.env.VLLM_MLA_DISABLE: the heads that are kept in place of a latent are not counted"]
         return [*super().notes(), *self._flags.notes(), *self._bound.notes(fields, self._batch(fields)), *own]
 
     def own_choices(self) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -56,6 +57,10 @@ class LoadPlace:
         if self.python is not None and any(sign in log for sign in NOT_THERE):
             text = f"{self.python} on {service.group.master} cannot run swarmtune.loadgen. {WAY_OUT}\n{log}"
             return BenchmarkExecutionError(text, details=details, culprit=Culprit.USER)
+        if code < 0:
+            known = -code in signal.valid_signals()
+            text = f"{text} was ended by {signal.Signals(-code).name if known else f'signal {-code}'}\n{log}"
+            return BenchmarkExecutionError(text.rstrip(), details=details)
         return BenchmarkExecutionError(f"{text} ended with code {code}: {log}", details=details)
 
     async def fetch(self, service: Service, folder: Path) -> None:

@@ -29,6 +29,7 @@ from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.judge.certify import DISTURBED
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Attempt, Command, Group, Measurement
+from swarmtune.report.sentences import telling
 from swarmtune.search.load import LoadSearch
 from swarmtune.testing.virtual import Life, VirtualExecutor, VirtualHandle
 from swarmtune.tuner.loop.evaluation import ANY_LOAD, REFUSES_S, Bench, Evaluation, Loads, Measured
@@ -263,6 +264,9 @@ async def test_a_load_generator_that_fails_is_blamed_only_while_the_service_answ
     failed = Life(3.0, 2, "no such file")
     with pytest.raises(BenchmarkExecutionError, match="ended with code 2: no such file"):
         await Bed(GOOD, life=failed).use()
+    with pytest.raises(BenchmarkExecutionError, match="was ended by SIGINT") as ended:
+        await Bed(GOOD, life=Life(3.0, -2, "Traceback (most recent call last):\nKeyboardInterrupt")).use()
+    assert telling(ended.value.message).endswith("was ended by SIGINT [KeyboardInterrupt]")
     with pytest.raises(SimulatorHealthCheckError, match="no longer answers") as caught:
         await Bed(GOOD, life=failed, ready=False).use()
     assert caught.value.details == {"cause": "hang"}
