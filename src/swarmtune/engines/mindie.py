@@ -50,7 +50,11 @@ PATTERNS: Patterns = {
     Cause.PORT_TAKEN: (r"port.{0,40}(already|is) (in use|used|occupied)", r"\bMIE04E02041C\b|failed to listen "),
     Cause.OUT_OF_MEMORY: (r"\bMIE05E(01000A|000005)\b",),
     Cause.DEVICE_ERROR: (r"\bMIE05E01000B\b",),
-    Cause.BAD_ARGUMENT: (r"(invalid|illegal) (config|param)", r"\bMIE0(4E\w{4}1B|5E0[23]0000|5E00000[03])\b"),
+    Cause.BAD_ARGUMENT: (
+        r"(invalid|illegal) (config|param)",
+        r"\bmax\w+\b.{0,80}(\btoo (large|small)\b|(should|must) be ([<>=]|(in|at|no|not|less|greater)\b))",
+        r"\bMIE0(4E\w{4}1B|5E0[23]0000|5E00000[03])\b",
+    ),
 }
 
 
