@@ -90,7 +90,7 @@ SHARED = """
 [parallel]
 enabled = true
 executor = "shared_dir"
-node_string = "node1"
+node_string = "127.0.0.1"
 nodes_per_group = 1
 npus_per_node = 0
 work_dir = "{shared}"
@@ -360,7 +360,7 @@ def _shot_study(
     finished: dict[int, str] = {}
     for run in range(40):
         if shared and (agent is None or agent.poll() is not None):
-            agent = place.start("node", "--shared", str(place.folder / "shared"), "--name", "node1")
+            agent = place.start("node", "--shared", str(place.folder / "shared"), "--name", "127.0.0.1")
         before = place.size()
         begun = bool(place.rows("SELECT 1 FROM swarmtune_studies"))
         if not begun:

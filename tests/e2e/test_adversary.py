@@ -49,6 +49,14 @@ def test_files_and_words_without_end(tmp_path: Path, what: str) -> None:
     assert len(ended.shown.splitlines()) < 12
 
 
+def test_the_study_over_a_node_agent_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adversary, "KILLS", 0)
+    place, found = adversary.Place(tmp_path / "study", TEXT), adversary.Found("kills")
+    adversary._shot_study(found, "a study", place, random.Random(5), {}, shared=True)
+    assert not found.bad, found.examples
+    assert len(place.finished()) == 4
+
+
 def test_there_are_fifty_hostile_services() -> None:
     pairs = {(place, name) for place, known in hostile_service.BEHAVIOURS.items() for name in known}
     assert len(pairs) >= 50
