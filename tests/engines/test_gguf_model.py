@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from test_engine_contract import make
 
-from swarmtune.engines.gguf_model import gguf_bytes, gguf_config
+from swarmtune.engines.gguf_model import LONG_LIST, _header, gguf_bytes, gguf_config
 from swarmtune.engines.kv_layers import UnknownLayerError
 from swarmtune.engines.kv_model import kv_model
 from swarmtune.engines.llamacpp import model_file
@@ -38,13 +39,17 @@ WINDOWS = {**LLAMA3_8B, "attention.sliding_window": 512}
 HYBRID = {**LLAMA3_8B, "block_count": 4, "attention.head_count_kv": [0, 8, 0, 8]}
 
 
-def write(path: Path, architecture: str, keys: Mapping[str, Any]) -> Path:
+def write(
+    path: Path, architecture: str, keys: Mapping[str, Any], words: int = 100, order: Any = gguf.GGUFEndian.LITTLE
+) -> Path:
     """A GGUF file with one small tensor and a vocabulary."""
-    writer = gguf.GGUFWriter(path, architecture)
+    writer = gguf.GGUFWriter(path, architecture, endianess=order)
     for key, value in keys.items():
         name = f"{architecture}.{key}"
         writer.add_array(name, value) if isinstance(value, list) else writer.add_uint32(name, value)
-    writer.add_token_list([f"t{i}" for i in range(100)])
+    writer.add_token_list([f"t{i}" for i in range(words)])
+    writer.add_token_scores([0.5] * words)
+    writer.add_uint32(f"{architecture}.context_length", 77)  # behind the vocabulary
     writer.add_tensor("output.weight", np.zeros((4, 8), dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -132,6 +137,29 @@ def test_weights_are_the_file_with_all_its_parts(tmp_path: Path) -> None:
     file = write(tmp_path / "small.gguf", "llama", LLAMA3_8B)
     memory = {"device_bytes": 10 * 2048 * 131_072 + file.stat().st_size, "utilisation": 1.0}
     assert make("llamacpp", model_path=str(file), memory=memory).memory.sequences == 10
+
+
+@pytest.mark.parametrize("order", [gguf.GGUFEndian.LITTLE, gguf.GGUFEndian.BIG])
+def test_a_long_vocabulary_is_stepped_over(tmp_path: Path, order: Any) -> None:
+    files = [write(tmp_path / f"{words}.gguf", "llama", LLAMA3_8B, words, order) for words in (100, LONG_LIST + 1)]
+    headers = [_header(file) for file in files]
+    assert headers[0] == headers[1]
+    assert headers[1]["llama.context_length"] == 77
+    assert gguf_config(files[1])["num_hidden_layers"] == LLAMA3_8B["block_count"]
+
+
+def test_a_vocabulary_that_is_cut_off_is_no_file(tmp_path: Path) -> None:
+    whole = write(tmp_path / "m.gguf", "llama", LLAMA3_8B, LONG_LIST + 1).read_bytes()
+    words = whole.index(struct.pack("<IQ", 8, LONG_LIST + 1))
+    file = tmp_path / "broken.gguf"
+    for kind, count in ((8, 2**63), (8, len(whole) + 1), (8, LONG_LIST + 2), (6, 2**62), (9, 2**20), (99, 2**20)):
+        file.write_bytes(whole[:words] + struct.pack("<IQ", kind, count) + whole[words + 12 :])
+        with pytest.raises(ValueError, match="no GGUF file that can be read"):
+            gguf_config(file)
+    for end in range(words + 12, len(whole), len(whole) // 50):
+        file.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="no GGUF file that can be read"):
+            gguf_config(file)
 
 
 def test_broken_files_are_named_and_nothing_else_happens(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ STATE_SIZES = ("ssm.inner_size", "ssm.state_size", "ssm.conv_kernel", "ssm.group
 BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError, struct.error)
 PART = re.compile(r"-\d{5}-of-(\d{5})\.gguf$")  # of a model in several files
 MOST_PARTS = 10_000
+LONG_LIST = 4096  # entries; a list with one for each layer is shorter
 
 
 def gguf_config(path: Path) -> dict[str, Any]:
@@ -93,13 +95,51 @@ def _layer_types(own: Mapping[str, Any], family: str) -> list[str] | None:
     return None
 
 
+def _without_long_lists(reader: type[Any]) -> type[Any]:
+    """The package's reader, which steps over long lists: of each word of a vocabulary it would make several objects, and
+    take 20 s for 400,000 of them.
+    """
+    from gguf import GGUFValueType
+
+    class Reader(reader):  # type: ignore[misc]
+        def _get_field_parts(self, at: int, kind: int, *rest: Any) -> Any:
+            if kind == GGUFValueType.ARRAY:
+                of, count = int(self._get(at, "uint32")[0]), int(self._get(at + 4, "uint64")[0])
+                if count > LONG_LIST:
+                    return _end(self, at + 12, of, count) - at, [], [], [GGUFValueType.ARRAY, GGUFValueType(of)]
+            return super()._get_field_parts(at, kind, *rest)
+
+    return Reader
+
+
+def _end(reader: Any, at: int, of: int, count: int) -> int:
+    """Where a list ends. ValueError if the file ends before it, or nobody can say."""
+    from gguf import GGUFValueType
+
+    bytes_of, size = memoryview(reader.data), len(reader.data)
+    scalar = reader.gguf_scalar_to_np.get(GGUFValueType(of))
+    if scalar is not None:
+        at += count * scalar(0).nbytes
+    elif of == GGUFValueType.STRING:
+        order: Any = sys.byteorder if reader.byte_order == "I" else {"little": "big", "big": "little"}[sys.byteorder]
+        for _ in range(min(count, size)):
+            at += 8 + int.from_bytes(bytes_of[at : at + 8], order)
+            if at > size:
+                break
+    else:
+        raise ValueError(f"a list of {count} lists")
+    if at > size or count > size:
+        raise ValueError("it ends within a list")
+    return at
+
+
 def _header(path: Path) -> dict[str, Any]:
     """Numbers, texts and lists of numbers in the header, by key; the vocabulary is left out."""
     try:
         from gguf import GGUFReader  # of an extra, and slow to import
     except ImportError as error:
         raise MissingExtraError("The memory of a GGUF model", "llamacpp") from error
-    read: Callable[[Path], Any] = GGUFReader
+    read: Callable[[Path], Any] = _without_long_lists(GGUFReader)
     with path.open("rb"):  # a folder, or a file without permission, is the system's error and not the reader's
         pass
     try:
