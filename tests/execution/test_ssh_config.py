@@ -402,8 +402,9 @@ def test_the_login_has_what_the_file_says(tmp_path: Path) -> None:
 
 def test_files_of_known_hosts_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = options(tmp_path, 'HostName real\nUserKnownHostsFile ~/%n-%h "%d/a b" # x')
-    assert found.known_hosts == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
+    (tmp_path / "config").write_text('HostName real\nUserKnownHostsFile ~/%n-%h "%d/a b" # x')
+    found = Hop("n1", config=[str(tmp_path / "config")]).effective
+    assert found["userknownhostsfile"].expanded == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
 
 
 @needs_ssh
