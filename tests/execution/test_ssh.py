@@ -246,6 +246,21 @@ async def test_a_command_that_tells_known_hosts_is_asked_with_the_key(lab: Lab, 
     assert "is not in KnownHostsCommand)" in str(error)
 
 
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
+async def test_a_proxy_command_that_needs_a_shell_carries_a_login(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    _, two, three = lab.machines
+    marker = tmp_path / "ends"
+    proxy = f"`echo ssh` -F {lab.config} -W %h:%p {two.name}"
+    lines = f"Host {three.name}\n  ProxyCommand sh -c 'echo words >&2; {proxy}; touch {marker}' # by h2\nHost *"
+    for silence in ("", " 2>/dev/null"):
+        executor = reach(three, config=config_with(lab, tmp_path, lines.replace(" # by", f"{silence} # by")))
+        assert await finished(await executor.start(Command(("true",)))) == 0
+        assert (logins(two), logins(three)) >= (1, 1)
+        await executor.close()
+        await until(lambda: (logins(two), logins(three)) == (0, 0))
+    assert not marker.exists()  # all of it was ended
+
+
 async def test_a_node_behind_jump_hosts_is_reached_and_leaves_nothing(lab: Lab, reach: Open, tmp_path: Path) -> None:
     one, two, three = lab.machines
     lines = f"Host {three.name}\n  ProxyJump {one.name},{two.name}\nHost *"

@@ -42,9 +42,11 @@ _MAYBE_EMPTY = SEVERAL | {"host", "include", "sendenv"}  # a comment may be all 
 _OURS = (  # asyncssh need not know them
     *("canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname", "canonicalizemaxdots"),
     *("canonicalizepermittedcnames", "globalknownhostsfile", "ignoreunknown", "knownhostscommand"),
-    "userknownhostsfile",
+    *("proxycommand", "userknownhostsfile"),
 )
 _JUMP = re.compile(r"(?:ssh://)?(?:[^@]*@)?(\[[^\]]*\]|[^:/]*)")
+_NO_HOST = re.compile(r"""^-|['`"$\\;&<>|(){}\s\x00-\x1f\x7f]""")  # as ssh.c has it
+_NO_USER = re.compile(r"""^-|['`";&<>|(){}\x00-\x1f\x7f]|\s-|\\$""")
 
 
 @dataclass
@@ -68,6 +70,9 @@ def effective(
     host's. OpenSSH's own files are passed over if they cannot be read, as ssh does. ValueError names file and line of a
     mistake; OSError if one of ``files`` cannot be read.
     """
+    for name, value, refused in (("host", host, _NO_HOST), ("user", user or "", _NO_USER)):
+        if refused.search(value):  # a shell may get it for %h or %r
+            raise ValueError(f"{value[:80]!r} is no name of a {name}, for ssh either")
     reader = _Reader(host, host)
     if user:
         reader.options["user"] = Option([user], "")
@@ -102,6 +107,11 @@ def effective(
     return reader.options
 
 
+def in_shell(command: str) -> list[str]:
+    """The command as ssh runs one of its configuration: by the shell of the user."""
+    return [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {command}"]
+
+
 def with_variables(text: str) -> str:
     """With the values of ${NAME}; a variable that is not there stays as it is written."""
     return re.sub(r"\$\{(\w+)\}", lambda match: os.environ.get(match[1], match[0]), text)
@@ -119,12 +129,6 @@ def lines(options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
             values = [value for value in values if value.lower() != "none"] or ["none"]
         if key in ("hostname", "identityagent", "identityfile", "certificatefile"):
             values = [value.replace("%", "%%") for value in values]  # asyncssh looks for tokens once more
-        elif key == "proxycommand":
-            with contextlib.suppress(ValueError):
-                values = [shlex.join(shlex.split(values[0], comments=True))]
-            made.append(f"{NAMES[key]} {values[0].replace('%', '%%')}")
-            origins.append(option.where)
-            continue
         rows = [[value] for value in values] if key in ADDED else [values]
         made += [f"{NAMES[key]} {shlex.join(row)}" for row in rows]
         origins += [option.where] * len(rows)
@@ -348,13 +352,10 @@ class _Reader:
 
     def _runs(self, command: str) -> bool:
         """Does the command of Match exec end with code 0? Run as OpenSSH runs it."""
-        shell = os.environ.get("SHELL") or "/bin/sh"
-        text = expanded(command, self.tokens(), self._where)
+        argv = in_shell(expanded(command, self.tokens(), self._where))
         try:
             quiet = subprocess.DEVNULL
-            done = subprocess.run(
-                [shell, "-c", f"exec {text}"], stdin=quiet, stdout=quiet, stderr=quiet, timeout=EXEC_S, check=False
-            )
+            done = subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=quiet, timeout=EXEC_S, check=False)
         except subprocess.TimeoutExpired as error:
             raise ValueError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
         except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ except ImportError as missing:
     raise MissingExtraError("Nodes over SSH", "ssh") from missing
 
 from swarmtune.execution.executors.ssh_known_hosts import COMMAND, KnownHosts, ask, known_hosts
+from swarmtune.execution.executors.ssh_proxy import open_proxy
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 __all__ = ["SshTarget", "asyncssh", "config_mistake", "login"]
@@ -72,7 +73,8 @@ async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientCon
         at = target if hop is last else replace(target, host=hop.host, port=hop.port or 22, username=hop.username)
         try:
             following = await _login(hop, at, connection, again)
-            following.set_tunnel(connection)  # it closes with the connection through it
+            if connection is not None:
+                following.set_tunnel(connection)  # it closes with the connection through it
             connection = following
         except BaseException as error:
             if connection is not None:
@@ -119,15 +121,33 @@ async def _login(
             tunnel=through,
         )
         try:
-            return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.known.all(), tunnel=through)
+            return await _connect(hop, options, doorkeeper.known, through)
         except asyncssh.HostKeyNotVerifiable:
             if not await asyncio.to_thread(doorkeeper.learns, hop, at):
                 raise
-        return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.known.all(), tunnel=through)
+        return await _connect(hop, options, doorkeeper.known, through)
     except (asyncssh.Error, OSError, ValueError) as error:
         if isinstance(error, socket.gaierror) and not again and (refusal := _unresolved(hop, error)):
             raise refusal from error
         raise _refusal(at, error, doorkeeper.story, again) from error
+
+
+async def _connect(
+    hop: Hop,
+    options: asyncssh.SSHClientConnectionOptions,
+    known: KnownHosts,
+    through: asyncssh.SSHClientConnection | None,
+) -> asyncssh.SSHClientConnection:
+    if through is not None or not hop.proxy:
+        return await asyncssh.connect(hop.host, options=options, known_hosts=known.all(), tunnel=through)
+    sock, proxy = await open_proxy(hop.proxy)
+    try:
+        connection = await asyncssh.connect(hop.host, options=options, known_hosts=known.all(), sock=sock)
+    except BaseException:
+        proxy.close()
+        raise
+    connection.set_tunnel(proxy)
+    return connection
 
 
 class _Doorkeeper(asyncssh.SSHClient):

@@ -44,6 +44,12 @@ class Hop:
         named = self.effective["hostname"]
         return named.values[0], named.where
 
+    @property
+    def proxy(self) -> list[str]:
+        """The command of ProxyCommand; empty without one."""
+        named = self.effective.get("proxycommand")
+        return ssh_config.in_shell(named.expanded[0]) if named and named.values[0].lower() != "none" else []
+
     def options(self, **more: Any) -> asyncssh.SSHClientConnectionOptions:
         """The options of a login there. ValueError, OSError or asyncssh.Error if something in the files is wrong."""
         lines, origins = ssh_config.lines(self.effective)
