@@ -514,7 +514,8 @@ def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
         ("ProxyJump %C", "line 1: %C stands for nothing"),
         ("Match exec \"sh -c 'kill -9 $$'\"", "line 1: signal 9 ended the command of Match exec"),
         ('User "x', "line 1: a quote is not closed"),
-        ("Match localnetwork 10.0.0.0/8", "the condition 'localnetwork' of Match is not known here"),
+        ("Match localnetwork 10.0.0.1/8", "line 1: 10.0.0.1/8 has host bits set (Match localnetwork)"),
+        ("Match version OpenSSH_10*", "the condition 'version' of Match is not known here"),
         ("IdentityFile ~/%x", "line 1: %x stands for nothing"),
         ("User a\nAddressFamily inet9", "line 2: 'inet9' is no value of AddressFamily"),
         ("CanonicalizeHostname yes\nCanonicalizePermittedCNAMEs *:*", "CanonicalizePermittedCNAMEs is not known here"),
@@ -525,6 +526,36 @@ def test_a_line_that_is_not_understood_is_named(tmp_path: Path, text: str, said:
         options(tmp_path, text)
     assert said in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "config"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("localnetwork 127.0.0.0/8", True),
+        ("localnetwork 203.0.113.0/24,127.0.0.1", True),
+        ("localnetwork 203.0.113.0/24,2001:db8::/32", False),
+        ("!localnetwork 127.0.0.0/8", False),
+        ("!localnetwork 203.0.113.0/24 host n1", True),
+        ('command "git-*"', False),
+        ('!command "git-*"', True),
+        ("sessiontype exec", True),
+        ("sessiontype shell,subsystem", False),
+    ],
+)
+def test_conditions_of_later_versions(tmp_path: Path, condition: str, holds: bool) -> None:
+    (tmp_path / "config").write_text(f"Match {condition}\n  Port 5\n")
+    assert ("port" in ssh_config.effective("n1", files=[str(tmp_path / "config")])) == holds
+
+
+def test_include_has_variables_and_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITE", "west")
+    for name, text in {"west": "Port 5", "n1": "User u", "50%": "HostKeyAlias a", "${NONE}": "HostName h"}.items():
+        (tmp_path / f"{name}.conf").write_text(f"{text}\n")
+    names = ("${SITE}", "%h", "50%", "${NONE}")
+    (tmp_path / "config").write_text("".join(f"Include {tmp_path}/{name}.conf\n" for name in names))
+    found = ssh_config.effective("n1", files=[str(tmp_path / "config")])
+    shown = {key: option.values for key, option in found.items()}
+    assert shown == {"port": ["5"], "user": ["u"], "hostkeyalias": ["a"], "hostname": ["h"]}
 
 
 def test_the_usual_files_are_the_users_and_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

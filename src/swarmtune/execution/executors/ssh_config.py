@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarmtune.devices.host import own_addresses
 from swarmtune.execution.executors.ssh_keywords import ADDED, ALIASES, BLOCKS, KNOWN, NAMES, SEVERAL, SWITCHES
 from swarmtune.execution.executors.ssh_values import jump_mistake, value_mistake
 from swarmtune.execution.executors.ssh_words import BLANK, expanded, first_word, listed, matches, split
@@ -47,6 +48,10 @@ _OURS = (  # asyncssh need not know them
 _JUMP = re.compile(r"(?:ssh://)?(?:[^@]*@)?(\[[^\]]*\]|[^:/]*)")
 _NO_HOST = re.compile(r"""^-|['`"$\\;&<>|(){}\s\x00-\x1f\x7f]""")  # as ssh.c has it
 _NO_USER = re.compile(r"""^-|['`";&<>|(){}\x00-\x1f\x7f]|\s-|\\$""")
+
+
+class NotNowError(ValueError):
+    """What a command or the network says; it may say something else another time."""
 
 
 @dataclass
@@ -258,6 +263,7 @@ class _Reader:
     def _include(self, patterns: Sequence[str], own: bool, never: bool, depth: int) -> None:
         active, where = self._active, self._where
         for pattern in patterns:
+            pattern = self._filled(pattern)  # noqa: PLW2901
             if pattern.startswith("~") and own:
                 pattern = os.path.expanduser(pattern)  # noqa: PLW2901, PTH111 - a pattern, not a path
             folder = (USER_FILE.expanduser() if own else SYSTEM_FILE).parent
@@ -274,6 +280,14 @@ class _Reader:
                 self._lines(Path(name), data, own, never or not active, depth + 1)
                 self._where = where
         self._active = active
+
+    def _filled(self, pattern: str) -> str:
+        """With ${NAME} and tokens, as OpenSSH 9.9 has it; what stands for nothing stays, as it did before."""
+        pattern = with_variables(pattern)
+        try:
+            return expanded(pattern, self.tokens(), self._where) if "%" in pattern else pattern
+        except ValueError:
+            return pattern
 
     def _set(self, key: str, values: list[str]) -> None:
         if key == "port" and not re.fullmatch(r"[0-9]{1,5}", values[0]):
@@ -337,8 +351,16 @@ class _Reader:
     def _holds(self, name: str, wanted: str) -> bool:
         if name == "exec":
             return self._runs(wanted)
+        if name == "localnetwork":
+            try:
+                networks = [ipaddress.ip_network(text) for text in wanted.split(",")]
+            except ValueError as error:
+                raise ValueError(f"{self._where}: {error} (Match localnetwork)") from error
+            return any(address in network for address in own_addresses() for network in networks)
         local = _local_user()
         compared = {
+            "command": "",  # one login is for all commands
+            "sessiontype": "exec",
             "host": self.real_host().lower(),
             "originalhost": self.original.lower(),
             "user": self.value("user") or local,
@@ -357,11 +379,11 @@ class _Reader:
             quiet = subprocess.DEVNULL
             done = subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=quiet, timeout=EXEC_S, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ValueError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
+            raise NotNowError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"{self._where}: the command of Match exec does not run: {error}") from error
         if done.returncode < 0:
-            raise ValueError(f"{self._where}: signal {-done.returncode} ended the command of Match exec")
+            raise NotNowError(f"{self._where}: signal {-done.returncode} ended the command of Match exec")
         return done.returncode == 0
 
     def tokens(self) -> dict[str, str]:
@@ -408,7 +430,7 @@ class _Reader:
                 return f"{self.host}.{domain}".lower()
         if (self.value("canonicalizefallbacklocal") or "yes") in ("no", "false"):
             where = self.options["canonicalizefallbacklocal"].where
-            raise ValueError(f"{where}: {self.host!r} is in none of the CanonicalDomains")
+            raise NotNowError(f"{where}: {self.host!r} is in none of the CanonicalDomains")
         return self.host
 
 

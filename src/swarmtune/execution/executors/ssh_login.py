@@ -15,6 +15,7 @@ try:
 except ImportError as missing:
     raise MissingExtraError("Nodes over SSH", "ssh") from missing
 
+from swarmtune.execution.executors.ssh_config import NotNowError
 from swarmtune.execution.executors.ssh_known_hosts import COMMAND, KnownHosts, ask, known_hosts
 from swarmtune.execution.executors.ssh_proxy import open_proxy
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
@@ -93,14 +94,16 @@ def _hop(target: SshTarget) -> Hop:
 
 
 def config_mistake(target: SshTarget) -> str:
-    """What is wrong with this machine's SSH configuration for the way to a node, as a sentence; empty: nothing. Nothing is
-    connected; it blocks as ``ssh_config.effective`` does.
+    """What is wrong with this machine's SSH configuration for the way to a node, as a sentence without the node; empty:
+    nothing, as far as it is known without the network. Nothing is connected; it blocks as ``ssh_config.effective`` does.
     """
     try:
         for hop in route(_hop(target)):
             hop.options(client_keys=None)
+    except NotNowError:
+        return ""
     except (asyncssh.Error, OSError, ValueError) as error:
-        return _refusal(target, error, "", False).message
+        return str(error)
     return ""
 
 
