@@ -46,7 +46,7 @@ ENVIRONMENT_READERS = {
     "study/place.py": "the key that seals a study's command line lies in XDG_STATE_HOME, as the journals do",
     "space/space.py": "fields of dtype env take the value of a variable that the user names",
     "execution/executors/local.py": "services inherit the environment; journals go to XDG_STATE_HOME",
-    "execution/executors/ssh_config.py": "OpenSSH runs the commands of Match exec with $SHELL",
+    "execution/executors/ssh_config.py": "OpenSSH runs commands of ssh_config with $SHELL, and expands ${NAME}",
     "execution/executors/node_agent.py": "what Slurm tells a job must not reach the services",
     "execution/executors/slurm_jobs.py": "what Slurm tells the job that we run in is no option of another",
     "execution/executors/ray_membership.py": "RAY_ENABLE_AUTO_CONNECT: Ray must not start a cluster of its own",

@@ -400,6 +400,22 @@ def test_a_node_that_cannot_be_reached_is_a_note(cli: Cli, machine: Machine, con
     assert machine.calls == []
 
 
+@pytest.mark.parametrize("line", ["IdentitiesOnly ja", "ServerAliveInterval soon", ""])
+def test_a_mistake_in_the_ssh_configuration_is_one_of_the_check(
+    cli: Cli, machine: Machine, configured: Callable[..., None], clean: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setenv("HOME", str(clean))
+    (clean / ".ssh").mkdir()
+    (clean / ".ssh" / "config").write_text(f"Host *\n  ConnectTimeout 1\n  {line}\n")
+    (clean / ".ssh" / "config").chmod(0o600 if line else 0o666)
+    configured("--block-size 15", more=PARALLEL.format(hosts="n1.invalid", devices=8))
+    ended = cli("check")
+    assert ended.code == 2, ended
+    said = f"line 3: '{line.split()[1]}'" if line else "bad owner or permissions"
+    assert flat(ended.err).count(said) == 1
+    assert "n1.invalid cannot be reached: " in flat(ended.err)
+
+
 def test_nodes_that_a_scheduler_reserves_are_not_asked(
     cli: Cli, machine: Machine, configured: Callable[..., None]
 ) -> None:
@@ -458,6 +474,6 @@ def test_the_ssh_configuration_is_read_for_an_engine_that_is_asked_nothing(
     (clean / "hosts").write_text("n1.invalid slots=0\n")
     (clean / "config.toml").write_text('[optimizer]\nengine = "simulated"\n')
     ended = cli("check", "--hostfile", "hosts", "--nodes-per-group", "1")
-    assert ended.code == 0, ended
-    assert (f"{said}" in flat(ended.out)) if said else "cannot be reached" not in flat(ended.out)
-    assert not said or "note: n1.invalid cannot be reached: cannot log in to n1.invalid: " in flat(ended.out)
+    assert ended.code == (2 if said else 0), ended
+    assert (said in flat(ended.err)) if said else "cannot be reached" not in flat(ended.out)
+    assert not said or "n1.invalid cannot be reached: " in flat(ended.err)

@@ -226,6 +226,41 @@ async def test_an_identity_file_that_is_absent_or_no_key_is_passed_over(lab: Lab
     assert await finished(await executor.start(Command(("true",)))) == 0
 
 
+async def test_files_that_are_absent_or_malformed_stop_no_login(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    (tmp_path / "known").write_text(f"|1|bad x y\n{lab.known_hosts.read_text()}")
+    lines = f"UserKnownHostsFile {tmp_path}/absent {tmp_path}/known\nGlobalKnownHostsFile {tmp_path}/absent"
+    lines += f"\nCertificateFile {tmp_path}/absent"
+    executor = reach(lab.machines[0], config=config_with(lab, tmp_path, lines))
+    assert await finished(await executor.start(Command(("true",)))) == 0
+
+
+async def test_a_command_that_tells_known_hosts_is_asked_with_the_key(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    script = tmp_path / "known.sh"
+    script.write_text('#!/bin/sh\n[ "$1" = NONE ] || echo "$3 $1 $2"\n')
+    script.chmod(0o755)
+    lines = f"UserKnownHostsFile none\nKnownHostsCommand {script} %t %K "
+    executor = reach(lab.machines[0], config=config_with(lab, tmp_path, f"{lines} %H"))
+    assert await finished(await executor.start(Command(("true",)))) == 0
+    error = await refused(reach(lab.machines[0], config=config_with(lab, tmp_path, f"{lines} other")))
+    assert "host key is not known (SHA256:" in str(error)
+    assert "is not in KnownHostsCommand)" in str(error)
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="OpenSSH's client is not installed")
+async def test_a_proxy_command_that_needs_a_shell_carries_a_login(lab: Lab, reach: Open, tmp_path: Path) -> None:
+    _, two, three = lab.machines
+    marker = tmp_path / "ends"
+    proxy = f"`echo ssh` -F {lab.config} -W %h:%p {two.name}"
+    lines = f"Host {three.name}\n  ProxyCommand sh -c 'echo words >&2; {proxy}; touch {marker}' # by h2\nHost *"
+    for silence in ("", " 2>/dev/null"):
+        executor = reach(three, config=config_with(lab, tmp_path, lines.replace(" # by", f"{silence} # by")))
+        assert await finished(await executor.start(Command(("true",)))) == 0
+        assert (logins(two), logins(three)) >= (1, 1)
+        await executor.close()
+        await until(lambda: (logins(two), logins(three)) == (0, 0))
+    assert not marker.exists()  # all of it was ended
+
+
 async def test_a_node_behind_jump_hosts_is_reached_and_leaves_nothing(lab: Lab, reach: Open, tmp_path: Path) -> None:
     one, two, three = lab.machines
     lines = f"Host {three.name}\n  ProxyJump {one.name},{two.name}\nHost *"

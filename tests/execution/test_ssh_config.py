@@ -17,6 +17,7 @@ from swarmtune.execution.executors import ssh_config
 from swarmtune.execution.executors.ssh_keywords import KNOWN
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
+in_shell = ssh_config.in_shell
 ME = pwd.getpwuid(os.getuid()).pw_name
 COMPARED = (
     *("hostname", "port", "user", "proxyjump", "proxycommand", "identityfile", "identitiesonly", "hostkeyalias"),
@@ -396,14 +397,66 @@ def test_the_login_has_what_the_file_says(tmp_path: Path) -> None:
         'HostName %h.example # x\nPort=2222\nUser "a b"\nServerAliveInterval 1m\nMatch final\nProxyCommand = nc %h %p # x',
     )
     assert (found.host, found.port, found.username) == ("n1.example", 2222, "a b")
-    assert found.proxy_command == ["nc", "n1.example", "2222"]
+    assert Hop("n1", config=[str(tmp_path / "config")]).proxy == in_shell("nc n1.example 2222 # x")
     assert found.config.get("ServerAliveInterval") is None  # ours is shorter
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("echo '%h  %p' 2>/dev/null", "n1  22"),
+        ("echo `echo %h`", "n1"),
+        ("$HOME/x.sh %h %p # x", "x.sh n1 22"),
+        ("~/x.sh %r", f"x.sh {ME}"),
+        ('sh -c "echo %h; echo %p"', "n1\n22"),
+        ("echo a=b", "a=b"),
+    ],
+)
+def test_a_proxy_command_is_one_of_the_users_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, said: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.sh").write_text('#!/bin/sh\necho x.sh "$@"\n')
+    (tmp_path / "x.sh").chmod(0o755)
+    (tmp_path / "config").write_text(f"User {ME}\nProxyCommand {command}")
+    argv = Hop("n1", config=[str(tmp_path / "config")]).proxy
+    assert subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout.decode().strip() == said
+
+
+def test_no_proxy_command_is_none(tmp_path: Path) -> None:
+    for text in ("ProxyCommand none\nHost n1\nProxyCommand nc %h", "Host n2\nProxyCommand nc %h", "ProxyJump b"):
+        (tmp_path / "config").write_text(text)
+        assert Hop("n1", config=[str(tmp_path / "config")]).proxy == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a;b", "$(x)", "`x`", "-oX", "a b", "a\nb", "a|b", "a&b", "a'b", 'a"b', "a\\b", "{a}"]
+)
+def test_no_name_of_a_host_or_user_reaches_a_shell_as_a_command(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config").write_text(f'Match exec "touch {tmp_path}/ran %h"\nProxyCommand nc %h %r\n')
+    with pytest.raises(ValueError, match="is no name of a host, for ssh either"):
+        ssh_config.effective(name, files=[str(tmp_path / "config")])
+    if name not in ("$(x)", "a b", "a\\b"):
+        with pytest.raises(ValueError, match="is no name of a user, for ssh either"):
+            ssh_config.effective("n1", user=name, files=[str(tmp_path / "config")])
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("host", "user"),
+    [("fe80::1%eth0", "u"), ("n_1.example-x.org", "a b"), ("::1", "DOMAIN\\me"), ("n1", "me@x.org"), ("ü", "a$")],
+)
+def test_usual_names_of_hosts_and_users_stay(tmp_path: Path, host: str, user: str) -> None:
+    (tmp_path / "config").write_text("Port 5\n")
+    found = ssh_config.effective(host, user=user, files=[str(tmp_path / "config")])
+    assert (found["hostname"].values, found["user"].values) == ([host], [user])
 
 
 def test_files_of_known_hosts_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    found = options(tmp_path, 'HostName real\nUserKnownHostsFile ~/%n-%h "%d/a b" # x')
-    assert found.known_hosts == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
+    (tmp_path / "config").write_text('HostName real\nUserKnownHostsFile ~/%n-%h "%d/a b" # x')
+    found = Hop("n1", config=[str(tmp_path / "config")]).effective
+    assert found["userknownhostsfile"].expanded == [f"{tmp_path}/n1-real", f"{tmp_path}/a b"]
 
 
 @needs_ssh
@@ -431,8 +484,7 @@ def test_tokens_that_asyncssh_does_not_have(tmp_path: Path) -> None:
     assert found.agent_path == "/a/50%-%k.%h"
     assert [jump.host for jump in route(hop)] == ["b", "50%.n1", "n1"]
     (tmp_path / "config").write_text("HostKeyAlias 50%\nProxyCommand nc %k %h %n %p %r %%h\nUser u\nHostName real\n")
-    found = options(tmp_path, (tmp_path / "config").read_text())
-    assert found.proxy_command == ["nc", "50%", "real", "n1", "22", "u", "%h"]
+    assert Hop("n1", config=[str(tmp_path / "config")]).proxy == in_shell("nc 50% real n1 22 u %h")
 
 
 def test_an_address_with_a_zone_stays(tmp_path: Path) -> None:
@@ -462,7 +514,8 @@ def test_a_jump_in_a_final_block_counts(tmp_path: Path) -> None:
         ("ProxyJump %C", "line 1: %C stands for nothing"),
         ("Match exec \"sh -c 'kill -9 $$'\"", "line 1: signal 9 ended the command of Match exec"),
         ('User "x', "line 1: a quote is not closed"),
-        ("Match localnetwork 10.0.0.0/8", "the condition 'localnetwork' of Match is not known here"),
+        ("Match localnetwork 10.0.0.1/8", "line 1: 10.0.0.1/8 has host bits set (Match localnetwork)"),
+        ("Match version OpenSSH_10*", "the condition 'version' of Match is not known here"),
         ("IdentityFile ~/%x", "line 1: %x stands for nothing"),
         ("User a\nAddressFamily inet9", "line 2: 'inet9' is no value of AddressFamily"),
         ("CanonicalizeHostname yes\nCanonicalizePermittedCNAMEs *:*", "CanonicalizePermittedCNAMEs is not known here"),
@@ -473,6 +526,36 @@ def test_a_line_that_is_not_understood_is_named(tmp_path: Path, text: str, said:
         options(tmp_path, text)
     assert said in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "config"))
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ("localnetwork 127.0.0.0/8", True),
+        ("localnetwork 203.0.113.0/24,127.0.0.1", True),
+        ("localnetwork 203.0.113.0/24,2001:db8::/32", False),
+        ("!localnetwork 127.0.0.0/8", False),
+        ("!localnetwork 203.0.113.0/24 host n1", True),
+        ('command "git-*"', False),
+        ('!command "git-*"', True),
+        ("sessiontype exec", True),
+        ("sessiontype shell,subsystem", False),
+    ],
+)
+def test_conditions_of_later_versions(tmp_path: Path, condition: str, holds: bool) -> None:
+    (tmp_path / "config").write_text(f"Match {condition}\n  Port 5\n")
+    assert ("port" in ssh_config.effective("n1", files=[str(tmp_path / "config")])) == holds
+
+
+def test_include_has_variables_and_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SITE", "west")
+    for name, text in {"west": "Port 5", "n1": "User u", "50%": "HostKeyAlias a", "${NONE}": "HostName h"}.items():
+        (tmp_path / f"{name}.conf").write_text(f"{text}\n")
+    names = ("${SITE}", "%h", "50%", "${NONE}")
+    (tmp_path / "config").write_text("".join(f"Include {tmp_path}/{name}.conf\n" for name in names))
+    found = ssh_config.effective("n1", files=[str(tmp_path / "config")])
+    shown = {key: option.values for key, option in found.items()}
+    assert shown == {"port": ["5"], "user": ["u"], "hostkeyalias": ["a"], "hostname": ["h"]}
 
 
 def test_the_usual_files_are_the_users_and_the_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

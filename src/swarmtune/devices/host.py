@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 
@@ -41,5 +42,14 @@ def is_here(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return host.lower() in {"localhost", socket.gethostname().lower()}
-    own = {found.address.partition("%")[0] for several in psutil.net_if_addrs().values() for found in several}
-    return address.is_loopback or str(address) in own
+    return address.is_loopback or address in own_addresses()
+
+
+def own_addresses() -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Those of the interfaces of this machine, without zones."""
+    found = set()
+    for several in psutil.net_if_addrs().values():
+        for one in several:
+            with contextlib.suppress(ValueError):  # of hardware
+                found.add(ipaddress.ip_address(one.address.partition("%")[0]))
+    return found

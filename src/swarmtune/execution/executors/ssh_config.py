@@ -22,38 +22,48 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from swarmtune.devices.host import own_addresses
 from swarmtune.execution.executors.ssh_keywords import ADDED, ALIASES, BLOCKS, KNOWN, NAMES, SEVERAL, SWITCHES
 from swarmtune.execution.executors.ssh_values import jump_mistake, value_mistake
+from swarmtune.execution.executors.ssh_words import BLANK, expanded, first_word, listed, matches, split
 from swarmtune.files import opened
 
 MOST_BYTES = 1024 * 1024  # of a file
 MOST_DEPTH = 16  # of files inside files, as OpenSSH has it
 EXEC_S = 10.0  # for a command of Match exec
 USER_FILE, SYSTEM_FILE = Path("~/.ssh/config"), Path("/etc/ssh/ssh_config")
-BLANK = " \t\r\n"
 _TOKENS = "%CLdhijklnpru"
 _EXPANDED = {
     **dict.fromkeys(("certificatefile", "identityagent", "identityfile"), _TOKENS),
     **dict.fromkeys(("globalknownhostsfile", "userknownhostsfile"), _TOKENS),
     **dict.fromkeys(("proxycommand", "proxyjump"), "%hknpr"),
 }
+_WHOLE = ("knownhostscommand", "proxycommand")  # the rest of the line, with quotes and #
 _MAYBE_EMPTY = SEVERAL | {"host", "include", "sendenv"}  # a comment may be all that is behind them
 _OURS = (  # asyncssh need not know them
     *("canonicaldomains", "canonicalizefallbacklocal", "canonicalizehostname", "canonicalizemaxdots"),
-    *("canonicalizepermittedcnames", "ignoreunknown"),
+    *("canonicalizepermittedcnames", "globalknownhostsfile", "ignoreunknown", "knownhostscommand"),
+    *("proxycommand", "userknownhostsfile"),
 )
 _JUMP = re.compile(r"(?:ssh://)?(?:[^@]*@)?(\[[^\]]*\]|[^:/]*)")
+_NO_HOST = re.compile(r"""^-|['`"$\\;&<>|(){}\s\x00-\x1f\x7f]""")  # as ssh.c has it
+_NO_USER = re.compile(r"""^-|['`";&<>|(){}\x00-\x1f\x7f]|\s-|\\$""")
+
+
+class NotNowError(ValueError):
+    """What a command or the network says; it may say something else another time."""
 
 
 @dataclass
 class Option:
     """The values that count of one keyword. ``where``: the file and line of the first. ``expanded``: the values with what
-    %h and the like stand for, of a keyword that has them.
+    %h and the like stand for, of a keyword that has them. ``tokens``: what they stand for, of KnownHostsCommand.
     """
 
     values: list[str]
     where: str
     expanded: list[str] = field(default_factory=list)
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 def effective(
@@ -65,6 +75,9 @@ def effective(
     host's. OpenSSH's own files are passed over if they cannot be read, as ssh does. ValueError names file and line of a
     mistake; OSError if one of ``files`` cannot be read.
     """
+    for name, value, refused in (("host", host, _NO_HOST), ("user", user or "", _NO_USER)):
+        if refused.search(value):  # a shell may get it for %h or %r
+            raise ValueError(f"{value[:80]!r} is no name of a {name}, for ssh either")
     reader = _Reader(host, host)
     if user:
         reader.options["user"] = Option([user], "")
@@ -86,10 +99,27 @@ def effective(
     for key, letters in _EXPANDED.items():
         if option := reader.options.get(key):
             known = {letter: tokens[letter] for letter in letters}
-            option.expanded = [_expanded(value, known, option.where) for value in option.values]
+            option.expanded = [expanded(value, known, option.where) for value in option.values]
             if key.endswith("knownhostsfile"):  # the others asyncssh expands
                 option.expanded = [os.path.expanduser(os.path.expandvars(path)) for path in option.expanded]  # noqa: PTH111
+    if option := reader.options.get("knownhostscommand"):
+        place = tokens["k"] if reader.value("hostkeyalias") else tokens["h"]
+        if not reader.value("hostkeyalias") and tokens["p"] != "22":
+            place = f"[{place}]:{tokens['p']}"
+        option.tokens = {**tokens, "H": place}
+        for word in split(option.values[0], option.where, comments=False):
+            expanded(word, {**option.tokens, **dict.fromkeys("IKft", "")}, option.where)  # a mistake is found now
     return reader.options
+
+
+def in_shell(command: str) -> list[str]:
+    """The command as ssh runs one of its configuration: by the shell of the user."""
+    return [os.environ.get("SHELL") or "/bin/sh", "-c", f"exec {command}"]
+
+
+def with_variables(text: str) -> str:
+    """With the values of ${NAME}; a variable that is not there stays as it is written."""
+    return re.sub(r"\$\{(\w+)\}", lambda match: os.environ.get(match[1], match[0]), text)
 
 
 def lines(options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
@@ -104,12 +134,6 @@ def lines(options: Mapping[str, Option]) -> tuple[list[str], list[str]]:
             values = [value for value in values if value.lower() != "none"] or ["none"]
         if key in ("hostname", "identityagent", "identityfile", "certificatefile"):
             values = [value.replace("%", "%%") for value in values]  # asyncssh looks for tokens once more
-        elif key == "proxycommand":
-            with contextlib.suppress(ValueError):
-                values = [shlex.join(shlex.split(values[0], comments=True))]
-            made.append(f"{NAMES[key]} {values[0].replace('%', '%%')}")
-            origins.append(option.where)
-            continue
         rows = [[value] for value in values] if key in ADDED else [values]
         made += [f"{NAMES[key]} {shlex.join(row)}" for row in rows]
         origins += [option.where] * len(rows)
@@ -144,7 +168,7 @@ class _Reader:
         named = self.value("hostname")
         if self.resolved or named is None:
             return named or self.host
-        return _expanded(named, {"h": self.host, "%": "%"}, self.options["hostname"].where)
+        return expanded(named, {"h": self.host, "%": "%"}, self.options["hostname"].where)
 
     def read(self, files: Sequence[str]) -> None:
         """One pass over the files; what an earlier one set stays."""
@@ -186,12 +210,12 @@ class _Reader:
     def _line(self, line: str, own: bool, never: bool, depth: int) -> None:
         if not line or line.startswith("#"):
             return
-        keyword, rest = self._word(line)
+        keyword, rest = first_word(line, self._where)
         key = ALIASES.get(keyword.lower(), keyword.lower())
         if not rest:
             raise ValueError(f"{self._where}: no argument after {keyword[:40]!r}")
-        words = self._split(rest)  # or a quote is not closed
-        if key not in KNOWN and not _listed(key, (self.value("ignoreunknown") or "").lower()):
+        words = split(rest, self._where)  # or a quote is not closed
+        if key not in KNOWN and not listed(key, (self.value("ignoreunknown") or "").lower()):
             close = difflib.get_close_matches(key[:40], KNOWN, 1)
             hint = f"; did you mean {KNOWN[close[0]]}?" if close else ""
             if key.startswith("\ufeff"):
@@ -204,12 +228,12 @@ class _Reader:
             return
         if key == "match":
             self._active = not never and self._match(rest)
-        elif key in ("proxycommand", "proxyjump"):
+        elif key in (*_WHOLE, "proxyjump"):
             value = rest.lstrip(BLANK + "=")
             jump = value.partition("#")[0].rstrip(BLANK)
             if key == "proxyjump" and (wrong := jump_mistake(jump)):
                 raise ValueError(f"{self._where}: {wrong}")
-            self._set(key, [value if key == "proxycommand" else jump])
+            self._set(key, [value if key in _WHOLE else jump])
         else:
             self._words(key, words, own, never, depth)
 
@@ -232,13 +256,14 @@ class _Reader:
 
     def _named(self, patterns: Sequence[str]) -> bool:
         """Is one of the patterns of Host the host, and none with a ! before it?"""
-        if any(p.startswith("!") and _matches(self.host, p[1:]) for p in patterns):
+        if any(p.startswith("!") and matches(self.host, p[1:]) for p in patterns):
             return False
-        return any(_matches(self.host, p) for p in patterns if not p.startswith("!"))
+        return any(matches(self.host, p) for p in patterns if not p.startswith("!"))
 
     def _include(self, patterns: Sequence[str], own: bool, never: bool, depth: int) -> None:
         active, where = self._active, self._where
         for pattern in patterns:
+            pattern = self._filled(pattern)  # noqa: PLW2901
             if pattern.startswith("~") and own:
                 pattern = os.path.expanduser(pattern)  # noqa: PLW2901, PTH111 - a pattern, not a path
             folder = (USER_FILE.expanduser() if own else SYSTEM_FILE).parent
@@ -255,6 +280,14 @@ class _Reader:
                 self._lines(Path(name), data, own, never or not active, depth + 1)
                 self._where = where
         self._active = active
+
+    def _filled(self, pattern: str) -> str:
+        """With ${NAME} and tokens, as OpenSSH 9.9 has it; what stands for nothing stays, as it did before."""
+        pattern = with_variables(pattern)
+        try:
+            return expanded(pattern, self.tokens(), self._where) if "%" in pattern else pattern
+        except ValueError:
+            return pattern
 
     def _set(self, key: str, values: list[str]) -> None:
         if key == "port" and not re.fullmatch(r"[0-9]{1,5}", values[0]):
@@ -286,7 +319,7 @@ class _Reader:
         option = self.options.setdefault("sendenv", Option([], self._where))
         for pattern in patterns:
             if pattern.startswith("-"):
-                option.values = [value for value in option.values if not _matches(value, pattern[1:])]
+                option.values = [value for value in option.values if not matches(value, pattern[1:])]
             elif pattern not in option.values:
                 option.values.append(pattern)
 
@@ -295,7 +328,7 @@ class _Reader:
     def _match(self, rest: str) -> bool:
         result, count = True, 0
         while rest and not rest.startswith("#"):
-            word, rest = self._word(rest)
+            word, rest = first_word(rest, self._where)
             negated, name = word.startswith("!"), word.removeprefix("!").lower()
             if name == "all":
                 if count > 1 or (rest and not rest.startswith("#")):
@@ -308,7 +341,7 @@ class _Reader:
             else:
                 if not rest or rest.startswith("#"):
                     raise ValueError(f"{self._where}: nothing is behind {word[:40]!r} in Match")
-                wanted, rest = self._word(rest)
+                wanted, rest = first_word(rest, self._where)
                 holds = self._holds(name, wanted) if result or name != "exec" else negated
             result = result and holds != negated
         if not count:
@@ -318,8 +351,16 @@ class _Reader:
     def _holds(self, name: str, wanted: str) -> bool:
         if name == "exec":
             return self._runs(wanted)
+        if name == "localnetwork":
+            try:
+                networks = [ipaddress.ip_network(text) for text in wanted.split(",")]
+            except ValueError as error:
+                raise ValueError(f"{self._where}: {error} (Match localnetwork)") from error
+            return any(address in network for address in own_addresses() for network in networks)
         local = _local_user()
         compared = {
+            "command": "",  # one login is for all commands
+            "sessiontype": "exec",
             "host": self.real_host().lower(),
             "originalhost": self.original.lower(),
             "user": self.value("user") or local,
@@ -329,23 +370,20 @@ class _Reader:
         if name not in compared:
             raise ValueError(f"{self._where}: the condition {name[:40]!r} of Match is not known here")
         wanted = wanted.lower() if name.endswith("host") else wanted
-        return _listed(compared[name], wanted)
+        return listed(compared[name], wanted)
 
     def _runs(self, command: str) -> bool:
         """Does the command of Match exec end with code 0? Run as OpenSSH runs it."""
-        shell = os.environ.get("SHELL") or "/bin/sh"
-        text = _expanded(command, self.tokens(), self._where)
+        argv = in_shell(expanded(command, self.tokens(), self._where))
         try:
             quiet = subprocess.DEVNULL
-            done = subprocess.run(
-                [shell, "-c", f"exec {text}"], stdin=quiet, stdout=quiet, stderr=quiet, timeout=EXEC_S, check=False
-            )
+            done = subprocess.run(argv, stdin=quiet, stdout=quiet, stderr=quiet, timeout=EXEC_S, check=False)
         except subprocess.TimeoutExpired as error:
-            raise ValueError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
+            raise NotNowError(f"{self._where}: the command of Match exec did not end within {EXEC_S:.0f} s") from error
         except (OSError, ValueError) as error:
             raise ValueError(f"{self._where}: the command of Match exec does not run: {error}") from error
         if done.returncode < 0:
-            raise ValueError(f"{self._where}: signal {-done.returncode} ended the command of Match exec")
+            raise NotNowError(f"{self._where}: signal {-done.returncode} ended the command of Match exec")
         return done.returncode == 0
 
     def tokens(self) -> dict[str, str]:
@@ -392,78 +430,8 @@ class _Reader:
                 return f"{self.host}.{domain}".lower()
         if (self.value("canonicalizefallbacklocal") or "yes") in ("no", "false"):
             where = self.options["canonicalizefallbacklocal"].where
-            raise ValueError(f"{where}: {self.host!r} is in none of the CanonicalDomains")
+            raise NotNowError(f"{where}: {self.host!r} is in none of the CanonicalDomains")
         return self.host
-
-    # --- words -------------------------------------------------------------------------------------------------------
-
-    def _word(self, text: str) -> tuple[str, str]:
-        """The first word, up to a blank or one =, and the rest. A quote makes what is inside it part of the word."""
-        match = re.search(r'[ \t\r\n"=]', text)
-        if match is None:
-            return text, ""
-        before, after = text[: match.start()], text[match.end() :]
-        if match[0] == '"':
-            inside, quote, rest = after.partition('"')
-            if not quote:
-                raise ValueError(f"{self._where}: a quote is not closed")
-            return before + inside, rest.lstrip(BLANK)
-        rest = after.lstrip(BLANK)
-        return before, rest[1:].lstrip(BLANK) if match[0] != "=" and rest.startswith("=") else rest
-
-    def _split(self, text: str) -> list[str]:
-        """The words up to a comment, without their quotes. A backslash escapes only a quote, a backslash or a blank."""
-        words: list[str] = []
-        word: str | None = None
-        quote, position = "", 0
-        while position < len(text):
-            character, following = text[position], text[position + 1 : position + 2]
-            position += 1
-            if word is None:
-                if character in " \t":
-                    continue
-                if character == "#":
-                    break
-                word = ""
-            if character == "\\" and following and (following in "'\"\\" or (following == " " and not quote)):
-                word += following
-                position += 1
-            elif character == quote:
-                quote = ""
-            elif not quote and character in "'\"":
-                quote = character
-            elif not quote and character in " \t":
-                words.append(word)
-                word = None
-            else:
-                word += character
-        if quote:
-            raise ValueError(f"{self._where}: a quote is not closed")
-        return words if word is None else [*words, word]
-
-
-def _expanded(text: str, tokens: Mapping[str, str], where: str) -> str:
-    def known(match: re.Match[str]) -> str:
-        if match[1] not in tokens:
-            raise ValueError(f"{where}: %{match[1]} stands for nothing in {text[:60]!r}")
-        return tokens[match[1]]
-
-    return re.sub(r"%(.?)", known, text, flags=re.DOTALL)
-
-
-def _matches(text: str, pattern: str) -> bool:
-    """With * and ? in the pattern."""
-    return (
-        re.fullmatch("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), text, re.DOTALL) is not None
-    )
-
-
-def _listed(text: str, patterns: str) -> bool:
-    """Is one of the patterns, with commas between them, the text, and none with a ! before it?"""
-    parts = patterns.split(",")
-    if any(part.startswith("!") and _matches(text, part[1:]) for part in parts):
-        return False
-    return any(_matches(text, part) for part in parts if not part.startswith("!"))
 
 
 def _is_address(host: str) -> bool:

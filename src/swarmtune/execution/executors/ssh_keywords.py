@@ -11,8 +11,8 @@ TCPKeepAlive
 """
 _SINGLE = """
 AddressFamily BindAddress CanonicalizeHostname CanonicalizeMaxDots CASignatureAlgorithms Ciphers HostKeyAlgorithms
-Hostname HostKeyAlias IdentityAgent IgnoreUnknown KexAlgorithms MACs PKCS11Provider Port PreferredAuthentications
-ProxyCommand ProxyJump Tag User
+Hostname HostKeyAlias IdentityAgent IgnoreUnknown KexAlgorithms KnownHostsCommand MACs PKCS11Provider Port
+PreferredAuthentications ProxyCommand ProxyJump Tag User
 """
 _SEVERAL = """
 CanonicalDomains CanonicalizePermittedCNAMEs GlobalKnownHostsFile RekeyLimit SetEnv UserKnownHostsFile
@@ -25,7 +25,7 @@ ControlMaster ControlPath ControlPersist DynamicForward EnableEscapeCommandline 
 ExitOnForwardFailure FingerprintHash ForkAfterAuthentication ForwardAgent ForwardX11 ForwardX11Timeout
 ForwardX11Trusted GatewayPorts GSSAPIClientIdentity GSSAPIKexAlgorithms GSSAPIRenewalForcesRekey GSSAPIServerIdentity
 GSSAPITrustDNS HashKnownHosts HostbasedAcceptedAlgorithms HostbasedKeyTypes IPQoS KbdInteractiveDevices
-KnownHostsCommand LocalCommand LocalForward LogLevel LogVerbose NoHostAuthenticationForLocalhost
+LocalCommand LocalForward LogLevel LogVerbose NoHostAuthenticationForLocalhost
 NumberOfPasswordPrompts ObscureKeystrokeTiming PermitLocalCommand PermitRemoteOpen ProxyUseFdpass
 PubkeyAcceptedAlgorithms PubkeyAcceptedKeyTypes RefuseConnection RemoteCommand RemoteForward RequestTTY RequiredRSASize
 RevokedHostKeys SecurityKeyProvider ServerAliveCountMax ServerAliveInterval SessionType StdinNull StreamLocalBindMask

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,13 +15,15 @@ try:
 except ImportError as missing:
     raise MissingExtraError("Nodes over SSH", "ssh") from missing
 
+from swarmtune.execution.executors.ssh_config import NotNowError
+from swarmtune.execution.executors.ssh_known_hosts import COMMAND, KnownHosts, ask, known_hosts
+from swarmtune.execution.executors.ssh_proxy import open_proxy
 from swarmtune.execution.executors.ssh_route import Hop, keys, route
 
 __all__ = ["SshTarget", "asyncssh", "config_mistake", "login"]
 
 CONNECT_S = 10.0  # TCP, key exchange and login
 KEEPALIVE_S, KEEPALIVES = 5.0, 3  # a line that is cut is noticed after 5 x (3 + 1) s
-TRUSTED = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")  # as OpenSSH does
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class SshTarget:
     ``host``: a name, an address, or a ``Host`` of ~/.ssh/config, which is read (``config``: another file). Port 22 means: as
     ~/.ssh/config says, else 22. ``work_dir`` ("~" is the home there) is created; ``python``: any from 3.8 on.
     A ``temporary`` work_dir is ours alone, and goes when the executor is closed.
-    Keys come from the agent, ~/.ssh/config and ~/.ssh. Host keys must be in ``known_hosts``, by default ~/.ssh/known_hosts
-    and /etc/ssh/ssh_known_hosts; there is no way to accept an unknown one.
+    Keys come from the agent, ~/.ssh/config and ~/.ssh. Host keys must be in ``known_hosts``, by default those that
+    OpenSSH reads; there is no way to accept an unknown one.
     """
 
     host: str
@@ -73,7 +74,8 @@ async def login(target: SshTarget, again: bool = False) -> asyncssh.SSHClientCon
         at = target if hop is last else replace(target, host=hop.host, port=hop.port or 22, username=hop.username)
         try:
             following = await _login(hop, at, connection, again)
-            following.set_tunnel(connection)  # it closes with the connection through it
+            if connection is not None:
+                following.set_tunnel(connection)  # it closes with the connection through it
             connection = following
         except BaseException as error:
             if connection is not None:
@@ -92,14 +94,16 @@ def _hop(target: SshTarget) -> Hop:
 
 
 def config_mistake(target: SshTarget) -> str:
-    """What is wrong with this machine's SSH configuration for the way to a node, as a sentence; empty: nothing. Nothing is
-    connected; it blocks as ``ssh_config.effective`` does.
+    """What is wrong with this machine's SSH configuration for the way to a node, as a sentence without the node; empty:
+    nothing, as far as it is known without the network. Nothing is connected; it blocks as ``ssh_config.effective`` does.
     """
     try:
         for hop in route(_hop(target)):
             hop.options(client_keys=None)
+    except NotNowError:
+        return ""
     except (asyncssh.Error, OSError, ValueError) as error:
-        return _refusal(target, error, "", False).message
+        return str(error)
     return ""
 
 
@@ -108,10 +112,10 @@ async def _login(
 ) -> asyncssh.SSHClientConnection:
     doorkeeper = _Doorkeeper()
     try:
+        doorkeeper.known = await asyncio.to_thread(known_hosts, hop.effective, at.known_hosts)
         options = await asyncio.to_thread(
             hop.options,
             **await asyncio.to_thread(keys, hop),
-            known_hosts=[str(at.known_hosts)] if at.known_hosts else (),
             client_factory=lambda: doorkeeper,
             agent_forwarding=False,
             connect_timeout=CONNECT_S,
@@ -119,43 +123,71 @@ async def _login(
             keepalive_count_max=KEEPALIVES,
             tunnel=through,
         )
-        doorkeeper.trusted = _trusted(options)
-        return await asyncssh.connect(hop.host, options=options, known_hosts=doorkeeper.trusted, tunnel=through)
+        try:
+            return await _connect(hop, options, doorkeeper.known, through)
+        except asyncssh.HostKeyNotVerifiable:
+            if not await asyncio.to_thread(doorkeeper.learns, hop, at):
+                raise
+        return await _connect(hop, options, doorkeeper.known, through)
     except (asyncssh.Error, OSError, ValueError) as error:
         if isinstance(error, socket.gaierror) and not again and (refusal := _unresolved(hop, error)):
             raise refusal from error
         raise _refusal(at, error, doorkeeper.story, again) from error
 
 
-def _trusted(options: asyncssh.SSHClientConnectionOptions) -> list[str]:
-    if options.known_hosts is None:
-        raise ValueError("UserKnownHostsFile none switches off the check of host keys; let it name a file")
-    named = options.known_hosts if isinstance(options.known_hosts, list) else []
-    usual = [str(path) for path in (Path(name).expanduser() for name in TRUSTED) if path.is_file()]
-    return [str(Path(str(name)).expanduser()) for name in named] or usual or ["/dev/null"]
+async def _connect(
+    hop: Hop,
+    options: asyncssh.SSHClientConnectionOptions,
+    known: KnownHosts,
+    through: asyncssh.SSHClientConnection | None,
+) -> asyncssh.SSHClientConnection:
+    if through is not None or not hop.proxy:
+        return await asyncssh.connect(hop.host, options=options, known_hosts=known.all(), tunnel=through)
+    sock, proxy = await open_proxy(hop.proxy)
+    try:
+        connection = await asyncssh.connect(hop.host, options=options, known_hosts=known.all(), sock=sock)
+    except BaseException:
+        proxy.close()
+        raise
+    connection.set_tunnel(proxy)
+    return connection
 
 
 class _Doorkeeper(asyncssh.SSHClient):
     """Refuses host keys that are not trusted, and keeps an explanation for the error message."""
 
     def __init__(self) -> None:
-        self.trusted: Sequence[str] = ()
+        self.known = KnownHosts()
+        self.refused: tuple[str, str, int, asyncssh.SSHKey] | None = None
         self.story = ""
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         """Never."""
-        accepted = asyncssh.match_known_hosts(list(self.trusted), host, addr, port if port != 22 else None)[0]
-        seen, files = key.get_fingerprint(), " and ".join(self.trusted)
+        self.refused = (host, addr, port, key)
+        accepted = self.known.accepted(host, addr, port)
+        seen = key.get_fingerprint()
         if not accepted:
-            self.story = f"its host key is not known ({seen} is not in {files})"
+            self.story = f"its host key is not known ({seen} is not in {self.known})"
             return False
         entry = shlex.quote(host if port == 22 else f"[{host}]:{port}")
+        expected = " or ".join(dict.fromkeys(k.get_fingerprint() for keys in accepted.values() for k in keys))
+        files = [source for source in accepted if source != COMMAND]
+        remedy = "; ".join(f"ssh-keygen -f {shlex.quote(file)} -R {entry}" for file in files)
         self.story = (
-            f"its host key has changed: it is {seen} now, and {' or '.join(k.get_fingerprint() for k in accepted)} "
-            f"in {files}. Another machine may pretend to be this one. Only if you know why it changed, remove the old key: "
-            f"ssh-keygen -f {shlex.quote(self.trusted[0])} -R {entry}"
+            f"its host key has changed: it is {seen} now, and {expected} in {' and '.join(accepted)}. "
+            "Another machine may pretend to be this one. Only if you know why it changed, remove the old key: "
+            f"{remedy or f'from what {COMMAND} prints'}"
         )
         return False
+
+    def learns(self, hop: Hop, at: SshTarget) -> bool:
+        """Does KnownHostsCommand know the key that was refused? It is asked again, as ssh does, now that the key is here."""
+        if self.refused is None or at.known_hosts is not None:
+            return False
+        host, addr, port, key = self.refused
+        if not ask(self.known, hop.effective, key):
+            return False
+        return any(key in keys for keys in self.known.accepted(host, addr, port).values())
 
 
 def _unresolved(hop: Hop, error: socket.gaierror) -> CommunicationError | None:

@@ -34,18 +34,25 @@ class Hop:
     config: Sequence[str] = ()
 
     @cached_property
-    def _effective(self) -> dict[str, ssh_config.Option]:
+    def effective(self) -> dict[str, ssh_config.Option]:
+        """See ``ssh_config.effective``."""
         return ssh_config.effective(self.host, self.port, self.username, self.config)
 
     @property
     def real_host(self) -> tuple[str, str]:
         """The host that is connected to, and the file and line of its HostName; empty: there is none."""
-        named = self._effective["hostname"]
+        named = self.effective["hostname"]
         return named.values[0], named.where
+
+    @property
+    def proxy(self) -> list[str]:
+        """The command of ProxyCommand; empty without one."""
+        named = self.effective.get("proxycommand")
+        return ssh_config.in_shell(named.expanded[0]) if named and named.values[0].lower() != "none" else []
 
     def options(self, **more: Any) -> asyncssh.SSHClientConnectionOptions:
         """The options of a login there. ValueError, OSError or asyncssh.Error if something in the files is wrong."""
-        lines, origins = ssh_config.lines(self._effective)
+        lines, origins = ssh_config.lines(self.effective)
         with tempfile.NamedTemporaryFile("w", errors="surrogateescape") as file:
             file.write("\n".join(lines))
             file.flush()
@@ -98,7 +105,8 @@ class _NoKeys(list[str]):
 
 
 def keys(hop: Hop) -> dict[str, Any]:
-    """Options that name the keys of the configuration's IdentityFile which can be used; empty without one.
+    """Options that name the keys of the configuration's IdentityFile and the certificates of its CertificateFile
+    that can be used; empty without one.
 
     A file that is absent, or no key, is passed over. A public key, also beside an absent private one, chooses a key of the
     agent. A private key that asks for a passphrase is left to the agent.
@@ -116,9 +124,14 @@ def keys(hop: Hop) -> dict[str, Any]:
         beside = path.with_name(f"{path.name}.pub")
         if _is_public(_read(beside)):
             public.append(str(beside))
+    chosen: dict[str, Any] = {}
+    certificates = found.get("CertificateFile")
+    if isinstance(certificates, list):
+        paths = [str(Path(str(name)).expanduser()) for name in certificates]
+        chosen["client_certs"] = [path for path in paths if _is_certificate(_read(Path(path)))]
     if named is None:
-        return {}
-    chosen: dict[str, Any] = {"client_keys": private or _NoKeys(), "ignore_encrypted": True}
+        return chosen
+    chosen |= {"client_keys": private or _NoKeys(), "ignore_encrypted": True}
     if found.get("IdentitiesOnly") and public:
         chosen["agent_identities"] = public
     elif found.get("IdentitiesOnly") and not named:  # IdentityFile none
@@ -132,6 +145,14 @@ def _read(path: Path) -> bytes:
             return file.read(MOST_KEY_BYTES)
     except OSError:
         return b""
+
+
+def _is_certificate(data: bytes) -> bool:
+    try:
+        asyncssh.import_certificate(data)
+    except (asyncssh.KeyImportError, ValueError):
+        return False
+    return True
 
 
 def _is_public(data: bytes) -> bool:

@@ -104,6 +104,7 @@ class Inquiry:
             except ConfigurationError as error:  # an extra that is not installed
                 mistakes.append(f"parallel.executor: {error.message}")
                 return Installed()
+        mistakes += _unreachable(places[:MOST_NODES])
         if questions is None:
             here = any(place.executor == LOCAL for place in places)
             absent = [
@@ -111,7 +112,7 @@ class Inquiry:
                 for one in _folders(settings, engine)
                 if here and not Path(one.path).is_dir()
             ]
-            return Installed((), (*absent, *filter(None, map(_unreachable, places[:MOST_NODES]))))
+            return Installed((), tuple(absent))
         questions = replace(questions, needed=(*questions.needed, *_folders(settings, engine)))
         try:
             commands = [_command(settings, engine, questions, place) for place in places]
@@ -222,10 +223,13 @@ def _places(parallel: ParallelConfig | None, groups: Sequence[Group]) -> list[Pl
     return list(found.values())
 
 
-def _unreachable(place: Place) -> str:
-    """A notice where this machine's configuration leads to no connection with the node."""
-    why = executor_class(place.executor).unreachable(place.node) if place.node and place.executor != LOCAL else ""
-    return f"{place.host} cannot be reached: {why}" if why else ""
+def _unreachable(places: Sequence[Place]) -> list[str]:
+    """A mistake where this machine's configuration leads to no connection with nodes."""
+    hosts: dict[str, list[str]] = {}
+    for place in places:
+        if place.node and place.executor != LOCAL:
+            hosts.setdefault(executor_class(place.executor).unreachable(place.node), []).append(place.host)
+    return [f"{', '.join(named)} cannot be reached: {why}" for why, named in hosts.items() if why]
 
 
 def _command(settings: BaseSections, engine: Engine, questions: Questions, place: Place) -> Command:
