@@ -401,7 +401,7 @@ def _shot_study(
 def shoot(place: Place, tuner: subprocess.Popen[bytes], chosen: random.Random, shots: int, done: dict[str, int]) -> int:
     """Send so many signals to processes of the study while it runs; the number that was sent."""
     sent = 0
-    until = time.monotonic() + SLOWEST_S
+    until = time.monotonic() + 3 * SLOWEST_S  # a node is waited for, for a minute each time that its agent was killed
     due = [time.monotonic() + chosen.uniform(0.2, 2.0) + chosen.expovariate(0.25) for _ in range(shots)]
     wanted = [chosen.choice(("tuner", "service", "load generator", "supervisor", "node agent", "reader")) for _ in due]
     stopped: list[psutil.Process] = []

@@ -46,11 +46,24 @@ def mistake(cli: Cli, *arguments: str) -> str:
         ("--goodput", "ttft:5,,tpot:3", "--goodput: 'ttft:5,,tpot:3' has an empty item"),
         ("--sequence-distribution", "64,64:50;;32,32:50", "sequence_distribution: '' is not of the form"),
         ("--source-addresses", "", "source_addresses has an empty item"),
+        ("--goodput", "ttft:inf", "--goodput: 'ttft:inf' is not of the form NAME:MILLISECONDS"),
+        ("--goodput", "tpot:1e400", "--goodput: 'tpot:1e400' is not of the form"),
+        ("--isl-distribution", "uniform", "--isl-distribution needs --isl-stddev"),
+        ("--extra-inputs", ":5", "extra_inputs have the form 'name:value'"),
+        ("--profile-export-prefix", "results", "results.json is another file of the run"),
+        ("--profile-export-prefix", "requests", "requests.jsonl is another file of the run"),
+        ("--profile-export-prefix", "../precious", "a name is needed, with no folder"),
+        ("--profile-export-prefix", "a/b", "a name is needed, with no folder"),
     ],
 )
 def test_a_value_that_cannot_be_used(cli: Cli, clean: Path, option: str, value: str, words: str) -> None:
     assert words in mistake(cli, option, value)
     assert names_in(clean) == []
+
+
+def test_a_key_that_a_file_of_options_gives_twice(cli: Cli, clean: Path) -> None:
+    (clean / "options.yaml").write_text("concurrency: 2\nisl: 3\nconcurrency: 3\n")
+    assert "concurrency is given twice" in mistake(cli, "--config", "options.yaml")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])

@@ -14,6 +14,7 @@ from swarmtune.loadgen.endpoints import make_endpoint
 from swarmtune.loadgen.endpoints.base import Answer
 from swarmtune.loadgen.endpoints.sse import events
 from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.workload.session import Turn
 
 DONE = "data: [DONE]\n\n"
 PATHS = {"template": "t.0"}
@@ -291,8 +292,38 @@ def test_whole_answers_that_fail(kind: str, body: str, words: str) -> None:
 )
 def test_answers_without_tokens(kind: str, body: Any, prompt_tokens: int | None) -> None:
     answer = read(json.dumps(body), kind)
-    results = 1
-    assert answer == Answer(prompt_tokens=prompt_tokens, completion_tokens=0, results=results, finished=True)
+    highest = 0 if kind == "rankings" else -1
+    wanted = Answer(prompt_tokens=prompt_tokens, completion_tokens=0, results=1, highest=highest, finished=True)
+    assert answer == wanted
+
+
+@pytest.mark.parametrize(("reason", "error"), [
+    ("content_filter", "the server gave up: content_filter"), ("max_output_tokens", None), (None, None),
+])  # fmt: skip
+def test_a_response_that_is_withheld(reason: str | None, error: str | None) -> None:
+    ended = {"status": "incomplete", "incomplete_details": reason and {"reason": reason}, "usage": {"output_tokens": 1}}
+    stream = event({"type": "response.output_text.delta", "delta": "a"})
+    assert read(stream + event({"type": "response.incomplete", "response": ended}), "responses").error == error
+    output = [{"type": "message", "content": [{"type": "output_text", "text": "a"}]}]
+    assert read(json.dumps({**ended, "output": output}), "responses", streaming=False).error == error
+
+
+@pytest.mark.parametrize("vector", ['["0.1", "x"]', '[1, "2"]', "[true]"])
+def test_vectors_of_texts_are_none(vector: str) -> None:
+    answer = read(f'{{"data": [{{"index": 0, "embedding": {vector}}}]}}', "embeddings")
+    assert (answer.error or "").startswith("an embedding without numbers")
+
+
+def test_of_a_traceback_in_an_error_the_last_line_tells() -> None:
+    text = 'Traceback (most recent call last):\n  File "x.py", line 1\nRuntimeError: CUDA out of memory. Tried 2 GiB'
+    answer = read(json.dumps({"error": {"message": text}}))
+    assert answer.error == "error in the answer: RuntimeError: CUDA out of memory. Tried 2 GiB"
+
+
+@pytest.mark.parametrize(("template", "most"), [('{"n": "{{output_tokens}}"}', 16), ('{"n": 5}', -1)])
+def test_a_template_with_the_length_sets_a_limit(template: str, most: int) -> None:
+    made = make_endpoint("m", LoadgenOptions(endpoint_type="template", payload_template=template))
+    assert made.most_tokens(Turn(texts=("a",), input_tokens=1, output_tokens=16)) == most
 
 
 def test_a_template_without_its_field() -> None:

@@ -317,6 +317,21 @@ def test_reasoning_that_was_kept_back_came_with_no_word(
     assert answer.chunk_tokens == pytest.approx([each] * events)
 
 
+@pytest.mark.parametrize(("words", "hidden"), [
+    (["Versicherung", "Geschwindigkeit", "Aufenthaltstitel", "Bundesverfassung"], 0),
+    (["suihkuturbiini", "apumekaanikko", "aliupseeri", "oppilaspalvelu"], 0),
+    (["and", "so", "it", "is"], 12),
+])  # fmt: skip
+def test_long_words_may_be_several_tokens(words: list[str], hidden: int) -> None:
+    """A token, then four events of a word, and 17 tokens: those of long words have a part in the gaps."""
+    events = ["The", *words]
+    answer = Answer(
+        chunks=list(range(5)), chunk_sizes=[len(word) + 1 for word in events], first_answer=0, completion_tokens=17
+    )
+    assert spread(answer, 17, lambda: Text.of(" ".join(events), 5)) == hidden
+    assert sum(answer.chunk_tokens) == pytest.approx(17 - hidden)
+
+
 async def test_hidden_reasoning_makes_no_answer_fast(load: Load, raw_server: Start) -> None:
     usage = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":100,"completion_tokens_details":'
     usage += b'{"reasoning_tokens":97}}}\n\n'

@@ -457,6 +457,7 @@ def test_headers_that_would_break_the_request_are_refused(header: str) -> None:
         ([{"index": 0}, {"index": 1, "score": 0.4}], "a rank without a score"),
         ([{"index": "a", "score": 1}, {"index": 1, "score": 0.4}], "a rank without the number of its passage"),
         (["a", "b"], "a ranking that is no list of ranks"),
+        ([{"index": 100, "score": 1}, {"index": 1, "score": 0.4}], "a rank of passage 100, where 2 were sent"),
         ([{"index": 1, "relevance_score": 0.5}, {"index": 0, "relevance_score": 0}], None),
         ([{"index": 1, "logit": -3}, {"index": 0, "logit": 2.5}], None),
     ],

@@ -181,6 +181,31 @@ def test_multi_turn_conversations(write) -> None:
     assert [(turn.texts, turn.delay_ns) for turn in session.turns] == [(("a",), 0), (("b c",), 750_000_000)]
 
 
+def test_half_a_character_in_a_list_costs_no_other_entry(write) -> None:
+    _, contents = read(
+        write('[{"text": "a \\ud83d b", "output_length": 3}, {"text": "good"}, {"text": "\\ud83d\\ude00"}]')
+    )
+    assert [entry[0].texts for entry in contents.entries] == [("a ? b",), ("good",), ("\U0001f600",)]
+    assert contents.changes == {"text with half a character, which was replaced": 1}
+
+
+@pytest.mark.parametrize("value", ["123456789012345678901234567890", "18446744073709551617", "[-9223372036854775809]"])
+def test_a_whole_number_beyond_64_bits_is_refused(write, value: str) -> None:
+    for line in (f'{{"text": "a", "seed": {value}}}', f'{{"model": "m", "prompt": "a", "seed": {value}}}'):
+        with pytest.raises(ConfigValidationError, match="line 1: a whole number beyond 64 bits"):
+            read(write(line))
+    _, contents = read(write('{"text": "a", "seed": 18446744073709551615, "top_p": 1e3}'))
+    assert contents.entries[0][0].extra == {"seed": 2**64 - 1, "top_p": 1000.0}
+
+
+def test_recorded_answers_among_turns_are_left_out_and_counted(write) -> None:
+    said = [("user", "one"), ("assistant", "recorded"), ("user", "two")]
+    line = json.dumps({"session_id": "a", "turns": [{"role": role, "text": text} for role, text in said]})
+    _, contents = read(write(line))
+    assert [part.texts for part in contents.entries[0]] == [("one",), ("two",)]
+    assert contents.changes == {"recorded answer in 'turns' not sent: the service gives its own": 1}
+
+
 def test_slices_of_the_schedule(write) -> None:
     entries = read(write(MOONCAKE))[1]
     auto = ReplayDataset(entries, ReplaySpec(fixed_schedule=True, start_ms=1500, end_ms=3000), 1)

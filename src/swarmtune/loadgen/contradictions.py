@@ -30,6 +30,8 @@ API_PATHS = {  # by endpoint_type, with which URLs are copied from programs
 }  # fmt: skip
 # option, what it needs to have an effect, that in words
 NEEDS: tuple[tuple[str, Holds, str], ...] = (
+    ("isl_distribution", lambda o: o.isl_stddev > 0 or o.isl_distribution == "normal", "--isl-stddev"),
+    ("osl_distribution", lambda o: o.osl_stddev > 0 or o.osl_distribution == "normal", "--osl-stddev"),
     ("arrival_smoothness", lambda o: o.arrival_pattern == "gamma", "--arrival-pattern gamma"),
     ("request_rate_ramp_duration", RATE, "--request-rate"),
     ("concurrency_ramp_duration", lambda o: CLOSED(o) or o.concurrency is not None, "--concurrency"),

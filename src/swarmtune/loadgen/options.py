@@ -420,4 +420,5 @@ def _plain(text: str) -> Any:
 def _is_extra(text: str) -> bool:
     if text.lstrip().startswith("{"):
         return isinstance(_plain(text), dict)
-    return bool(text.partition(":")[1])
+    name, colon, _ = text.partition(":")
+    return bool(name.strip() and colon)

@@ -165,6 +165,10 @@ def multi_turn(line: Line, contents: Contents) -> Entry:
         raise ValueError("'turns' must be a list with at least one turn")
     if not all(isinstance(turn, dict | str) for turn in turns):
         raise ValueError("each of 'turns' must be a JSON object")
+    answers = [turn for turn in turns if isinstance(turn, dict) and turn.get("role") == "assistant"]
+    if answers and len(answers) < len(turns):
+        contents.changes["recorded answer in 'turns' not sent: the service gives its own"] += len(answers)
+        turns = [turn for turn in turns if turn not in answers]
     parts = tuple(_part(_object(turn), contents) for turn in turns)
     first = parts[0]
     if first.timestamp_ns is None and line.get("timestamp") is not None:
@@ -386,6 +390,16 @@ def check_sendable(value: Any) -> None:
         orjson.dumps(value)
     except TypeError as error:
         raise ValueError(f"it cannot be sent: {error}") from error
+    if _has_large(value):
+        raise ValueError("a whole number beyond 64 bits, which cannot be sent as it is")
+
+
+def _has_large(value: Any) -> bool:
+    """Was there a whole number that the reader could only keep as a float?"""
+    if isinstance(value, float):
+        return abs(value) >= 2**63 and value.is_integer()
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return any(map(_has_large, inner))
 
 
 def spoken(tree: Any) -> int:

@@ -229,10 +229,22 @@ def documents(path: Path) -> tuple[str, Iterable[tuple[int, Any]]]:
         if _is_list(data[: data.find(b"\n")]):
             return "line", numbered_lines(path)
         check_encoding(path)
-        raise ConfigValidationError([f"{path} is not a JSON list: {error}"]) from error
+        mended = _with_halves(data)
+        if mended is None:
+            raise ConfigValidationError([f"{path} is not a JSON list: {error}"]) from error
+        elements = mended
     if elements and is_message(loads(elements[0])):
         return "line", [(1, data)]
     return "entry", enumerate(elements, 1)
+
+
+def _with_halves(data: bytes) -> list[msgspec.Raw] | None:
+    """The elements of a list with halves of characters, which stay escapes; None: it is no list for another reason."""
+    try:
+        found = json.loads(data)
+        return [msgspec.Raw(json.dumps(element).encode()) for element in found] if isinstance(found, list) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def loads(text: Any) -> Any:

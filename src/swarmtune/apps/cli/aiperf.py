@@ -238,12 +238,26 @@ def _parsed(text: bytes, *, toml: bool) -> Any:
         return tomllib.loads(text.decode("utf-8-sig"))
     try:
         aliased = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
-        data = None if aliased else yaml.safe_load(text)
+        data = None if aliased else yaml.load(text, Loader=_once_loader())  # noqa: S506 - of SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     if aliased:
         raise ValueError("aliases (*name) are not read")
     return data
+
+
+def _once_loader() -> Any:
+    """YAML's safe loader, for which a key that is given twice is a mistake."""
+    import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value]
+            if twice := next((key for key in keys if isinstance(key, str) and keys.count(key) > 1), None):
+                raise yaml.YAMLError(f"{one_line(twice)} is given twice")
+            return super().construct_mapping(node, deep=deep)
+
+    return Once
 
 
 def _words(name: str, value: Any) -> list[str]:

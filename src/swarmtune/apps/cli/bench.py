@@ -275,12 +275,28 @@ def formats_of(arguments: argparse.Namespace) -> tuple[str, ...]:
         raise ConfigValidationError([empty_item("export", arguments.export, DEFAULT_FORMATS)])
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise ConfigValidationError([f"--export: {', '.join(unknown)} is not among {', '.join(FORMATS)}"])
+    check_prefix(arguments.profile_export_prefix)
     if arguments.export_level == "summary":
         summaries = {"aiperf": "aiperf_summary", "vllm": "vllm", "plots": "plots"}
         formats = [summaries[name] for name in formats if name in summaries]
     if arguments.auto_plot and "plots" not in formats:
         formats.append("plots")
     return ("measurement", *formats)
+
+
+def check_prefix(prefix: str | None) -> None:
+    """ConfigValidationError if files that are called so would leave the folder of the run, or replace others of it."""
+    from swarmtune.loadgen.exports.report import FILES, OF_AIPERF
+
+    if prefix is None:
+        return
+    names = {f"{prefix}{end}" for end in (".json", ".csv", ".jsonl", "_timeslices.json", "_timeslices.csv")}
+    if taken := sorted(names & (FILES - OF_AIPERF)):
+        raise ConfigValidationError([f"--profile-export-prefix {prefix}: {taken[0]} is another file of the run"])
+    if prefix != Path(prefix).name or not prefix.isprintable() or len(prefix) > 200:
+        raise ConfigValidationError(
+            ["--profile-export-prefix: a name is needed, with no folder; that is --artifact-dir"]
+        )
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -459,9 +475,12 @@ def slos(text: str) -> tuple[dict[str, float], list[str]]:
         if (metric or name) in limits:
             mistakes.append(f"--goodput: {name} is named twice: one limit of a kind can hold")
         try:
-            limits[metric or name] = float(value)
+            limits[metric or name] = limit = float(value)
         except ValueError:
+            limit = 0.0
+        if not 0 < limit < float("inf"):
             mistakes.append(f"--goodput: {part!r} is not of the form NAME:MILLISECONDS")
+            limits.pop(metric or name, None)
         if metric is None:
             mistakes.append(f"--goodput: {name!r} is not among {', '.join(SLO_NAMES)}")
     return limits, mistakes

@@ -28,7 +28,8 @@ class Answer:
     read that brought its last byte. ``chunk_sizes``: characters of each; ``chunk_choices``: which of several choices it
     belongs to, empty where there is only one. ``stated_counts``: what the server said of completion_tokens with each
     chunk (continuous usage), else empty. ``chunk_tokens``: the tokens of each, filled by read/counts.py; empty: one each,
-    or not known. ``choices``: how many answers it holds (n); ``results``: how many vectors or ranks, None without.
+    or not known. ``choices``: how many answers it holds (n); ``results``: how many vectors or ranks, None without;
+    ``highest``: the highest number of a passage that has a rank.
     ``first_answer``: index into ``chunks`` of the first one that is not reasoning, None without any.
     ``silent``: reads of the events of the generation that had no content, behind the first chunk: tokens without text, or
     the end (finish_reason); ``silent_before``: how many came before the first chunk, without those that greet (the role).
@@ -44,6 +45,7 @@ class Answer:
     chunk_tokens: list[float] = field(default_factory=list)
     choices: int = 1
     results: int | None = None
+    highest: int = -1
     silent: list[int] = field(default_factory=list)
     silent_before: int = 0
     first_answer: int | None = None

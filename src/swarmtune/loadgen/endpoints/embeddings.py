@@ -89,6 +89,6 @@ def size_of(entry: bytes) -> int | None:
     if rest[:1] != b"[":
         return None
     numbers = rest.partition(b"]")[0]
-    if b"null" in numbers or not any(digit in numbers for digit in DIGITS):
+    if b"null" in numbers or b'"' in numbers or not any(digit in numbers for digit in DIGITS):
         return None
     return 0 if numbers[:2] == b"[[" else numbers.count(b",") + 1  # several vectors of a text may be of any number

@@ -66,6 +66,7 @@ class Rankings(Endpoint):
             answer.error = trouble
             return answer
         answer.results = len(ranks)
+        answer.highest = max(rank["index"] for rank in ranks)
         answer.prompt_tokens = prompt_tokens(found.get("usage"))
         answer.finished = True
         return answer

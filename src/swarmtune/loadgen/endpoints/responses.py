@@ -10,7 +10,7 @@ import orjson
 from swarmtune.loadgen.endpoints.base import Answer, ChatMessage, Endpoint, Piece
 from swarmtune.loadgen.endpoints.bodies import messages_of, plain_payload, streamed
 from swarmtune.loadgen.endpoints.chunks import said, thoughts
-from swarmtune.loadgen.endpoints.sse import cut_off, joined, read_events, whole, whole_number
+from swarmtune.loadgen.endpoints.sse import cut_off, joined, read_events, shown, whole, whole_number
 from swarmtune.workload.session import Turn
 
 TEXT = "response.output_text.delta"
@@ -79,6 +79,7 @@ class Responses(Endpoint):
                     texts.append(text)
             elif kind in ENDS:
                 _take_usage(event.get("response"), answer)
+                answer.error = withheld(event.get("response"))
                 answer.finished = True
                 if answer.chunks:
                     answer.silent.append(read)
@@ -99,6 +100,7 @@ def _take_whole(found: Mapping[str, Any], read: int, answer: Answer, keep_text: 
     if found.get("status") in ("failed", "cancelled"):
         answer.error = f"the server gave up: status {found['status']}"
         return
+    answer.error = withheld(found)
     _take_usage(found, answer)
     output = found.get("output")
     items = [item for item in output if isinstance(item, Mapping)] if isinstance(output, list) else []
@@ -112,6 +114,13 @@ def _take_whole(found: Mapping[str, Any], read: int, answer: Answer, keep_text: 
     if keep_text:
         answer.text, answer.content = text, joined([thoughts({"reasoning": items})])
     answer.finished = True
+
+
+def withheld(response: Any) -> str | None:
+    """Why an answer is incomplete, unless it reached the length that was asked for."""
+    details = response.get("incomplete_details") if isinstance(response, Mapping) else None
+    reason = details.get("reason") if isinstance(details, Mapping) else None
+    return f"the server gave up: {shown(reason)}" if reason and reason != "max_output_tokens" else None
 
 
 def _take_usage(response: Any, answer: Answer) -> None:

@@ -21,6 +21,7 @@ CUT_OFF = "the stream was cut off: its end did not come"
 DONE = b"[DONE]"
 LARGEST = 2**31  # no count of tokens is
 NO_COUNT = -1  # stands for what a server gave as a count and is none
+TRACEBACK = "Traceback (most recent call last)"
 TAGS, HIDDEN_PARTS = re.compile(r"<[^>]*>"), re.compile(r"<(style|script|head)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
 ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)?\b.*:|[A-Za-z_][\w.]*(Error|Exception)$")
 SHOWN = 1000  # characters of a server's message that are kept
@@ -149,7 +150,7 @@ def telling(text: str) -> str:
     if "<" in text and ("</" in text or "<!" in text):
         text = html.unescape(TAGS.sub(" ", HIDDEN_PARTS.sub(" ", text)))
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "Traceback (most recent call last)" in text:
+    if TRACEBACK in text:
         return next((line for line in reversed(lines) if ERROR_LINE.match(line)), lines[-1])
     return " ".join(" ".join(lines).split())
 
@@ -175,6 +176,8 @@ def failure_of(chunk: Mapping[str, Any], name: str = "") -> str | None:
             return None
         error = chunk
     message = error.get("message") or error if isinstance(error, Mapping) else error
+    if isinstance(message, str) and TRACEBACK in message:
+        message = telling(message)
     kind = chunk.get("error_type")
     return f"{shown(message)} ({shown(kind)})" if kind else shown(message)
 

@@ -55,6 +55,11 @@ class Template(Endpoint):
             return f"{next(iter(turn.extra))[:60]!r} cannot be added to a payload_template that is no JSON object"
         return lost_as_text(turn)
 
+    def most_tokens(self, turn: Turn) -> int:
+        """Only a template that names the length sets a limit."""
+        named = turn.payload is None and "{{output_tokens}}" in self.options.payload_template
+        return turn.output_tokens if named and turn.output_tokens is not None else -1
+
     def body(self, turn: Turn, history: Sequence[ChatMessage] = ()) -> bytes:
         if turn.payload is not None:
             return orjson.dumps(plain_payload(turn, self.model, self._extra))

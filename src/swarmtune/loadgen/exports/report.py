@@ -34,10 +34,12 @@ SHOWN = 500  # characters of an error
 DIGESTED = 1000  # requests whose bytes enter the digest
 VLLM_FILE = "vllm_bench.json"
 ALWAYS = ("jsonl", "measurement")
-FILES = frozenset(  # all that a run may leave
+OF_AIPERF = frozenset(
+    (aiperf.JSON_FILE, aiperf.CSV_FILE, aiperf.RECORDS_FILE, aiperf_slices.JSON_FILE, aiperf_slices.CSV_FILE)
+)
+FILES = OF_AIPERF | frozenset(  # all that a run may leave
     (
         *(measurement.MEASUREMENT_FILE, measurement.RESULTS_FILE, jsonl.ROWS_FILE, jsonl.RUN_FILE, VLLM_FILE),
-        *(aiperf.JSON_FILE, aiperf.CSV_FILE, aiperf.RECORDS_FILE, aiperf_slices.JSON_FILE, aiperf_slices.CSV_FILE),
         *(parquet.REQUESTS_FILE, parquet.CHUNKS_FILE, parquet.NPZ_FILE, observed.SUMMARY, slices.FILE, PICTURE),
         *(f"{name}.{form}" for name in (observed.DEVICES, observed.SERVERS) for form in ("jsonl", "parquet")),
         *(f"{name}.{form}" for name in plots.NAMES for form in ("svg", "png")),

@@ -21,6 +21,7 @@ ranks may add it to each text. Whether counts fit the prompts within that is see
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,21 +36,33 @@ UNCOUNTED_EVENTS = 2  # events with text beyond the tokens: an end of the text, 
 UNCOUNTED_PART = 10  # and one in so many
 LONG_TOKEN = 7  # characters per token: only text with more is looked at for words beyond its tokens,
 SHORT_TOKEN = 4  # and only text with fewer for tokens beyond the text
+LONG_WORD = 10  # letters
+PIECE = 2.5
 VOCABULARY = 1.5  # times as many tokens as our own count may a text have by another vocabulary
 
 
 class Text(NamedTuple):
     """The text of an answer: tokens by a tokenizer; words between blanks, each of which is at least one token; bytes that it
-    has beyond one a character, each of which may be one."""
+    has beyond one a character, each of which may be one; letters of words that are longer than LONG_WORD, which another
+    vocabulary may cut into tokens of PIECE letters."""
 
     tokens: int
     words: int
     more_bytes: int = 0
+    long_letters: int = 0
 
     @property
     def most_tokens(self) -> int:
         """More tokens than this it does not have by any vocabulary."""
-        return int(self.tokens * VOCABULARY) + self.more_bytes
+        return int(self.tokens * VOCABULARY) + self.more_bytes + int(self.long_letters / PIECE)
+
+    @classmethod
+    def of(cls, content: str, tokens: int) -> Text:
+        """What a text tells; ``tokens``: by a tokenizer."""
+        words = content.split()
+        wordless = not content.strip("?")  # how many tokens it may have is not known
+        more_bytes = sys.maxsize if wordless else len(content.encode(errors="replace")) - len(content)
+        return cls(tokens, len(words), more_bytes, sum(len(word) for word in words if len(word) > LONG_WORD))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ One pass; memory holds the answers that overlap, and the finished rows.
 from __future__ import annotations
 
 import struct
-import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -138,6 +137,8 @@ class _Rows:
         tokens = _or(answer.completion_tokens, 0) if counted else self._estimated(answer, evidence, by_text)
         reads = (*answer.chunks[-1:], *answer.silent[-1:])
         hidden = spread(answer, tokens, by_text) if self._endpoint.streams else 0
+        if answer.highest >= note.expected_results >= 0 and answer.error is None:
+            answer.error = f"a rank of passage {answer.highest}, where {note.expected_results} were sent"
         if answer.results is not None and note.expected_results not in (-1, answer.results) and answer.error is None:
             answer.error = f"an answer with {answer.results} results for {note.expected_results} texts"
         outcome, error = note.outcome, note.error
@@ -161,9 +162,7 @@ class _Rows:
     def _text_of(self, bodies: Sequence[Piece]) -> Text:
         """What an answer's text tells; it is read again for that, as most answers need no tokenizer."""
         content = understood(self._endpoint, bodies, keep_text=True).content
-        wordless = not content.strip("?")  # how many tokens it may have is not known
-        more_bytes = sys.maxsize if wordless else len(content.encode(errors="replace")) - len(content)
-        return Text(self._count(content), len(content.split()), more_bytes)
+        return Text.of(content, self._count(content))
 
     def _estimated(self, answer: Answer, evidence: Evidence, by_text: Callable[[], Text]) -> int:
         if not self._endpoint.produces_tokens or not answer.chunks:
