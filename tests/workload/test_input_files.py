@@ -181,6 +181,15 @@ def test_multi_turn_conversations(write) -> None:
     assert [(turn.texts, turn.delay_ns) for turn in session.turns] == [(("a",), 0), (("b c",), 750_000_000)]
 
 
+@pytest.mark.parametrize("given", ['"http://x/y.png"', '{"url": "http://x/y.png"}', '["http://x/y.png"]'])
+@pytest.mark.parametrize("name", ["image", "images", "image_url", "image_urls"])
+def test_an_image_by_any_of_its_names_is_a_part_of_the_message(write, name: str, given: str) -> None:
+    _, contents = read(write(f'{{"text": "hi", "{name}": {given}, "output_length": 3}}'))
+    part = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+    assert contents.entries[0][0].messages[0]["content"] == [{"type": "text", "text": "hi"}, part]
+    assert contents.entries[0][0].extra == {}
+
+
 def test_half_a_character_in_a_list_costs_no_other_entry(write) -> None:
     _, contents = read(
         write('[{"text": "a \\ud83d b", "output_length": 3}, {"text": "good"}, {"text": "\\ud83d\\ude00"}]')

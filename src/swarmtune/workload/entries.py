@@ -34,7 +34,7 @@ PROMPTS = ("text", "prompt", "text_input")
 BODIES = ("messages", "prompt", "input")  # with "model": a whole body
 TIMES = ("timestamp", "delay", "session_id")
 OWN = frozenset((*OUTPUTS, *PROMPTS, *TIMES, "texts", "messages", "payload", "system", "extra", "role"))
-MEDIA = tuple(f"{name}{ending}" for name in ("image", "audio", "video") for ending in ("", "s"))
+MEDIA = tuple(f"{name}{ending}" for name in ("image", "audio", "video") for ending in ("", "s", "_url", "_urls"))
 DESCRIPTIONS = """
 id _id idx index uuid hash type name custom_id method url conversation_id request_id question_id prompt_id task_id item_id
 sample_id doc_id chat_id parent_chat_id turn source dataset subset split language lang domain subject topic label labels
@@ -353,7 +353,7 @@ def _media(line: Line) -> list[dict[str, Any]]:
         given = line.get(name)
         if given is None:
             continue
-        parts += [_medium(name.removesuffix("s"), value) for value in _flat(given)]
+        parts += [_medium(name.partition("_")[0].removesuffix("s"), value) for value in _flat(given)]
     return parts
 
 
@@ -367,6 +367,8 @@ def _flat(given: Any) -> list[Any]:
 
 
 def _medium(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, dict) and value.keys() == {"url"}:  # as in a part of OpenAI's
+        value = value["url"]
     if not isinstance(value, str):
         raise ValueError(f"{name!r} must be a text, or a list of texts, not {shown(value)}")  # noqa: TRY004
     if name == "audio":
