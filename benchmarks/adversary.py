@@ -367,7 +367,8 @@ def _shot_study(
             shutil.rmtree(place.folder / "swarmtune-studies", ignore_errors=True)
         process = place.start("optimizer", *(["-lb"] if begun else []))
         last = found.tried >= KILLS or run == 39
-        found.tried += shoot(place, process, chosen, 0 if last else chosen.randint(1, 3), done)
+        hit = shoot(place, process, chosen, 0 if last else chosen.randint(1, 3), done)
+        found.tried += hit
         shown = (place.folder / "shown").read_bytes()[before:]
         if process.poll() is None:
             found.hangs += 1
