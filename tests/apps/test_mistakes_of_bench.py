@@ -66,6 +66,13 @@ def test_a_key_that_a_file_of_options_gives_twice(cli: Cli, clean: Path) -> None
     assert "concurrency is given twice" in mistake(cli, "--config", "options.yaml")
 
 
+@pytest.mark.parametrize("content", ["config: other.yaml\n", "f: other.yaml\n"])
+def test_a_file_of_options_that_names_another_one(cli: Cli, clean: Path, content: str) -> None:
+    (clean / "options.yaml").write_text(content)
+    (clean / "other.yaml").write_text("concurrency: 2\n")
+    assert "options.yaml" in mistake(cli, "--config", "options.yaml")
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_file(cli: Cli, clean: Path, kind: str, content: bytes) -> None:

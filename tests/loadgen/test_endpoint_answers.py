@@ -163,6 +163,31 @@ def test_tokens_of_each_chunk_from_continuous_usage() -> None:
     assert read(delta(content="a") + usage(completion_tokens=1) + DONE).stated_counts == []
 
 
+def listed(word: str, count: int, *, of: str) -> str:
+    """An event that lists its tokens."""
+    entries: dict[str, Any] = {
+        "token_ids": {"token_ids": [7] * count},
+        "tokens": {"logprobs": {"tokens": ["x"] * count}},
+    }
+    entries["content"] = {"logprobs": {"content": [{"token": "x", "logprob": -0.5, "bytes": [120]}] * count}}
+    return event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None, **entries[of]}]})
+
+
+@pytest.mark.parametrize("of", ["token_ids", "content", "tokens"])
+def test_tokens_of_each_chunk_from_their_list(of: str) -> None:
+    stream = listed("a", 1, of=of) + listed("bcd", 3, of=of) + listed("e", 2, of=of)
+    answer = read(stream + DONE)
+    assert (answer.stated_counts, answer.completion_tokens) == ([1, 4, 6], 6)
+    answer = read(stream + usage(completion_tokens=7) + DONE)  # and one that ends the text
+    assert (answer.stated_counts, answer.completion_tokens) == ([1, 4, 6], 7)
+    answer = read(stream + usage(completion_tokens=20) + DONE)  # not all are listed
+    assert (answer.stated_counts, answer.completion_tokens) == ([], 20)
+    answer = read(stream + delta(content="f") + DONE)  # not with every chunk
+    assert (answer.stated_counts, answer.completion_tokens) == ([], None)
+    answer = read(listed("a", 0, of=of) + listed("b", 0, of=of) + DONE)  # always empty
+    assert (answer.stated_counts, answer.completion_tokens) == ([], None)
+
+
 def test_token_counts_in_all_their_places() -> None:
     answer = read(delta(content="a") + usage(prompt_tokens=9, completion_tokens=5.0, reasoning_tokens=3) + DONE)
     assert (answer.completion_tokens, answer.reasoning_tokens) == (5, 3)
@@ -204,9 +229,15 @@ def test_several_choices_end_when_all_have_ended() -> None:
         ('data: {"choices": [{"te', "not a JSON object"),
         ("data: [1]\n\n", "not a JSON object"),
         ("data: Internal Server Error\n\n", "'Internal Server Error'"),
-        ("<html><body>Bad gateway</body></html>", "no event stream but '<html>"),
+        ("<html><body>Bad gateway</body></html>", "no event stream but a page: 'Bad gateway'"),
         ('{"error": {"message": "whole body"}}', "error in the answer: whole body"),
-        ('{"detail": "not found"}', "streaming = false"),
+        ('{"detail": "not found"}', "error in the answer: not found"),
+        ('{"base_resp": {"status_code": 1004, "status_msg": "login fail"}}', "error in the answer: login fail"),
+        ('{"Response": {"Error": {"Code": "AuthFailure", "Message": "no key"}}}', "error in the answer: no key"),
+        ('{"data": {"id": 1}, "code": 0, "msg": "success"}', "streaming = false"),
+        ('data: {"base_resp": {"status_code": 1004, "status_msg": "login fail"}}\n\n', "login fail"),
+        ('data: {"choices": [], "code": 500, "msg": "boom"}\n\n', "boom"),
+        ("<html><head><title>Just a moment...</title></head><body></body></html>", "a page: 'Just a moment...'"),
         (": ping\n\n: ping\n\n", "cut off"),
         ("", "an empty answer"),
         ("\n", "an empty answer"),

@@ -139,6 +139,16 @@ def test_burst_gpt_leaves_out_what_had_failed(write) -> None:
     ]  # fmt: skip
 
 
+def test_whole_numbers_as_pandas_writes_them(write) -> None:
+    lengths = "Timestamp,Request tokens,Response tokens\n5.0,472.0,18.0\n6,10,"
+    assert [(e[0].input_tokens, e[0].output_tokens) for e in read(write(f"{lengths}7.00\n"))[1].entries] == [
+        (472, 18), (10, 7),
+    ]  # fmt: skip
+    for wrong in ("7.5", "7.", ".0", "1e3"):
+        with pytest.raises(ConfigValidationError, match="line 3: Response tokens must be a whole number"):
+            read(write(f"{lengths}{wrong}\n"))
+
+
 @pytest.mark.parametrize("lines", [False, True])
 def test_sharegpt(write, lines: bool) -> None:
     text = "\n".join(map(json.dumps, SHAREGPT)) if lines else json.dumps(SHAREGPT)

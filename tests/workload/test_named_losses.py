@@ -58,6 +58,8 @@ def test_batches_for_another_api_are_a_mistake(tmp_path: Path) -> None:
         dataset(tmp_path / "b.jsonl", text, endpoint_type="chat")
     assert dataset(tmp_path / "b.jsonl", batch("/v1/chat/completions"), endpoint_type="chat").size == 1
     assert dataset(tmp_path / "b.jsonl", batch("https://docs/x"), endpoint_type="chat").size == 1
+    with pytest.raises(ConfigValidationError, match="line 1: 'method' must be POST, not 'GET'"):
+        dataset(tmp_path / "b.jsonl", batch("/v1/chat/completions").replace("POST", "GET"), endpoint_type="chat")
 
 
 def test_a_schedule_out_of_order_is_sorted_and_named(tmp_path: Path) -> None:

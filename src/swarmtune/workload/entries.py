@@ -239,6 +239,8 @@ def _payload(line: Line, contents: Contents) -> Mapping[str, Any] | None:
     if name:
         payload, allowed = line[name], DESCRIBING.union(TIMES, (name,))
         beside = [key for key in line if key not in allowed and line[key] is not None]
+        if line.get("method", "POST") != "POST":
+            raise ValueError(f"'method' must be POST, not {shown(line['method'])}")
         if beside:
             raise ValueError(f"beside {name!r}, a whole body, {beside[0][:60]!r} is not sent: write it into the body")
     elif "model" in line and any(key in line for key in BODIES):

@@ -42,6 +42,7 @@ from swarmtune.workload.sharegpt import is_sharegpt, read_sharegpt
 
 NS = 1_000_000_000
 BLOCKS = {"mooncake_trace": 512, "bailian_trace": 16}  # tokens that a hash_id stands for, unless told otherwise
+WHOLE = re.compile(r"\.0+$", re.ASCII)  # of a whole number that pandas wrote from a column with gaps
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?", re.ASCII)
 TEXTS = (*PROMPTS, "texts", "messages", "payload", *MEDIA)
 CSV_HEADS = {
@@ -229,7 +230,7 @@ def _part(row: Row, asked: str, answered: str, stamp: int, contents: Contents) -
 
 
 def _number(row: Row, name: str) -> int:
-    text = (row[name] or "").strip()
+    text = WHOLE.sub("", (row[name] or "").strip())
     if not (text.isascii() and text.isdecimal()):
         raise ValueError(f"{name} must be a whole number, not {text[:60]!r}")
     digits = text.lstrip("0") or "0"

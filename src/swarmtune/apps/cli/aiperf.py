@@ -194,6 +194,9 @@ def _from_file(path: Path, mistakes: list[str]) -> list[str]:
         ]
     words, known = [], _options()
     for name, value in found:
+        if name in CONFIG:
+            mistakes.append(f"--config: {path}: a file of options names no other one: give --config for each")
+            continue
         for word in _words(name, value):
             for made in _translate(*_parts(word), iter(()), mistakes):
                 if made.startswith("-") and made.partition("=")[0] not in known:

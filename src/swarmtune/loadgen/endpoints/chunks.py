@@ -39,6 +39,7 @@ WORDS = ("text", "transcript", "content", "value", "refusal", "audio")  # where 
 WORDLESS = ("data", "token_ids", "url", "b64_json", "audio", "image", "images", "image_url", "audio_url", "video_url")
 DEPTH = 8  # levels of a message that are looked through
 MOST_CHOICES = 255
+ENDINGS = 2  # tokens of an answer that may be counted and not listed, or listed and not counted: those of its end
 BAD_ENDS = (
     "error",
     "abort",
@@ -58,6 +59,13 @@ class Delta(msgspec.Struct, gc=False):
     function_call: dict[str, Any] | None = None
 
 
+class Logprobs(msgspec.Struct, gc=False):
+    """An entry for each token of an event: ``content`` in a chat, ``tokens`` in a completion."""
+
+    content: list[msgspec.Raw] | None = None
+    tokens: list[msgspec.Raw] | None = None
+
+
 class Choice(msgspec.Struct, gc=False):
     """One of the answers of an event: ``delta`` in a chat, ``text`` in a completion."""
 
@@ -66,6 +74,8 @@ class Choice(msgspec.Struct, gc=False):
     text: str | None = None
     finish_reason: str | None = None
     error: Any = None  # of OpenRouter, whose provider has failed
+    token_ids: list[int] | None = None  # of vLLM, if asked for; so are
+    logprobs: Logprobs | None = None
 
 
 class Details(msgspec.Struct, gc=False):
@@ -106,6 +116,8 @@ class Reader:
         self._open: set[int] = set()  # choices that have begun and not ended
         self._greeted: set[int] = set()  # choices whose first event had no content: their role
         self._ended = False
+        self._listed = 0  # tokens that were listed so far, by their ids or probabilities,
+        self._listed_counts: list[int] = []  # and with each chunk
 
     def stream(self, pieces: Sequence[Piece]) -> Answer:
         """The whole event stream."""
@@ -162,7 +174,7 @@ class Reader:
     def _take(self, chunk: Chunk, read: int) -> bool:
         """Note what this event brought; did it bring content?"""
         answer = self.answer
-        before = len(answer.chunks)
+        before, listed_before = len(answer.chunks), self._listed
         for choice in chunk.choices:
             text, delta, thought = choice.text, choice.delta, ""
             if delta is not None:
@@ -179,12 +191,16 @@ class Reader:
                     self._place(choice.index)
                 if self.texts is not None:
                     self._keep(choice, text or "", thought)
+            if choice.token_ids is not None or choice.logprobs is not None:
+                self._listed += listed(choice)
             if choice.error:
                 answer.error = f"error in the stream: {failure_of({'error': choice.error})}"
             if choice.finish_reason is None:
                 self._open.add(choice.index)
             elif choice.finish_reason:
                 self._end(choice)
+        if self._listed > listed_before and len(answer.chunks) == before + 1:
+            self._listed_counts.append(self._listed)
         if chunk.usage is not None:
             self._count(chunk.usage, len(answer.chunks) - before)
         return len(answer.chunks) > before
@@ -254,10 +270,28 @@ class Reader:
         answer = self.answer
         if len(answer.stated_counts) != len(answer.chunks):  # not with every chunk: of no use
             answer.stated_counts = []
+        if not answer.stated_counts and len(self._listed_counts) == len(answer.chunks):
+            self._take_listed()
         answer.choices = min(MOST_CHOICES, max(1, len(set(answer.chunk_choices))))
         if self.texts is not None:
             answer.text, answer.content = joined(self.texts), joined(self._contents)
         return answer
+
+    def _take_listed(self) -> None:
+        """Count by the tokens that were listed, if they are as many as stated, or one with each event at least."""
+        answer, counts = self.answer, self._listed_counts
+        if answer.completion_tokens is None and counts:
+            answer.completion_tokens = self._listed
+        if answer.completion_tokens is not None and abs(answer.completion_tokens - self._listed) <= ENDINGS:
+            answer.stated_counts = counts
+
+
+def listed(choice: Choice) -> int:
+    """How many tokens of this event are listed."""
+    if choice.token_ids is not None:
+        return len(choice.token_ids)
+    entries = choice.logprobs and (choice.logprobs.content or choice.logprobs.tokens)
+    return len(entries or ())
 
 
 def called(delta: Delta) -> str:

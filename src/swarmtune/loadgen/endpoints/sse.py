@@ -23,8 +23,24 @@ LARGEST = 2**31  # no count of tokens is
 NO_COUNT = -1  # stands for what a server gave as a count and is none
 TRACEBACK = "Traceback (most recent call last)"
 TAGS, HIDDEN_PARTS = re.compile(r"<[^>]*>"), re.compile(r"<(style|script|head)\b.*?</\1\s*>", re.DOTALL | re.IGNORECASE)
+TITLE = re.compile(r"<title\b[^>]*>(.*?)</title\s*>", re.DOTALL | re.IGNORECASE)
 ERROR_LINE = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)?\b.*:|[A-Za-z_][\w.]*(Error|Exception)$")
 SHOWN = 1000  # characters of a server's message that are kept
+COMPLAINTS = (  # names of an error's text, in small letters and without underscores: of FastAPI, gateways and clouds
+    *("detail", "message", "msg", "errors", "errmsg", "errormsg", "errormessage", "statusmsg", "statusmessage"),
+    *("errordescription",),
+)
+CODES = (
+    "code",
+    "statuscode",
+    "errorcode",
+    "errcode",
+    "errno",
+    "retcode",
+    "ret",
+)  # names of what tells whether it is one
+FINE = (None, "", 0, "0", 200, "200", "ok", "OK", "success", "Success", "SUCCESS")
+LEVELS = 3  # of an object that are looked through for an error
 
 # (event name, its object, number of the read) -> nothing; fills the Answer it was made for
 Take = Callable[[str, Mapping[str, Any], int], None]
@@ -131,15 +147,23 @@ def not_a_stream(pieces: Sequence[Piece]) -> str:
     if is_stream(pieces):
         return CUT_OFF
     chunk = json_object(body)
-    failure = None if chunk is None else failure_of(chunk)
+    failure = None if chunk is None else message_of(chunk)
     if failure is not None:
         return f"error in the answer: {failure}"
     hint = "" if chunk is None else " (for a server that does not stream, say streaming = false)"
     return f"no event stream but {excerpt(body)}{hint}"
 
 
+def _last_said(pieces: Sequence[Piece]) -> str | None:
+    """What the last event says of an error."""
+    chunk = json_object(next((data for _, _, data in reversed(list(events(pieces)))), b""))
+    return None if chunk is None else message_of(chunk)
+
+
 def cut_off(pieces: Sequence[Piece]) -> str:
-    """That the end of a stream did not come, with the last line in it that is no part of one: an error as plain text."""
+    """That the end of a stream did not come, and the last that came if it is an error: an event, or a line of text."""
+    if said := _last_said(pieces):
+        return f"{CUT_OFF}; the last event says: {said}"
     lines = (line.strip() for line in join(pieces).removeprefix(BOM).splitlines())
     stray = [line for line in lines if line and not line.startswith((*FIELDS, b"error"))]
     return f"{CUT_OFF}; the last that came is {excerpt(stray[-1])}" if stray else CUT_OFF
@@ -148,7 +172,8 @@ def cut_off(pieces: Sequence[Piece]) -> str:
 def telling(text: str) -> str:
     """What of a page or a text says what is wrong, in one line: no markup, and of a traceback its last line."""
     if "<" in text and ("</" in text or "<!" in text):
-        text = html.unescape(TAGS.sub(" ", HIDDEN_PARTS.sub(" ", text)))
+        page, title = TAGS.sub(" ", HIDDEN_PARTS.sub(" ", text)), TITLE.search(text)
+        text = html.unescape(page if page.strip() or title is None else title[1])
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if TRACEBACK in text:
         return next((line for line in reversed(lines) if ERROR_LINE.match(line)), lines[-1])
@@ -191,13 +216,25 @@ def _coded(chunk: Mapping[str, Any]) -> str:
 
 
 def complaint_of(chunk: Mapping[str, Any]) -> str | None:
-    """What an object says that holds nothing of an answer: {"detail": ...}, {"code": ..., "message": ...}, {"error": ""}."""
-    if "choices" in chunk or "usage" in chunk:
+    """What an object says that holds nothing of an answer: {"detail": ...}, {"code": ..., "message": ...}, {"error": ""},
+    {"base_resp": {"status_code": 1004, "status_msg": ...}}. A code that tells of success makes it no complaint.
+    """
+    if chunk.get("choices") or chunk.get("usage"):
         return None
-    for name in ("detail", "message", "msg", "errors"):
-        if chunk.get(name):
-            return shown(chunk[name])
-    return "an error without a message" if chunk.get("error") is not None else None
+    told = _complaint(chunk, LEVELS)
+    return "an error without a message" if told is None and chunk.get("error") is not None else told
+
+
+def _complaint(part: Mapping[str, Any], levels: int, *, inner: bool = False) -> str | None:
+    """The text of an error at this level, or further down, where a code must stand beside it."""
+    names = {str(name).lower().replace("_", ""): value for name, value in part.items()}
+    codes = [names[name] for name in CODES if name in names]
+    if any(code not in FINE for code in codes) or not (codes or inner):
+        for name in COMPLAINTS:
+            if names.get(name):
+                return shown(names[name])
+    parts = [value for value in part.values() if isinstance(value, dict)] if levels else []
+    return next((told for one in parts if (told := _complaint(one, levels - 1, inner=True))), None)
 
 
 def json_object(data: bytes) -> dict[str, Any] | None:
@@ -227,8 +264,10 @@ def join(pieces: Sequence[Piece]) -> bytes:
 
 
 def excerpt(data: bytes) -> str:
-    """The beginning of a body, for an error message."""
-    return repr(data.decode(errors="replace").strip()[:EXCERPT])
+    """The beginning of a body, or what a page says, for an error message."""
+    text = data.decode(errors="replace").strip()
+    page = telling(text) if text[:1] == "<" else ""
+    return f"a page: {page[:EXCERPT]!r}" if page not in ("", text) else repr(text[:EXCERPT])
 
 
 def whole_number(value: Any) -> int | None:
