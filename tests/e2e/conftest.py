@@ -55,6 +55,7 @@ class Workplace:
 
     def start(self, *arguments: str, command: str = "optimizer") -> subprocess.Popen[str]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SWARMTUNE", "MODEL"))}
+        environment["SWARMTUNE_LOADGEN__MAX_CONTENDED_CPU_SHARE"] = "1"  # other tests run at the same time
         if self.packages:
             environment["PYTHONPATH"] = str(self.packages)
         return subprocess.Popen(

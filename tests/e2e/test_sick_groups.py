@@ -38,6 +38,8 @@ enabled = false
 [loadgen]
 concurrency = 2
 request_count = 8
+max_unsure_share = 1.0
+max_idle_share = 1.0
 isl = 16
 osl = 8
 [command]
