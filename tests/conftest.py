@@ -24,7 +24,7 @@ hypothesis.settings.load_profile("any machine")
 # The tests that start a process, by how their ids begin; they get the marker "processes". All others are the unit suite:
 # `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
 PROCESSES = (
-    *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour"),
+    *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour", "vllm/test_vllm_scheduler"),
     *("engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
     *("apps/test_installed_engine", "apps/test_pairs_of_mistakes.py::test_what_is_not"),
     "workload/test_fuzzed_files.py::test_ten_thousand",

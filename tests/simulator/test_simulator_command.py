@@ -112,6 +112,6 @@ async def test_crash_while_serving() -> None:
 def test_flags_reach_the_model() -> None:
     flags = "--max-num-seqs 3 --block-size 8 --no-enable-chunked-prefill --base-s 0.5 --knee-tokens 9 --noise 0.1"
     config = read_config(build_parser().parse_args([*flags.split(), "--crash-after-requests", "4", "--seed", "5"]))
-    assert (config.limits.max_num_seqs, config.limits.block_size, config.limits.enable_chunked_prefill) == (3, 8, False)
+    assert (config.rules.max_num_seqs, config.rules.block_size, config.rules.chunked_prefill) == (3, 8, False)
     assert (config.cost.base_s, config.cost.knee_tokens, config.noise, config.seed) == (0.5, 9, 0.1, 5)
     assert config.faults.crash_after_requests == 4

@@ -11,9 +11,10 @@ import aiohttp
 import pytest
 
 from swarmtune.clock import RealClock
-from swarmtune.simulator.batching import BatchLimits, StepCost
 from swarmtune.simulator.config import Faults, SimulatorConfig
+from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.server import SimulatedServer
+from swarmtune.simulator.step_time import StepCost
 
 FAST = StepCost(base_s=0.0005, per_decode_seq_s=0.0)
 
@@ -131,8 +132,8 @@ async def test_health_models_and_metrics(session: aiohttp.ClientSession, url: st
 
 
 async def test_a_client_that_goes_away_frees_its_place(session: aiohttp.ClientSession) -> None:
-    limits = BatchLimits(max_num_seqs=1)
-    server = SimulatedServer(SimulatorConfig(limits=limits, cost=FAST), RealClock())
+    rules = Rules(max_num_seqs=1)
+    server = SimulatedServer(SimulatorConfig(rules=rules, cost=FAST), RealClock())
     url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0)}/v1/completions"
     try:
         body = {"prompt": "a", "max_tokens": 10_000, "ignore_eos": True, "stream": True}
@@ -165,7 +166,7 @@ async def test_new_settings_while_it_runs(session: aiohttp.ClientSession) -> Non
     try:
         async with session.post(f"{url}/settings", json={"max_num_seqs": 3}) as response:
             assert (response.status, await response.json()) == (200, {"max_num_seqs": 3})
-        assert server.stepper.scheduler.limits == BatchLimits(max_num_seqs=3)
+        assert server.stepper.scheduler.rules == Rules(max_num_seqs=3)
     finally:
         await server.stop()
 
@@ -189,6 +190,6 @@ async def test_settings_that_are_refused(session: aiohttp.ClientSession, body: b
         async with session.post(f"{url}/settings", data=body) as response:
             assert response.status == 400
             assert (await response.json())["error"]["message"]
-        assert server.stepper.scheduler.limits == BatchLimits()
+        assert server.stepper.scheduler.rules == Rules()
     finally:
         await server.stop()

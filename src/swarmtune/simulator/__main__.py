@@ -11,11 +11,12 @@ from dataclasses import fields
 from typing import TypeVar
 
 from swarmtune.clock import RealClock
-from swarmtune.simulator.batching import BatchLimits, StepCost
 from swarmtune.simulator.config import FAILURES, DeviceMemory, Faults, SimulatorConfig
 from swarmtune.simulator.faults import fail_start, mistakes
+from swarmtune.simulator.scheduling.rules import Rules
+from swarmtune.simulator.step_time import StepCost
 
-Part = TypeVar("Part", BatchLimits, StepCost, DeviceMemory)
+Part = TypeVar("Part", StepCost, DeviceMemory)
 
 
 def _positive(text: str) -> int:
@@ -35,7 +36,7 @@ def _not_negative(text: str) -> float:
 def build_parser() -> argparse.ArgumentParser:
     """The command line; unknown flags end the process with code 2."""
     parser = argparse.ArgumentParser(prog="python -m swarmtune.simulator", description=__doc__, allow_abbrev=False)
-    limits, cost, memory = BatchLimits(), StepCost(), DeviceMemory()
+    rules, cost, memory = Rules(), StepCost(), DeviceMemory()
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=int, default=8000, help="port to listen on; 0 takes a free one and prints it")
@@ -43,8 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--nodes", type=_positive, default=1, help="processes that compute together; they meet on port + 1 of --host")
     add("--node-rank", type=int, default=0, help="which of them this is; 0 serves")
     engine = parser.add_argument_group("engine settings")
-    for name in ("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "block_size"):
-        engine.add_argument(_flag(name), type=_positive, default=getattr(limits, name))
+    for name in ("max_num_seqs", "max_num_batched_tokens", "block_size"):
+        engine.add_argument(_flag(name), type=_positive, default=getattr(rules, name))
+    engine.add_argument("--kv-cache-tokens", type=_positive, default=rules.kv_tokens)
     engine.add_argument("--enable-chunked-prefill", action=argparse.BooleanOptionalAction, default=True)
     times = parser.add_argument_group("step time in seconds")
     for name in ("base_s", "per_prefill_token_s", "per_decode_seq_s", "per_context_token_s", "per_token_above_knee_s"):
@@ -77,7 +79,13 @@ def read_config(arguments: argparse.Namespace) -> SimulatorConfig:
 
     return SimulatorConfig(
         model=arguments.model,
-        limits=part(BatchLimits),
+        rules=Rules(
+            arguments.max_num_seqs,
+            arguments.max_num_batched_tokens,
+            arguments.kv_cache_tokens // arguments.block_size + 1,
+            arguments.block_size,
+            chunked_prefill=arguments.enable_chunked_prefill,
+        ),
         cost=part(StepCost),
         noise=arguments.noise,
         seed=arguments.seed,

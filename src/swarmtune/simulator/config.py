@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarmtune.simulator.batching import BatchLimits, StepCost
+from swarmtune.simulator.scheduling.rules import Rules
+from swarmtune.simulator.step_time import StepCost
 
 GIB = 2**30
 FAILURES = ("oom", "bad-argument", "hang", "missing-model")
@@ -37,7 +38,7 @@ class SimulatorConfig:
     """One simulated server. ``record``: the file of its true times, one JSON line per finished request."""
 
     model: str = "simulated"
-    limits: BatchLimits = field(default_factory=BatchLimits)
+    rules: Rules = field(default_factory=Rules)
     cost: StepCost = field(default_factory=StepCost)
     noise: float = 0.0
     seed: int = 0

@@ -13,16 +13,16 @@ BLOCK_BYTES = 32 * 2**20
 
 def mistakes(config: SimulatorConfig) -> str | None:
     """vLLM's message if it would refuse these settings; None if it would not."""
-    limits = config.limits
-    if limits.max_num_batched_tokens < limits.max_num_seqs:
+    rules = config.rules
+    if rules.max_num_batched_tokens < rules.max_num_seqs:
         return (
-            f"ValueError: max_num_batched_tokens ({limits.max_num_batched_tokens}) must be greater than or equal to "
-            f"max_num_seqs ({limits.max_num_seqs})."
+            f"ValueError: max_num_batched_tokens ({rules.max_num_batched_tokens}) must be greater than or equal to "
+            f"max_num_seqs ({rules.max_num_seqs})."
         )
-    if limits.blocks < 1:
+    if rules.usable_blocks < 1:
         return "ValueError: No available memory for the cache blocks. Try increasing kv_cache_tokens."
-    if config.memory.missing_gib(limits.kv_cache_tokens) > 0:
-        return out_of_memory(config.memory, limits.kv_cache_tokens)
+    if config.memory.missing_gib(rules.kv_tokens) > 0:
+        return out_of_memory(config.memory, rules.kv_tokens)
     return None
 
 
@@ -41,7 +41,7 @@ def fail_start(config: SimulatorConfig) -> int | None:
     match config.faults.fail_start:
         case "oom":
             _exhaust_memory()
-            sys.stderr.write(out_of_memory(config.memory, config.limits.kv_cache_tokens) + "\n")
+            sys.stderr.write(out_of_memory(config.memory, config.rules.kv_tokens) + "\n")
             return 1
         case "bad-argument":
             sys.stderr.write("python -m swarmtune.simulator: error: unrecognized arguments: --simulated-bad-argument\n")

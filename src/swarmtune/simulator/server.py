@@ -16,10 +16,11 @@ from aiohttp import web
 
 from swarmtune.clock import Clock
 from swarmtune.simulator import openai
-from swarmtune.simulator.batching import Scheduler, StepTimer
 from swarmtune.simulator.config import SimulatorConfig
 from swarmtune.simulator.ranks import RankLostError, Ranks
 from swarmtune.simulator.record import Record
+from swarmtune.simulator.scheduling.scheduler import Scheduler
+from swarmtune.simulator.step_time import StepTimer
 from swarmtune.simulator.stepper import Stepper
 
 STOP_GRACE_S = 0.5
@@ -33,7 +34,7 @@ class SimulatedServer:
         self.config = config
         self.ranks = Ranks(config.nodes)
         timer = StepTimer(config.cost, config.noise, config.seed)
-        self.stepper = Stepper(Scheduler(config.limits), timer, clock, self.ranks)
+        self.stepper = Stepper(Scheduler(config.rules), timer, clock, self.ranks)
         self._ready = config.faults.fail_start != "hang"
         self._received = 0
         self._record: Record | None = None
@@ -106,7 +107,7 @@ class SimulatedServer:
             scheduler.set_max_num_seqs(_wanted(await request.content.read(SETTINGS_BYTES + 1)))
         except ValueError as error:
             return _error(str(error), 400)
-        return web.json_response({"max_num_seqs": scheduler.limits.max_num_seqs})
+        return web.json_response({"max_num_seqs": scheduler.rules.max_num_seqs})
 
     async def _completions(self, request: web.Request) -> web.StreamResponse:
         return await self._generate(request, "completions")
@@ -126,7 +127,7 @@ class SimulatedServer:
         body = await request.read()
         try:
             generation = openai.parse(body, endpoint, config.model, self._received, config.seed)
-            sequence = self.stepper.submit(generation.prompt_tokens, generation.output_tokens)
+            queued = self.stepper.submit(generation.prompt_tokens, generation.output_tokens)
         except openai.BadRequestError as error:
             return _error(str(error), error.status)
         except ValueError as error:
@@ -134,7 +135,7 @@ class SimulatedServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         stamps: list[int] = []
         texts: list[str] = []
-        async with contextlib.aclosing(self.stepper.tokens(sequence)) as tokens:
+        async with contextlib.aclosing(self.stepper.tokens(queued)) as tokens:
             if generation.stream:
                 try:
                     await self._stream(request, response, generation, tokens, stamps)

@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 from swarmtune.clock import Clock
-from swarmtune.simulator.batching import Scheduler, Sequence, StepTimer
 from swarmtune.simulator.ranks import Ranks
+from swarmtune.simulator.scheduling.scheduler import Request, Scheduler
+from swarmtune.simulator.step_time import StepTimer
 
 CATCH_UP_S = 0.02  # a step that ends later than this (busy machine) moves the schedule instead of being caught up
 
 
 class Stepper:
-    """The engine's loop. A token of a sequence is an item in the queue of its request."""
+    """The engine's loop. A token of a request is an item in the queue of its request."""
 
     def __init__(self, scheduler: Scheduler, timer: StepTimer, clock: Clock, ranks: Ranks) -> None:
         self.scheduler = scheduler
@@ -23,27 +24,26 @@ class Stepper:
         self._timer = timer
         self._clock = clock
         self._arrived = asyncio.Event()
-        self._queues: dict[Sequence, asyncio.Queue[str]] = {}
+        self._queues: dict[Request, asyncio.Queue[str]] = {}
 
-    def submit(self, prompt_tokens: int, output_tokens: int) -> Sequence:
+    def submit(self, prompt_tokens: int, output_tokens: int) -> Request:
         """Queue a request. ValueError if it can never fit. Follow it with ``tokens``, which also cleans up."""
-        sequence = Sequence(prompt_tokens, output_tokens)
-        self.scheduler.add(sequence)
-        self._queues[sequence] = asyncio.Queue()
+        request = Request(prompt_tokens, output_tokens)
+        self.scheduler.add(request)
+        self._queues[request] = asyncio.Queue()
         self.prompt_tokens_total += prompt_tokens
         self._arrived.set()
-        return sequence
+        return request
 
-    async def tokens(self, sequence: Sequence) -> AsyncGenerator[tuple[int, str], None]:
+    async def tokens(self, request: Request) -> AsyncGenerator[tuple[int, str], None]:
         """Yield (0, text), (1, text), ... as the tokens come out; closing it early takes the request out of the engine."""
-        queue = self._queues[sequence]
+        queue = self._queues[request]
         try:
-            for index in range(sequence.output_tokens):
+            for index in range(request.output_tokens):
                 yield index, await queue.get()
         finally:
-            del self._queues[sequence]
-            if not sequence.finished:
-                self.scheduler.remove(sequence)
+            del self._queues[request]
+            self.scheduler.remove(request)
 
     async def run(self) -> None:
         """Step for ever. Each step begins when the one before should have ended, so that delays do not add up."""
@@ -58,8 +58,8 @@ class Stepper:
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
             due = max(due, self._clock.monotonic() - CATCH_UP_S)
             emitted = self.scheduler.complete(step)
-            words = await self._ranks.words([sequence.generated - 1 for sequence in emitted])
-            for sequence, text in zip(emitted, words, strict=True):
+            words = await self._ranks.words([request.generated - 1 for request in emitted])
+            for request, text in zip(emitted, words, strict=True):
                 self.generation_tokens_total += 1
-                if queue := self._queues.get(sequence):
+                if queue := self._queues.get(request):
                     queue.put_nowait(text)

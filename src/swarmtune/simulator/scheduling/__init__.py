@@ -1,0 +1,1 @@
+"""Continuous batching in virtual time: which requests run in a step. No I/O, no clock."""
