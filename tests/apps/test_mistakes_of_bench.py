@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,14 @@ def test_a_value_that_cannot_be_used(cli: Cli, clean: Path, option: str, value: 
 def test_a_key_that_a_file_of_options_gives_twice(cli: Cli, clean: Path) -> None:
     (clean / "options.yaml").write_text("concurrency: 2\nisl: 3\nconcurrency: 3\n")
     assert "concurrency is given twice" in mistake(cli, "--config", "options.yaml")
+
+
+@pytest.mark.parametrize("value", ["a\udcff", "\ud800"])
+def test_an_option_that_is_no_text(cli: Cli, clean: Path, value: str) -> None:
+    (clean / "options.json").write_text(json.dumps({"custom_endpoint": value}))
+    assert "is not UTF-8 text" in mistake(cli, "--config", "options.json")
+    assert "is not UTF-8 text" in mistake(cli, "--custom-endpoint", value)
+    assert "is not UTF-8 text" not in mistake(cli, "--input-file", "ä")
 
 
 @pytest.mark.parametrize("content", ["config: other.yaml\n", "f: other.yaml\n"])

@@ -105,6 +105,14 @@ async def test_without_an_agent_the_error_says_how_to_start_one(tmp_path: Path) 
         await SharedDirectoryExecutor(tmp_path / "n1", RealClock(), lock_s=0.2).start(Command(("true",)))
 
 
+async def test_an_agent_that_is_not_there_is_waited_for_once(tmp_path: Path) -> None:
+    clock = VirtualClock()
+    begin = clock.monotonic()
+    with pytest.raises(IPCTimeoutError, match="no agent answers there"):
+        await SharedDirectoryExecutor(tmp_path / "n1", clock).start(Command(("true",)))
+    assert clock.monotonic() - begin < 62
+
+
 async def test_a_second_agent_is_refused(agent: asyncio.Task[None], executor: SharedDirectoryExecutor) -> None:
     await executor.start(Command(("true",)))
     with pytest.raises(ConfigurationError, match="another agent"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from swarmtune.engines.causes import PROXIED, SHARED_MEMORY, Cause
+from swarmtune.engines.causes import PROXIED, SHARED_MEMORY, UNSET, Cause
 
 WORDS: Mapping[Cause, tuple[str, str]] = {
     Cause.PORT_TAKEN: (
@@ -73,6 +73,26 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
     ),
     Cause.MISSING_MODEL: (
         (
+            r"unable to negotiate|authentication failures|configuration option",
+            "ssh cannot log in on another machine of it",
+            "Correct the keys, the host or the line of ssh_config in the start script (ssh -v).",
+        ),
+        (
+            r"json\.exception\.",
+            "a file or option in JSON has a mistake in its text",
+            "Correct the line and column that are named below.",
+        ),
+        (
+            r"unique IP address",
+            "its nodes tell one address for two machines",
+            "Set the host address of each node (VLLM_HOST_IP) in the engine's env table or the start script.",
+        ),
+        (
+            rf"{UNSET}|^make(\[\d+\])?: |^failed to start",
+            "its start script lacks something",
+            "Set the variable, or correct the target or unit, that the line below names.",
+        ),
+        (
             r"host key verification|attempt to run as root|specified executable|\bPMI\b",
             "the launcher of its processes refuses to start them",
             "Do what the line below asks (ssh-keyscan, mpirun --allow-run-as-root, the program's path) on every node.",
@@ -140,7 +160,8 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         ),
         (
             (
-                r"virtual environment|failed to spawn|interpreter found|solution found|^error: failed to"
+                r"virtual environment|matching distribution|version that satisfies|failed to spawn|interpreter found"
+                r"|solution found|^error: failed to"
                 r"|not found in your path|pyproject|lock ?file"
             ),
             "the environment of its start script cannot be made or does not have its program",
@@ -152,7 +173,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Correct the image's path and the mounts in the start script; the lines below say which one is not there.",
         ),
         (
-            r"no such (container|network|volume)|\bnetwork \S+ (not found|declared)|container \S+ is not running",
+            r"no such (container|network|volume)\b|\bnetwork \S+ (not found|declared)|container \S+ is not running",
             "a container, network or volume that it names is not there",
             "Start or create it on every node, or correct its name in the start script (docker ps -a, docker network ls).",
         ),
@@ -277,7 +298,8 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         ),
         (
             (
-                r"architecture|tokenizer|corrupted|bounds|magic|gguf|Header|BufferError|IncompleteBuffer|SafetensorError"
+                r"architecture|tokenizer|untagged enum|tensor_dims|corrupted|bounds|magic|gguf|Header|BufferError"
+                r"|IncompleteBuffer|SafetensorError"
                 r"|\btensors?\b|split file|PytorchStreamReader|UnpicklingError|truncated"
             ),
             "its model cannot be read by this version of the service",
@@ -289,7 +311,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             "Correct the path in the start script, or make the folder on every node.",
         ),
         (
-            r"image|pull access|manifests?\b|reference format|requested access",
+            r"image|pull access|auth credentials|authentication required|manifests?\b|reference format|requested access",
             "its container image cannot be had",
             "Pull the image on every node, or correct its name.",
         ),
@@ -308,7 +330,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
     ),
     Cause.KILLED: (
         (
-            r"-9\b|SIGKILL|signal:? 9",
+            r"-9\b|SIGKILL|signal:? 9\b",
             "a process of it was killed by the system, probably because the memory of the host ran out",
             (
                 f"{_AGAIN} look for the reason (dmesg -T | grep -i -e oom -e killed) and give the host or container more "
@@ -318,7 +340,10 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
     ),
     Cause.DEVICE_ERROR: (
         (
-            r"^ssh: |kex_exchange|reliably start|lost communication|task launch for|communication connection|ibv_",
+            (
+                r"^ssh: |kex_exchange|^timeout, server|reliably start|lost communication|task launch for"
+                r"|communication connection|ibv_"
+            ),
             "another machine of it cannot be reached",
             f"{_AGAIN} check the network and the services between the nodes (ssh, sinfo, ibstat).",
         ),
@@ -333,7 +358,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             f"{_AGAIN} pull the image on the nodes beforehand.",
         ),
         (
-            r"node timed out during startup|raylet failed to start",
+            r"RayChannel|node timed out during startup|raylet failed to start",
             "Ray does not start on a node",
             f"{_AGAIN} look at its logs there (/tmp/ray/session_latest/logs), and stop what is left of it (ray stop).",
         ),
@@ -343,7 +368,10 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
             f"{_AGAIN} check the driver and what it may see (hl-smi).",
         ),
         (
-            r"ReadTimeout|ConnectTimeout|IncompleteRead|ChunkedEncoding|RemoteProtocol|peer closed|consistency check",
+            (
+                r"CAS service|HTTP status server error|ReadTimeout|ConnectTimeout|IncompleteRead|ChunkedEncoding"
+                r"|RemoteProtocol|peer closed|consistency check"
+            ),
             "a download or a request to another machine broke off",
             f"{_AGAIN} download the model beforehand and name its folder.",
         ),
@@ -379,7 +407,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         ),
         (r"no space left|quota|Errno 28", "a disk is full", f"{_AGAIN} free space on the nodes."),
         (
-            r"stale file handle|input/output error|Errno (5|116)\]|transport endpoint",
+            r"stale file handle|input/output error|host is down|Errno (5|112|116)\]|transport endpoint",
             "a file system of its node failed",
             f"{_AGAIN} mount it anew and check its server.",
         ),

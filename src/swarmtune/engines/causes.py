@@ -35,6 +35,9 @@ PROXIED = (  # what a service asked itself, and a proxy of its environment answe
     r"\b(403|407|50[234])\b.{0,80}for url: https?://(127\.|localhost|0\.0\.0\.0|\[::)",
     r"max retries exceeded with url: https?://(127\.|localhost|0\.0\.0\.0|\[::)",
 )
+UNSET = (  # what bash says of ${NAME:?what to say}
+    r"^\S{1,200}: (line )?\d{1,5}: \w{1,60}: .{0,120}\b(set|null|required|missing|needed|define|export|specify|provide)\b"
+)
 COMMON: Patterns = {
     Cause.PORT_TAKEN: (
         r"address already in use",
@@ -54,7 +57,8 @@ COMMON: Patterns = {
         r"(cannot|can't) allocate memory",
         r"\[Errno 12\]",
         r"failed to allocate",
-        r"unable to allocate \w+ buffer",
+        r"unable to allocate (\w+ buffer|[\d.]+ [KMGT]i?B\b)|RESOURCE_EXHAUSTED: .{0,80}(alloc|memory)",
+        r"\bmemory .{0,40}(is )?not enough\b",
         r"insufficient memory",
         r"failed to map segment from shared object",
         r"unable to mmap",
@@ -101,6 +105,7 @@ COMMON: Patterns = {
         r"(couldn't|cannot) instantiate th(e backend|is) tokenizer|have sentencepiece installed",
         r"trust_remote_code",
         r"model is corrupted or incomplete|not within (the )?file bounds",
+        r"check_tensor_dims: |variant of untagged enum|GGUF model with architecture",
         r"wrong number of tensors|invalid ggml type|missing tensor|tensor '.{0,100}' is missing",
         r"gguf_init_from_\w+: failed|failed to open (GGUF|file '.{0,200}gguf)|invalid magic (characters|number)",
         r"(illegal|invalid) split file|failed to load GGUF split",
@@ -116,6 +121,7 @@ COMMON: Patterns = {
         r"No such file or directory: '[\w.+-]{1,40}'",  # a program that is not on the PATH
         r"ModuleNotFoundError|No module named ",
         r"ImportError: ",
+        r"no matching distribution found|could not find a version that satisfies the requirement",
         r"error while loading shared libraries|cannot open shared object file|file too short|invalid ELF header",
         r"PackageNotFoundError|DistributionNotFound",
         r"undefined symbol|symbol lookup error|version `GLIBC.{1,20}' not found|operator \w+::\w+ does not exist",
@@ -135,6 +141,7 @@ COMMON: Patterns = {
         r"version mismatch: the cluster was started with",
         r"driver .{0,80}(is )?too old|driver version is insufficient",
         r"found no NVIDIA driver",
+        r"no such image|authentication required|no basic auth credentials",
         r"unable to find image|pull access denied|manifest .{0,120}(unknown|not found)|no matching manifest",
         r"short-name .{0,200}did not resolve",
         r"invalid reference format|requested access to the resource is denied",
@@ -184,7 +191,8 @@ COMMON: Patterns = {
         r"(unknown|invalid) (argument|option|flag)\b",
         r"^error: (unexpected argument|invalid value) '|required arguments were not provided|\bArgumentValidation\(",
         r"error while handling argument",
-        r"unknown flag|flag provided but not defined",
+        r"unknown (shorthand )?flag|flag provided but not defined|^Error: no such option",
+        r"\binvalid .{1,60} \(chose from ",
         r"error: the following arguments are required",
         r"\bvalue error, ",
         r"check (config|param\w*).{0,80}fail",
@@ -214,7 +222,11 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         r"^(SyntaxError|IndentationError|TabError): ",
         r": (line )?\d{1,5}: .{0,80}(syntax error|unexpected EOF|unbound variable|parameter not set|bad substitution)",
         r": bad interpreter",
+        UNSET,
+        r"^make(\[\d+\])?: \*\*\* (no rule to make target|no targets specified)",
+        r"^failed to start \S{1,120}: (unit \S{1,120} (not found|is masked)|.{0,40}authentication required|access denied)",
         # launchers
+        r"virtual environment directory .{1,300} cannot be used",
         r"no virtual environment found|failed to spawn: |no interpreter found for|no solution found when resolving",
         r"^error: failed to (fetch|parse|resolve|install|download|build|prepare|determine installation)\b",
         r"^command '?[^']{1,80}'? is not found in your path|could not find a pyproject\.toml|pyproject\.toml not found",
@@ -228,7 +240,10 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         r"CreateContainerConfigError|InvalidImageName|unable to read client-(cert|key)",
         r"^(error: )?statfs .{1,300}: no such file|is not a docker command|additional property .{1,80} is not allowed",
         r"attempt to run as root|unable to find the specified executable|was not built with .{1,40}PMI",
-        r"host key verification failed",
+        r"host key verification failed|^unable to negotiate with |too many authentication failures",
+        r"bad configuration option: |\d bad configuration options?$",
+        r"every node should have a unique IP address",
+        r"^(?!.{0,200}handling argument).{0,200}\[json\.exception\.",
         r"execve\(\): .{1,200}: (no such file|not a directory)",
         r"^(srun|sbatch|salloc): (unrecognized|invalid|ambiguous) option",
         # what the program or its model was built for
@@ -248,7 +263,9 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
     Cause.DEVICE_ERROR: (
         rf"^[\w.]{{0,60}}\b(Read|Connect)Timeout(Error)?\b(?!.{{0,300}}{_HERE})",
         r"IncompleteRead|ChunkedEncodingError|RemoteProtocolError|peer closed connection without sending complete",
-        r"consistency check failed: file should be of size",
+        r"consistency check failed: file should be of size|CAS service error : reqwest|HTTP status server error \(5\d\d",
+        r"^timeout, server \S{1,200} not responding|RayChannelTimeoutError|DeepEP error: timeout",
+        r"\[Errno 112\]|host is down|UR_RESULT_ERROR_DEVICE_LOST|/dev/(accel|vfio)\S{0,20}:? .{0,80}(busy|in use)",
         rf"^([\w.]{{0,80}}: )?\[Errno 1(01|10|13)\](?!.{{0,300}}{_HERE})",
         r"\bgloo\b.{0,200}(connectFullMesh|timed out|connection (closed|reset))",
         r"containerd(\.sock)?\b(?!.{0,200}(denied|not permitted)).{0,120}(no such file|deadline|refused|cannot|dial)",
@@ -299,7 +316,7 @@ CONSEQUENCES: Patterns = {  # what other processes say when one has ended: count
         r"pyxis: (couldn't start|failed to (import|create)|container start failed|child \d{1,9} failed)",
     ),
     Cause.KILLED: (
-        r"\bexit ?code:? -9\b|failed core proc.{0,80}: -9\b",
+        r"\bexit ?code:? -9\b|signaled to shutdown with signal 9\b|failed core proc.{0,80}: -9\b",
         r"terminated with signal SIGKILL|(killed|terminated) by signal:? (9\b|SIGKILL)",
     ),
 }
@@ -308,7 +325,7 @@ RERAISED = (  # exceptions that only say that another one was raised
     r"failed core proc|worker failed with error|workers? (proc )?.{0,60}(died|failed to start|initialization failed)",
     r"please check (the )?(if there are relevant logs|input params|log)|exception in a background process",
     r"inner error is reported as above|EngineDeadError|EngineGenerationError|ChildFailedError|CalledProcessError",
-    r"ProcessExitedException|BrokenProcessPool",
+    r"ProcessExitedException|BrokenProcessPool|^Error: (Shard|Webserver)(Failed|CannotStart)",
     r"^(EOFError|SystemExit|KeyboardInterrupt|BrokenPipeError|(\w+\.){0,3}CancelledError)\b|did not start",
     r"exiting due to |failed to (init|start) endpoint|unable to load model$|failed to (load model\b|create context with)",
     r"^(srun|slurmstepd): .{0,80}(exited with|terminating job step|killed|cancelled)",

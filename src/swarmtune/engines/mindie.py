@@ -53,6 +53,8 @@ PATTERNS: Patterns = {
     Cause.BAD_ARGUMENT: (
         r"(invalid|illegal) (config|param)",
         r"\bmax\w+\b.{0,80}(\btoo (large|small)\b|(should|must) be ([<>=]|(in|at|no|not|less|greater)\b))",
+        r"\bout of bound \[|\] is (less|greater) than \[|(should|must) not be (less|greater) than [a-z]",
+        r"\bthe (value of )?[\w.]{1,80} can ?not be (0\b|set (less|greater)\b)",
         r"\bMIE0(4E\w{4}1B|5E0[23]0000|5E00000[03])\b",
     ),
 }

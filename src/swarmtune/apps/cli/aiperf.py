@@ -95,9 +95,19 @@ def translated(arguments: Sequence[str]) -> list[str]:
         mistakes.append(
             "--config: --json belongs on the command line: it decides what standard output is from the start"
         )
+    mistakes += [
+        f"{one_line(word)[:200]} is not UTF-8 text"
+        for word in (*before, *given)
+        if not word.isascii() and not utf8(word)
+    ]
     if mistakes:
         raise ConfigValidationError(mistakes)
     return [*before, END_OF_FILE, *given] if before else given
+
+
+def utf8(text: str) -> bool:
+    """Can it be written? Bytes of the command line that are no characters, and halves of characters in a file, cannot."""
+    return text.encode(errors="replace").decode() == text
 
 
 def _one_goodput(arguments: Sequence[str], mistakes: list[str]) -> list[str]:

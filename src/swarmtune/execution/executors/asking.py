@@ -61,6 +61,11 @@ class AskingExecutor(Executor):
         self.last_codes: dict[str, int] | None = None
         """The exit codes of all commands, filled when the executor is closed."""
 
+    @property
+    def entered(self) -> bool:
+        """Can the node have had a request?"""
+        return True
+
     async def start(self, command: Command) -> AskingHandle:
         """See Executor. IPCCommandError, for the user, if there is no such program or a file cannot be written."""
         checked(command, self.last_codes is not None)
@@ -68,8 +73,9 @@ class AskingExecutor(Executor):
         try:
             answer = await self.ask("start", what=message_of(command), handle=number)
         except (asyncio.CancelledError, IPCTimeoutError):  # it may start yet
-            with contextlib.suppress(CommunicationError):
-                await self.ask("stop", handle=number, grace_s=0.0)
+            if self.entered:
+                with contextlib.suppress(CommunicationError):
+                    await self.ask("stop", handle=number, grace_s=0.0)
             raise
         return AskingHandle(self, number, answer["directory"])
 
