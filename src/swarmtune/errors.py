@@ -27,6 +27,9 @@ def shown(text: str) -> str:
 MOST_SHOWN = 2000  # characters of one sentence, which may quote anything
 
 
+MOST_LISTED = 200  # mistakes
+
+
 def bounded(text: str, most: int = MOST_SHOWN) -> str:
     """The text, without its middle if it is longer."""
     return text if len(text) <= most else f"{text[: most - most // 4]} ... {text[-most // 4 :]}"
@@ -75,8 +78,10 @@ class ConfigValidationError(ConfigurationError):
     def __init__(self, mistakes: list[str]) -> None:
         self.mistakes = list(dict.fromkeys(map(bounded, mistakes)))
         count = len(self.mistakes)
-        head = f"{count} mistake{'s' if count > 1 else ''} in the configuration:"
-        super().__init__("\n".join([head, *(f"  - {m}" for m in self.mistakes)]), details={"mistakes": self.mistakes})
+        lines = [f"{count} mistake{'s' if count > 1 else ''} in the configuration:"]
+        lines += [f"  - {mistake}" for mistake in self.mistakes[:MOST_LISTED]]
+        lines += [f"  and {count - MOST_LISTED:,} more"] if count > MOST_LISTED else []
+        super().__init__("\n".join(lines), details={"mistakes": self.mistakes})
 
 
 class MissingExtraError(ConfigurationError):

@@ -39,6 +39,7 @@ from swarmtune.sources import (
     ENVIRONMENT_PREFIX,
     FIELDS,
     MAX_DEPTH,
+    MOST_WRONG,
     Layer,
     Rest,
     dotted,
@@ -435,7 +436,7 @@ def _sentences(
 ) -> list[str]:
     """One sentence for each place ``below`` this one that is wrong, however many types were tried on it."""
     by_place: dict[tuple[str, str], list[str]] = {}
-    for mistake in error.errors():
+    for mistake in error.errors()[:MOST_WRONG]:
         location = mistake["loc"]
         if location[: len(below)] != below:
             continue
@@ -448,7 +449,9 @@ def _sentences(
         texts = by_place.setdefault((where, dotted(place)), [])
         if what not in texts:
             texts.append(what)
-    return [f"{where}: {place}: {'; or '.join(texts)}" for (where, place), texts in by_place.items()]
+    found = [f"{where}: {place}: {'; or '.join(texts)}" for (where, place), texts in by_place.items()]
+    more = error.error_count() - MOST_WRONG
+    return [*found, f"{layers[0].name}: {more:,} further keys or values are wrong"] if more > 0 else found
 
 
 def _what(error: Any, model: type[BaseModel]) -> str:

@@ -44,6 +44,7 @@ OLD_VARIABLES = {
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 FIELDS = "target_field"  # the list of an engine's table with the parameters to tune
 MAX_DEPTH = 32  # tables and lists inside each other
+MOST_WRONG = 1000  # keys that are told one by one
 
 
 @dataclass(frozen=True)
@@ -262,6 +263,8 @@ def rest_of(
     waiting = [(place, True) for place in unusable]
     waiting += [(mistake["loc"], mistake["type"] != "extra_forbidden") for mistake in error.errors()] if error else []
     for tables_too in (False, False, True):
+        if len(waiting) > MOST_WRONG:
+            return None
         for location, matters in waiting:
             place = followed(data, location)
             if matters or tables_too:

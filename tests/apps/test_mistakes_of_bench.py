@@ -67,6 +67,30 @@ def test_a_key_that_a_file_of_options_gives_twice(cli: Cli, clean: Path) -> None
     assert "concurrency is given twice" in mistake(cli, "--config", "options.yaml")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("o.yaml", "a: " + "[" * 20_000, "nested deeper than 32 levels"),
+        ("o.toml", ".".join(["a"] * 2000) + "=1", "nested deeper than 32 levels"),
+        ("o.yaml", "request-rate: 1" + ":0" * 2500, "request-rate: its value cannot be written as text"),
+        ("o.yaml", "a: &x [1]\nb: *x", "aliases (*name) are not read"),
+    ],
+)
+def test_a_file_of_options_without_measure(cli: Cli, clean: Path, name: str, content: str, words: str) -> None:
+    (clean / name).write_text(content)
+    assert words in mistake(cli, "--config", name)
+
+
+def test_more_mistakes_than_anybody_reads(cli: Cli, clean: Path) -> None:
+    (clean / "o.yaml").write_text("\n".join(f"k{n}: 1" for n in range(5000)))
+    ended = cli("bench", "-m", "m", "--config", "o.yaml")
+    assert (ended.code, ended.err.count("\n")) == (2, 202)
+    assert ended.err.endswith("  and 4,800 more\n")
+    (clean / "c.toml").write_text("\n".join(f"k{n} = 1" for n in range(5000)))
+    ended = cli("check", "-c", "c.toml")
+    assert (ended.code, ended.err.count("\n")) == (2, 202)
+
+
 @pytest.mark.parametrize("value", ["a\udcff", "\ud800"])
 def test_an_option_that_is_no_text(cli: Cli, clean: Path, value: str) -> None:
     (clean / "options.json").write_text(json.dumps({"custom_endpoint": value}))

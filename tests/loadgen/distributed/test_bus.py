@@ -239,6 +239,11 @@ def test_a_token_is_secret_and_is_kept(tmp_path: Path) -> None:
     token = Token.at(path)
     assert path.stat().st_mode & 0o777 == 0o600
     assert Token.at(path) == Token.read(path) == token
+    huge = tmp_path / "huge"
+    huge.touch(mode=0o600)
+    os.truncate(huge, 2**40)
+    with pytest.raises(ConfigPathError, match="is not a token"):
+        Token.read(huge)
     path.chmod(0o644)
     with pytest.raises(ConfigPathError, match="chmod 600"):
         Token.read(path)

@@ -20,11 +20,13 @@ from swarmtune.apps.cli import CommandParser, near
 from swarmtune.apps.cli.actions import END_OF_FILE
 from swarmtune.errors import ConfigPathError, ConfigValidationError, one_line
 from swarmtune.files import opened
+from swarmtune.sources import MAX_DEPTH, too_deep
 
 VERSION = "0.13.0"
 TABLE = Path(__file__).with_name("aiperf.toml")
 CONFIG = ("--config", "-f")
 LIMIT = re.compile(r"[A-Za-z_]+:[\d.]+")  # of --goodput
+TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 LARGEST_FILE = 1_000_000  # bytes of a file of options
 SHAPES = {"constant": "constant", "poisson": "poisson", "gamma": "gamma"}  # phase types that are arrivals of a rate
 LOADS = (*SHAPES, "concurrency", "fixed_schedule", "user_centric")
@@ -207,7 +209,7 @@ def _from_file(path: Path, mistakes: list[str]) -> list[str]:
         if name in CONFIG:
             mistakes.append(f"--config: {path}: a file of options names no other one: give --config for each")
             continue
-        for word in _words(name, value):
+        for word in _checked_words(name, value, path, mistakes):
             for made in _translate(*_parts(word), iter(()), mistakes):
                 if made.startswith("-") and made.partition("=")[0] not in known:
                     key = one_line(name.lstrip("-"))[:80]
@@ -248,15 +250,21 @@ def _parsed(text: bytes, *, toml: bool) -> Any:
     if wrong := wrong_byte(text) if text.strip() else "it is empty":
         raise ValueError(wrong)
     if toml:
-        return tomllib.loads(text.decode("utf-8-sig"))
+        content = tomllib.loads(text.decode("utf-8-sig"))
+        if too_deep(content):
+            raise ValueError(TOO_DEEP)
+        return content
     try:
-        aliased = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader))
-        data = None if aliased else yaml.load(text, Loader=_once_loader())  # noqa: S506 - of SafeLoader
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("aliases (*name) are not read")  # noqa: TRY004 - of a file
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(TOO_DEEP)
+        return yaml.load(text, Loader=_once_loader())  # noqa: S506 - of SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
-    if aliased:
-        raise ValueError("aliases (*name) are not read")
-    return data
 
 
 def _once_loader() -> Any:
@@ -271,6 +279,14 @@ def _once_loader() -> Any:
             return super().construct_mapping(node, deep=deep)
 
     return Once
+
+
+def _checked_words(name: str, value: Any, path: Path, mistakes: list[str]) -> list[str]:
+    try:
+        return _words(name, value)
+    except (ValueError, RecursionError):  # a whole number of thousands of digits
+        mistakes.append(f"--config: {path}: {one_line(name.lstrip('-'))[:80]}: its value cannot be written as text")
+        return []
 
 
 def _words(name: str, value: Any) -> list[str]:

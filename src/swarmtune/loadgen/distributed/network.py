@@ -19,6 +19,7 @@ import msgspec
 
 from swarmtune.clock import Clock, RealClock
 from swarmtune.errors import CommunicationError, ConfigPathError, ConfigValidationError, MissingExtraError
+from swarmtune.files import opened
 from swarmtune.loadgen.distributed.links import Link
 
 try:
@@ -31,6 +32,7 @@ except ImportError as missing:
 LINGER_MS = 1000  # for the last words
 ALIVE_MS = 1000  # between the transport's own signs of life
 LOST_MS = 10_000  # without one
+LARGEST_TOKEN = 10_000  # bytes
 FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 
 
@@ -54,7 +56,8 @@ class Token:
         try:
             if path.stat().st_mode & 0o077:
                 raise ConfigPathError(f"The token {path} can be read by others; its keys are secret: chmod 600 {path}")
-            token = msgspec.json.decode(path.read_bytes(), type=cls)
+            with opened(path) as file:
+                token = msgspec.json.decode(file.read(LARGEST_TOKEN), type=cls)
             for key in asdict(token).values():
                 z85.decode(key.encode())
         except OSError as error:
