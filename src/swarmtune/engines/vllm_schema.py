@@ -23,7 +23,7 @@ PARAMETERS = (
         own="2048; 8192 from 70 GiB of device memory on, but on A100s; 16384 from 160 GiB on",
     ),
     Parameter("--max-num-active-seqs", min=1, max=1024, log=True, note="<= max_num_seqs; cheap to change"),
-    Parameter("--max-num-scheduled-tokens", default=2048, min=256, max=65536, log=True, note="<= max_num_batched_tokens"),
+    Parameter("--max-num-scheduled-tokens", "int", 2048, 256, 65536, log=True, note="<= max_num_batched_tokens"),
     Parameter("--performance-mode", "enum", "balanced", dtype_param=["balanced", "interactivity", "throughput"]),
     Parameter(
         *("--long-prefill-token-threshold", "int", 0, 0, 8192),
