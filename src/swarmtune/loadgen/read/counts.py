@@ -232,6 +232,7 @@ def _settle_stated(answer: Answer, evidence: Evidence, limit: int) -> bool:
     rises = min(steps) >= 0
     if rises and (len(stated) == 1 or stated[-1] > stated[0]):
         answer.chunk_tokens = [float(step) for step in steps]
+        answer.completion_tokens = stated[-1] if total is None else total
         return False
     amount, allowed = sum(stated), limit if evidence.most_tokens < 0 else evidence.most_tokens
     if amount <= allowed and total in (None, stated[-1], amount):
