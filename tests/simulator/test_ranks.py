@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,11 +27,20 @@ from swarmtune.tuner.loop.probe import HttpProbe
 NODES = 3
 
 
+def free_pair() -> int:
+    """A free port, whose neighbour is free, too: there the ranks meet."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), contextlib.closing(socket.socket()) as neighbour:
+            neighbour.bind(("127.0.0.1", port + 1))
+            return port
+
+
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[tuple[Group, Handle]]:
     """Three ranks of it, each its own process."""
     engine = SimulatedEngine(SimulatedConfig())
-    group = Group("g", (Node(),) * NODES, free_port())
+    group = Group("g", (Node(),) * NODES, free_pair())
     executor = LocalExecutor(tmp_path, RealClock())
     setting = {f.name: f.value for f in engine.fields()}
     handle = await ServiceGroup(group, [executor] * NODES).start(engine.commands(Setting(setting), group))
