@@ -287,3 +287,11 @@ def test_an_exception_behind_exit_code_0_is_a_crash() -> None:
     """As that of a service whose output a start script pipes through tee."""
     assert "it crashed (exit code 0)" in diagnose("X", 0, "KeyError: 'x'").message
     assert classify(0, "torch.OutOfMemoryError: CUDA out of memory.", {}) is Cause.OUT_OF_MEMORY
+
+
+def test_a_line_of_a_log_is_no_variable_that_lacks() -> None:
+    for line, cause in (
+        ("cache.cpp: 45: warning: size set to 4096, as none was required", "crashed"),
+        ("./start.sh: 45: HF_TOKEN: is required", "missing_model"),
+    ):
+        assert diagnose("X", 1, f"{line}\n").details["cause"] == cause

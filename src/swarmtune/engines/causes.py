@@ -36,7 +36,8 @@ PROXIED = (  # what a service asked itself, and a proxy of its environment answe
     r"max retries exceeded with url: https?://(127\.|localhost|0\.0\.0\.0|\[::)",
 )
 UNSET = (  # what bash says of ${NAME:?what to say}
-    r"^\S{1,200}: (line )?\d{1,5}: \w{1,60}: .{0,120}\b(set|null|required|missing|needed|define|export|specify|provide)\b"
+    r"^\S{1,200}: (line )?\d{1,5}: (?!(info|note|debug|warn|warning|error)\b)\w{1,60}: .{0,120}"
+    r"\b(set|null|required|missing|needed|define|export|specify|provide)\b"
 )
 COMMON: Patterns = {
     Cause.PORT_TAKEN: (

@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import re
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -156,7 +157,8 @@ def not_a_stream(pieces: Sequence[Piece]) -> str:
 
 def _last_said(pieces: Sequence[Piece]) -> str | None:
     """What the last event says of an error."""
-    chunk = json_object(next((data for _, _, data in reversed(list(events(pieces)))), b""))
+    last = deque(events(pieces), maxlen=1)
+    chunk = json_object(last[0][2]) if last else None
     return None if chunk is None else message_of(chunk)
 
 
