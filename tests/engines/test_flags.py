@@ -17,7 +17,7 @@ from test_engine_contract import make
 
 from swarmtune.engines import arguments, llamacpp, llamacpp_server, serving, simulated
 from swarmtune.engines.flag_checks import MOST
-from swarmtune.engines.flags import KINDS, Flag, Flags, read_flags, size
+from swarmtune.engines.flags import KINDS, TEXT, Flag, Flags, read_flags, size
 from swarmtune.engines.sglang_schema import sglang_schema
 from swarmtune.engines.vllm_schema import vllm_schema
 from swarmtune.records import Group, Setting
@@ -815,3 +815,40 @@ def test_a_name_that_is_near_to_a_flag_is_no_mistake_where_the_further_arguments
 def test_nothing_expands_a_home_in_the_model(name: str) -> None:
     (sentence,) = make(name, command={"model": "~/models/m"}).mistakes()
     assert "write the whole path" in sentence
+
+
+@pytest.mark.parametrize(
+    ("engine", "words", "refused"),
+    [
+        ("vllm", "--attention-backend FLASH_ATTN", False),
+        ("vllm", "--attention-backend flash-attn", False),
+        ("vllm", "--attention-backend XFORMERS", True),
+        ("vllm", "--moe-backend triton", False),
+        ("vllm", "--moe-backend tritn", True),
+        ("vllm", "--linear-backend cublas", True),
+        ("vllm", "-dpb ray", False),
+        ("vllm", "-dpb gloo", True),
+        ("vllm", "--distributed-executor-backend my.package.Executor", False),
+        ("sglang", "--attention-backend fa3", False),
+        ("sglang", "--attention-backend flash_attn", True),
+        ("sglang", "--prefill-attention-backend fa5", True),
+        ("sglang", "--moe-runner-backend flashinfer_cutlass", False),
+        ("sglang", "--quantization int4", True),
+        ("sglang", "--quantization w8a8_int8", False),
+        ("sglang", "--sampling-backend torch", True),
+    ],
+)
+def test_back_ends_that_the_engine_does_not_have_are_refused(engine: str, words: str, refused: bool) -> None:
+    made = make(engine, command={"model": "m", "others": words})
+    found = [one for one in made.mistakes() if "takes one of" in one]
+    assert bool(found) is refused, found
+    assert all(f"set {engine}.check_flags = false" in one for one in found)
+
+
+def test_known_values_are_of_flags_whose_help_shows_none() -> None:
+    folder = Path(llamacpp.__file__).parent
+    for engine in ("vllm", "sglang"):
+        takes = {f.name: f for f in read_flags((folder / f"{engine}_flags.txt").read_text(encoding="utf-8"))}
+        for known in read_flags((folder / f"{engine}_values.txt").read_text(encoding="utf-8")):
+            assert takes[known.name].takes == TEXT, known.name
+            assert takes[known.name].choices == (), known.name

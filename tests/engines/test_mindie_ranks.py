@@ -218,11 +218,11 @@ def test_a_service_that_asks_for_https_is_a_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("maxBatchSize", 0, "maxBatchSize is 0, but MindIE takes maxBatchSize from 1 to 5000, not 0"),
-        ("maxBatchSize", -1, "maxBatchSize is -1, but MindIE takes maxBatchSize from 1 to 5000, not -1"),
-        ("maxBatchSize", 5001, "not 5001"),
+        ("maxBatchSize", 0, "maxBatchSize is 0, but MindIE takes maxBatchSize from 1 to 819200, not 0"),
+        ("maxBatchSize", -1, "maxBatchSize is -1, but MindIE takes maxBatchSize from 1 to 819200, not -1"),
+        ("maxBatchSize", 819_201, "not 819201"),
         ("maxBatchSize", 1, ""),
-        ("maxBatchSize", 5000, ""),
+        ("maxBatchSize", 819_200, ""),
         ("maxPreemptCount", 0, ""),
         ("maxPreemptCount", -1, "MindIE takes maxPreemptCount of 0 or more, not -1"),
         ("maxPrefillBatchSize", 0, ""),
@@ -231,6 +231,7 @@ def test_a_service_that_asks_for_https_is_a_mistake(tmp_path: Path) -> None:
         ("maxQueueDelayMicroseconds", 0, "MindIE takes maxQueueDelayMicroseconds from 500 to 1000000"),
         ("prefillTimeMsPerReq", 1001, "MindIE takes prefillTimeMsPerReq from 0 to 1000, not 1001"),
         ("decodeTimeMsPerReq", 0, ""),
+        ("maxIterTimes", 0, "MindIE takes maxIterTimes of 1 or more, not 0"),
     ],
 )
 def test_a_number_that_the_daemon_refuses_is_a_mistake(tmp_path: Path, key: str, value: int, said: str) -> None:
@@ -354,3 +355,59 @@ def test_the_lengths_that_every_setting_takes(tmp_path: Path) -> None:
     assert of(tmp_path, file, BATCH, {**cut, "constant": 64}).longest_answer == 64
     deploy |= {"maxSeqLen": "many", "maxInputTokenLen": -1}
     assert (of(tmp_path, file, BATCH).longest_request, of(tmp_path, file, BATCH).longest_prompt) == (None, None)
+
+
+SCHEDULE, DEPLOY = "BackendConfig.ScheduleConfig", "BackendConfig.ModelDeployConfig"
+
+
+def scheduled(memory: int | None = 5, longest: int | None = 2048, **numbers: Any) -> dict[str, Any]:
+    """The daemon's file with these numbers of the scheduler; ``memory``: cpuMemSize; ``longest``: maxInputTokenLen."""
+    file = file_of(**({} if memory is None else {"cpuMemSize": memory}))
+    file["BackendConfig"]["ScheduleConfig"] |= numbers
+    if longest is not None:
+        file["BackendConfig"]["ModelDeployConfig"]["maxInputTokenLen"] = longest
+    return file
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (scheduled(maxBatchSize=200, maxPreemptCount=200), ""),
+        (scheduled(maxBatchSize=200, maxPreemptCount=201), "no maxPreemptCount above maxBatchSize (201 and 200)"),
+        (scheduled(maxBatchSize=200, maxBeamWidth=201), "no maxBeamWidth above maxBatchSize (201 and 200)"),
+        (scheduled(memory=0, maxPreemptCount=0), ""),
+        (scheduled(memory=0, maxPreemptCount=3), "no maxPreemptCount but 0 (3) while cpuMemSize is 0"),
+        (scheduled(memory=None, maxPreemptCount=3), ""),
+        (scheduled(maxPrefillTokens=2047), "no maxPrefillTokens (2047) below maxInputTokenLen (2048)"),
+        (scheduled(maxPrefillTokens=2047, templateType="Mix"), ""),
+        (scheduled(maxPrefillTokens=2047, longest=None), ""),
+        (scheduled(maxPrefillTokens=2048), ""),
+        (scheduled(maxPrefillTokens="2047"), ""),
+    ],
+)
+def test_numbers_of_the_file_that_contradict_each_other(tmp_path: Path, file: dict[str, Any], said: str) -> None:
+    other = {"name": "x", "config_position": f"{SCHEDULE}.maxQueueDelayMicroseconds", "min": 500, "max": 900}
+    found = of(tmp_path, file, other).mistakes()
+    assert [said in sentence for sentence in found] == ([True] if said else []), found
+
+
+def test_searched_numbers_keep_to_what_the_daemon_checks(tmp_path: Path) -> None:
+    tokens = {"name": "tokens", "config_position": f"{SCHEDULE}.maxPrefillTokens", "min": 1024, "max": 9000}
+    longest = {"name": "longest", "config_position": f"{DEPLOY}.maxInputTokenLen", "min": 64, "max": 4096}
+    given = {"name": "given", "config_position": f"{SCHEDULE}.maxPreemptCount", "min": 0, "max": 400}
+    file = scheduled(maxBatchSize=200, maxPreemptCount=0, maxPrefillTokens=8192)
+    assert set(of(tmp_path, file, tokens).constraints()) == {"tokens >= 2048"}
+    engine = of(tmp_path, file, tokens, longest, BATCH, given)
+    assert {"tokens >= longest", "given <= batch"} <= set(engine.constraints())
+    assert set(engine.reasons()) <= set(engine.constraints())
+    shares = {**given, "dtype": "ratio", "dtype_param": "batch", "max": 1.5}
+    assert "given <= batch" in of(tmp_path, file, shares, BATCH).constraints()
+
+
+def test_requests_give_way_only_where_their_cache_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "service.json").write_text(json.dumps(scheduled(memory=0, maxPreemptCount=0)))
+    engine = make("mindie", config_path=str(tmp_path / "service.json"))
+    (made,) = [field for field in engine.fields() if field.name == "max_preempt_count"]
+    assert made.constant == 0
+    assert not made.searched
+    assert engine.mistakes() == []

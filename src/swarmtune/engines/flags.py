@@ -7,7 +7,7 @@ import json
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 
@@ -265,6 +265,14 @@ def size(text: str) -> float | int | None:
 def read_flags(text: str) -> tuple[Flag, ...]:
     """The flags of a list, one a line: ``--max-num-seqs -s = int >=1``, ``--mode = fast|slow``, ``--layers = int all``."""
     return tuple(_read(line) for line in text.splitlines() if line.startswith("-"))
+
+
+def with_values(flags: Iterable[Flag], known: Iterable[Flag]) -> tuple[Flag, ...]:
+    """The flags, each with the choices that ``known`` has for it; they count in any case, and with - for _."""
+    choices = {flag.name: flag.choices for flag in known}
+    return tuple(
+        replace(flag, choices=choices[flag.name], loose=True) if flag.name in choices else flag for flag in flags
+    )
 
 
 def _read(line: str) -> Flag:

@@ -25,7 +25,7 @@ from swarmtune.engines.mindie_schema import SCHEMA, default_fields, more_fields,
 from swarmtune.engines.placement import place, placed_twice, split, substitute, tokens
 from swarmtune.engines.questions import Questions, local_model
 from swarmtune.engines.readiness import completes, healthy
-from swarmtune.engines.rules import Rule
+from swarmtune.engines.rules import Rule, broken_rules, open_rules
 from swarmtune.engines.schema import underscored
 from swarmtune.engines.service_config import ServiceConfig
 from swarmtune.errors import SimulatorStartError
@@ -157,7 +157,7 @@ class MindieEngine(Engine):
 
     def fields(self) -> tuple[Field, ...]:
         """The user's, or the scheduler's; the baseline of a field without a value is what the file holds."""
-        fields = SCHEMA.in_use(self._with_values(self._named), self._switches)
+        fields = SCHEMA.in_use(self._with_values(mindie_checks.kept(self._named, self._content)), self._switches)
         return self._bound.bounded(fields, self._batch(fields))
 
     @property
@@ -268,9 +268,18 @@ class MindieEngine(Engine):
             return known.default if known else None
 
     def constraints(self) -> tuple[str, ...]:
-        """A prefill batch is at most a batch, and a batch at most what the KV cache holds."""
+        """What the daemon checks between its numbers, and a batch is at most what the KV cache holds."""
         fields = self.fields()
-        return SCHEMA.constraints(fields, self._batches) + self._bound.rules(fields, self._batch(fields))
+        rules = SCHEMA.constraints(fields, self._batches) + tuple(self.reasons())
+        return rules + self._bound.rules(fields, self._batch(fields))
+
+    def reasons(self) -> Mapping[str, str]:
+        """Why the rules between the scheduler and the model hold."""
+        return open_rules(self._rules)
+
+    @property
+    def _rules(self) -> list[Rule]:
+        return mindie_checks.rules(self._content, SCHEMA.fields_by_parameter(self.fields()))
 
     @property
     def _batches(self) -> dict[str, Value]:
@@ -309,6 +318,7 @@ class MindieEngine(Engine):
             found += number_mistakes(self.original, MODEL, f"mindie: {self.config.config_path}", paths)
             found += mindie_checks.file_mistakes(self.original, f"mindie: {self.config.file}", self._named)
             found += mindie_checks.field_mistakes(self._named, self.config.port_path)
+            found += broken_rules(self._rules, f"mindie: {self.config.file}")
             found += self._baseline_mistakes()
             if document.read_or(self.original, SECURE, False) is True and SECURE not in paths:
                 why = "SwarmTune asks a service that it starts by HTTP; set it to false"

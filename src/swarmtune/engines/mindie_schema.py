@@ -11,7 +11,7 @@ from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.space import Field
 
 SELECTED = "{supportselectbatch}"  # these times are costs by which batches are selected
-WHOLE = ("worldSize", "tp", "dp", "pp", "cp", "npuMemSize")
+WHOLE = ("worldSize", "tp", "dp", "pp", "cp", "npuMemSize", "cpuMemSize")
 _S = "BackendConfig.ScheduleConfig."
 SCHEMA = Schema(
     "MindIE",

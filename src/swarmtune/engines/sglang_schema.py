@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
-from swarmtune.engines.flags import read_flags
+from swarmtune.engines.flags import read_flags, with_values
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.records import Value
 
@@ -81,12 +81,13 @@ RANKS = ("tp_size", "pp_size", "dp_size")
 
 def sglang_schema() -> Schema:
     """With all flags of ``python -m sglang.launch_server``."""
-    text = (files("swarmtune.engines") / "sglang_flags.txt").read_text(encoding="utf-8")
+    folder = files("swarmtune.engines")
+    text, values = ((folder / name).read_text(encoding="utf-8") for name in ("sglang_flags.txt", "sglang_values.txt"))
     return Schema(
         "SGLang",
         "0.5.23",
         PARAMETERS,
-        read_flags(text),
+        with_values(read_flags(text), read_flags(values)),
         complete=True,
         rules=RULES,
         sure=frozenset({"attn_dp_size", *RANKS}),

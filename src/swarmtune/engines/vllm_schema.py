@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 
-from swarmtune.engines.flags import read_flags
+from swarmtune.engines.flags import read_flags, with_values
 from swarmtune.engines.schema import Parameter, Schema
 from swarmtune.records import Value
 
@@ -98,12 +98,13 @@ RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
 def vllm_schema() -> Schema:
     """With all flags of ``vllm serve``."""
-    text = (files("swarmtune.engines") / "vllm_flags.txt").read_text(encoding="utf-8")
+    folder = files("swarmtune.engines")
+    text, values = ((folder / name).read_text(encoding="utf-8") for name in ("vllm_flags.txt", "vllm_values.txt"))
     return Schema(
         "vLLM",
         "0.30-0.33",
         PARAMETERS,
-        read_flags(text),
+        with_values(read_flags(text), read_flags(values)),
         complete=True,
         rules=RULES,
         sure=frozenset({"enable_chunked_prefill", *RANKS}),
