@@ -234,3 +234,26 @@ def test_a_mistake_names_what_is_wrong(text: str, words: str) -> None:
     hosts, (mistake,) = parse_hosts(text)
     assert hosts == []
     assert words in mistake
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ("fe80::1", "fe80::1 is an IPv6 address; write it in brackets: [fe80::1]"),
+        ("n1,::1", "::1 is an IPv6 address; write it in brackets: [::1]"),
+        ("n[0-8/0]", "the range 0-8/0 has no steps"),
+        ("a[1-9999],b[1-9999]", "names more than 10000 hosts"),
+        ("a[1-9999]:b[1-9999]", "more than 10000 hosts are too many"),
+        (",".join(f"a{i}[1-9999]" for i in range(9999)), "names more than 10000 hosts"),
+    ],
+)
+def test_node_strings_that_are_none(nodes: str, said: str) -> None:
+    groups, (mistake,) = parse_node_string(nodes)
+    assert said in mistake
+    assert sum(map(len, groups)) <= 10_000
+
+
+def test_a_hostfile_of_too_many_hosts_is_read_no_further() -> None:
+    hosts, mistakes = parse_hostfile("\n".join(f"a{i}[1-9999]" for i in range(9999)))
+    assert mistakes == ["hostfile: more than 10000 hosts are too many"]
+    assert len(hosts) < 20_000

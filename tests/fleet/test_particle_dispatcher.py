@@ -561,9 +561,14 @@ def test_scripts_and_their_interpreters(here: Path) -> None:
     assert Script.read("./plain.sh 'a b'").argv == ("/bin/sh", "./plain.sh", "a b")
     (here / "odd.py").write_text("#! /usr/bin/env -S python3 -u\n")
     assert Script.read("./odd.py").argv == ("/usr/bin/env", "-S python3 -u", "./odd.py")
+    (here / "windows.sh").write_bytes(b"#!/bin/bash\r\necho x\r\n")
+    (file,) = Script.read("./windows.sh").files
+    assert file.content == "#!/bin/bash\necho x\n"
+    assert Script.read("./windows.sh").argv[0] == "/bin/bash"
     assert Script.read("/opt/start.sh x").argv == ("/opt/start.sh", "x")
     assert Script.read("vllm serve").files == ()
-    for wrong in ("", "~/start.sh"):
+    os.mkfifo(here / "pipe.sh")
+    for wrong in ("", "~/start.sh", "./pipe.sh", "./absent.sh"):
         with pytest.raises(ConfigValidationError):
             Script.read(wrong)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.errors import ConfigPathError
-from swarmtune.files import opened
+from swarmtune.files import text_of
 from swarmtune.records import Value
 
 MAX_BYTES = 16 * 2**20
@@ -29,9 +29,10 @@ def load(path: Path) -> Any:
     DocumentError if it is not a regular file of at most MAX_BYTES, cannot be parsed, or nests deeper than MAX_DEPTH.
     """
     try:
-        text = read_text(path).removeprefix("\ufeff")
+        text = read_text(path)
     except (OSError, ValueError) as error:
-        raise DocumentError(f"The service's file {path} cannot be read: {error}. Check config_path.") from error
+        why = getattr(error, "strerror", None) or error
+        raise DocumentError(f"The service's file {path} cannot be read: {why}. Check config_path.") from error
     try:
         content = _yaml(text) if path.suffix.lower() in (".yaml", ".yml") else json.loads(text)
         _check_depth(content)
@@ -41,14 +42,8 @@ def load(path: Path) -> Any:
 
 
 def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file; OSError or ValueError if it cannot be read or has more than MAX_BYTES."""
-    if not path.is_file():  # a pipe would be waited for, a device has no end
-        raise OSError("not a file" if path.exists() else "no such file")
-    with opened(path) as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise ValueError(f"larger than {MAX_BYTES // 2**20} MiB")
-    return raw.decode("utf-8")
+    """``files.text_of``, of at most MAX_BYTES."""
+    return text_of(path, MAX_BYTES)
 
 
 def _yaml(text: str) -> Any:

@@ -66,10 +66,11 @@ def parse_hostfile(text: str, source: str = "hostfile") -> tuple[list[Host], lis
         bad += _repeated(named, f"line {number}", seen)
         mistakes += [f"{source}, line {number}: {mistake}" for mistake in [*bad, *wrong]]
         hosts += [replace(host, slots=slots) for host in named]
+        if len(hosts) > MAX_HOSTS:
+            mistakes.append(f"{source}: more than {MAX_HOSTS} hosts are too many")
+            break
     if not hosts and not mistakes:
         mistakes.append(f"{source}: no host in it; write one a line, like: node1 slots=8")
-    if len(hosts) > MAX_HOSTS:
-        mistakes.append(f"{source}: {len(hosts)} hosts are too many; at most {MAX_HOSTS}")
     for secret in sorted(hidden, key=len, reverse=True)[:MOST_HIDDEN]:
         mistakes = [mistake.replace(secret, "***") for mistake in mistakes]
     return hosts, mistakes
@@ -97,13 +98,19 @@ def parse_node_string(text: str) -> tuple[list[list[Host]], list[str]]:
     """
     tidy = re.sub(r"\s*([,:])\s*", r"\1", text.strip())
     groups: list[list[Host]] = []
-    mistakes: list[str] = []
     seen: dict[tuple[str, int], str] = {}
-    for number, part in enumerate(_GROUP_COLON.split(tidy), 1):
+    mistakes = [
+        f"node string: {word} is an IPv6 address; write it in brackets: [{word}]"
+        for word in tidy.split(",")
+        if _is_ipv6(word)
+    ]
+    for number, part in enumerate([] if mistakes else _GROUP_COLON.split(tidy), 1):
         hosts, wrong = parse_hosts(part)
         wrong += _repeated(hosts, f"group {number}", seen)
         mistakes += [f"node string, group {number}: {mistake}" for mistake in wrong]
         groups.append(hosts)
+        if sum(map(len, groups)) > MAX_HOSTS:
+            return [], [*mistakes, f"node string: more than {MAX_HOSTS} hosts are too many"]
     return groups, mistakes
 
 
@@ -116,6 +123,8 @@ def parse_hosts(text: str) -> tuple[list[Host], list[str]]:
             hosts += _hosts(piece)
         except ValueError as error:
             mistakes.append(str(error))
+        if len(hosts) > MAX_HOSTS:
+            return [], [*mistakes, f"{text[:60]!r} names more than {MAX_HOSTS} hosts"]
     return hosts, mistakes
 
 
@@ -167,7 +176,11 @@ def _numbers(part: str, pattern: str) -> list[str]:
     if any(len(digits or "") > _MAX_DIGITS for digits in match.groups()):
         raise ValueError(f"{pattern[:60]!r}: a number in {part[:40]!r} is too long; at most {_MAX_DIGITS} digits")
     low, high, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
-    if high < low or step < 1:
+    if step < 1:
+        raise ValueError(
+            f"{pattern[:60]!r}: the range {part} has no steps; write a whole number above 0 behind the '/'"
+        )
+    if high < low:
         raise ValueError(f"{pattern[:60]!r}: the range {part} goes backwards; write the smaller number first")
     if (high - low) // step >= MAX_HOSTS:
         raise ValueError(f"{pattern[:60]!r}: the range {part} is too long; at most {MAX_HOSTS} hosts")
@@ -180,6 +193,13 @@ def _ipv6(text: str) -> str:
         with contextlib.suppress(ValueError):
             return str(ipaddress.IPv6Address(text))
     raise ValueError(f"[{text[:60]}] is not an IPv6 address")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        return isinstance(ipaddress.ip_address(text), ipaddress.IPv6Address)
+    except ValueError:
+        return False
 
 
 def _check_name(name: str) -> None:

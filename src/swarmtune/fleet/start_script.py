@@ -14,9 +14,11 @@ from swarmtune.errors import ConfigValidationError
 from swarmtune.execution.config import ServiceOptions
 from swarmtune.execution.executors.base import Executor
 from swarmtune.execution.service_group import ServiceGroup, of_rank, with_rank
+from swarmtune.files import text_of
 from swarmtune.records import Command, File, Group, Value
 
 POLL_S = 0.25
+LARGEST = 2**24  # bytes of a script
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class Script:
         if "/" not in program or path.is_absolute():
             return cls(tuple(words))
         try:
-            content = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            content = text_of(path, LARGEST).replace("\r\n", "\n")  # no interpreter takes the line ends of Windows
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
             way_out = "write the absolute path of one that is on the nodes"
-            raise ConfigValidationError([f"script {text!r}: cannot be sent along ({error}); {way_out}"]) from error
+            raise ConfigValidationError([f"script {text!r}: cannot be sent along ({why}); {way_out}"]) from error
         first = content.partition("\n")[0]
         interpreter = first[2:].strip().split(None, 1) if first.startswith("#!") else ["/bin/sh"]
         return cls((*interpreter, f"./{path.name}", *words[1:]), (File(path.name, content),))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from swarmtune.errors import BenchmarkParseError
-from swarmtune.files import opened
+from swarmtune.files import text_of
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.loadgen.read.counts import FASTEST
 from swarmtune.records import Measurement
@@ -141,21 +141,10 @@ def tokenizer_in(folder: str | None) -> str:
     return str(Path(str(folder)).absolute()) if held else ""
 
 
-def read_text(path: Path) -> str:
-    """The UTF-8 text of a regular file, without a byte order mark. OSError or ValueError if there is none, or too much."""
-    if not path.is_file():
-        raise FileNotFoundError(2, "not a file" if path.exists() else "no such file")
-    with opened(path) as file:
-        raw = file.read(MOST_BYTES + 1)
-    if len(raw) > MOST_BYTES:
-        raise ValueError(f"larger than {MOST_BYTES // 2**20} MiB")
-    return raw.decode("utf-8-sig")
-
-
 def read_result(path: Path, tool: str, understand: Callable[[str], Measurement]) -> Measurement:
     """What ``understand`` makes of the text of a result file. BenchmarkParseError if there is none, or no sense in it."""
     try:
-        return understand(read_text(path))
+        return understand(text_of(path, MOST_BYTES))
     except OSError as error:
         message = f"{tool} left no {path}: {error.strerror}. Its output says why."
         raise BenchmarkParseError(message) from error
