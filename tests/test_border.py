@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from swarmtune import registry
+from swarmtune.clock import RealClock
 from swarmtune.engines.base import Engine
 from swarmtune.engines.simulated import SimulatedConfig
 from swarmtune.errors import (
@@ -20,12 +21,18 @@ from swarmtune.errors import (
     PluginError,
     SimulatorStartError,
 )
+from swarmtune.execution.executors.base import Executor
+from swarmtune.execution.executors.local import LocalExecutor
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.endpoints.base import understood
+from swarmtune.loadgen.endpoints.completions import Completions
+from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.records import Command, Group, Setting
 from swarmtune.search.random import RandomSearch
 from swarmtune.settings import read_settings
 from swarmtune.space import Field
 from swarmtune.tuner.planning.make import make_plan
+from swarmtune.workload.session import Turn
 
 GROUP, NOTHING = Group("local", port=8000), Setting({})
 FIELD = Field("max_batch", "--max-batch", min=1, max=64, value=8)
@@ -34,7 +41,7 @@ FIELD = Field("max_batch", "--max-batch", min=1, max=64, value=8)
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_broken", [])
-    for known in (registry.engines, registry.benchmarks, registry.searches):
+    for known in (registry.engines, registry.benchmarks, registry.searches, registry.endpoints, registry.executors):
         monkeypatch.setattr(known, "_entries", dict(known._entries))
 
 
@@ -213,6 +220,54 @@ def test_a_config_that_is_no_pydantic_model_is_a_mistake_of_who_asks_for_it() ->
     ):
         make_plan(read_settings(None, {"optimizer": {"engine": "acme"}}))
     assert make_plan(read_settings(None, {"optimizer": {"engine": "simulated"}})).engine.name == "simulated"
+
+
+class Shout(Completions):
+    """An endpoint that cannot write some requests, and cannot read any answer."""
+
+    def body(self, turn: Turn, history: Any = ()) -> bytes:
+        return b"{}" if turn.output_tokens else {}["tokens"]  # type: ignore[typeddict-item]
+
+    def read(self, pieces: Any, *, keep_text: bool = False) -> Any:
+        return dict(pieces) if keep_text else pieces[7]
+
+
+def test_an_endpoint_that_cannot_read_an_answer_loses_one_request() -> None:
+    registry.register_endpoints("shout", Shout)
+    endpoint = registry.endpoints.load("shout")("m", LoadgenOptions())
+    assert endpoint.body(Turn(("x",), 1, output_tokens=3)) == b"{}"
+    with pytest.raises(
+        PluginError, match=r"The endpoint 'shout': body\(\) raised KeyError: 'tokens' \(.*test_border.py"
+    ):
+        endpoint.body(Turn(("x",), 1))
+    told = understood(endpoint, [(0, b"{}")]).error or ""
+    assert "an answer that cannot be read: The endpoint 'shout': read() raised IndexError" in told
+    told = understood(endpoint, [(0, b"{}")], keep_text=True).error or ""
+    assert "read() returned a dict, not Answer" in told
+
+
+class Carrier(LocalExecutor):
+    """An executor that starts nothing."""
+
+    async def start(self, command: Command) -> Any:
+        if command.argv == ("loud",):
+            raise LookupError("no such place")
+
+
+async def test_an_executor_names_what_it_does_wrong(tmp_path: Path) -> None:
+    registry.register_executor("carrier", Carrier)
+    executor = registry.executors.load("carrier")(tmp_path, RealClock())
+    with pytest.raises(PluginError, match=r"The executor 'carrier': start\(\) raised LookupError: no such place"):
+        await executor.start(Command(("loud",)))
+    with pytest.raises(PluginError, match=r"start\(\) returned None, not Handle"):
+        await executor.start(Command(("quiet",)))
+    await executor.close()
+
+
+def test_an_executor_without_what_its_contract_needs_is_not_used() -> None:
+    registry.register_executor("carrier", type("Half", (Executor,), {}))
+    with pytest.raises(ConfigurationError, match=r"it has no close\(\), no get\(\), no put\(\), no start\(\)"):
+        registry.executors.load("carrier")
 
 
 def test_a_part_without_what_its_contract_needs_is_not_made() -> None:

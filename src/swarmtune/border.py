@@ -165,6 +165,8 @@ def _misfit(value: Any, expected: Any) -> str:
         return "" if (value is None and type(None) in arguments) or not all(wrong) else _other(value, expected)
     if expected is str:
         return "" if isinstance(value, str | os.PathLike) else _other(value, expected)
+    if expected is bytes:
+        return "" if isinstance(value, bytes | bytearray) else _other(value, expected)
     if expected in (int, float):
         whole = numbers.Integral if expected is int else numbers.Real
         return "" if isinstance(value, whole) else _other(value, expected)

@@ -125,9 +125,9 @@ def _imported(target: str) -> Any:
 _plugin = ""  # the one that is being loaded
 engines = Registry("engine", "swarmtune.engines.base:Engine", ("name", "Config"), guards=True)
 benchmarks = Registry("benchmark", "swarmtune.loadgen.base:Benchmark", ("name", "Config"), guards=True)
-endpoints = Registry("endpoint", "swarmtune.loadgen.endpoints.base:Endpoint")
+endpoints = Registry("endpoint", "swarmtune.loadgen.endpoints.base:Endpoint", guards=True)
 searches = Registry("search algorithm", "swarmtune.search.base:Search", guards=True)
-executors = Registry("executor", "swarmtune.execution.executors.base:Executor")
+executors = Registry("executor", "swarmtune.execution.executors.base:Executor", guards=True)
 settings_sections: dict[str, type] = {}
 
 _broken: list[str] = []

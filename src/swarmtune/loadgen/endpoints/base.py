@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from swarmtune.errors import BenchmarkParseError, PluginError
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.workload.session import Turn
 
@@ -144,6 +145,8 @@ def understood(endpoint: Endpoint, pieces: Sequence[Piece], *, keep_text: bool =
         answer = endpoint.read(pieces, keep_text=keep_text)
         if _rising(answer.chunk_sizes):
             _without_repeats(answer, endpoint.read(pieces, keep_text=True), keep_text=keep_text)
+    except (BenchmarkParseError, PluginError) as error:  # of a plugin's endpoint
+        return Answer(error=f"an answer that cannot be read: {error.message[:400]}")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return Answer(error=f"an answer that cannot be read: {type(error).__name__}: {str(error)[:200]}")
     return answer
