@@ -44,7 +44,8 @@ def check_step(scheduler: Scheduler, step: Step, rules: Rules) -> None:
     tokens = [n for _, n in step.work]
     assert sum(tokens) <= rules.max_num_batched_tokens
     assert all(n >= 1 for n in tokens)
-    assert step.prefill_tokens + step.decodes == sum(tokens)
+    assert step.tokens == sum(tokens)
+    assert step.decodes + step.prefills == len(tokens)
     assert len(scheduler.running) <= rules.max_num_seqs
     held = {block for request in scheduler.running for block in request.blocks}
     assert len(held) + scheduler.blocks.free == rules.usable_blocks
@@ -141,8 +142,8 @@ def test_a_sequence_removed_in_the_middle_of_a_step_emits_nothing_and_leaves_not
 
 def test_step_time_is_linear_up_to_the_knee_and_steeper_beyond() -> None:
     cost = StepCost(1.0, 0.1, 0.01, 0.0, knee_tokens=10, per_token_above_knee_s=1.0)
-    assert cost.seconds(Step(prefill_tokens=8, decodes=1)) == pytest.approx(1.0 + 0.8 + 0.01)
-    assert cost.seconds(Step(prefill_tokens=15)) == pytest.approx(1.0 + 1.5 + 5.0)
+    assert cost.seconds(Step(tokens=9, decodes=1)) == pytest.approx(1.0 + 0.8 + 0.01)
+    assert cost.seconds(Step(tokens=15)) == pytest.approx(1.0 + 1.5 + 5.0)
 
 
 def test_noise_is_seeded_and_has_mean_one() -> None:

@@ -22,12 +22,12 @@ class StepCost:
 
     def seconds(self, step: Step) -> float:
         """Time of one step, noise-free."""
-        above = max(0, step.prefill_tokens + step.decodes - self.knee_tokens)
+        above = max(0, step.tokens - self.knee_tokens)
         return (
             self.base_s
-            + self.per_prefill_token_s * step.prefill_tokens
+            + self.per_prefill_token_s * (step.tokens - step.decodes)
             + self.per_decode_seq_s * step.decodes
-            + self.per_context_token_s * step.context_tokens
+            + self.per_context_token_s * step.context
             + self.per_token_above_knee_s * above
         )
 

@@ -73,15 +73,23 @@ class Request:
 class Step:
     """A batch: how many tokens of which request. A decode is one token of a request whose prompt is complete.
 
-    ``answers``: the requests of which a token comes out. ``context_tokens``: of all requests, with those of this step.
+    ``answers``: the requests of which a token comes out. ``tokens``: of all; ``context``: tokens to which the decodes attend,
+    their own among them; ``prefills``: pieces of prompts; ``prefill_work``: of these, q * (c + q / 2), for q tokens behind c.
     """
 
     work: tuple[tuple[Request, int], ...] = ()
     answers: frozenset[Request] = frozenset()
     preempted: tuple[Request, ...] = ()
-    prefill_tokens: int = 0
+    tokens: int = 0
     decodes: int = 0
-    context_tokens: int = 0
+    context: int = 0
+    prefills: int = 0
+    prefill_work: float = 0.0
+
+    @property
+    def features(self) -> tuple[float, float, float, float, float]:
+        """What decides how long it takes, in the order of ``latency.features``."""
+        return float(self.tokens), float(self.decodes), float(self.context), self.prefill_work, float(self.prefills)
 
 
 class Scheduler:
@@ -263,23 +271,24 @@ class Scheduler:
             request.filled = place + 1
 
     def _started(self, plan: _Plan) -> Step:
-        answers, decodes, context = [], 0, 0
+        answers, decodes, context, prefills, prefill_work = [], 0, 0, 0, 0.0
         for request, tokens in plan.work.items():
-            decodes += (
-                tokens == 1 and request.computed >= request.prompt_tokens and request.generated + request.expected > 0
-            )
+            started = request.computed >= request.prompt_tokens and request.generated + request.expected > 0
+            if tokens == 1 and started:
+                decodes += 1
+                context += request.computed + 1
+            else:
+                prefills += 1
+                prefill_work += float(tokens) * (float(request.computed) + 0.5 * float(tokens))
             request.computed += tokens
             request.in_flight += tokens
-            context += request.computed
             if request.computed >= request.length + request.expected:
                 answers.append(request)
                 if self.rules.asynchronous:
                     request.expected += 1
                     request.resting_until = self._steps + self.rules.rest
-        total = sum(plan.work.values())
-        return Step(
-            tuple(plan.work.items()), frozenset(answers), tuple(plan.preempted), total - decodes, decodes, context
-        )
+        counts = (sum(plan.work.values()), decodes, context, prefills, prefill_work)
+        return Step(tuple(plan.work.items()), frozenset(answers), tuple(plan.preempted), *counts)
 
 
 class _Plan:

@@ -1,0 +1,1 @@
+"""A replica of an engine in virtual time: requests in, time stamps out, as fast as it can be computed."""
