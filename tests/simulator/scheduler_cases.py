@@ -20,7 +20,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from swarmtune.simulator.scheduling.rules import Rules
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.scheduling.scheduler import Request, Scheduler, Step
 
 Case = dict[str, Any]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.simulator import scheduler_cases
 
-from swarmtune.simulator.scheduling.rules import Rules
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.scheduling.scheduler import Request, Scheduler, State, Step
 from swarmtune.simulator.step_time import StepCost, StepTimer
 

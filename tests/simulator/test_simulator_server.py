@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 
 from swarmtune.clock import RealClock
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.config import Faults, SimulatorConfig
-from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.server import SimulatedServer
 from swarmtune.simulator.step_time import StepCost
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.simulator import scheduler_cases
 from tests.simulator.test_scheduler_rules import LENGTHS, RULES
 
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import CostTables
-from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.virtual import native
 from swarmtune.simulator.virtual.native import NativeReplica
 from swarmtune.simulator.virtual.plain import PlainReplica
@@ -104,7 +104,13 @@ LONG = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 200), st.integers(0
 
 @needs_native
 @given(
-    LONG, st.integers(2, 6), st.sampled_from([1, 4, 16]), st.integers(8, 200), st.booleans(), st.booleans(), st.booleans()
+    LONG,
+    st.integers(2, 6),
+    st.sampled_from([1, 4, 16]),
+    st.integers(8, 200),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
 )
 def test_leaps_over_long_answers(
     given: list[tuple[int, int, int]], most: int, size: int, blocks: int, caching: bool, ahead: bool, several: bool

@@ -16,6 +16,7 @@ from swarmtune.engines.placement import LiveRequest, live_requests
 from swarmtune.engines.questions import Questions
 from swarmtune.errors import SwarmTuneError
 from swarmtune.records import Command, Group, Setting
+from swarmtune.scheduling import Rules
 from swarmtune.space import Field
 
 
@@ -204,6 +205,11 @@ class Engine(ABC):
         """How to start the service with this setting on the node ``group.rank`` of this group; the first node answers on
         ``group.url``.
         """
+
+    def scheduling(self, setting: Setting) -> Rules | None:
+        """What this setting means for the engine's scheduler; None: its rules are not modelled."""
+        del setting
+        return None
 
     def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
         """One command for each node of the group, by rank."""

@@ -208,6 +208,12 @@ class KvMemory:
         return unknown or (max(bounds, key=lambda found: found.limit) if bounds else every[0])
 
     @property
+    def tokens(self) -> int | None:
+        """What the KV cache of one scheduler holds; None: not known."""
+        found = self._found(())
+        return found.limit * found.tokens if isinstance(found, Bound) else None
+
+    @property
     def sequences(self) -> int | None:
         """How many sequences the KV cache holds; None without a table, or where ``mistakes`` or ``notes`` say why not."""
         found = self._found(())

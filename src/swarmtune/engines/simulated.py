@@ -15,10 +15,12 @@ from swarmtune.engines.flags import read_flags
 from swarmtune.engines.memory import KvMemory
 from swarmtune.engines.placement import place, split, substitute, tokens, without_given
 from swarmtune.engines.readiness import serves
+from swarmtune.engines.scheduling import flag_values
 from swarmtune.engines.schema import Parameter, Schema, underscored
 from swarmtune.engines.service_config import ServiceConfig, others_mistakes
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, Group, Setting
+from swarmtune.scheduling import Rules
 from swarmtune.space import Field
 
 # The flags of ``python -m swarmtune.simulator``; one of a parameter takes what the parameter is.
@@ -153,6 +155,15 @@ class SimulatedEngine(Engine):
             directory=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
+
+    def scheduling(self, setting: Setting) -> Rules:
+        """By the rules of vLLM, without a prefix cache."""
+        own = {underscored(parameter.name): parameter.default for parameter in SCHEMA.parameters}
+        values = {**own, **flag_values(self.command(setting, Group("local", port=1)).argv, SCHEMA)}
+        names = ("max_num_seqs", "max_num_batched_tokens", "kv_cache_tokens", "block_size")
+        sequences, batched, held, block = (int(values[name] or 0) for name in names)
+        chunked = values["enable_chunked_prefill"] is not False
+        return Rules(sequences, batched, held // block + 1, block, chunked_prefill=chunked)
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

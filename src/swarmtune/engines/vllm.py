@@ -30,10 +30,12 @@ from swarmtune.engines.rules import (
     open_rules,
     quantization_rules,
 )
+from swarmtune.engines.scheduling import flag_values, vllm_rules
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.vllm_schema import vllm_schema
 from swarmtune.errors import SimulatorStartError
 from swarmtune.records import Command, Group, Setting
+from swarmtune.scheduling import Rules
 from swarmtune.space import Field
 
 DEFAULT_FIELDS = ("max_num_seqs", "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching")
@@ -311,6 +313,11 @@ class VllmEngine(Engine):
             found.append(f"vllm.env: {KEY_VARIABLE} {KEYED.why}")
         found += self._prefill_mistakes(fields) if self.config.check_flags else []
         return found + self._flags.mistakes(fields, bool(self.config.target_field))
+
+    def scheduling(self, setting: Setting) -> Rules:
+        """With the flags of the setting and ``others``, and the KV cache that the table of memory gives."""
+        values = flag_values(self.command(setting, Group("local", port=1)).argv, self.schema)
+        return vllm_rules(values, self.schema, self._model_facts.longest, self.memory.tokens)
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``.

@@ -11,9 +11,9 @@ from dataclasses import fields
 from typing import TypeVar
 
 from swarmtune.clock import RealClock
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.config import FAILURES, DeviceMemory, Faults, SimulatorConfig
 from swarmtune.simulator.faults import fail_start, mistakes
-from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.step_time import StepCost
 
 Part = TypeVar("Part", StepCost, DeviceMemory)

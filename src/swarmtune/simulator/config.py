@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from swarmtune.simulator.scheduling.rules import Rules
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.step_time import StepCost
 
 GIB = 2**30

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.scheduling.blocks import UNKNOWN, Blocks
-from swarmtune.simulator.scheduling.rules import Rules
 
 
 class State(IntEnum):
@@ -73,8 +73,9 @@ class Request:
 class Step:
     """A batch: how many tokens of which request. A decode is one token of a request whose prompt is complete.
 
-    ``answers``: the requests of which a token comes out. ``tokens``: of all; ``context``: tokens to which the decodes attend,
-    their own among them; ``prefills``: pieces of prompts; ``prefill_work``: of these, q * (c + q / 2), for q tokens behind c.
+    ``answers``: the requests of which a token comes out. ``tokens``: of all; ``context``: tokens to which the decodes
+    attend, their own among them; ``prefills``: pieces of prompts; ``prefill_work``: the sum of q * (c + q / 2) over these,
+    for q tokens behind c.
     """
 
     work: tuple[tuple[Request, int], ...] = ()

@@ -927,3 +927,12 @@ void sim_requests(const sim_t *sim, int32_t first, int32_t count, double *schedu
         preemptions[i] = one->preemptions;
     }
 }
+
+/* When something happens next, s: a step ends, one may be planned, or a request arrives; infinity: nothing will. */
+double sim_next(sim_t *sim) {
+    int planning = sim->step_count < sim->rules.batches && !sim->scheduled_nothing;
+    if (planning && (sim->queue_count || sim->running_count)) return sim->now;
+    if (sim->step_count) return sim->steps[sim->step_first].end;
+    double arrival = next_arrival(sim);
+    return arrival > sim->now ? arrival : sim->now;
+}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import CostTables
-from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.virtual.requests import STEP, Answers, Reason, Requests
 
 LIBRARY = Path(__file__).with_name("_native.so")
@@ -66,6 +66,7 @@ def _library() -> ctypes.CDLL | None:
         "sim_remove": (None, [c_void_p, c_int32]),
         "sim_run": (c_int32, [c_void_p, c_double, c_int32]),
         "sim_now": (c_double, [c_void_p]),
+        "sim_next": (c_double, [c_void_p]),
         "sim_busy": (c_double, [c_void_p]),
         "sim_preemptions": (c_int64, [c_void_p]),
         "sim_in_engine": (c_int32, [c_void_p]),
@@ -112,6 +113,11 @@ class NativeReplica:
     def now(self) -> float:
         """Seconds."""
         return float(self._library.sim_now(self._state))
+
+    @property
+    def next(self) -> float:
+        """When something happens next, s; infinity: nothing will."""
+        return float(self._library.sim_next(self._state))
 
     @property
     def busy(self) -> float:
@@ -204,7 +210,8 @@ class NativeReplica:
 def seconds(cost: CostTables, row: tuple[float, ...]) -> float:
     """``cost.seconds`` in C."""
     library = _library()
-    assert library is not None
+    if library is None:
+        raise RuntimeError(f"{LIBRARY.name} was not built")
     made, kept = _cost_of(cost)
     found = float(library.sim_seconds(byref(made), (c_double * 5)(*row)))
     del kept

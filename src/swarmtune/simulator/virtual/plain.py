@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import CostTables
-from swarmtune.simulator.scheduling.rules import Rules
 from swarmtune.simulator.scheduling.scheduler import Request, Scheduler, State, Step
 from swarmtune.simulator.virtual.requests import NEVER, STEP, Answers, Reason, Requests
 
@@ -41,6 +41,15 @@ class PlainReplica:
         self._stage_free = self._last_end = 0.0
         self._empty = 0  # plans without work since the last step
         self._planned = False  # nothing more before the oldest step has ended
+
+    @property
+    def next(self) -> float:
+        """When something happens next, s; infinity: nothing will."""
+        if self._scheduler.busy and len(self._steps) < self._rules.batches and not self._planned:
+            return self.now
+        if self._steps:
+            return self._steps[0].end
+        return max(self.now, self._requests[self._pending[0]].arrival) if self._pending else math.inf
 
     @property
     def preemptions(self) -> int:
