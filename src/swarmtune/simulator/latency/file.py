@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -53,7 +53,7 @@ class _Sample(msgspec.Struct, forbid_unknown_fields=True):
     runs: list[str]
     features: list[tuple[float, float, float, float, float]]
     seconds: list[float]
-    run: list[int]
+    run: list[Annotated[int, msgspec.Meta(ge=0, lt=MOST_ROWS)]]
     counts: list[float]
 
 
@@ -218,7 +218,6 @@ def _sample(found: _Sample) -> Rows:
         and (rows.seconds > 0).all()
         and np.isfinite(rows.counts).all()
         and (rows.counts > 0).all()
-        and (rows.run >= 0).all()
         and (rows.run < len(rows.runs)).all()
     )
     if not usable:

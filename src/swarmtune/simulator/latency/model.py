@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.errors import ConfigurationError
+from swarmtune.errors import ConfigurationError, one_line
 from swarmtune.simulator.latency.features import CONTEXT, DECODES, FEATURES, PREFILL_WORK, PREFILLS, TOKENS, Steps
 from swarmtune.simulator.latency.rows import Rows
 from swarmtune.simulator.latency.tables import FIRST_HINGE, MOST_KNOTS, CostTables
 
 Floats = NDArray[np.float64]
+FURTHEST = 1000.0  # a multiplier, and a bound of an interval
 GROUPS = {  # what a calibration scales -> indices of weights; all hinges belong to the tokens
     "weights": (0,),
     "tokens": (1 + TOKENS,),
@@ -24,19 +26,22 @@ GROUPS = {  # what a calibration scales -> indices of weights; all hinges belong
 }
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the steps were measured on; empty or 0: not known."""
 
     engine: str
     version: str = ""
     model: str = ""
-    tp: int = 0
-    pp: int = 0
-    dp: int = 0
+    tp: Count = 0
+    pp: Count = 0
+    dp: Count = 0
     device: str = ""
     kv_dtype: str = ""
-    rows: int = 0
-    runs: int = 0
+    rows: Count = 0
+    runs: Count = 0
     date: str = ""
 
     def against(self, other: Identity) -> list[str]:
@@ -86,16 +91,15 @@ class Bars:
 
     def __post_init__(self) -> None:
         for edges, factors in zip(self.edges, self.factors, strict=True):
-            right = factors.shape == (edges.size + 1, 2) and np.isfinite(edges).all() and np.isfinite(factors).all()
-            if (
-                not right
-                or (np.diff(edges) <= 0).any()
-                or (factors <= 0).any()
-                or (factors[:, 0] > factors[:, 1]).any()
-            ):
-                raise ConfigurationError("The intervals of the model are wrong: ascending classes and positive bars.")
-        if not (np.isfinite(self.outside).all() and 0 < self.outside[0] <= self.outside[1]):
-            raise ConfigurationError("The interval beyond the domain is wrong: two positive numbers, the lower first.")
+            whole = factors.shape == (edges.size + 1, 2) and bool(
+                np.isfinite(edges).all() and (np.diff(edges) > 0).all()
+            )
+            if not whole or not all(_is_interval(*limits) for limits in factors.tolist()):
+                raise ConfigurationError(
+                    "The intervals of the model are wrong: ascending classes, each with two limits."
+                )
+        if not _is_interval(*self.outside):
+            raise ConfigurationError("The interval beyond the domain is wrong: two limits, the lower one first.")
 
     def of(self, rows: Steps, typical: Floats, within: NDArray[np.bool_]) -> Floats:
         """(n, 2): low and high factor of each step."""
@@ -149,12 +153,9 @@ class LatencyModel:
     def scaled(self, multipliers: Mapping[str, float]) -> LatencyModel:
         """The model with groups of its terms multiplied, as a calibration does it.
 
-        ConfigurationError: no such group, or no finite number above 0.
+        ConfigurationError: no such group, or no number from 1/1000 to 1000.
         """
-        if unknown := sorted(set(multipliers) - set(GROUPS)):
-            raise ConfigurationError(f"{', '.join(unknown)}: no such group of terms; there are {', '.join(GROUPS)}.")
-        if wrong := [name for name, by in multipliers.items() if not (np.isfinite(by) and by > 0)]:
-            raise ConfigurationError(f"{', '.join(wrong)}: a multiplier must be a finite number above 0.")
+        _check(multipliers)
         scales = np.ones(FIRST_HINGE + MOST_KNOTS)
         for name, by in multipliers.items():
             scales[list(GROUPS[name])] = by
@@ -162,3 +163,17 @@ class LatencyModel:
         scaled = {group: self.multipliers.get(group, 1.0) * multipliers.get(group, 1.0) for group in GROUPS}
         typical, mean = (replace(t, weights=t.weights * scales[: t.weights.size]) for t in (self.typical, self.mean))
         return replace(self, typical=typical, mean=mean, multipliers=scaled)
+
+
+def _is_interval(low: float, high: float) -> bool:
+    return 1 / FURTHEST <= low <= high <= FURTHEST
+
+
+def _check(multipliers: Mapping[str, float]) -> None:
+    """ConfigurationError: no such group, or no usual number above 0."""
+    if unknown := sorted(set(multipliers) - set(GROUPS)):
+        raise ConfigurationError(
+            f"{', '.join(map(one_line, unknown))}: no such group of terms; there are {', '.join(GROUPS)}."
+        )
+    if wrong := [name for name, by in multipliers.items() if not 1 / FURTHEST <= by <= FURTHEST]:
+        raise ConfigurationError(f"{', '.join(wrong)}: a multiplier must be a number above 0, from 1/1000 to 1000.")

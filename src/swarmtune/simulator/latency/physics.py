@@ -42,15 +42,17 @@ def fit(rows: Steps, seconds: Floats, counts: Floats, knots: Floats, value: Lite
     scale = columns.max(axis=0)
     scale[scale == 0] = 1.0
     columns = columns / scale
-    weights = _least_squares(columns, seconds, np.sqrt(counts) / seconds)
+    least = LEAST_CONSTANT * seconds.min()
+    above = seconds - least
+    weights = _least_squares(columns, above, np.sqrt(counts) / seconds)
     for _ in range(ROUNDS):
-        predicted = np.maximum(columns @ weights, LEAST_CONSTANT * seconds.min())
+        predicted = columns @ weights + least
         if value == "mean":
             importance = 1 / predicted
         else:
             importance = 1 / np.sqrt(seconds * np.maximum(np.abs(seconds - predicted), NEAR * seconds))
-        weights = _least_squares(columns, seconds, np.sqrt(counts) * importance)
-    weights[0] = max(weights[0], LEAST_CONSTANT * seconds.min())
+        weights = _least_squares(columns, above, np.sqrt(counts) * importance)
+    weights[0] += least
     return np.asarray(weights / scale)
 
 

@@ -21,6 +21,7 @@ Floats = NDArray[np.float64]
 TREES = 60
 SOFT = 0.05  # relative errors well below this count squared
 FURTHEST = 5.0  # logarithms of ratios beyond this are cut in the gradient
+LARGEST = 9.0  # logarithm of a factor
 DIGITS = 9  # of a factor; the trees themselves are float32
 PARAMETERS = {
     "tree_method": "hist",
@@ -112,7 +113,9 @@ def _right(cuts: Floats, threshold: float) -> Floats:
 
 
 def _factors(i: int, j: int, table: Floats) -> Floats:
-    factors = np.array([float(f"{value:.{DIGITS}g}") for value in np.exp(table).ravel()]).reshape(table.shape)
+    factors = np.array(
+        [float(f"{value:.{DIGITS}g}") for value in np.exp(np.clip(table, -LARGEST, LARGEST)).ravel()]
+    ).reshape(table.shape)
     factors[[0, -1], :] = 1.0
     if i != j:
         factors[:, [0, -1]] = 1.0

@@ -18,6 +18,7 @@ from swarmtune.simulator.latency.features import DECODES, FEATURES, TOKENS, Step
 COUNT = len(FEATURES)
 FIRST_HINGE = COUNT + 1  # index of the first hinge's weight
 MOST_KNOTS, MOST_CUTS = 64, 1024  # of all knots, and of one feature's cuts
+MOST_SECONDS, MOST_FACTOR = 1e6, 1e4  # of one term, and of one factor
 
 Pair = tuple[int, int, NDArray[np.float64]]
 
@@ -50,6 +51,7 @@ class CostTables:
             f"weights: {FIRST_HINGE + self.knots.size} numbers are needed, one for each term",
         )
         _require(bool((self.weights >= 0).all()), "weights: none may be below 0")
+        _require(bool((self.weights <= MOST_SECONDS).all()), f"weights: none may be above {MOST_SECONDS:g} s")
         _require(len(self.cuts) == COUNT, f"cuts: one list for each of the {COUNT} features")
         for name, cuts in zip(FEATURES, self.cuts, strict=True):
             _require(_is_vector(cuts) and cuts.size <= MOST_CUTS, f"cuts of {name}: at most {MOST_CUTS} numbers")
@@ -59,7 +61,8 @@ class CostTables:
             shape = (self.cuts[i].size + 1, 1 if i == j else self.cuts[j].size + 1)
             name = f"factors of {FEATURES[i]} and {FEATURES[j]}"
             _require(_is_array(factors) and factors.shape == shape, f"{name}: a table of {shape[0]} x {shape[1]}")
-            _require(bool((factors > 0).all()), f"{name}: all must be above 0")
+            usual = (factors >= 1 / MOST_FACTOR) & (factors <= MOST_FACTOR)
+            _require(bool(usual.all()), f"{name}: all must be above 0, from 1/{MOST_FACTOR:g} to {MOST_FACTOR:g}")
         _require(len({(i, j) for i, j, _ in self.pairs}) == len(self.pairs), "pairs: two tables of the same features")
         for array in (self.weights, self.knots, *self.cuts, *(factors for _, _, factors in self.pairs)):
             array.flags.writeable = False

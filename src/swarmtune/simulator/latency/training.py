@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigurationError
 from swarmtune.simulator.latency.features import PREFILLS
-from swarmtune.simulator.latency.model import Bars, Errors, Identity, LatencyModel, Report
+from swarmtune.simulator.latency.model import FURTHEST, Bars, Errors, Identity, LatencyModel, Report
 from swarmtune.simulator.latency.physics import fit, knots_of
 from swarmtune.simulator.latency.residual import boosted, compiled
 from swarmtune.simulator.latency.rows import Rows
@@ -29,6 +29,7 @@ COVERED = 0.9
 CLASS, MOST_CLASSES = 100, 4  # rows for one class of an interval, and classes
 TICK_DIGITS, TICK_ROWS = 7, 20  # of seconds, and rows for each value that there is
 WIDER = 1.5  # the interval beyond the domain against the widest within, in logarithms
+UNKNOWN = 0.4  # the same at least, where no step was held out there: 1.5 times as much or as little
 
 Progress = Callable[[str, float], None]
 
@@ -236,10 +237,10 @@ def bars_of(rows: Rows, typical: Floats, within: NDArray[np.bool_]) -> Bars:
         factors.append(np.exp(limits))
     every = np.log(np.concatenate(factors))
     outside = [min(0.0, every[:, 0].min()) * WIDER, max(0.0, every[:, 1].max()) * WIDER]
-    if (~within).sum() >= LEAST_ROWS:
-        low, high = _limits(errors[~within], rows.counts[~within])
-        outside = [min(low, outside[0]), max(high, outside[1])]
-    return Bars((edges[0], edges[1]), (factors[0], factors[1]), (float(np.exp(outside[0])), float(np.exp(outside[1]))))
+    low, high = _limits(errors[~within], rows.counts[~within], otherwise=(-UNKNOWN, UNKNOWN))
+    outside = [min(low, outside[0]), max(high, outside[1])]
+    bounded = [np.clip(limits, 1 / FURTHEST, FURTHEST) for limits in (*factors, np.exp(outside))]
+    return Bars((edges[0], edges[1]), (bounded[0], bounded[1]), (float(bounded[2][0]), float(bounded[2][1])))
 
 
 def tick_of(seconds: Floats) -> float:
