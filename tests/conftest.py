@@ -54,7 +54,7 @@ PROCESSES = (
         *("test_misbehaving_servers", "send/test_waiting"),  # they start none, but wait as servers do
     )),
     *("tuner/loop/test_late_services.py::test_" + name for name in ("the_port_on_which", "a_service_that_listens")),
-    *("simulator/test_ranks", "simulator/test_simulator_command"),
+    *("simulator/test_ranks", "simulator/test_simulator_command", "simulator/test_latency_file.py::test_a_kill"),
     *("test_architecture.py::" + name for name in ("test_help_loads", "test_import_is_light")),
     *("test_docs.py::" + name for name in ("test_the_option_reference", "test_the_command_reference",
                                      "test_commands_and_options")),
