@@ -26,7 +26,6 @@ COST = CostTables(
     (np.array([8.0, 64.0]), np.array([4.0]), np.array([50.0, 200.0]), np.zeros(0), np.array([2.0])),
     ((0, 1, np.array([[1.0, 1.1], [0.9, 1.2], [1.3, 0.7]])), (2, 2, np.array([[1.0], [1.01], [0.99]]))),
 )
-FLAT = CostTables(np.array([scheduler_cases.BASE_S, scheduler_cases.TOKEN_S, *[0.0] * 4]), np.zeros(0))
 
 
 def requests_of(case: scheduler_cases.Case, block_size: int) -> Requests:

@@ -211,6 +211,13 @@ class Engine(ABC):
         del setting
         return None
 
+    def declared_cost(self, setting: Setting) -> Mapping[str, float]:
+        """What a step of this engine takes as it declares itself, by the names of ``latency.tables.linear``; empty: a model
+        of step times must say it.
+        """
+        del setting
+        return {}
+
     def commands(self, setting: Setting, group: Group) -> tuple[Command, ...]:
         """One command for each node of the group, by rank."""
         return tuple(self.command(setting, replace(group, rank=rank)) for rank in range(len(group.nodes)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import Field as Option
 
@@ -66,6 +66,14 @@ SCHEMA = Schema(
     complete=True,
     rules=("{max_num_batched_tokens} >= {max_num_seqs}",),
 )
+STEP_COST = {  # of its command, where no flag says another
+    "base_s": 0.0025,
+    "per_prefill_token_s": 10e-6,
+    "per_decode_seq_s": 80e-6,
+    "per_context_token_s": 1e-7,
+    "knee_tokens": 1024,
+    "per_token_above_knee_s": 10e-6,
+}
 OWN = {"--port": "", "--model": "; simulated.model sets it"}
 
 
@@ -164,6 +172,11 @@ class SimulatedEngine(Engine):
         sequences, batched, held, block = (int(values[name] or 0) for name in names)
         chunked = values["enable_chunked_prefill"] is not False
         return Rules(sequences, batched, held // block + 1, block, chunked_prefill=chunked)
+
+    def declared_cost(self, setting: Setting) -> Mapping[str, float]:
+        """Its flags say what a step takes."""
+        given = flag_values(self.command(setting, Group("local", port=1)).argv, SCHEMA)
+        return {name: float(given.get(name, usual)) for name, usual in STEP_COST.items()}
 
     async def ready(self, probe: Probe) -> bool:
         """GET /health, then one completion."""

@@ -191,17 +191,7 @@ class SwarmtuneBenchmark(Benchmark):
 
     def command_for(self, workload: Workload, service: LoadedService) -> Command:
         """The same, with the devices of the service and its metrics read beside the run."""
-        options = self.config.model_copy(
-            update={
-                "concurrency": workload.load.concurrency,
-                "request_rate": workload.load.request_rate,
-                "request_count": workload.requests,
-                "benchmark_duration": workload.duration_s,
-                "warmup_request_count": workload.warmup_requests,
-                "warmup_until_steady": self._until_steady,
-                **self._files,
-            }
-        )
+        options = self.options(workload)
         spec = Spec(
             url=(service.url,), model=workload.model, seed=workload.seed, request_slos=workload.request_slos,
             options=options, early_stop=workload.early_stop,
@@ -214,6 +204,20 @@ class SwarmtuneBenchmark(Benchmark):
             files=(File(SPEC_FILE, spec.to_json()),),
             env=secret,
             secrets=frozenset(secret),
+        )
+
+    def options(self, workload: Workload) -> LoadgenOptions:
+        """Those of the section, with this workload's load and length."""
+        return self.config.model_copy(
+            update={
+                "concurrency": workload.load.concurrency,
+                "request_rate": workload.load.request_rate,
+                "request_count": workload.requests,
+                "benchmark_duration": workload.duration_s,
+                "warmup_request_count": workload.warmup_requests,
+                "warmup_until_steady": self._until_steady,
+                **self._files,
+            }
         )
 
     def read(self, directory: Path) -> Measurement:

@@ -24,7 +24,7 @@ class RunFacts:
     model: str
     url: str
     options: LoadgenOptions
-    verdict: Literal["valid", "degraded", "invalid"] = "valid"
+    verdict: Literal["valid", "degraded", "invalid", "predicted"] = "valid"
     reasons: tuple[str, ...] = ()
     command: str = ""
     label: str = ""

@@ -31,7 +31,7 @@ ROWS = {
 STATISTICS = ("mean", "min", "max", "p50", "p90", "p95", "p99")
 WITH_INTERVALS = ("mean", "p99")
 USUAL_WIDTH = 80  # columns of a terminal
-COLOURS = {"valid": "green", "degraded": "yellow", "invalid": "red"}
+COLOURS = {"valid": "green", "degraded": "yellow", "invalid": "red", "predicted": "cyan"}
 ERRORS_SHOWN = 8
 
 
@@ -42,7 +42,8 @@ def report(results: Results, facts: RunFacts, width: int = USUAL_WIDTH) -> Group
         parts.append(_errors(results))
     parts.append(Text(sent_line(facts), style="dim"))
     parts += [Text(f"note: {note}", style="dim") for note in results.notes]
-    verdict = Text(f"measurement: {facts.verdict}", style=f"bold {COLOURS[facts.verdict]}")
+    told = "predicted: nothing was measured" if facts.verdict == "predicted" else f"measurement: {facts.verdict}"
+    verdict = Text(told, style=f"bold {COLOURS[facts.verdict]}")
     return Group(*parts, verdict, *(Text(f"  - {reason}") for reason in facts.reasons))
 
 

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-import numpy as np
-
 from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import CostTables
 from swarmtune.simulator.virtual import native
@@ -32,15 +30,21 @@ class Replica(Protocol):
     @property
     def preemptions(self) -> int: ...
     def add(self, requests: Requests) -> int: ...
+    def add_one(
+        self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0
+    ) -> int: ...
     def remove(self, number: int) -> None: ...
     def ended(self) -> list[int]: ...
     def run(self, limit: float = math.inf, *, stop: bool = False) -> Reason: ...
     def answers(self, first: int = 0) -> Answers: ...
 
 
-def make_replica(rules: Rules, cost: CostTables, *, rows: bool = False) -> NativeReplica | PlainReplica:
+def make_replica(
+    rules: Rules, cost: CostTables, *, rows: bool = False, firsts: bool = False
+) -> NativeReplica | PlainReplica:
     """In C where it was compiled, else in Python."""
-    return NativeReplica(rules, cost, rows=rows) if native.available() else PlainReplica(rules, cost, rows=rows)
+    kind = NativeReplica if native.available() else PlainReplica
+    return kind(rules, cost, rows=rows, firsts=firsts)
 
 
 class Fleet:
@@ -61,21 +65,28 @@ class Fleet:
     def add(self, requests: Requests) -> None:
         """These arrive, none before the replicas' time. Those of one call are routed by what is known at their arrival."""
         if len(self.replicas) == 1:
-            self._give(0, requests, len(requests))
+            first = self.replicas[0].add(requests)
+            self._numbers[0] += range(len(self.places), len(self.places) + len(requests))
+            self.places += [(0, first + i) for i in range(len(requests))]
             return
-        begin = 0
         for i in range(len(requests)):
-            end = int(requests.ends[i])
-            one = Requests(
-                *(c[i : i + 1] for c in (requests.arrival, requests.prompt, requests.output, requests.priority)),
-                np.array([end - begin], np.int64),
-                requests.contents[begin:end],
-            )
-            begin = end
+            one = requests.at(i)
+            contents = one.contents.tolist()
+            self.add_one(float(one.arrival[0]), int(one.prompt[0]), int(one.output[0]), contents, int(one.priority[0]))
+
+    def add_one(
+        self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0
+    ) -> None:
+        """The same of one request, quickly."""
+        chosen = 0
+        if len(self.replicas) > 1:
             if self._router != "round-robin":
                 for replica in self.replicas:
-                    replica.run(float(one.arrival[0]))
-            self._give(self._chosen(one), one, 1)
+                    replica.run(arrival)
+            chosen = self._chosen(contents)
+        inside = self.replicas[chosen].add_one(arrival, prompt, output, contents, priority)
+        self._numbers[chosen].append(len(self.places))
+        self.places.append((chosen, inside))
 
     def run(self, limit: float = math.inf, *, stop: bool = False) -> Reason:
         """As of a replica: what happens first anywhere comes first, so that with ``stop`` none is ahead of another's end."""
@@ -96,25 +107,27 @@ class Fleet:
                 return reason
 
     def ended(self) -> list[int]:
-        """The requests that have ended since the last call, by their number in the order of ``add``."""
-        return [self._numbers[i][n] for i, replica in enumerate(self.replicas) for n in replica.ended()]
+        """As of a replica, by their numbers in the order of ``add``."""
+        told = [
+            (numbers, n) for numbers, replica in zip(self._numbers, self.replicas, strict=True) for n in replica.ended()
+        ]
+        return [numbers[n] if n >= 0 else -1 - numbers[-1 - n] for numbers, n in told]
 
     def remove(self, number: int) -> None:
         """The client of this request has gone."""
         replica, inside = self.places[number]
         self.replicas[replica].remove(inside)
 
+    def seen_at(self, number: int) -> float:
+        """When what ``ended`` has just told happened, s."""
+        return self.replicas[self.places[number if number >= 0 else -1 - number][0]].now
+
     @property
-    def now(self) -> float:
-        """Seconds: of the replica that is farthest."""
-        return max(replica.now for replica in self.replicas)
+    def in_engine(self) -> int:
+        """Requests that run or wait."""
+        return sum(replica.in_engine for replica in self.replicas)
 
-    def _give(self, replica: int, requests: Requests, count: int) -> None:
-        first = self.replicas[replica].add(requests)
-        self._numbers[replica] += range(len(self.places), len(self.places) + count)
-        self.places += [(replica, first + i) for i in range(count)]
-
-    def _chosen(self, one: Requests) -> int:
+    def _chosen(self, contents: Sequence[int]) -> int:
         if self._router == "round-robin":
             self._turn += 1
             return (self._turn - 1) % len(self.replicas)
@@ -122,7 +135,7 @@ class Fleet:
         least = min(range(len(loads)), key=loads.__getitem__)
         if self._router == "least-loaded":
             return least
-        key = tuple(one.contents[:FIRST_BLOCKS].tolist())
+        key = tuple(contents[:FIRST_BLOCKS])
         chosen = self._known.get(key, least) if key else least
         if loads[chosen] > 2 * loads[least] + 1:
             chosen = least

@@ -93,7 +93,7 @@ typedef struct {
     double now, stage_free, last_end, busy;
     int32_t *ended;
     int32_t ended_count, ended_room;
-    int32_t keep_rows, keep_work, failed, scheduled_nothing;
+    int32_t keep_rows, keep_work, tell_first, failed, scheduled_nothing;
     row_t *rows;
     int64_t row_count, row_room;
     int64_t *log; /* of each step: how many, then (request, tokens) */
@@ -613,6 +613,11 @@ static void leave(sim_t *sim, int32_t number) {
     one->block_room = 0;
 }
 
+static void tell(sim_t *sim, int32_t what) {
+    NEED32(sim, ended, ended_room, sim->ended_count + 1);
+    if (!sim->failed) sim->ended[sim->ended_count++] = what;
+}
+
 static void compact_running(sim_t *sim) {
     int32_t kept = 0;
     for (int32_t i = 0; i < sim->running_count; i++)
@@ -635,6 +640,7 @@ static void complete(sim_t *sim) {
         if (stale) one->stale -= done->tokens;
         if (one->state == FINISHED || !done->answers) continue;
         sim->stamps[one->stamps + one->generated++] = stamp;
+        if (sim->tell_first && one->generated == 1 && one->output > 1) tell(sim, -1 - done->request);
         if (sim->rules.asynchronous) {
             one->expected -= !stale;
             if (one->state == RUNNING) fill(sim, one, one->computed - one->expected);
@@ -643,9 +649,7 @@ static void complete(sim_t *sim) {
         if (one->state == RUNNING) left = 1;
         else waiting_remove(sim, done->request);
         leave(sim, done->request);
-        NEED32(sim, ended, ended_room, sim->ended_count + 1);
-        if (sim->failed) return;
-        sim->ended[sim->ended_count++] = done->request;
+        tell(sim, done->request);
     }
     if (left) compact_running(sim);
 }
@@ -820,7 +824,7 @@ void sim_free(sim_t *sim) {
     free(sim);
 }
 
-sim_t *sim_new(const rules_t *rules, const cost_t *cost, int32_t keep_rows, int32_t keep_work) {
+sim_t *sim_new(const rules_t *rules, const cost_t *cost, int32_t keep_rows, int32_t keep_work, int32_t tell_first) {
     sim_t *sim = calloc(1, sizeof *sim);
     if (!sim || rules->batches > MOST_BATCHES || rules->blocks > INT32_MAX / 2) {
         free(sim);
@@ -830,6 +834,7 @@ sim_t *sim_new(const rules_t *rules, const cost_t *cost, int32_t keep_rows, int3
     sim->cost = *cost; /* its arrays are Python's, which keeps them */
     sim->keep_rows = keep_rows;
     sim->keep_work = keep_work;
+    sim->tell_first = tell_first;
     sim->total_blocks = sim->free_blocks = most(0, rules->blocks - 1);
     if (!rules->prefix_caching) return sim;
     size_t count = (size_t)most(1, rules->blocks);
@@ -907,7 +912,7 @@ const row_t *sim_rows(const sim_t *sim, int64_t *count) { *count = sim->row_coun
 const int64_t *sim_log(const sim_t *sim, int64_t *count) { *count = sim->log_count; return sim->log; }
 const int64_t *sim_stamps(const sim_t *sim, int64_t *count) { *count = sim->stamps_count; return sim->stamps; }
 
-/* Those that have ended since the last call. */
+/* Those that have ended since the last call; -1 - n: the first token of n came out, and others follow. */
 const int32_t *sim_ended(sim_t *sim, int32_t *count) {
     *count = sim->ended_count;
     sim->ended_count = 0;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from array import array
+from collections.abc import Sequence
 from ctypes import POINTER, byref, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def _library() -> ctypes.CDLL | None:
     except (OSError, AttributeError):  # not built: no compiler, another system, or from an older source
         return None
     signatures: dict[str, tuple[Any, list[Any]]] = {
-        "sim_new": (c_void_p, [POINTER(_Rules), POINTER(_Cost), c_int32, c_int32]),
+        "sim_new": (c_void_p, [POINTER(_Rules), POINTER(_Cost), c_int32, c_int32, c_int32]),
         "sim_free": (None, [c_void_p]),
         "sim_add": (c_int32, [c_void_p, c_int32, *[c_void_p] * 6, c_int64]),
         "sim_remove": (None, [c_void_p, c_int32]),
@@ -92,16 +94,17 @@ def available() -> bool:
 class NativeReplica:
     """``PlainReplica``, with the same bytes. RuntimeError where it was not compiled (``available``)."""
 
-    def __init__(self, rules: Rules, cost: CostTables, *, rows: bool = False, work: bool = False) -> None:
+    def __init__(
+        self, rules: Rules, cost: CostTables, *, rows: bool = False, work: bool = False, firsts: bool = False
+    ) -> None:
         self._state = None
         library = _library()
         if library is None:
             raise RuntimeError(f"{LIBRARY.name} was not built")
         self._library = library
         self._cost, self._kept = _cost_of(cost)
-        self._outputs: list[NDArray[np.int64]] = []
-        self._count = 0
-        self._state = library.sim_new(byref(_rules_of(rules)), byref(self._cost), rows, work)
+        self._outputs = array("q")
+        self._state = library.sim_new(byref(_rules_of(rules)), byref(self._cost), rows, work, firsts)
         if not self._state:
             raise MemoryError(f"no memory for {rules.blocks} KV blocks")
 
@@ -163,8 +166,19 @@ class NativeReplica:
         first = self._library.sim_add(self._state, len(requests), *pointers, requests.kinds)
         if first < 0:
             raise MemoryError(f"no memory for {len(requests)} requests")
-        self._outputs.append(requests.output)
-        self._count += len(requests)
+        self._outputs.extend(requests.output.tolist())
+        return int(first)
+
+    def add_one(self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0) -> int:
+        """One request; its number."""
+        count = len(contents)
+        first = self._library.sim_add(
+            self._state, 1, byref(c_double(arrival)), byref(c_int64(prompt)), byref(c_int64(output)),
+            byref(c_int32(priority)), byref(c_int64(count)), (c_int64 * count)(*contents), max(contents, default=-1) + 1,
+        )  # fmt: skip
+        if first < 0:
+            raise MemoryError("no memory for a request")
+        self._outputs.append(output)
         return int(first)
 
     def remove(self, number: int) -> None:
@@ -172,7 +186,7 @@ class NativeReplica:
         self._library.sim_remove(self._state, number)
 
     def ended(self) -> list[int]:
-        """The requests that have ended since the last call."""
+        """See ``PlainReplica``."""
         count = c_int32()
         address = self._library.sim_ended(self._state, byref(count))
         return (c_int32 * count.value).from_address(address)[:] if count.value else []
@@ -186,12 +200,12 @@ class NativeReplica:
 
     def answers(self, first: int = 0) -> Answers:
         """What became of the requests from this number on."""
-        count = self._count - first
+        count = len(self._outputs) - first
         scheduled, preemptions = np.empty(count, np.float64), np.empty(count, np.int32)
         generated, cached = np.empty(count, np.int64), np.empty(count, np.int64)
         pointers = [column.ctypes.data for column in (scheduled, generated, cached, preemptions)]
         self._library.sim_requests(self._state, first, count, *pointers)
-        outputs = np.concatenate([np.zeros(0, np.int64), *self._outputs])
+        outputs = np.array(self._outputs, np.int64)
         skipped = int(outputs[:first].sum())
         outputs = outputs[first:]
         stamps = self._array("sim_stamps", np.dtype(np.int64))[skipped:]
@@ -203,8 +217,7 @@ class NativeReplica:
         address = getattr(self._library, function)(self._state, byref(count))
         if not count.value:
             return np.zeros(0, kind)
-        bytes_ = (ctypes.c_char * (count.value * kind.itemsize)).from_address(address)
-        return np.frombuffer(bytes_, kind).copy()
+        return np.frombuffer(ctypes.string_at(address, count.value * kind.itemsize), kind).copy()
 
 
 def seconds(cost: CostTables, row: tuple[float, ...]) -> float:
@@ -250,7 +263,7 @@ def _cost_of(cost: CostTables) -> tuple[_Cost, list[Any]]:
     factors = [np.ascontiguousarray(one, np.float64) for _, _, one in cost.pairs]
     weights, knots = (np.ascontiguousarray(one, np.float64) for one in (cost.weights, cost.knots))
     pairs = (_Pair * len(factors))(
-        *((first, second, made.ctypes.data) for (first, second, _), made in zip(cost.pairs, factors, strict=True))
+        *(_Pair(first, second, made.ctypes.data) for (first, second, _), made in zip(cost.pairs, factors, strict=True))
     )
     made = _Cost(
         hinges=len(knots),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,13 +23,15 @@ class _Running:
 
 
 class PlainReplica:
-    """``now``: seconds. ``rows``: keep a row of each step; ``work``: and who is in it."""
+    """``now``: seconds. ``rows``: keep a row of each step; ``work``: and who is in it; ``firsts``: tell first tokens."""
 
-    def __init__(self, rules: Rules, cost: CostTables, *, rows: bool = False, work: bool = False) -> None:
+    def __init__(
+        self, rules: Rules, cost: CostTables, *, rows: bool = False, work: bool = False, firsts: bool = False
+    ) -> None:
         self.now = self.busy = 0.0
         self.work: list[dict[int, int]] = []
         self._rules, self._cost = rules, cost
-        self._keep_rows, self._keep_work = rows, work
+        self._keep_rows, self._keep_work, self._firsts = rows, work, firsts
         self._scheduler = Scheduler(rules)
         self._requests: list[Request] = []
         self._numbers: dict[Request, int] = {}
@@ -73,24 +76,22 @@ class PlainReplica:
 
     def add(self, requests: Requests) -> int:
         """These arrive later, none before one that was added already; the number of the first."""
-        first, begin = len(self._requests), 0
+        first = len(self._requests)
         for i in range(len(requests)):
-            end = int(requests.ends[i])
-            contents = tuple(requests.contents[begin:end].tolist())
-            begin = end
-            made = Request(
-                int(requests.prompt[i]),
-                int(requests.output[i]),
-                int(requests.priority[i]),
-                contents,
-                arrival=float(requests.arrival[i]),
-            )
-            self._pending.append(first + i)
-            self._numbers[made] = first + i
-            self._requests.append(made)
-            self._stamps.append([])
-            self._scheduled.append(NEVER)
+            one = requests.at(i)
+            contents = one.contents.tolist()
+            self.add_one(float(one.arrival[0]), int(one.prompt[0]), int(one.output[0]), contents, int(one.priority[0]))
         return first
+
+    def add_one(self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0) -> int:
+        """One request; its number."""
+        made, number = Request(prompt, output, priority, tuple(contents), arrival=arrival), len(self._requests)
+        self._pending.append(number)
+        self._numbers[made] = number
+        self._requests.append(made)
+        self._stamps.append([])
+        self._scheduled.append(NEVER)
+        return number
 
     def remove(self, number: int) -> None:
         """The client of this request has gone."""
@@ -102,7 +103,7 @@ class PlainReplica:
             self._scheduler.remove(request)
 
     def ended(self) -> list[int]:
-        """The requests that have ended since the last call."""
+        """The requests that have ended since the last call; -1 - n: the first token of n came out, and others follow."""
         ended, self._ended = self._ended, []
         return ended
 
@@ -191,3 +192,5 @@ class PlainReplica:
             self._stamps[number].append(stamp)
             if request.finished:
                 self._ended.append(number)
+            elif self._firsts and request.generated == 1:
+                self._ended.append(-1 - number)

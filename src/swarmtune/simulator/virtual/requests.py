@@ -65,6 +65,13 @@ class Requests:
     def __len__(self) -> int:
         return len(self.arrival)
 
+    def at(self, place: int) -> Requests:
+        """One of them."""
+        one, begin, end = slice(place, place + 1), int(self.ends[place - 1]) if place else 0, int(self.ends[place])
+        contents = self.contents[begin:end]
+        ends = np.array([end - begin], np.int64)
+        return Requests(self.arrival[one], self.prompt[one], self.output[one], self.priority[one], ends, contents)
+
     @property
     def kinds(self) -> int:
         """One more than the highest of ``contents``."""
@@ -72,10 +79,15 @@ class Requests:
 
     def check(self) -> None:
         """ValueError if these are no requests."""
-        columns = {"prompt": self.prompt, "output": self.output, "priority": self.priority, "ends": self.ends}
-        for name, column in columns.items():
-            if len(column) != len(self):
-                raise ValueError(f"{len(column)} values of {name} for {len(self)} requests")
+        lengths = {
+            "prompt": self.prompt.size,
+            "output": self.output.size,
+            "priority": self.priority.size,
+            "ends": self.ends.size,
+        }
+        for name, length in lengths.items():
+            if length != len(self):
+                raise ValueError(f"{length} values of {name} for {len(self)} requests")
         if not np.isfinite(self.arrival).all() or (np.diff(self.arrival) < 0).any() or self.arrival[:1].sum() < 0:
             raise ValueError("arrivals must be finite, ascending seconds from 0 on")
         if len(self) and min(self.prompt.min(), self.output.min()) < 1:

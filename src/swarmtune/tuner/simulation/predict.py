@@ -1,0 +1,167 @@
+"""What a setting is predicted to do: the plan's own load search, objective and SLOs, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.loadgen.ask.dataset import make_dataset
+from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
+from swarmtune.loadgen.endpoints import make_endpoint
+from swarmtune.loadgen.judge.summary import Results, results
+from swarmtune.loadgen.options import LoadgenOptions
+from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_of
+from swarmtune.records import Measurement, Score, Setting
+from swarmtune.scheduling import Rules
+from swarmtune.search.load import LoadPoint
+from swarmtune.simulator.latency.tables import CostTables, linear
+from swarmtune.simulator.virtual.fleet import Fleet, Replica, Router, make_replica
+from swarmtune.simulator.virtual.requests import STEP
+from swarmtune.tuner.loop.evaluation import seed_of
+from swarmtune.tuner.loop.loads import load_point, score_of
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.simulation.virtual_load import FrontEnd, VirtualLoad
+from swarmtune.workload import Workload
+
+
+@dataclass(frozen=True)
+class Service:
+    """What is simulated: ``cost`` None: what the engine declares of itself; ``blocks``: KV blocks of each replica, None: as
+    the engine's table of memory has it.
+    """
+
+    cost: CostTables | None = None
+    front: FrontEnd = field(default_factory=FrontEnd)
+    replicas: int = 1
+    router: Router = "round-robin"
+    blocks: int | None = None
+    rows: bool = False
+
+
+@dataclass(frozen=True)
+class PredictedLoad:
+    """One load. ``rows``: the steps of each replica (STEP), if they are kept."""
+
+    workload: Workload
+    options: LoadgenOptions
+    results: Results
+    measurement: Measurement
+    score: Score
+    rules: Rules
+    rows: tuple[NDArray[np.void], ...] = ()
+    preemptions: int = 0
+
+
+def predicted(
+    plan: Plan, setting: Setting, service: Service, progress: Callable[[str, int], None] | None = None
+) -> list[PredictedLoad]:
+    """The loads that the plan's search asks for, in their order. ConfigurationError: this engine, load generator or model
+    cannot be simulated.
+    """
+    rules, cost = rules_of(plan, setting, service), cost_of(plan, setting, service)
+    search, done, points = plan.load_search, list[PredictedLoad](), list[LoadPoint]()
+    while True:
+        if search is None:
+            workload = plan.workload.at(plan.load_of(setting))
+        else:
+            value = search.next(points)
+            if value is None:
+                return done
+            workload = plan.workload.at(plan.at(value))
+        workload = replace(workload, seed=seed_of(plan.seed, "predicted", len(done)))
+        made = predicted_load(plan, workload, rules, cost, service, progress)
+        done.append(made)
+        points.append(load_point(plan, made.measurement, made.score))
+        if search is None:
+            return done
+
+
+def best(loads: list[PredictedLoad]) -> PredictedLoad:
+    """The load that the objective likes most."""
+    return min(loads, key=lambda one: one.score.rank)
+
+
+def rules_of(plan: Plan, setting: Setting, service: Service) -> Rules:
+    """What the setting means for the scheduler. ConfigurationError if that is not modelled."""
+    rules = plan.engine.scheduling(setting) if plan.scripts is None else None
+    if rules is None:
+        what = "a start script" if plan.scripts else f"the engine {plan.engine.name}"
+        raise ConfigurationError(
+            f"The scheduler of {what} is not modelled; vllm and simulated are (docs/simulator.md)."
+        )
+    return rules if service.blocks is None else replace(rules, blocks=service.blocks)
+
+
+def cost_of(plan: Plan, setting: Setting, service: Service) -> CostTables:
+    """How long a step takes. ConfigurationError where nothing says it."""
+    if service.cost is not None:
+        return service.cost
+    declared = plan.engine.declared_cost(setting)
+    if not declared:
+        raise ConfigurationError(
+            f"Nothing says how long a step of {plan.engine.name} takes: give a model of it, --model FILE, which "
+            "`swarmtune train` makes of measured steps."
+        )
+    return linear(**declared)
+
+
+def predicted_load(
+    plan: Plan,
+    workload: Workload,
+    rules: Rules,
+    cost: CostTables,
+    service: Service,
+    progress: Callable[[str, int], None] | None = None,
+) -> PredictedLoad:
+    """One load, by the metrics of the load generator."""
+    benchmark = plan.benchmark
+    if not isinstance(benchmark, SwarmtuneBenchmark):
+        raise ConfigurationError(
+            f"The load of {benchmark.name} cannot be simulated; that of swarmtune can (-b swarmtune)."
+        )
+    options = benchmark.options(workload)
+    endpoint = make_endpoint(workload.model, options)
+    if not endpoint.produces_tokens:
+        raise ConfigValidationError(
+            [f"loadgen.endpoint_type: {options.endpoint_type} generates no text to be simulated"]
+        )
+    firsts = options.prefill_concurrency is not None
+    replicas: list[Replica] = [
+        make_replica(rules, cost, rows=service.rows, firsts=firsts) for _ in range(service.replicas)
+    ]
+    dataset = make_dataset(options, workload.seed)
+    told = None if progress is None else (lambda ended: progress(_named(workload), ended))
+    load = VirtualLoad(options, dataset, workload.seed, Fleet(replicas, service.router), rules, service.front, told)
+    records = load.run()
+    found = results(
+        records,
+        workload.request_slos,
+        confidence=options.confidence_level,
+        target_concurrency=concurrency_of(options),
+        closed=mode_of(options) == "closed",
+        offered_s=None if least_requests_of(options) else options.benchmark_duration,
+        streamed=endpoint.streams,
+    )
+    asked = {"concurrency": options.concurrency, "request_rate": options.request_rate}
+    load_ = {name: float(value) for name, value in asked.items() if value is not None}
+    measurement = Measurement(found.flat(), load_, valid=True, blocks=found.blocks)
+    return PredictedLoad(
+        workload,
+        options,
+        found,
+        measurement,
+        score_of(plan.objective, measurement),
+        rules,
+        tuple(np.asarray(getattr(replica, "rows", np.zeros(0, STEP))) for replica in replicas) if service.rows else (),
+        sum(replica.preemptions for replica in replicas),
+    )
+
+
+def _named(workload: Workload) -> str:
+    """The load in a word or two."""
+    load = workload.load
+    return f"concurrency {load.concurrency}" if load.request_rate is None else f"{load.request_rate:g} requests/s"
