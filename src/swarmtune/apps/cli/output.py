@@ -183,4 +183,6 @@ def _take(descriptor: int, flags: int) -> None:
 
 def wants_json(command: str, arguments: Sequence[str]) -> bool:
     """Whether standard output must hold one JSON object and nothing else."""
-    return command in ("optimizer", "bench") and "--json" in arguments and not {"-h", "--help"} & set(arguments)
+    return (
+        command in ("optimizer", "bench", "train") and "--json" in arguments and not {"-h", "--help"} & set(arguments)
+    )
