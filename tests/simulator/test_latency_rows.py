@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from tests.simulator.latency_cases import measured
 
-from swarmtune.errors import MOST_LISTED, ConfigurationError
+from swarmtune.errors import MOST_LISTED
 from swarmtune.simulator.latency.features import CONTEXT, DECODES, FEATURES, PREFILL_WORK, PREFILLS, TOKENS
-from swarmtune.simulator.latency.rows import Rows, accepted, checked_share, joined
+from swarmtune.simulator.latency.rows import Rows, accepted, joined
 
 
 def changed(rows: Rows, index: int, seconds: float | None = None, **features: float) -> Rows:
@@ -99,18 +99,13 @@ def test_a_step_under_the_floor_is_refused_and_one_on_it_is_not() -> None:
     assert refusals.listed == ["run 0, row 8: below the floor: 0.0039 s; reading the weights takes 0.004 s"]
 
 
-def test_swapped_columns_leave_too_little() -> None:
+def test_swapped_columns_are_refused() -> None:
     features = ROWS.features.copy()
     features[:, [TOKENS, CONTEXT]] = features[:, [CONTEXT, TOKENS]]
     features[:, [PREFILL_WORK, DECODES]] = features[:, [DECODES, PREFILL_WORK]]
     kept, refusals = accepted(replace(ROWS, features=features))
-    with pytest.raises(ConfigurationError, match=r"^Only \d+ of 400 rows can be learned from.*contradict each other"):
-        checked_share(kept, refusals, 20)
-
-
-def test_all_that_is_left_is_enough() -> None:
-    kept, refusals = accepted(changed(ROWS, 7, seconds=np.nan))
-    checked_share(kept, refusals, 20)
+    assert len(kept) < 40
+    assert "columns that contradict each other" in refusals.text
 
 
 def test_runs_of_one_name_stay_apart() -> None:

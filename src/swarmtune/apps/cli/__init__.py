@@ -32,6 +32,7 @@ COMMANDS = {
     "bench-worker": ("bench_worker", "send load from this machine for `swarmtune bench --listen` elsewhere"),
     "node": ("node", "run commands on this machine for a tuner that shares only a file system with it"),
     "check": ("check", "validate a configuration, ask the installed engine, and show the plan"),
+    "train": ("train", "learn from measured steps how long an engine's steps take, for the simulator"),
     "simulate": ("simulate", "predict what a setting does, in virtual time, with nothing started or measured"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),
 }
@@ -53,8 +54,6 @@ HABITS = {
 
 # What the older tuner and its successor call otherwise, or have and SwarmTune does not: the way out.
 ELSEWHERE = {
-    "train": "there is no `train`: nothing is learned beforehand; `swarmtune optimizer` learns from what it measures, and "
-    "from earlier studies of the same model (warm_start)",
     "profile": "`profile` is called bench here: swarmtune bench",
     "benchmark": "`benchmark` is called bench here: swarmtune bench",
     "serve": "there is no `serve`: services are started by swarmtune optimizer, and measured by swarmtune bench",
@@ -191,7 +190,7 @@ def _run(name: str, arguments: Sequence[str], output: Output) -> int:
     parser = CommandParser(name)
     level = None
     try:
-        if name == "optimizer":
+        if name in ("optimizer", "train"):
             _one_thread_for_matrices()
         module = importlib.import_module(f"swarmtune.apps.cli.{COMMANDS[name][0]}")
         module.add_arguments(parser)

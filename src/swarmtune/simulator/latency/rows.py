@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.errors import MOST_LISTED, ConfigurationError, one_line
+from swarmtune.errors import MOST_LISTED, one_line
 from swarmtune.simulator.latency.features import (
     CONTEXT,
     DECODES,
@@ -77,6 +77,11 @@ class Refusals:
     def __len__(self) -> int:
         return sum(self.reasons.values())
 
+    @property
+    def text(self) -> str:
+        """How many for each reason."""
+        return "; ".join(f"{count:,} for {reason}" for reason, count in self.reasons.items())
+
     def add(self, rows: Rows, refused: NDArray[np.bool_], reason: str, detail: Callable[[int], str]) -> None:
         """``detail``: what is wrong with the row of this index."""
         found = np.flatnonzero(refused)
@@ -85,6 +90,12 @@ class Refusals:
         for index in found[: MOST_LISTED - len(self.listed)].tolist():
             run = one_line(rows.runs[rows.run[index]])
             self.listed.append(f"{run}{', ' if run else ''}row {rows.places[index]}: {reason}: {detail(index)}")
+
+    def join(self, other: Refusals, source: str) -> None:
+        """Add those of a source."""
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        self.listed += [f"{source}: {line}" for line in other.listed[: MOST_LISTED - len(self.listed)]]
 
 
 def accepted(rows: Rows, floor_s: float = 0.0, *, unit_is_sure: bool = False) -> tuple[Rows, Refusals]:
@@ -190,17 +201,3 @@ def _idle(rows: Rows) -> list[Finding]:
 def _per_run(rows: Rows, measure: Callable[[Floats], np.floating]) -> Floats:
     values = [rows.seconds[rows.run == run] for run in range(len(rows.runs))]
     return np.array([measure(found) if found.size else np.nan for found in values])
-
-
-def checked_share(rows: Rows, refusals: Refusals, least: int) -> None:
-    """ConfigurationError if too little is left to learn from, with the reasons."""
-    if len(rows) >= least and len(rows) >= len(refusals):
-        return
-    told = "; ".join(f"{count:,} for {reason}" for reason, count in refusals.reasons.items())
-    why = f": {told}" if told else ""
-    first = f" The first: {refusals.listed[0]}." if refusals.listed else ""
-    raise ConfigurationError(
-        f"Only {len(rows):,} of {len(rows) + len(refusals):,} rows can be learned from, and at least {least} and half of "
-        f"all are needed{why}.{first}",
-        details={"refused": refusals.listed},
-    )

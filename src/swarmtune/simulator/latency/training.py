@@ -59,8 +59,9 @@ def train(
     *,
     earlier: LatencyModel | None = None,
     progress: Progress = lambda _stage, _share: None,
+    notes: tuple[str, ...] = (),
 ) -> LatencyModel:
-    """A model of these steps; with ``earlier``, of its steps as well.
+    """A model of these steps; with ``earlier``, of its steps as well. ``notes``: for the report.
 
     ConfigurationError: too few rows, or those of another engine, model or layout. MissingExtraError without XGBoost.
     """
@@ -92,6 +93,7 @@ def train(
         residual=tuple(sorted(kept)),
         coverage=coverage,
         half_width=half_width,
+        notes=notes,
     )
     counted = msgspec.structs.replace(
         identity,
