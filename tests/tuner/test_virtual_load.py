@@ -14,8 +14,9 @@ from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.records import Outcome, Phase, Records
 from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import linear
-from swarmtune.simulator.virtual.fleet import Fleet, Router, make_replica
+from swarmtune.simulator.virtual.fleet import Fleet, Router
 from swarmtune.simulator.virtual.plain import PlainReplica
+from swarmtune.simulator.virtual.replicas import make_replica
 from swarmtune.tuner.simulation.virtual_load import REFUSED, TIMED_OUT, FrontEnd, VirtualLoad
 
 STEP_S = 0.01

@@ -184,7 +184,7 @@ def _take(descriptor: int, flags: int) -> None:
 def wants_json(command: str, arguments: Sequence[str]) -> bool:
     """Whether standard output must hold one JSON object and nothing else."""
     return (
-        command in ("optimizer", "bench", "train", "simulate")
+        command in ("optimizer", "bench", "train", "calibrate", "simulate")
         and "--json" in arguments
         and not {"-h", "--help"} & set(arguments)
     )

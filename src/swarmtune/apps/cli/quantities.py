@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 LONGEST_PAUSE = 1_000_000  # s
+LARGEST = 1e9
 
 
 def share(text: str) -> float:
@@ -27,6 +28,35 @@ def interval(text: str) -> float:
         value = -1.0
     if not 0 <= value <= LONGEST_PAUSE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds")
+    return value
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A number of 0 or more, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < LARGEST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return value
 
 

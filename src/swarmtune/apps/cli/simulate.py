@@ -10,10 +10,10 @@ from typing import Any
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_NOTHING_FEASIBLE
 from swarmtune.apps.cli.options import add_plan_arguments, chosen_config, overrides
+from swarmtune.apps.cli.quantities import count, not_negative, positive
 from swarmtune.errors import ConfigValidationError, one_line
 
 ROUTERS = ("round-robin", "least-loaded", "prefix")
-LARGEST_COUNT = 2**30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,21 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field of the setting; the rest is the baseline",
     )
     load = parser.add_mutually_exclusive_group()
-    load.add_argument("--concurrency", type=_count, metavar="N", help="this load, in place of a load search")
+    load.add_argument("--concurrency", type=count, metavar="N", help="this load, in place of a load search")
     load.add_argument(
-        "--request-rate", type=_positive, metavar="R", help="requests per second, in place of a load search"
+        "--request-rate", type=positive, metavar="R", help="requests per second, in place of a load search"
     )
     load.add_argument("--trace", metavar="FILE", help="replay this trace at its own times, in place of the workload")
     parser.add_argument(
-        "--kv-blocks", type=_count, metavar="N", help="KV blocks of a replica, as the engine's log counts them"
+        "--kv-blocks", type=count, metavar="N", help="KV blocks of a replica, as the engine's log counts them"
     )
-    parser.add_argument("--replicas", type=_count, default=1, metavar="N", help="copies of the service (default 1)")
+    parser.add_argument("--replicas", type=count, default=1, metavar="N", help="copies of the service (default 1)")
     parser.add_argument(
         "--router", choices=ROUTERS, default=ROUTERS[0], help="who gets a request (default %(default)s)"
     )
     parser.add_argument(
         "--front-end",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         metavar="MS",
         help="time of HTTP and tokenizer for a request (default 0)",
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = read_settings(chosen_config(args.config, args.engine), _given(args))
     plan = planned(settings)
-    setting = plan.space.setting(_values(args.set), origin="user") if args.set else plan.baseline()
+    setting = plan.space.setting(set_values(args.set), origin="user") if args.set else plan.baseline()
     if broken := plan.space.broken(setting):
         raise ConfigValidationError([f"--set: breaks the rule {rule!r}" for rule in broken])
     model, cost = None, None
@@ -118,7 +118,7 @@ def _given(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {**given, **({"loadgen": loadgen} if loadgen else {})}
 
 
-def _values(pairs: list[str]) -> dict[str, Any]:
+def set_values(pairs: list[str]) -> dict[str, Any]:
     """NAME=VALUE, values as JSON has them, else as texts. ConfigValidationError with all mistakes."""
     values: dict[str, Any] = {}
     mistakes = []
@@ -239,24 +239,3 @@ def _rules(rules: Any) -> str:
         *(["by priority"] if rules.by_priority else []),
     ]
     return ", ".join(parts)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= LARGEST_COUNT:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from 1 to {LARGEST_COUNT}")
-    return value
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value

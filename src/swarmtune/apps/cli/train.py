@@ -175,7 +175,10 @@ def show(model: LatencyModel, found: Gathered, path: str, mark: str) -> None:
     table = Table(title=f"Held-out steps: {report.validation}", title_justify="left")
     for name in ("", "MAE ms", "MAPE", "P90", "P99", "RMSE ms", "R²", "bias"):
         table.add_column(name, justify="left" if not name else "right")
-    for name, errors in (("physics", report.physics), ("as used" if not report.residual else "and residual", report.both)):
+    for name, errors in (
+        ("physics", report.physics),
+        ("as used" if not report.residual else "and residual", report.both),
+    ):
         shares = (f"{100 * value:.1f} %" for value in (errors.mape, errors.p90, errors.p99))
         moments = (f"{1e3 * errors.rmse_s:.3g}", f"{errors.r2:.3f}", f"{100 * errors.bias:+.1f} %")
         table.add_row(name, f"{1e3 * errors.mae_s:.3g}", *shares, *moments)

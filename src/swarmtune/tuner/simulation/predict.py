@@ -19,7 +19,8 @@ from swarmtune.records import Measurement, Score, Setting
 from swarmtune.scheduling import Rules
 from swarmtune.search.load import LoadPoint
 from swarmtune.simulator.latency.tables import CostTables, linear
-from swarmtune.simulator.virtual.fleet import Fleet, Replica, Router, make_replica
+from swarmtune.simulator.virtual.fleet import Fleet, Router
+from swarmtune.simulator.virtual.replicas import Replica, make_replica
 from swarmtune.simulator.virtual.requests import STEP
 from swarmtune.tuner.loop.evaluation import seed_of
 from swarmtune.tuner.loop.loads import load_point, score_of

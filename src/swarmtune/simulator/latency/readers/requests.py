@@ -18,8 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigurationError, one_line
+from swarmtune.files import opened
+from swarmtune.simulator.latency.calibration import Observed
 from swarmtune.simulator.latency.features import CONTEXT, DECODES, PREFILL_WORK, PREFILLS, TOKENS, piece_work
-from swarmtune.simulator.latency.readers.base import Found, Reading, Source, parquet_columns, parquet_names, text
+from swarmtune.simulator.latency.readers.base import (
+    FIRST_BYTES,
+    Found,
+    Reading,
+    Source,
+    parquet_columns,
+    parquet_names,
+    text,
+)
 from swarmtune.simulator.latency.rows import rows_of
 
 MAGIC = b"PAR1"
@@ -94,6 +104,26 @@ def read(source: Source, reading: Reading) -> Found:
     return Found(rows_of(features, seconds, path.parent.name or path.stem), notes, unit_is_sure=True)
 
 
+def observed(path: Path) -> Observed:
+    """The requests of a log that were answered, by the time at which they were sent: for a calibration. ConfigurationError:
+    no such log.
+    """
+    with opened(path) as file:
+        first = file.read(FIRST_BYTES)
+    found = [r for r in (_parquet(path) if first.startswith(MAGIC) else _json(path)) if r is not None and len(r.stamps)]
+    if not found:
+        raise ConfigurationError(f"{path} holds no answered requests.")
+    found.sort(key=lambda request: request.sent)
+    sent = np.array([request.sent for request in found])
+    return Observed(
+        sent,
+        np.array([max(1, request.prompt) for request in found], np.int64),
+        np.array([max(1, request.tokens) for request in found], np.int64),
+        np.array([request.stamps[0] for request in found]) - sent,
+        np.array([request.stamps[-1] for request in found]) - sent,
+    )
+
+
 def _parquet(path: Path) -> Iterator[Request | None]:
     """requests.parquet of swarmtune bench, with chunks.parquet beside it."""
     requests = parquet_columns(path, OURS)
@@ -162,6 +192,9 @@ def _request(row: dict[str, Any]) -> Request | None:
     """A line of swarmtune bench or of AIPerf."""
     if "token_ns" in row:
         return _of_ours([row[name] for name in OURS], row["token_ns"])
+    if "first_token_ts" in row:  # LLMServingSim, whose stamps are the engine's
+        stamps = np.array([row["first_token_ts"], row["last_token_ts"]][: 1 + (row["output_toks"] > 1)])
+        return _made(row["queued_ts"], row["input_toks"], 0, row["output_toks"], stamps)
     if "metadata" not in row:
         raise LookupError("neither token_ns nor metadata")
     metadata, metrics = row["metadata"], row["metrics"]
