@@ -12,7 +12,7 @@ from swarmtune.errors import ConfigurationError
 from swarmtune.files import expanded
 
 if TYPE_CHECKING:
-    from swarmtune.simulator.latency.calibration import Calibrated
+    from swarmtune.simulator.calibration import Calibrated
     from swarmtune.simulator.latency.model import LatencyModel
 
 LEAST_SHOWN = 0.005
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model that `swarmtune train` wrote")
     parser.add_argument(
         "--log", required=True, metavar="FILE",
-        help="requests of one run: requests.jsonl or .parquet of swarmtune bench, of vllm bench serve --save-detailed, AIPerf, "
-        "or LLMServingSim",
+        help="requests of one run: requests.jsonl or .parquet of swarmtune bench, or the log of vllm bench serve "
+        "--save-detailed, AIPerf or LLMServingSim",
     )  # fmt: skip
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write")
     parser.add_argument(
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.apps.cli.options import planned
     from swarmtune.apps.cli.simulate import set_values
     from swarmtune.settings import read_settings
-    from swarmtune.simulator.latency.calibration import calibrated
+    from swarmtune.simulator.calibration import calibrated
     from swarmtune.simulator.latency.file import load, save
     from swarmtune.simulator.latency.readers.requests import observed
     from swarmtune.tuner.simulation.predict import Service, rules_of
@@ -96,7 +96,8 @@ def _differing(model: LatencyModel, plan: Any) -> list[str]:
         if str(ranks.get(name, "")).isdecimal()
     }
     engine = plan.engine.name if model.identity.engine not in ("", "kernels") else ""
-    return model.identity.against(Identity(engine=engine, **sizes))
+    mine = Identity(engine, tp=sizes.get("tp", 0), pp=sizes.get("pp", 0), dp=sizes.get("dp", 0))
+    return model.identity.against(mine)
 
 
 def _document(found: Calibrated, path: str) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigurationError, one_line
 from swarmtune.files import opened
-from swarmtune.simulator.latency.calibration import Observed
 from swarmtune.simulator.latency.features import CONTEXT, DECODES, PREFILL_WORK, PREFILLS, TOKENS, piece_work
+from swarmtune.simulator.latency.observed import Observed
 from swarmtune.simulator.latency.readers.base import (
     FIRST_BYTES,
     Found,

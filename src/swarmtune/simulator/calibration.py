@@ -18,6 +18,7 @@ from scipy.optimize import least_squares
 from swarmtune.errors import ConfigurationError
 from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.model import GROUPS, LatencyModel
+from swarmtune.simulator.latency.observed import Observed
 from swarmtune.simulator.latency.tables import CostTables
 from swarmtune.simulator.virtual.replicas import make_replica
 from swarmtune.simulator.virtual.requests import Requests
@@ -34,29 +35,6 @@ LEAST = 10  # requests
 # For slopes: of a logarithm, and seconds of the front end. Over smaller steps another batch makes the difference.
 SHIFT, SHIFT_S = 0.02, 5e-4
 LEAST_S = 1e-6
-
-
-@dataclass(frozen=True)
-class Observed:
-    """Requests of one run, by the time at which they were sent. Seconds; ``ttft``, ``e2e``: NaN where not known."""
-
-    sent: Floats
-    prompt: NDArray[np.int64]
-    output: NDArray[np.int64]
-    ttft: Floats
-    e2e: Floats
-
-    @property
-    def tpot(self) -> Floats:
-        """Seconds per token after the first; NaN for answers of one token."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.output > 1, (self.e2e - self.ttft) / (self.output - 1), np.nan)
-
-    def first(self, count: int) -> Observed:
-        """The first so many, and those that were sent before the last of them ended."""
-        until = np.nanmax((self.sent + self.e2e)[:count])
-        kept = (np.arange(len(self.sent)) < count) | (self.sent < until)
-        return Observed(self.sent[kept], self.prompt[kept], self.output[kept], self.ttft[kept], self.e2e[kept])
 
 
 @dataclass(frozen=True)
