@@ -17,6 +17,7 @@ from swarmtune.simulator.latency.tables import linear
 from swarmtune.simulator.virtual.fleet import Fleet, Router
 from swarmtune.simulator.virtual.plain import PlainReplica
 from swarmtune.simulator.virtual.replicas import make_replica
+from swarmtune.tuner.simulation.contents import Contents
 from swarmtune.tuner.simulation.virtual_load import REFUSED, TIMED_OUT, FrontEnd, VirtualLoad
 
 STEP_S = 0.01
@@ -42,7 +43,15 @@ def run(
         PlainReplica(rules, cost, firsts=firsts) if plain else make_replica(rules, cost, firsts=firsts)
         for _ in range(replicas)
     ]
-    load = VirtualLoad(options, make_dataset(options, seed), seed, Fleet(made, router), rules, front or FrontEnd())
+    load = VirtualLoad(
+        options,
+        make_dataset(options, seed),
+        seed,
+        Fleet(made, router),
+        rules,
+        Contents(options, rules),
+        front or FrontEnd(),
+    )
     return load.run()
 
 
@@ -181,6 +190,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others() -> None:
 def test_requests_that_wait_for_ever_end_the_simulation_with_the_reason() -> None:
     options = LoadgenOptions(concurrency=2, request_count=4, isl=200, osl=2)
     small = make_replica(Rules(4, 2048, 4, 16), FLAT)
-    load = VirtualLoad(options, make_dataset(options, 1), 1, Fleet([small]), AMPLE)
+    load = VirtualLoad(options, make_dataset(options, 1), 1, Fleet([small]), AMPLE, Contents(options, AMPLE))
     with pytest.raises(ConfigurationError, match=r"makes no progress: 2 requests are in the engine.* more KV blocks"):
         load.run()

@@ -4,12 +4,13 @@ evenly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarmtune.errors import ConfigValidationError
 from swarmtune.workload.draws import LONGEST, Distribution, Draws
 from swarmtune.workload.session import Dataset, Session, Turn
-from swarmtune.workload.tokens import Texts
+from swarmtune.workload.tokens import NoTexts, Texts
 from swarmtune.workload.users import UserPlan
 
 NS_PER_MS = 1_000_000
@@ -58,12 +59,12 @@ class SyntheticSpec:
 class SyntheticDataset(Dataset):
     """Any number of sessions, each made from (seed, index) alone; users' sessions also know when they start."""
 
-    def __init__(self, spec: SyntheticSpec, seed: int) -> None:
+    def __init__(self, spec: SyntheticSpec, seed: int, texts: Callable[[int, str], Texts] = Texts) -> None:
         self.spec, self.seed = spec, seed
-        self._prompts, self._contexts = Texts(seed, "prompts"), Texts(seed, "contexts")
-        prefixes = Texts(seed, "prefixes")
+        self._prompts, self._contexts = texts(seed, "prompts"), texts(seed, "contexts")
+        prefixes = texts(seed, "prefixes")
         self._prefixes = [prefixes.text(number, spec.prefix_tokens) for number in range(spec.prefixes)]
-        self._system = Texts(seed, "system").text(0, spec.system_tokens)
+        self._system = texts(seed, "system").text(0, spec.system_tokens)
         self._total_weight = sum(one.weight for one in spec.lengths)
         self._plan = None
         if spec.users is not None:
@@ -72,6 +73,9 @@ class SyntheticDataset(Dataset):
     @property
     def size(self) -> None:
         return None
+
+    def without_texts(self) -> SyntheticDataset:
+        return SyntheticDataset(self.spec, self.seed, NoTexts)
 
     def session(self, index: int) -> Session:
         entry = self._entry(index)

@@ -80,6 +80,18 @@ class Texts:
         return " ".join(head)
 
 
+class NoTexts(Texts):
+    """Empty ones, at no cost."""
+
+    def __init__(self, seed: int, kind: str) -> None:
+        del seed, kind
+
+    def text(self, number: int, tokens: int) -> str:
+        """Nothing."""
+        del number, tokens
+        return ""
+
+
 @lru_cache(maxsize=4)
 def _word_list(seed: int) -> tuple[str, list[int]]:
     """(LISTED random words, twice over, as one text; where each begins)."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
 
 from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.tables import CostTables
@@ -25,6 +27,8 @@ class Replica(Protocol):
     def in_engine(self) -> int: ...
     @property
     def preemptions(self) -> int: ...
+    @property
+    def rows(self) -> NDArray[Any]: ...
     def add(self, requests: Requests) -> int: ...
     def add_one(
         self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0

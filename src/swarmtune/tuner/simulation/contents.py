@@ -20,14 +20,14 @@ class Contents:
         shared = options.input_file or options.public_dataset or options.num_dataset_entries
         shared = shared or options.shared_system_prompt_length or options.user_context_prompt_length
         several = options.conversation_turn_mean > 1 or options.conversation_turn_stddev > 0
-        self._wanted = rules.prefix_caching and bool(shared or options.prompt_prefix_pool_size or several)
+        self.wanted = rules.prefix_caching and bool(shared or options.prompt_prefix_pool_size or several)
         self._size = rules.block_size
         self._known: dict[tuple[int, tuple[Hashable, ...]], int] = {}
         self._tokens: dict[int, list[Hashable]] = {}  # of the turns so far and their answers, by session
 
     def of(self, ticket: Ticket, prompt: int, output: int) -> list[int]:
         """Of the full blocks of this request's prompt and answer."""
-        if not self._wanted:
+        if not self.wanted:
             return []
         turn, session = ticket.request, ticket.session.index
         tokens = self._tokens.pop(session, []) if ticket.turn else []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigurationError, ConfigValidationError
@@ -21,10 +21,11 @@ from swarmtune.search.load import LoadPoint
 from swarmtune.simulator.latency.tables import CostTables, linear
 from swarmtune.simulator.virtual.fleet import Fleet, Router
 from swarmtune.simulator.virtual.replicas import Replica, make_replica
-from swarmtune.simulator.virtual.requests import STEP
 from swarmtune.tuner.loop.evaluation import seed_of
 from swarmtune.tuner.loop.loads import load_point, score_of
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.simulation.contents import Contents
+from swarmtune.tuner.simulation.data import Remembered
 from swarmtune.tuner.simulation.virtual_load import FrontEnd, VirtualLoad
 from swarmtune.workload import Workload
 
@@ -53,32 +54,90 @@ class PredictedLoad:
     measurement: Measurement
     score: Score
     rules: Rules
-    rows: tuple[NDArray[np.void], ...] = ()
+    rows: tuple[NDArray[Any], ...] = ()
     preemptions: int = 0
 
 
-def predicted(
-    plan: Plan, setting: Setting, service: Service, progress: Callable[[str, int], None] | None = None
-) -> list[PredictedLoad]:
-    """The loads that the plan's search asks for, in their order. ConfigurationError: this engine, load generator or model
-    cannot be simulated.
-    """
-    rules, cost = rules_of(plan, setting, service), cost_of(plan, setting, service)
-    search, done, points = plan.load_search, list[PredictedLoad](), list[LoadPoint]()
-    while True:
-        if search is None:
-            workload = plan.workload.at(plan.load_of(setting))
-        else:
-            value = search.next(points)
-            if value is None:
+class Predictor:
+    """One plan and service; sessions are made once for all settings, so that settings differ and not their requests."""
+
+    def __init__(self, plan: Plan, service: Service, progress: Callable[[str, int], None] | None = None) -> None:
+        """``progress``: called with a load and its number of ended requests."""
+        self.plan, self.service = plan, service
+        self._progress = progress
+        self._datasets: dict[tuple[int, bool], Remembered] = {}
+
+    def loads(self, setting: Setting) -> list[PredictedLoad]:
+        """The loads that the plan's search asks for, in their order. ConfigurationError: this engine, load generator or
+        model cannot be simulated.
+        """
+        plan = self.plan
+        rules, cost = rules_of(plan, setting, self.service), cost_of(plan, setting, self.service)
+        search, done, points = plan.load_search, list[PredictedLoad](), list[LoadPoint]()
+        while True:
+            if search is None:
+                workload = plan.workload.at(plan.load_of(setting))
+            else:
+                value = search.next(points)
+                if value is None:
+                    return done
+                workload = plan.workload.at(plan.at(value))
+            workload = replace(workload, seed=seed_of(plan.seed, "predicted", len(done)))
+            made = self._load(workload, rules, cost)
+            done.append(made)
+            points.append(load_point(plan, made.measurement, made.score))
+            if search is None:
                 return done
-            workload = plan.workload.at(plan.at(value))
-        workload = replace(workload, seed=seed_of(plan.seed, "predicted", len(done)))
-        made = predicted_load(plan, workload, rules, cost, service, progress)
-        done.append(made)
-        points.append(load_point(plan, made.measurement, made.score))
-        if search is None:
-            return done
+
+    def _load(self, workload: Workload, rules: Rules, cost: CostTables) -> PredictedLoad:
+        """One load, by the metrics of the load generator."""
+        benchmark, service = self.plan.benchmark, self.service
+        if not isinstance(benchmark, SwarmtuneBenchmark):
+            told = f"The load of {benchmark.name} cannot be simulated; that of swarmtune can (-b swarmtune)."
+            raise ConfigurationError(told)
+        options = benchmark.options(workload)
+        endpoint = make_endpoint(workload.model, options)
+        if not endpoint.produces_tokens:
+            told = f"loadgen.endpoint_type: {options.endpoint_type} generates no text to be simulated"
+            raise ConfigValidationError([told])
+        firsts = options.prefill_concurrency is not None
+        replicas: list[Replica] = [
+            make_replica(rules, cost, rows=service.rows, firsts=firsts) for _ in range(service.replicas)
+        ]
+        told_ = self._progress
+        progress = None if told_ is None else (lambda ended: told_(_named(workload), ended))
+        fleet = Fleet(replicas, service.router)
+        contents = Contents(options, rules)
+        dataset = self._dataset(options, workload.seed, texts=contents.wanted)
+        records = VirtualLoad(options, dataset, workload.seed, fleet, rules, contents, service.front, progress).run()
+        found = results(
+            records,
+            workload.request_slos,
+            confidence=options.confidence_level,
+            target_concurrency=concurrency_of(options),
+            closed=mode_of(options) == "closed",
+            offered_s=None if least_requests_of(options) else options.benchmark_duration,
+            streamed=endpoint.streams,
+        )
+        asked = {"concurrency": options.concurrency, "request_rate": options.request_rate}
+        load = {name: float(value) for name, value in asked.items() if value is not None}
+        measurement = Measurement(found.flat(), load, valid=True, blocks=found.blocks)
+        return PredictedLoad(
+            workload,
+            options,
+            found,
+            measurement,
+            score_of(self.plan.objective, measurement),
+            rules,
+            tuple(replica.rows for replica in replicas) if service.rows else (),
+            sum(replica.preemptions for replica in replicas),
+        )
+
+    def _dataset(self, options: LoadgenOptions, seed: int, *, texts: bool) -> Remembered:
+        if (seed, texts) not in self._datasets:
+            made = make_dataset(options, seed)
+            self._datasets[seed, texts] = Remembered(made if texts else made.without_texts())
+        return self._datasets[seed, texts]
 
 
 def best(loads: list[PredictedLoad]) -> PredictedLoad:
@@ -108,58 +167,6 @@ def cost_of(plan: Plan, setting: Setting, service: Service) -> CostTables:
             "`swarmtune train` makes of measured steps."
         )
     return linear(**declared)
-
-
-def predicted_load(
-    plan: Plan,
-    workload: Workload,
-    rules: Rules,
-    cost: CostTables,
-    service: Service,
-    progress: Callable[[str, int], None] | None = None,
-) -> PredictedLoad:
-    """One load, by the metrics of the load generator."""
-    benchmark = plan.benchmark
-    if not isinstance(benchmark, SwarmtuneBenchmark):
-        raise ConfigurationError(
-            f"The load of {benchmark.name} cannot be simulated; that of swarmtune can (-b swarmtune)."
-        )
-    options = benchmark.options(workload)
-    endpoint = make_endpoint(workload.model, options)
-    if not endpoint.produces_tokens:
-        raise ConfigValidationError(
-            [f"loadgen.endpoint_type: {options.endpoint_type} generates no text to be simulated"]
-        )
-    firsts = options.prefill_concurrency is not None
-    replicas: list[Replica] = [
-        make_replica(rules, cost, rows=service.rows, firsts=firsts) for _ in range(service.replicas)
-    ]
-    dataset = make_dataset(options, workload.seed)
-    told = None if progress is None else (lambda ended: progress(_named(workload), ended))
-    load = VirtualLoad(options, dataset, workload.seed, Fleet(replicas, service.router), rules, service.front, told)
-    records = load.run()
-    found = results(
-        records,
-        workload.request_slos,
-        confidence=options.confidence_level,
-        target_concurrency=concurrency_of(options),
-        closed=mode_of(options) == "closed",
-        offered_s=None if least_requests_of(options) else options.benchmark_duration,
-        streamed=endpoint.streams,
-    )
-    asked = {"concurrency": options.concurrency, "request_rate": options.request_rate}
-    load_ = {name: float(value) for name, value in asked.items() if value is not None}
-    measurement = Measurement(found.flat(), load_, valid=True, blocks=found.blocks)
-    return PredictedLoad(
-        workload,
-        options,
-        found,
-        measurement,
-        score_of(plan.objective, measurement),
-        rules,
-        tuple(np.asarray(getattr(replica, "rows", np.zeros(0, STEP))) for replica in replicas) if service.rows else (),
-        sum(replica.preemptions for replica in replicas),
-    )
 
 
 def _named(workload: Workload) -> str:

@@ -27,6 +27,7 @@ NS = 1_000_000_000
 ZERO_NS = NS  # the replicas' second 0 on the clock of the records, where 0 means never
 REFUSED = "the engine refuses it: prompt and answer are longer than a context or the KV cache"
 TIMED_OUT = "timed out"
+REFUSAL_NS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class VirtualLoad:
     seed: int
     fleet: Fleet
     rules: Rules
+    contents: Contents
     front: FrontEnd = field(default_factory=FrontEnd)
     progress: Callable[[int], None] | None = None
 
@@ -72,7 +74,6 @@ class VirtualLoad:
         self._free_s = 0.0  # when the front end is free
         self._ended = 0
         self._enough_ns = 0
-        self._contents = Contents(self.options, self.rules)
         self._answers: dict[int, int] = {}  # tokens of the answers so far, by session
         self._after_ns = round(self.front.token_s * NS)
         self._timeout_ns = round(self.options.request_timeout_seconds * NS)
@@ -200,13 +201,13 @@ class VirtualLoad:
         flight = _Flight(ticket, timing, self._now, prompt, output, -1)
         self._flights.append(flight)
         if prompt + output > self.rules.longest:
-            self._event(self._now, "refused", flight)
+            self._event(self._now + REFUSAL_NS, "refused", flight)
             return
         begin = max(self._free_s, (self._now - ZERO_NS) / NS)
         self._free_s = begin + self.front.request_s + self.front.prompt_token_s * prompt
         flight.place = len(self._by_place)
         self._by_place.append(flight)
-        self.fleet.add_one(self._free_s, prompt, output, self._contents.of(ticket, prompt, output))
+        self.fleet.add_one(self._free_s, prompt, output, self.contents.of(ticket, prompt, output))
         if ticket.cancel_after_ns is not None:
             self._event(self._now + ticket.cancel_after_ns, "cancelled", flight)
         self._event(self._now + self._timeout_ns, "timed out", flight)
