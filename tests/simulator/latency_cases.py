@@ -50,8 +50,8 @@ def measured(count: int, seed: int = 0, runs: int = 4, **kwargs: float) -> Rows:
 
 
 @functools.cache
-def trained(count: int = 2000) -> LatencyModel:
-    """A model of 2,000 steps of the engine."""
+def trained(count: int = 1500) -> LatencyModel:
+    """A model of some steps of the engine."""
     return train(measured(count), IDENTITY)
 
 

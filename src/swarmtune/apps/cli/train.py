@@ -183,8 +183,9 @@ def show(model: LatencyModel, found: Gathered, path: str, mark: str) -> None:
         moments = (f"{1e3 * errors.rmse_s:.3g}", f"{errors.r2:.3f}", f"{100 * errors.bias:+.1f} %")
         table.add_row(name, f"{1e3 * errors.mae_s:.3g}", *shares, *moments)
     console.print(table)
-    if not report.residual:
-        console.print("The residual did not make held-out steps better, so physics alone is used.")
+    used = ", ".join(f"{value}: {kind}" for value, kind in report.residual.items())
+    falls = f"; with more work the mean time falls by {100 * report.falls:.1f} % at most" if report.falls else ""
+    console.print(f"Residual: {used or 'none, as it did not make held-out steps better'}{falls}.", soft_wrap=True)
     if report.coverage is not None and report.half_width is not None:
         told = f"{100 * report.coverage:.0f} % of the held-out steps"
         console.print(f"The nominal 90 % interval holds {told}, with ± {100 * report.half_width:.0f} % in the median.")

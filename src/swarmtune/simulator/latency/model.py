@@ -71,9 +71,10 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     validation: str
     physics: Errors
     both: Errors
-    residual: tuple[str, ...]
+    residual: dict[str, str]
     coverage: float | None = None
     half_width: float | None = None
+    falls: float = 0.0
     notes: tuple[str, ...] = ()
 
 

@@ -18,7 +18,6 @@ from swarmtune.simulator.latency.features import FEATURES, Steps
 from swarmtune.simulator.latency.tables import Pair
 
 Floats = NDArray[np.float64]
-TREES = 60
 SOFT = 0.05  # relative errors well below this count squared
 FURTHEST = 5.0  # logarithms of ratios beyond this are cut in the gradient
 LARGEST = 9.0  # logarithm of a factor
@@ -27,17 +26,21 @@ PARAMETERS = {
     "tree_method": "hist",
     "max_bin": 64,
     "max_depth": 2,
-    "eta": 0.1,
     "min_child_weight": 20,
     "lambda": 1,
     "nthread": 1,  # the sums of several threads differ in their last bits from run to run
-    "monotone_constraints": "(1,1,1,1,1)",  # more work never takes less time
     "verbosity": 0,
+}
+Kind = Literal["monotone", "free", "fine"]
+KINDS: dict[Kind, tuple[int, dict[str, Any]]] = {  # trees and parameters, the most careful first
+    "monotone": (60, {"eta": 0.1, "monotone_constraints": "(1,1,1,1,1)"}),  # more work never takes less time
+    "free": (60, {"eta": 0.1}),
+    "fine": (200, {"eta": 0.2}),
 }
 
 
 def boosted(
-    rows: Steps, ratios: Floats, counts: Floats, value: Literal["typical", "mean"], trees: int = TREES
+    rows: Steps, ratios: Floats, counts: Floats, value: Literal["typical", "mean"], kind: Kind
 ) -> list[dict[str, Any]]:
     """Trees whose sum is the logarithm of the typical or the mean ratio; ``counts``: how many steps each row stands for.
 
@@ -47,12 +50,13 @@ def boosted(
         xgboost = importlib.import_module("xgboost")
     except ImportError as error:
         raise MissingExtraError("swarmtune train", "simulate") from error
+    trees, parameters = KINDS[kind][0], {**PARAMETERS, **KINDS[kind][1]}
     if value == "mean":
-        data = xgboost.DMatrix(rows, label=ratios, weight=counts)
-        booster = xgboost.train({**PARAMETERS, "objective": "reg:gamma", "base_score": 1.0}, data, trees)
+        data = xgboost.DMatrix(rows, label=ratios, weight=counts, nthread=1)
+        booster = xgboost.train({**parameters, "objective": "reg:gamma", "base_score": 1.0}, data, trees)
     else:
-        data = xgboost.DMatrix(rows, label=-np.log(ratios), weight=counts)
-        parameters = {**PARAMETERS, "base_score": 0.0, "disable_default_eval_metric": 1}
+        data = xgboost.DMatrix(rows, label=-np.log(ratios), weight=counts, nthread=1)
+        parameters |= {"base_score": 0.0, "disable_default_eval_metric": 1}
         booster = xgboost.train(parameters, data, trees, obj=_relative_error)
     model = orjson.loads(bytes(booster.save_raw("json")))
     return list(model["learner"]["gradient_booster"]["model"]["trees"])

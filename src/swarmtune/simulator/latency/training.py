@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,21 +11,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from swarmtune.errors import ConfigurationError
-from swarmtune.simulator.latency.features import PREFILLS
+from swarmtune.simulator.latency.features import CONTEXT, PREFILL_WORK, PREFILLS, TOKENS, Steps
 from swarmtune.simulator.latency.model import FURTHEST, Bars, Errors, Identity, LatencyModel, Report
 from swarmtune.simulator.latency.physics import fit, knots_of
-from swarmtune.simulator.latency.residual import boosted, compiled
+from swarmtune.simulator.latency.residual import KINDS, Kind, boosted, compiled
 from swarmtune.simulator.latency.rows import Rows
 from swarmtune.simulator.latency.sampling import sample_of, together
 from swarmtune.simulator.latency.tables import CostTables
 
 Floats = NDArray[np.float64]
 Value = Literal["typical", "mean"]
+Part = Literal["physics"] | Kind
+VALUES: tuple[Value, ...] = ("typical", "mean")
+PARTS: tuple[Part, ...] = ("physics", *KINDS)
+BETTER = 0.95  # of the error of a more careful kind is to be left, for a less careful one to be used
 LEAST_ROWS, MOST_ROWS = 20, 100_000  # of more, a sample is learned from
 LEAST_FOR_RESIDUAL = 100
 FOLDS = 5
 LEAST_SHARE = 0.05  # of the rows that the runs beside the largest have, to hold out runs
 COVERED = 0.9
+FEW = 300  # steps, to look for times that fall with more work
 CLASS, MOST_CLASSES = 100, 4  # rows for one class of an interval, and classes
 TICK_DIGITS, TICK_ROWS = 7, 20  # of seconds, and rows for each value that there is
 WIDER = 1.5  # the interval beyond the domain against the widest within, in logarithms
@@ -36,10 +41,9 @@ Progress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class Fitted:
-    """Both values of a step, by physics alone and with the residual, and the domain that they were fitted on."""
+    """Both values of a step, by physics alone and with each kind of residual, and the domain that they were fitted on."""
 
-    physics: dict[Value, CostTables]
-    both: dict[Value, CostTables]
+    tables: dict[tuple[Value, Part], CostTables]
     domain: Floats
 
 
@@ -47,8 +51,7 @@ class Fitted:
 class HeldOut:
     """Predictions of each row by a fit that did not see it. Shape (n) each."""
 
-    physics: dict[Value, Floats]
-    both: dict[Value, Floats]
+    seconds: dict[tuple[Value, Part], Floats]
     within: NDArray[np.bool_]
     fold: NDArray[np.int64]
 
@@ -74,25 +77,24 @@ def train(
     rows = sample_of(rows, MOST_ROWS)
     fold, validation = folds_of(rows)
     held_out = _held_out(rows, fold, progress)
-    kept = _kept(rows, held_out)
+    chosen = {value: _chosen(rows, held_out, value) for value in VALUES}
     progress("fitting all steps", FOLDS / (FOLDS + 1))
-    fitted = fitted_to(rows, residual=bool(kept))
+    fitted = fitted_to(rows, list(chosen.items()))
     domain = fitted.domain
     if earlier is not None:
         domain = np.array([np.minimum(domain[0], earlier.domain[0]), np.maximum(domain[1], earlier.domain[1])])
-    chosen: dict[Value, CostTables] = {
-        v: (fitted.both if v in kept else fitted.physics)[v] for v in ("typical", "mean")
-    }
-    found: dict[Value, Floats] = {v: (held_out.both if v in kept else held_out.physics)[v] for v in ("typical", "mean")}
+    tables = {value: fitted.tables[value, chosen[value]] for value in VALUES}
+    found = {value: held_out.seconds[value, chosen[value]] for value in VALUES}
     bars = bars_of(rows, found["typical"], held_out.within)
     coverage, half_width = _coverage(rows, found["typical"], held_out)
     report = Report(
         validation=validation,
-        physics=errors_of(rows, held_out.physics),
+        physics=errors_of(rows, {value: held_out.seconds[value, "physics"] for value in VALUES}),
         both=errors_of(rows, found),
-        residual=tuple(sorted(kept)),
+        residual={value: part for value, part in chosen.items() if part != "physics"},
         coverage=coverage,
         half_width=half_width,
+        falls=falls_of(tables["mean"], rows.features, domain),
         notes=notes,
     )
     counted = msgspec.structs.replace(
@@ -100,7 +102,7 @@ def train(
         rows=own.rows + (earlier.identity.rows if earlier else 0),
         runs=own.runs + (earlier.identity.runs if earlier else 0),
     )
-    return LatencyModel(chosen["typical"], chosen["mean"], domain, bars, counted, report, sample_of(rows))
+    return LatencyModel(tables["typical"], tables["mean"], domain, bars, counted, report, sample_of(rows))
 
 
 def _same(earlier: LatencyModel, identity: Identity) -> Identity:
@@ -129,23 +131,21 @@ def folds_of(rows: Rows) -> tuple[NDArray[np.int64], str]:
     return blocks, f"one run only: {FOLDS} blocks of steps in a row, each held out once; another run may differ by more"
 
 
-def fitted_to(rows: Rows, *, residual: bool = True) -> Fitted:
-    """Physics, and physics with the residual, of these rows."""
+def fitted_to(rows: Rows, wanted: Collection[tuple[Value, Part]]) -> Fitted:
+    """The wanted values and parts, of these rows."""
     features, seconds, counts = rows.features, rows.seconds, rows.counts
     domain = np.array([features.min(axis=0), features.max(axis=0)])
     knots = knots_of(features)
     none = tuple(np.empty(0) for _ in domain[0])
-    physics: dict[Value, CostTables] = {}
-    both: dict[Value, CostTables] = {}
-    values: tuple[Value, ...] = ("typical", "mean")
-    for value in values:
-        plain = CostTables(fit(features, seconds, counts, knots, value), knots, none)
-        physics[value] = both[value] = plain if value == "typical" else _summed(plain, rows)
-        if residual and len(rows) >= LEAST_FOR_RESIDUAL:
-            trees = boosted(features, seconds / plain.physics_of(features), counts, value)
-            table = CostTables(plain.weights, knots, *compiled(trees, domain))
-            both[value] = table if value == "typical" else _summed(table, rows)
-    return Fitted(physics, both, domain)
+    plain = {value: CostTables(fit(features, seconds, counts, knots, value), knots, none) for value in VALUES}
+    found: dict[tuple[Value, Part], CostTables] = {}
+    for value, part in wanted:
+        table = plain[value]
+        if part != "physics" and len(rows) >= LEAST_FOR_RESIDUAL:
+            trees = boosted(features, seconds / table.physics_of(features), counts, value, part)
+            table = CostTables(table.weights, knots, *compiled(trees, domain))
+        found[value, part] = table if value == "typical" else _summed(table, rows)
+    return Fitted(found, domain)
 
 
 def _summed(tables: CostTables, rows: Rows) -> CostTables:
@@ -155,30 +155,29 @@ def _summed(tables: CostTables, rows: Rows) -> CostTables:
 
 
 def _held_out(rows: Rows, fold: NDArray[np.int64], progress: Progress) -> HeldOut:
-    physics: dict[Value, Floats] = {"typical": np.empty(len(rows)), "mean": np.empty(len(rows))}
-    both: dict[Value, Floats] = {"typical": np.empty(len(rows)), "mean": np.empty(len(rows))}
-    found = HeldOut(physics, both, np.zeros(len(rows), bool), fold)
+    wanted = [(value, part) for value in VALUES for part in PARTS]
+    found = HeldOut({key: np.empty(len(rows)) for key in wanted}, np.zeros(len(rows), bool), fold)
     count = int(fold.max()) + 1
     for number in range(count):
         progress(f"held out: fold {number + 1} of {count}", number / (count + 1))
         here = np.flatnonzero(fold == number)
-        fitted = fitted_to(rows.take(np.flatnonzero(fold != number)))
+        fitted = fitted_to(rows.take(np.flatnonzero(fold != number)), wanted)
         features = rows.features[here]
         found.within[here] = ((features >= fitted.domain[0]) & (features <= fitted.domain[1])).all(axis=1)
-        for value in found.both:
-            found.physics[value][here] = fitted.physics[value].seconds_of(features)
-            found.both[value][here] = fitted.both[value].seconds_of(features)
+        for key, tables in fitted.tables.items():
+            found.seconds[key][here] = tables.seconds_of(features)
     return found
 
 
-def _kept(rows: Rows, found: HeldOut) -> set[Value]:
-    """The values whose residual made the held-out predictions better; where it did not, physics alone is used."""
-    kept: set[Value] = set()
-    if _relative(rows, found.both["typical"]) < _relative(rows, found.physics["typical"]):
-        kept.add("typical")
-    if _deviance(rows, found.both["mean"]) < _deviance(rows, found.physics["mean"]):
-        kept.add("mean")
-    return kept
+def _chosen(rows: Rows, found: HeldOut, value: Value) -> Part:
+    """The part that is used for this value: a less careful one only where it made held-out predictions clearly better."""
+    measure = _relative if value == "typical" else _deviance
+    error = {part: measure(rows, found.seconds[value, part]) for part in PARTS}
+    best: Part = "physics"
+    for part in PARTS[1:]:
+        if error[part] < error[best] * BETTER:
+            best = part
+    return best
 
 
 def _relative(rows: Rows, predicted: Floats) -> float:
@@ -277,6 +276,26 @@ def _coverage(rows: Rows, typical: Floats, found: HeldOut) -> tuple[float | None
         return None, None
     weights = np.concatenate(counts)
     return float(np.average(np.concatenate(covered), weights=weights)), quantile(np.concatenate(half), weights, 0.5)
+
+
+def falls_of(tables: CostTables, rows: Steps, domain: Floats) -> float:
+    """The largest share by which the time of steps like these falls with up to twice the tokens, context or prefill work,
+    within the domain; 0 where the residual is monotone.
+    """
+    some = rows[:: max(1, len(rows) // FEW)]
+    worst = 0.0
+    for index in (TOKENS, CONTEXT, PREFILL_WORK):
+        inside = tables.cuts[index][1:-1] if len(tables.cuts[index]) else np.empty(0)
+        high = np.zeros(len(some))
+        for value in (*inside.tolist(), float(domain[1, index])):
+            near = (some[:, index] > 0) & (value >= some[:, index]) & (value <= 2 * some[:, index])
+            for at in (np.nextafter(value, -np.inf), value):
+                moved = some.copy()
+                moved[:, index] = at
+                time = np.where(near, tables.seconds_of(moved), high)
+                high = np.maximum(high, time)
+                worst = max(worst, float((1 - time[high > 0] / high[high > 0]).max(initial=0.0)))
+    return worst
 
 
 def _turns(fold: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

@@ -6,6 +6,7 @@ n_decode, kv_decode) and, for a mixture of experts, ``moe.csv`` (tokens, activat
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,13 @@ def read(source: Source, reading: Reading) -> Found:
     features = np.column_stack([tokens, decodes, decodes * context, piece_work(chunk, cached), prefills])
     real = tokens > 0
     rows = rows_of(features[real], micros[real] * UNITS[reading.unit or "us"], folder.name)
-    return Found(rows, NOTES, unit_is_sure=True)
+    return Found(replace(rows, counts=_evened(prefills[real])), NOTES, unit_is_sure=True)
+
+
+def _evened(prefills: Floats) -> Floats:
+    """How much each step counts: those that only decode, of which a grid has few and a service many, as all others."""
+    share = max(1e-9, float((prefills == 0).mean()))
+    return np.where(prefills == 0, 0.5 / share, 0.5 / max(1e-9, 1 - share)) if share < 1 else np.ones(len(prefills))
 
 
 def _config(path: Path | None, folder: Path) -> dict[str, Any]:
