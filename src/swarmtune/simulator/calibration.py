@@ -8,12 +8,12 @@ between ranks in kernel tables) moves as far as it must.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
+from scipy.optimize import minimize
 
 from swarmtune.errors import ConfigurationError
 from swarmtune.scheduling import Rules
@@ -28,12 +28,14 @@ MEASURES = ("ttft", "tpot", "e2e")
 # Relative: what differs between two stretches of a run on the same machine, noise of the measures (2 % of TPOT, 6 % of TTFT)
 # and drift of its speed together.
 SPREADS = {"ttft": 0.08, "tpot": 0.04, "e2e": 0.04}
-PRIOR = 0.02  # scale of a multiplier's logarithm
-FURTHEST = np.log(5.0)  # a multiplier beyond this is no calibration
-FRONT_S, MOST_FRONT_S = 0.003, 1.0  # scale of the front end's time for a request, and its bound
+# Scales of the multipliers' logarithms. Kernels take what they take; what tables of them lack is the host's time, for each
+# step and for each request of it. ``all``: a machine that is slower or faster as a whole.
+PRIORS = {"weights": 0.1, "tokens": 0.02, "attention": 0.02, "kv": 0.02, "requests": 0.1, "all": 0.03}
+MOST_MULTIPLIER = 5.0  # beyond it, and below its inverse, it is no calibration
+FURTHEST = np.log(MOST_MULTIPLIER)
+FRONT_S, MOST_FRONT_S = 0.005, 1.0  # scale of the front end's time for a request, and its bound
 LEAST = 10  # requests
-# For slopes: of a logarithm, and seconds of the front end. Over smaller steps another batch makes the difference.
-SHIFT, SHIFT_S = 0.02, 5e-4
+MOST_TRIALS = 400
 LEAST_S = 1e-6
 
 
@@ -60,10 +62,13 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
         raise ConfigurationError(f"{count} requests are too few to calibrate a model; at least {LEAST} are needed.")
     window = observed.first(count)
     names = list(GROUPS)
+    scales = np.array([PRIORS[name] for name in (*names, "all")])
+
+    def multipliers_at(point: Floats) -> dict[str, float]:
+        return {name: float(np.exp(x + point[-2])) for name, x in zip(names, point, strict=False)}
 
     def predicted(point: Floats) -> dict[str, Floats]:
-        scaled = model.scaled({name: float(np.exp(x)) for name, x in zip(names, point[:-1], strict=True)})
-        return replayed(scaled.tables(mean=False), window, rules, front_s=float(point[-1]))
+        return replayed(model.scaled(multipliers_at(point)).tables(), window, rules, front_s=float(point[-1]))
 
     def errors(found: Mapping[str, Floats]) -> dict[str, Floats]:
         real = {"ttft": window.ttft, "tpot": window.tpot, "e2e": window.e2e}
@@ -73,29 +78,15 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
             logs[name] = np.log(np.maximum(found[name][known], LEAST_S) / real[name][known])
         return logs
 
-    def residuals(point: Floats) -> Floats:
-        parts = [
-            _soft(one / SPREADS[name]) / np.sqrt(max(1, one.size)) for name, one in errors(predicted(point)).items()
-        ]
-        prior = np.sign(point[:-1]) * np.sqrt(np.log1p((point[:-1] / PRIOR) ** 2))
-        return np.concatenate([*parts, prior, [point[-1] / FRONT_S]])
+    def cost(point: Floats) -> float:
+        data = sum(np.mean(_soft(one / SPREADS[name])) for name, one in errors(predicted(point)).items() if one.size)
+        return float(data + np.log1p((point / sizes) ** 2).sum())
 
-    def slopes(point: Floats) -> Floats:
-        here = residuals(point)
-        steps = np.array([*[SHIFT if x < FURTHEST - SHIFT else -SHIFT for x in point[:-1]], SHIFT_S])
-        moved = (residuals(point + step) for step in np.diag(steps))
-        return np.column_stack([(there - here) / step for there, step in zip(moved, steps, strict=True)])
-
-    bounds = ([-FURTHEST] * len(names) + [0.0], [FURTHEST] * len(names) + [MOST_FRONT_S])
-    scale = [1.0] * len(names) + [FRONT_S]
-    best = None
-    for start in _starts(errors(predicted(np.zeros(len(names) + 1))), len(names)):
-        found = least_squares(residuals, start, bounds=bounds, x_scale=scale, jac=slopes, max_nfev=30)
-        best = found if best is None or found.cost < best.cost else best
-    assert best is not None  # noqa: S101 - there are always starts
-    point = best.x
-    multipliers = {name: float(np.exp(x)) for name, x in zip(names, point[:-1], strict=True)}
-    if max(abs(point[:-1])) > 0.98 * FURTHEST:
+    sizes = np.array([*scales, FRONT_S])
+    starts = _starts(errors(predicted(np.zeros(len(sizes)))), len(scales))
+    point = min((_least(cost, start, sizes) for start in starts), key=cost)
+    multipliers = multipliers_at(point)
+    if not 1 / MOST_MULTIPLIER < min(multipliers.values()) <= max(multipliers.values()) < MOST_MULTIPLIER:
         raise ConfigurationError(
             "No calibration explains this log: a multiplier would be above 5 or below 1/5. The model is one of another "
             "service, or the log of another setting."
@@ -128,17 +119,30 @@ def replayed(tables: CostTables, observed: Observed, rules: Rules, *, front_s: f
     return found
 
 
+def _least(cost: Callable[[Floats], float], start: Floats, sizes: Floats) -> Floats:
+    """Where the cost is least near ``start``: by simplexes, since a small change of a step may change a batch, so that
+    slopes say nothing. A second, smaller one begins where the first one ended.
+    """
+    bounds = [*((-FURTHEST, FURTHEST) for _ in sizes[:-1]), (0.0, MOST_FRONT_S)]
+    for size in (1.0, 0.5):
+        corners = np.vstack([start, start + np.diag(size * sizes)])
+        settings = {"initial_simplex": corners, "maxfev": MOST_TRIALS, "xatol": 1e-3, "fatol": 1e-3, "adaptive": True}
+        start = np.asarray(minimize(cost, start, method="Nelder-Mead", bounds=bounds, options=settings).x)
+    return start
+
+
 def _soft(values: Floats) -> Floats:
-    """Errors of single requests beyond a few spreads count less: other requests in a batch make them."""
-    return np.asarray(np.sign(values) * np.sqrt(2 * (np.sqrt(1 + values**2) - 1)))
+    """Squares of small values; of large ones twice themselves: other requests in a batch make them."""
+    return np.asarray(2 * (np.sqrt(1 + values**2) - 1))
 
 
-def _starts(logs: Mapping[str, Floats], groups: int) -> list[Floats]:
-    """No change; and all groups moved by what the time per token is off, where that is much."""
-    none = np.zeros(groups + 1)
+def _starts(logs: Mapping[str, Floats], count: int) -> list[Floats]:
+    """No change; and everything moved by what the time per token is off, where that is much."""
+    none = np.zeros(count + 1)
     off = logs["tpot"] if logs["tpot"].size else logs["e2e"]
     shift = -float(np.median(off)) if off.size else 0.0
     if abs(shift) < 0.1:
         return [none]
-    moved = np.concatenate([np.full(groups, np.clip(shift, -1.5, 1.5)), [0.0]])
+    moved = none.copy()
+    moved[-2] = np.clip(shift, -1.5, 1.5)
     return [none, moved]

@@ -113,7 +113,8 @@ def _trained(model: LatencyModel) -> str:
     """What the model was trained on."""
     identity = model.identity
     known = [identity.model, identity.device, identity.engine]
-    return f"{identity.rows:,} steps" + (f" of {', '.join(filter(None, known))}" if any(known) else "")
+    steps = f"{identity.rows or len(model.sample):,} steps"
+    return f"{steps} of {', '.join(filter(None, known))}" if any(known) else steps
 
 
 def _ranking(prediction: Prediction) -> Table:

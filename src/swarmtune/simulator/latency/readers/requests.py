@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from swarmtune.errors import ConfigurationError, one_line
+from swarmtune.errors import ConfigPathError, ConfigurationError, one_line
 from swarmtune.files import opened
 from swarmtune.simulator.latency.features import CONTEXT, DECODES, PREFILL_WORK, PREFILLS, TOKENS, piece_work
 from swarmtune.simulator.latency.observed import Observed
@@ -108,8 +108,11 @@ def observed(path: Path) -> Observed:
     """The requests of a log that were answered, by the time at which they were sent: for a calibration. ConfigurationError:
     no such log.
     """
-    with opened(path) as file:
-        first = file.read(FIRST_BYTES)
+    try:
+        with opened(path) as file:
+            first = file.read(FIRST_BYTES)
+    except OSError as error:
+        raise ConfigPathError(f"{path} cannot be read: {error.strerror or error}.") from error
     found = [r for r in (_parquet(path) if first.startswith(MAGIC) else _json(path)) if r is not None and len(r.stamps)]
     if not found:
         raise ConfigurationError(f"{path} holds no answered requests.")
