@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -123,7 +124,7 @@ def test_steps_and_figure(cli: Cli, clean: Path) -> None:
     slices = [event for event in events if event["ph"] == "X"]
     assert {event["name"] for event in slices} <= {"decode", "prefill", "mixed"}
     assert all(math.isfinite(event["ts"]) and event["dur"] > 0 for event in slices)
-    assert all(later["ts"] >= earlier["ts"] for earlier, later in zip(slices, slices[1:], strict=False))
+    assert all(later["ts"] >= earlier["ts"] for earlier, later in itertools.pairwise(slices))
     assert "<svg" in (clean / "steps.svg").read_text()
 
 
