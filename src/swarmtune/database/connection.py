@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from swarmtune.database.address import SHOWN, SQLITE_TIMEOUT_S, connect_arguments, database_url
 from swarmtune.errors import ConfigurationError, StoreError
+from swarmtune.files import refuse_planted
 
 MOST_COPIED_BYTES = 2**30
 LONGEST_READ_S = 30.0  # of one connection that only reads
@@ -28,6 +29,7 @@ def open_database(url: str, metadata: MetaData) -> Engine:
     """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode."""
     engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
     if url.startswith("sqlite"):
+        refuse_planted(Path(make_url(url).database or ""))
 
         @event.listens_for(engine, "connect")
         def set_wal(connection, _record):  # type: ignore[no-untyped-def]
@@ -91,7 +93,7 @@ def _reason_only() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeError):  # of a message of SQLite's that quotes the file
         return "the file is damaged"
-    lines = str(getattr(error, "orig", None) or error).splitlines()
+    lines = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).splitlines()
     return lines[0][:SHOWN] if lines else type(error).__name__
 
 
