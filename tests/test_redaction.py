@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,30 @@ def test_whatever_is_learnt_is_not_shown(secret: str) -> None:
     known.learn(secret)
     if secret.strip() in known.known:
         assert secret.strip() not in known.hide(f"before {secret} after, {secret!r}").replace(HIDDEN, "\0")
+
+
+@pytest.mark.parametrize(
+    "key", ["hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789", "plAnted-1~>?x", "pl\u00e4nted", "RuntimeError"]
+)
+@pytest.mark.parametrize("around", ["{}", "u:{}", ":{}", "xy{}", "{}\n", '{{"a": "{}"}}', "before {} after it"])
+def test_a_key_is_hidden_in_base64_whatever_is_encoded_with_it(key: str, around: str) -> None:
+    known = Redactor()
+    known.learn(key)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        shown = known.hide(f"x {encode(around.format(key).encode()).decode()} y")
+        assert HIDDEN in shown
+        for word in re.split(r"[^\w+/-]+", shown):  # what is left holds no three letters of it
+            for start in range(4):
+                rest = word[start:]
+                left = base64.urlsafe_b64decode(rest.replace("+", "-").replace("/", "_") + "A" * (-len(rest) % 4))
+                assert not any(key.encode()[at : at + 3] in left for at in range(len(key) - 2))
+
+
+def test_base64_of_anything_else_stays() -> None:
+    known = Redactor()
+    known.learn("plAnted-key-1", "short")
+    text = base64.b64encode(b"planted-key-1 and words of any kind, RuntimeError").decode()
+    assert known.hide(f"{text} cnQ cnRtZW50 assorted") == f"{text} cnQ cnRtZW50 assorted"
 
 
 def test_long_texts_take_little_time() -> None:

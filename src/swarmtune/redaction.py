@@ -2,7 +2,7 @@
 
 A value is a secret by its name (HF_TOKEN, ``--api-key``), by its place (``user:password@`` and ``?token=`` of a URL, the
 header Authorization), or by its form (``sk-...``, ``hf_...``, a JWT, a private key). Once learnt it is hidden in every text,
-whatever stands around it, also percent-encoded, escaped in JSON, or as the base64 of HTTP's Basic scheme.
+whatever stands around it, also percent-encoded, escaped in JSON, or in base64, alone or within other words.
 """
 
 from __future__ import annotations
@@ -103,12 +103,13 @@ class Redactor:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._coded: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
     @property
     def known(self) -> frozenset[str]:
         """Every form of every secret."""
-        return frozenset(self._known)
+        return frozenset(self._known | self._coded)
 
     def learn(self, *values: str) -> None:
         """Hide these from now on. Values that could be ordinary words or numbers are not learnt."""
@@ -119,6 +120,7 @@ class Redactor:
                     escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
                     coded = (quote(line, safe=""), quote(line), quote_plus(line), unquote(line), *escaped)
                     self._known.update({line, *filter(_is_telling, coded)})
+                    self._coded.update(_in_base64(line))
                     self._pattern = None
 
     def learn_in(self, data: Any, name: str = "") -> None:
@@ -168,8 +170,9 @@ class Redactor:
         """The text with stars for each secret: known ones wherever they stand, others by their place or form."""
         if self._known:
             if self._pattern is None:
-                longest_first = sorted(self._known, key=len, reverse=True)
-                self._pattern = re.compile("|".join(map(_anywhere, longest_first)))
+                longest_first = sorted(self._known | self._coded, key=len, reverse=True)
+                forms = (re.escape(form) if form in self._coded else _anywhere(form) for form in longest_first)
+                self._pattern = re.compile("|".join(forms))
             text = self._pattern.sub(HIDDEN, text)
         return _PLACES.sub(_starred, text)
 
@@ -212,6 +215,19 @@ def _is_opaque(value: str) -> bool:
         return False
     shares = [count / len(part) for count in Counter(part).values()]
     return -sum(share * math.log2(share) for share in shares) >= OPAQUE_BITS
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """The base64 of a secret, and what of it is the same wherever it stands in what is encoded; in both alphabets."""
+    data = secret.encode(errors="surrogatepass")
+    forms = [base64.b64encode(data).decode()]
+    for before in range(3):  # bytes, of each three that become four letters
+        whole = base64.b64encode(bytes(before) + data).decode()
+        forms.append(whole[-(-8 * before // 6) : 8 * (before + len(data)) // 6])
+    for form in forms:
+        if len(form) >= SURE:
+            yield form
+            yield form.replace("+", "-").replace("/", "_")
 
 
 def _placed(text: str) -> Iterator[str]:
