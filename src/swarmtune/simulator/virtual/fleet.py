@@ -36,10 +36,28 @@ class Fleet:
             self._numbers[0] += range(len(self.places), len(self.places) + len(requests))
             self.places += [(0, first + i) for i in range(len(requests))]
             return
+        if self._router == "round-robin":
+            self._dealt(requests)
+            return
         for i in range(len(requests)):
             one = requests.at(i)
-            contents = one.contents.tolist()
-            self.add_one(float(one.arrival[0]), int(one.prompt[0]), int(one.output[0]), contents, int(one.priority[0]))
+            for replica in self.replicas:
+                replica.run(float(one.arrival[0]))
+            chosen = self._chosen(one.contents[:FIRST_BLOCKS].tolist())
+            self._numbers[chosen].append(len(self.places))
+            self.places.append((chosen, self.replicas[chosen].add(one)))
+
+    def _dealt(self, requests: Requests) -> None:
+        """By turns."""
+        count, first = len(self.replicas), len(self.places)
+        self.places += [(0, 0)] * len(requests)
+        for number, replica in enumerate(self.replicas):
+            mine = range((number - self._turn) % count, len(requests), count)
+            inside = replica.add(requests.chosen(mine))
+            self._numbers[number] += [first + i for i in mine]
+            for place, i in enumerate(mine):
+                self.places[first + i] = (number, inside + place)
+        self._turn += len(requests)
 
     def add_one(
         self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0
