@@ -151,7 +151,7 @@ def rules_of(plan: Plan, setting: Setting, service: Service) -> Rules:
     if rules is None:
         what = "a start script" if plan.scripts else f"the engine {plan.engine.name}"
         raise ConfigurationError(
-            f"The scheduler of {what} is not modelled; vllm and simulated are (docs/simulator.md)."
+            f"The scheduler of {what} is not modelled; vllm and simulated are (docs/simulation.md)."
         )
     return rules if service.blocks is None else replace(rules, blocks=service.blocks)
 
