@@ -64,6 +64,6 @@ async def test_http_and_virtual_time_agree(
     assert measured["completed"] == predicted["completed"] == load["request_count"]
     assert predicted["request_throughput"] == pytest.approx(measured["request_throughput"], rel=TOLERANCE)
     assert predicted["mean_tpot_ms"] == pytest.approx(measured["mean_tpot_ms"], rel=TOLERANCE)
-    # Arrivals at times of their own meet steps at any place; where steps have moved by the machine's lateness, so have these.
+    # Arrivals at times of their own meet steps at any place; where the machine was late, at another one.
     nearness = TOLERANCE * measured["p50_ttft_ms"] if closed else BASE_S * 1000 / 2
     assert predicted["p50_ttft_ms"] == pytest.approx(measured["p50_ttft_ms"], abs=nearness)

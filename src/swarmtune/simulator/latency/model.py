@@ -117,7 +117,7 @@ class LatencyModel:
 
     ``typical`` and ``mean``: the time that half of such steps take, and that which sums to the time of many; throughput and
     makespan follow the mean. ``domain``: (2, 5), smallest and largest value of each feature in training; where a feature is
-    beyond it, its factors are 1 (what is left is physics) and the bars are wider. ``sample``: rows kept for updates.
+    beyond it, there are no factors (physics is alone) and the bars are wider. ``sample``: rows kept for updates.
     ``multipliers``: by what a calibration scaled each group of terms.
     """
 

@@ -525,7 +525,10 @@ static double seconds_of(const cost_t *cost, const double *row) {
     }
     if (!cost->pairs) return sum;
     int32_t places[FEATURES];
-    for (int i = 0; i < FEATURES; i++) places[i] = place_of(cost, i, row[i]);
+    for (int i = 0; i < FEATURES; i++) {
+        places[i] = place_of(cost, i, row[i]);
+        if (cost->cut_counts[i] && (places[i] == 0 || places[i] == cost->cut_counts[i])) return sum; /* beyond the tables */
+    }
     for (int32_t i = 0; i < cost->pairs; i++) {
         const pair_t *pair = cost->pair + i;
         int64_t at = places[pair->first];
