@@ -38,8 +38,9 @@ from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.scheduling import Rules
 from swarmtune.settings import read_settings
-from swarmtune.simulator.calibration import Observed, calibrated, replayed
+from swarmtune.simulator.calibration import calibrated, replayed
 from swarmtune.simulator.latency.model import Identity, LatencyModel
+from swarmtune.simulator.latency.observed import Observed
 from swarmtune.simulator.latency.readers import kernels
 from swarmtune.simulator.latency.readers.base import Reading, Source
 from swarmtune.simulator.latency.readers.requests import observed
@@ -152,12 +153,12 @@ def mooncake_requests(block: int) -> Requests:
     contents = [
         [h * parts + i for h in one["hash_ids"] for i in range(parts)][: one["input_length"] // block] for one in rows
     ]
-    columns = [[one[name] for one in rows] for name in ("input_length", "output_length")]
-    return Requests.of([one["timestamp"] / 1000 for one in rows], *columns, None, contents)
+    prompts, outputs = ([one[name] for one in rows] for name in ("input_length", "output_length"))
+    return Requests.of([one["timestamp"] / 1000 for one in rows], prompts, outputs, None, contents)
 
 
 @row
-def mooncake(given: argparse.Namespace) -> list[tuple[str, str, str]]:
+def mooncake(_: argparse.Namespace) -> list[tuple[str, str, str]]:
     """Requests per second of the simulation; the trace is parsed before."""
     found = []
     for block in (16, 64, 512):
@@ -229,7 +230,7 @@ def closed_loop(count: int) -> None:
 
 
 @row
-def answer(given: argparse.Namespace) -> list[tuple[str, str, str]]:
+def answer(_: argparse.Namespace) -> list[tuple[str, str, str]]:
     """From the shell."""
     command = [str(Path(sys.executable).with_name("swarmtune")), "simulate", "-e", "simulated", "--json"]
     taken = best_of(3, lambda: subprocess.run(command, check=True, capture_output=True))
