@@ -117,6 +117,18 @@ def test_a_search_in_virtual_time(cli: Cli) -> None:
     assert "(baseline)" in ended.out
 
 
+def test_the_highest_rate_within_the_slos(cli: Cli) -> None:
+    (Path("short.toml")).write_text("[loadgen]\nbenchmark_duration = 8\nisl = 256\n")
+    given = ("-e", "simulated", "-c", "short.toml", "--find-capacity")
+    found = simulated(cli, *given)
+    low, high = min(found["capacity"]), max(found["capacity"])
+    assert len(found["capacity"]) == 3
+    assert high < 1.5 * low
+    assert found["loads"][0]["request_rate"] == low
+    assert found["loads"][0]["feasible"]
+    assert "highest rate within the SLOs" in cli("simulate", *given).out
+
+
 def test_steps_and_figure(cli: Cli, clean: Path) -> None:
     ended = cli("simulate", "-e", "simulated", "--concurrency", "4", "--steps", "steps.json", "--plot", "steps.svg")
     assert ended.code == 0, ended.err

@@ -53,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--request-rate", type=positive, metavar="R", help="requests per second, in place of a load search"
     )
+    load.add_argument(
+        "--find-capacity", action="store_true", help="the highest rate within the SLOs, in place of a load search"
+    )
     load.add_argument("--trace", metavar="FILE", help="replay this trace at its own times, in place of the workload")
     parser.add_argument(
         "--kv-blocks", type=count, metavar="N", help="KV blocks of a replica, as the engine's log counts them"
@@ -82,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.apps.cli.train import shown_progress
     from swarmtune.settings import read_settings
     from swarmtune.simulator.latency.file import load
+    from swarmtune.tuner.simulation.capacity import capacity
     from swarmtune.tuner.simulation.predict import Predictor, Service, best
     from swarmtune.tuner.simulation.search import Tried, searched
     from swarmtune.tuner.simulation.virtual_load import FrontEnd
@@ -105,8 +109,15 @@ def run(args: argparse.Namespace) -> int:
                 lambda count, _: advance("trying settings", count / args.evaluations),
             )
         setting = tried[0].setting
-    loads = predictor.loads(setting)
-    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, time.perf_counter() - began)
+    rates: tuple[float, ...] = ()
+    if args.find_capacity:
+        with shown_progress() as advance:
+            found = capacity(plan, setting, service, lambda share: advance("looking for the highest rate", share))
+        loads, rates = [found.best], found.rates
+    else:
+        loads = predictor.loads(setting)
+    taken_s = time.perf_counter() - began
+    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, rates=rates)
     prediction = replace(prediction, notes=tuple(_notes(prediction, args)))
     if args.steps or args.plot:
         from swarmtune.report.steps import draw_steps, write_steps
@@ -125,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The options as settings."""
     given = overrides(args)
-    if args.concurrency or args.request_rate or args.trace:
+    if args.concurrency or args.request_rate or args.trace or args.find_capacity:
         given["load_search"] = {"enabled": False}
     loadgen: dict[str, Any] = {}
     if args.concurrency:

@@ -26,7 +26,9 @@ RANKED = 8  # settings of a search that are shown
 
 @dataclass(frozen=True)
 class Prediction:
-    """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds."""
+    """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds.
+    ``rates``: the highest within the SLOs, requests per second, for each seed.
+    """
 
     plan: Plan
     setting: Setting
@@ -35,6 +37,7 @@ class Prediction:
     model: LatencyModel | None
     tried: Sequence[Tried]
     taken_s: float
+    rates: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,6 +71,7 @@ def document(prediction: Prediction) -> dict[str, Any]:
             {"setting": dict(t.setting.values), "origin": t.setting.origin, **_outcome(t.load)}
             for t in prediction.tried
         ],
+        "capacity": list(prediction.rates) or None,
         "notes": list(prediction.notes),
         "simulated_s": prediction.simulated_s,
         "taken_s": prediction.taken_s,
@@ -101,6 +105,12 @@ def show(prediction: Prediction) -> None:
         )
     console.print(table)
     console.print()
+    if prediction.rates:
+        low, high = min(prediction.rates), max(prediction.rates)
+        text = (
+            f"highest rate within the SLOs: {number(low)} to {number(high)} requests/s, {len(prediction.rates)} seeds\n"
+        )
+        console.print(Text(text, style="bold"))
     facts = RunFacts(plan.engine.model, "", chosen.options, verdict="predicted")
     console.print(report(chosen.results, facts, console.width))
     for note in prediction.notes:
