@@ -184,6 +184,27 @@ def log_of(clean: Path, requests: int = 60) -> None:
     (clean / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+def test_a_model_of_data_sheets_says_what_it_is(cli: Cli, clean: Path) -> None:
+    (clean / "vllm.toml").write_text(VLLM)
+    sizes = {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
+    (clean / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 32000, **sizes}))
+    given = ("train", "-t", "device", "--model-config", "config.json", "-o", "sheet.json")
+    ended = cli(*given, "--device", "h100")
+    assert (ended.code, "nothing was measured" in ended.out) == (0, True), ended.err
+    run = ("-e", "vllm", "-c", "vllm.toml", "--model", "sheet.json", "--kv-blocks", "4000", "--concurrency", "8")
+    assert "by data sheets of h100" in cli("simulate", *run).out
+    slow, quick = (found := simulated(cli, *run))["ends"]
+    assert slow < found["loads"][0]["value"] < quick
+    for more, told in (
+        ((), "--device: one of A100"),
+        (("--device", "H800"), "no sheet of the device 'H800'"),
+        (("--device", "H100", "-i", "steps.parquet"), "learns from nothing that was measured"),
+    ):
+        ended = cli(*given, *more)
+        assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert "-i: name what was measured" in cli("train", "-t", "vllm", "-o", "x.json").err
+
+
 CALIBRATE = (
     "calibrate",
     "steps.json",

@@ -16,6 +16,7 @@ from swarmtune.files import expanded
 
 if TYPE_CHECKING:
     from swarmtune.apps.cli.simulate_view import Prediction
+    from swarmtune.tuner.simulation.predict import Service
 
 AMPLE_BLOCKS = 2**20  # as engines say it where they know nothing
 ROUTERS = ("round-robin", "least-loaded", "prefix")
@@ -118,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
         loads = predictor.loads(setting)
     taken_s = time.perf_counter() - began
     prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, rates=rates)
+    if model is not None and model.is_rough:
+        prediction = replace(prediction, ends=_ends(prediction, service))
     prediction = replace(prediction, notes=tuple(_notes(prediction, args)))
     if args.steps or args.plot:
         from swarmtune.report.steps import draw_steps, write_steps
@@ -171,6 +174,20 @@ def _value(text: str) -> bool | int | float | str:
     except (ValueError, RecursionError):
         return text
     return read if isinstance(read, bool | int | float | str) else text
+
+
+def _ends(prediction: Prediction, service: Service) -> tuple[float | None, ...]:
+    """The objective at the same load, if all steps took as long as a rough model may be off, and as short."""
+    from swarmtune.simulator.latency.analytical import FACTOR
+    from swarmtune.simulator.latency.model import GROUPS
+    from swarmtune.tuner.simulation.predict import Predictor
+
+    model, load = prediction.model, prediction.best.workload.load
+    if model is None:
+        return ()
+    costs = (model.scaled(dict.fromkeys(GROUPS, by)).tables() for by in (FACTOR, 1 / FACTOR))
+    predictors = (Predictor(prediction.plan, replace(service, cost=cost, rows=False)) for cost in costs)
+    return tuple(one.at(prediction.setting, load).score.value for one in predictors)
 
 
 def _notes(prediction: Prediction, args: argparse.Namespace) -> list[str]:

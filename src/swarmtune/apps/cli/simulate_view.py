@@ -27,7 +27,8 @@ RANKED = 8  # settings of a search that are shown
 @dataclass(frozen=True)
 class Prediction:
     """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds.
-    ``rates``: the highest within the SLOs, requests per second, for each seed.
+    ``rates``: the highest within the SLOs, requests per second, for each seed. ``ends``: the objective at the same load, if
+    every step took twice as long, and half, where the model is a rough one.
     """
 
     plan: Plan
@@ -38,6 +39,7 @@ class Prediction:
     tried: Sequence[Tried]
     taken_s: float
     rates: tuple[float, ...] = ()
+    ends: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -71,6 +73,7 @@ def document(prediction: Prediction) -> dict[str, Any]:
             {"setting": dict(t.setting.values), "origin": t.setting.origin, **_outcome(t.load)}
             for t in prediction.tried
         ],
+        "ends": list(prediction.ends) or None,
         "capacity": list(prediction.rates) or None,
         "notes": list(prediction.notes),
         "simulated_s": prediction.simulated_s,
@@ -85,7 +88,7 @@ def _outcome(load: PredictedLoad) -> dict[str, Any]:
 def show(prediction: Prediction) -> None:
     """The prediction for people, on stdout."""
     console, plan, chosen, model = console_of(), prediction.plan, prediction.best, prediction.model
-    source = "as the engine declares its steps" if model is None else f"by a model trained on {_trained(model)}"
+    source = "as the engine declares its steps" if model is None else f"by {_trained(model)}"
     console.print(Text.assemble(("Predicted, nothing measured: ", "bold"), f"{plan.engine.name}, {source}\n"))
     if prediction.tried:
         console.print(_ranking(prediction))
@@ -105,6 +108,10 @@ def show(prediction: Prediction) -> None:
         )
     console.print(table)
     console.print()
+    if prediction.ends:
+        slow, quick = map(number, prediction.ends)
+        text = f"nothing was measured: steps of twice the time would give {slow}, of half the time {quick}\n"
+        console.print(Text(text, style="bold"))
     if prediction.rates:
         low, high = min(prediction.rates), max(prediction.rates)
         text = (
@@ -122,8 +129,10 @@ def show(prediction: Prediction) -> None:
 def _trained(model: LatencyModel) -> str:
     """What the model was trained on."""
     identity = model.identity
+    if model.is_rough:
+        return f"data sheets of {identity.device}"
     known = [identity.model, identity.device, identity.engine]
-    steps = f"{identity.rows or len(model.sample):,} steps"
+    steps = f"a model trained on {identity.rows or len(model.sample):,} steps"
     return f"{steps} of {', '.join(filter(None, known))}" if any(known) else steps
 
 

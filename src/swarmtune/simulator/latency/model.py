@@ -137,6 +137,11 @@ class LatencyModel:
                 "The domain of the model is wrong: a smallest and a largest value of each feature."
             )
 
+    @property
+    def is_rough(self) -> bool:
+        """Is it one of data sheets, of which nothing was measured?"""
+        return not len(self.sample)
+
     def tables(self, *, mean: bool = True) -> CostTables:
         """What a simulator looks up: the mean time of a step, or the typical one."""
         return self.mean if mean else self.typical

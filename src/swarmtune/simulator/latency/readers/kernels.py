@@ -78,14 +78,20 @@ def _config(path: Path | None, folder: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{folder}: kernel times are those of one layer; name the model's config.json (--model-config)."
         )
+    found = model_config(path)
+    inner = found.get("text_config", found)
+    return inner if isinstance(inner, dict) else {}
+
+
+def model_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model. ConfigurationError if it is none."""
     try:
         found = msgspec.json.decode(text_of(path, MOST_CONFIG_BYTES))
     except OSError as error:
         raise ConfigPathError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ConfigurationError(f"{path} is no config.json of a model.") from error
-    inner = found.get("text_config", found) if isinstance(found, dict) else {}
-    return inner if isinstance(inner, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _table(path: Path, names: tuple[str, ...]) -> Floats:
