@@ -117,6 +117,79 @@ def test_a_search_in_virtual_time(cli: Cli) -> None:
     assert "(baseline)" in ended.out
 
 
+FIELDS = """
+[[vllm.target_field]]
+name = "max_num_seqs"
+config_position = "--max-num-seqs"
+min = 4
+max = 64
+value = 32
+[[vllm.target_field]]
+name = "kv_cache_dtype"
+config_position = "--kv-cache-dtype"
+dtype = "enum"
+dtype_param = ["auto", "fp8"]
+value = "auto"
+[[vllm.target_field]]
+name = "VLLM_CPU_OMP_THREADS_BIND"
+dtype = "enum"
+dtype_param = ["0-3", "0-7"]
+value = "0-3"
+"""
+UNMODELLED = """
+[[vllm.target_field]]
+name = "seed"
+config_position = "--seed"
+min = 0
+max = 8
+value = 4
+"""
+FIELDS_RUN = ("-e", "vllm", "-c", "fields.toml", "--model", "steps.json", "--concurrency", "8", "--kv-blocks", "2000")
+
+
+def fields_toml(clean: Path, fields: str) -> None:
+    (clean / "fields.toml").write_text(VLLM.replace("--max-num-seqs 32 ", "") + fields)
+
+
+def test_each_field_is_told_to_move_the_prediction_or_not(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    fields_toml(clean, FIELDS + UNMODELLED)
+    found = simulated(cli, *FIELDS_RUN, "--evaluations", "12")
+    assert found["fields"] == {
+        "max_num_seqs": "moves the prediction",
+        "kv_cache_dtype": "needs a model for each value",
+        "VLLM_CPU_OMP_THREADS_BIND": "needs a model for each value",
+        "seed": "not modelled",
+    }
+    assert len({one["setting"]["max_num_seqs"] for one in found["tried"]}) > 5
+    for one in found["tried"]:
+        assert {**one["setting"], "max_num_seqs": 0} == {**found["setting"], "max_num_seqs": 0}
+    told = cli("simulate", *FIELDS_RUN).out
+    assert "needs a model for each value: kv_cache_dtype, VLLM_CPU_OMP_THREADS_BIND" in told
+    assert "not modelled: seed" in told
+
+
+def test_a_search_of_fields_that_move_nothing_is_refused(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    fields_toml(clean, UNMODELLED)
+    ended = cli("simulate", *FIELDS_RUN, "--evaluations", "5")
+    assert ended.code == 2
+    assert "seed: no field that is searched moves a prediction" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_where_a_field_moves_the_prediction_its_direction_is_right(cli: Cli) -> None:
+    """More memory, tokens and sequences answer no fewer requests of many users."""
+    given = ("-e", "simulated", "--concurrency", "64")
+    told = simulated(cli, *given)["fields"]
+    for name, low, high in (
+        ("max_num_seqs", 2, 64),
+        ("max_num_batched_tokens", 64, 2048),
+        ("kv_cache_tokens", 1024, 65536),
+    ):
+        assert told[name] == "moves the prediction"
+        few, many = (simulated(cli, *given, "--set", f"{name}={value}")["loads"][0] for value in (low, high))
+        assert many["value"] > few["value"], name
+
+
 def test_the_highest_rate_within_the_slos(cli: Cli) -> None:
     (Path("short.toml")).write_text("[loadgen]\nbenchmark_duration = 8\nisl = 256\n")
     given = ("-e", "simulated", "-c", "short.toml", "--find-capacity")

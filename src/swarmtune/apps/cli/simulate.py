@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.settings import read_settings
     from swarmtune.simulator.latency.file import load
     from swarmtune.tuner.simulation.capacity import capacity
+    from swarmtune.tuner.simulation.fields import effects, narrowed
     from swarmtune.tuner.simulation.predict import Predictor, Service, best
     from swarmtune.tuner.simulation.search import Tried, searched
     from swarmtune.tuner.simulation.virtual_load import FrontEnd
@@ -100,8 +101,9 @@ def run(args: argparse.Namespace) -> int:
     cost = None if model is None else model.tables()
     service = Service(cost, front, args.replicas, args.router, args.kv_blocks, bool(args.steps or args.plot))
     predictor, began, tried = Predictor(plan, service), time.perf_counter(), list[Tried]()
+    fields = effects(plan, service)
     if args.evaluations:
-        wanted = replace(plan, evaluations=args.evaluations)
+        wanted = narrowed(replace(plan, evaluations=args.evaluations), fields)
         with shown_progress() as advance:
             tried = searched(
                 wanted,
@@ -118,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         loads = predictor.loads(setting)
     taken_s = time.perf_counter() - began
-    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, rates=rates)
+    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, fields, rates)
     if model is not None and model.is_rough:
         prediction = replace(prediction, ends=_ends(prediction, service))
     prediction = replace(prediction, notes=tuple(_notes(prediction, args)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.file import fingerprint
 from swarmtune.simulator.latency.model import LatencyModel
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.simulation.fields import Effect
 from swarmtune.tuner.simulation.predict import PredictedLoad
 from swarmtune.tuner.simulation.search import Tried
 
@@ -27,6 +28,7 @@ RANKED = 8  # settings of a search that are shown
 @dataclass(frozen=True)
 class Prediction:
     """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds.
+    ``fields``: those that are searched; in simulation only those are that move the prediction.
     ``rates``: the highest within the SLOs, requests per second, for each seed. ``ends``: the objective at the same load, if
     every step took twice as long, and half, where the model is a rough one.
     """
@@ -38,6 +40,7 @@ class Prediction:
     model: LatencyModel | None
     tried: Sequence[Tried]
     taken_s: float
+    fields: Mapping[str, Effect]
     rates: tuple[float, ...] = ()
     ends: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
@@ -56,6 +59,7 @@ def document(prediction: Prediction) -> dict[str, Any]:
         "measured": False,
         "engine": plan.engine.name,
         "setting": dict(prediction.setting.values),
+        "fields": {name: str(effect) for name, effect in prediction.fields.items()},
         "model": None if prediction.model is None else fingerprint(prediction.model),
         "loads": [
             {
@@ -120,6 +124,9 @@ def show(prediction: Prediction) -> None:
         console.print(Text(text, style="bold"))
     facts = RunFacts(plan.engine.model, "", chosen.options, verdict="predicted")
     console.print(report(chosen.results, facts, console.width))
+    for effect in Effect:
+        if names := [name for name, what in prediction.fields.items() if what is effect]:
+            console.print(Text.assemble((f"{effect}: ", "bold"), ", ".join(names)), soft_wrap=True)
     for note in prediction.notes:
         console.print(Text(f"note: {note}"))
     text = f"\n{prediction.simulated_s:,.0f} s of load in {prediction.taken_s:.2f} s"
