@@ -15,8 +15,8 @@ from optuna.trial import create_trial
 from sqlalchemy import Connection, insert, select, update
 
 from swarmtune.clock import Clock
-from swarmtune.database.address import connect_arguments, database_url
-from swarmtune.database.connection import open_database
+from swarmtune.database.address import database_url
+from swarmtune.database.connection import connect_arguments, open_database
 from swarmtune.errors import ConfigurationError
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, to_plain
 from swarmtune.redaction import ours
