@@ -112,7 +112,8 @@ class StudyReader:
         """Our trials as Optuna stores them, and every number that is taken."""
         of_trials = select(attempts.c.trial_number).where(attempts.c.study == study, attempts.c.kind == "trial")
         with snapshot(self.database) as db:
-            trials = optuna_trials(db, study, set(db.execute(of_trials.distinct()).scalars()))
+            numbers = {number for number in db.execute(of_trials.distinct()).scalars() if isinstance(number, int)}
+            trials = optuna_trials(db, study, numbers)
         self._note(*trials.notes)
         return trials
 
@@ -238,6 +239,6 @@ def lost_tokens(place: str, study: str, now: float) -> list[str]:
     return usable(found)
 
 
-def usable(tokens: Iterable[str]) -> list[str]:
+def usable(tokens: Iterable[object]) -> list[str]:
     """Those that can be tokens of ours."""
-    return [token for token in tokens if TOKEN.fullmatch(token)]
+    return [token for token in tokens if isinstance(token, str) and TOKEN.fullmatch(token)]

@@ -90,7 +90,10 @@ def _warm_start(plan: Plan, writer: StudyWriter, clock: Clock, listen: Callable[
     """What the study learned from earlier ones: read from the study, or, for a new study, gathered and recorded in it."""
     recorded = writer.recorded(WARM_START)
     if recorded:
-        warm = WarmStart.from_json(recorded[0])
+        try:
+            warm = WarmStart.from_json(recorded[0])
+        except (ValueError, LookupError):
+            warm = WarmStart(notices=("What the study learned from earlier ones is damaged and left out.",))
     elif plan.warm_start and not writer.trials():
         warm = gather(plan, writer.head.fingerprint, writer.head.name, clock.wall())
         writer.append(Event(WARM_START, clock.wall(), warm.to_json()))
