@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -67,9 +68,12 @@ def connect_arguments(url: str) -> dict[str, Any]:
 
 
 def open_database(url: str, metadata: MetaData) -> Engine:
-    """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode."""
+    """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode, in a file that only this
+    user may read; one that is there keeps its mode.
+    """
     engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
     if url.startswith("sqlite"):
+        _make_private(engine.url.database or ":memory:")
 
         @event.listens_for(engine, "connect")
         def set_wal(connection, _record):  # type: ignore[no-untyped-def]
@@ -78,6 +82,18 @@ def open_database(url: str, metadata: MetaData) -> Engine:
 
     metadata.create_all(engine)
     return engine
+
+
+def _make_private(path: str) -> None:
+    """Make the empty file of a new database; its log and index get the same mode. SQLite says what is wrong."""
+    if path.startswith((":memory:", "file:")):
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
