@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Float, MetaData, String, Table, insert
+from sqlalchemy import Column, Float, MetaData, String, Table, insert, select
 from sqlalchemy.exc import OperationalError
 
 from swarmtune.clock import VirtualClock
@@ -152,7 +152,16 @@ def test_a_lease_is_taken_over_when_it_has_run_out(tmp_path: Path) -> None:
     assert first.acquire() is None, "again is no harm"
     assert second.acquire() == first.identity
     clock._now += 31
-    assert second.acquire() is None
+    assert second.acquire() == first.identity, "clocks differ: it takes a second look"
+    with database.connect() as db:
+        seen = tuple(db.execute(select(table.c.owner, table.c.owner_expires_at)).one())
+    with database.begin() as db:
+        assert first.renew(db)
+    clock._now += 31
+    assert second.acquire(seen) == first.identity, "it was renewed between the looks"
+    with database.connect() as db:
+        seen = tuple(db.execute(select(table.c.owner, table.c.owner_expires_at)).one())
+    assert second.acquire(seen) is None
     with database.begin() as db:
         assert not first.renew(db)
         assert second.renew(db)

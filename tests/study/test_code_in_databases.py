@@ -74,7 +74,7 @@ def test_what_does_no_harm_stays(tmp_path: Path, what: str) -> None:
     path = changed(tmp_path, RIGHT[what])
     head = latest_study(str(path))
     assert head is not None
-    study = StudyWriter(str(path), StudyHead(NAME, {}, head.fingerprint), Space(MIXED, RULES), "maximize", RealClock())
+    study = StudyWriter(str(path), head, Space(MIXED, RULES), "maximize", RealClock())
     assert len(study.trials()) == 4
     study.dispose()
 
@@ -85,7 +85,7 @@ def test_a_value_is_bounded(tmp_path: Path) -> None:
     path = changed(tmp_path, script)
     head = latest_study(str(path))
     assert head is not None
-    study = StudyWriter(str(path), StudyHead(NAME, {}, head.fingerprint), Space(MIXED, RULES), "maximize", RealClock())
+    study = StudyWriter(str(path), head, Space(MIXED, RULES), "maximize", RealClock())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     study.append(Event("short", 1.0))
     with pytest.raises(StoreError, match="too big"):

@@ -59,8 +59,9 @@ class StudyWriter(Store):
     """
 
     def __init__(self, url: str, head: StudyHead, space: Space, direction: str, clock: Clock) -> None:
-        """Open or create the study and take it over. StudyBusyError if another live tuner owns it, StoreError,
-        ConfigurationError; then the database is closed. After a StoreError the lease may last until it expires.
+        """Open or create the study and take it over. StudyBusyError if another live tuner owns it, or one that is not what
+        ``head`` was when ``look_twice`` looked; StoreError, ConfigurationError; then the database is closed. After a
+        StoreError the lease may last until it expires.
         """
         self.url = database_url(url)
         self.head = head
@@ -202,7 +203,7 @@ class StudyWriter(Store):
     def _take_over(self) -> None:
         fingerprint = self._create_study()
         self.ownership = Ownership(self._database, self.head.name, self._clock)
-        self.ownership.acquire()
+        self.ownership.acquire((self.head.owner, self.head.owner_expires_at))
         with self._writing() as db:
             db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=fingerprint))
         self._study_id = self._optuna_study()

@@ -45,7 +45,7 @@ async def session(
 ) -> AsyncIterator[Session]:
     """Take over a study, clean up after a tuner that died, and release study, groups and database at the end."""
     head = place.head or StudyHead(place.name, request, {})
-    head = StudyHead(head.name, head.request, {**plan.fingerprint(), **circumstances(plan)})
+    head = replace(head, fingerprint={**plan.fingerprint(), **circumstances(plan)})
     writer = StudyWriter(place.url, head, plan.space, plan.objective.direction, clock)
     try:
         await sweep_leftovers(writer.swept_tokens)
