@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +78,74 @@ def test_whatever_is_learnt_is_not_shown(secret: str) -> None:
     known.learn(secret)
     if secret.strip() in known.known:
         assert secret.strip() not in known.hide(f"before {secret} after, {secret!r}").replace(HIDDEN, "\0")
+
+
+@pytest.mark.parametrize(
+    "key", ["hf_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789", "plAnted-1~>?x", "pl\u00e4nted", "RuntimeError"]
+)
+@pytest.mark.parametrize("around", ["{}", "u:{}", ":{}", "xy{}", "{}\n", '{{"a": "{}"}}', "before {} after it"])
+def test_a_key_is_hidden_in_base64_whatever_is_encoded_with_it(key: str, around: str) -> None:
+    known = Redactor()
+    known.learn(key)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        shown = known.hide(f"x {encode(around.format(key).encode()).decode()} y")
+        assert HIDDEN in shown
+        for word in re.split(r"[^\w+/-]+", shown):  # what is left holds no three letters of it
+            for start in range(4):
+                rest = word[start:]
+                left = base64.urlsafe_b64decode(rest.replace("+", "-").replace("/", "_") + "A" * (-len(rest) % 4))
+                assert not any(key.encode()[at : at + 3] in left for at in range(len(key) - 2))
+
+
+KEY = "Zk3vQ9xLp7RtY2mWc8BnHd5s"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {
+            "AZURE_STORAGE_CONNECTION_STRING": f"DefaultEndpointsProtocol=https;AccountName=x;AccountKey={KEY}==;Suffix=y"
+        },
+        {"BUS": f"Endpoint=sb://h/;SharedAccessKeyName=Root;SharedAccessKey={KEY}="},
+        {"GH_PAT": KEY},
+        {"JWT": KEY},
+        {"CI_WEBHOOK": f"https://hooks.slack.com/services/T0/B0/{KEY}"},
+        {"NOTIFY": f"https://hooks.slack.com/services/T0/B0/{KEY}"},
+        {"HDR": f"X-Api-Key: {KEY}"},
+        {"command": {"env": {"WIBBLE": KEY}}},
+        ["--cookie", f"sid={KEY}"],
+        [f"--cookie=a=b; sid={KEY}"],
+        ["--pat", KEY],
+        [f"--jwt={KEY}"],
+        ["--bearer", KEY],
+    ],
+)
+def test_keys_are_known_by_more_names_and_places(data: object) -> None:
+    known = Redactor()
+    known.learn_in(data)
+    assert known.hide(f"x {KEY} y") in (f"x {HIDDEN} y", f"x {HIDDEN}")
+
+
+def test_what_only_resembles_such_a_key_stays() -> None:
+    known = Redactor()
+    known.learn_in({
+        "JWT_ALGORITHM": "HS256", "PAT_LIMIT": "x1y2z3", "WEBHOOK_HOST": "host-1.example", "PYTHONPATH": "lib1:lib2",
+        "NOTE": "Prompt: what is 17x19", "PATTERN": "ab12cd",
+        "env": {"MODEL": "Qwen/Qwen2.5-7B-Instruct-AWQ", "NCCL_SOCKET_IFNAME": "eth0,eth1", "REVISION": "0e9e39f249a16976"},
+    })  # fmt: skip
+    known.learn_in(["--pattern", "ab12cd", "--webhook-timeout", "12s5", "--seed=x17y19"])
+    text = (
+        "HS256 x1y2z3 host-1.example lib1:lib2 17x19 ab12cd Qwen/Qwen2.5-7B-Instruct-AWQ eth0,eth1 12s5 "
+        "0e9e39f249a16976 x17y19 https://hooks.slack.com/docs the account key= is wanted"
+    )
+    assert known.hide(text) == text
+
+
+def test_base64_of_anything_else_stays() -> None:
+    known = Redactor()
+    known.learn("plAnted-key-1", "short")
+    text = base64.b64encode(b"planted-key-1 and words of any kind, RuntimeError").decode()
+    assert known.hide(f"{text} cnQ cnRtZW50 assorted") == f"{text} cnQ cnRtZW50 assorted"
 
 
 def test_long_texts_take_little_time() -> None:

@@ -17,15 +17,44 @@ from swarmtune.errors import ConfigPathError
 # In UTF-8: what shows nothing and may steer a terminal (C1) or turn words around. Source: Unicode 4.6, UAX 9.
 _UNSHOWN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf")
 PIPE_S = 10.0
+MOST_LINKS = 40  # on the way to a file, as Linux has it
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def refuse_planted(path: Path, *, folder: bool = False) -> None:
+    """PermissionError if a link of another user (but root) leads to this path. With ``folder``, if the path is a folder of
+    such a user that everybody could have made or can write, too.
+    """
+    trusted = {0, os.geteuid()}
+    at, left, links = Path("/"), list(reversed(path.absolute().parts)), 0
+    facts = at.lstat()
+    while left:
+        part = left.pop()
+        at = Path(part) if part.startswith("/") else at.parent if part == ".." else at / part
+        try:
+            facts = at.lstat()
+        except OSError:
+            return  # what is not there is not planted, and nothing is written where we may not look
+        if stat.S_ISLNK(facts.st_mode) and links < MOST_LINKS:
+            if facts.st_uid not in trusted:
+                raise PermissionError(
+                    errno.EPERM, f"{at} is a link made by another user (uid {facts.st_uid})", str(path)
+                )
+            links += 1
+            left += reversed(Path(os.readlink(at)).parts)  # noqa: PTH115
+            at = at.parent
+            facts = at.lstat()
+    if folder and facts.st_uid not in trusted and (facts.st_mode | at.parent.lstat().st_mode) & stat.S_IWOTH:
+        raise PermissionError(errno.EPERM, f"{at} is a folder of another user (uid {facts.st_uid})", str(path))
 
 
 def create(path: Path) -> int:
     """The descriptor of a new empty file, which only this user may read. What had its name is removed, and no link followed;
     a device is opened as it is.
 
-    OSError; FileExistsError: another made a file of this name at this moment.
+    OSError; FileExistsError: another made a file of this name at this moment; PermissionError: see ``refuse_planted``.
     """
+    refuse_planted(path.parent)
     with contextlib.suppress(FileNotFoundError):
         if stat.S_ISCHR(path.lstat().st_mode):
             return os.open(path, FLAGS)
@@ -67,6 +96,7 @@ def created(path: Path, mode: str = "wb") -> IO[Any]:
 
 def appended(path: Path) -> IO[str]:
     """A text file of ours, to write on at its end; what is no regular file of ours, as a planted link, is removed first."""
+    refuse_planted(path.parent)
     with contextlib.suppress(FileNotFoundError):
         facts = path.lstat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_nlink > 1:

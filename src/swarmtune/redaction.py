@@ -2,7 +2,7 @@
 
 A value is a secret by its name (HF_TOKEN, ``--api-key``), by its place (``user:password@`` and ``?token=`` of a URL, the
 header Authorization), or by its form (``sk-...``, ``hf_...``, a JWT, a private key). Once learnt it is hidden in every text,
-whatever stands around it, also percent-encoded, escaped in JSON, or as the base64 of HTTP's Basic scheme.
+whatever stands around it, also percent-encoded, escaped in JSON, or in base64, alone or within other words.
 """
 
 from __future__ import annotations
@@ -24,10 +24,16 @@ LEAST, SURE = 4, 8  # letters of a secret; shorter ones than SURE are hidden onl
 # A value of so many letters, with a part between punctuation of so many, of so many bits each, is no word.
 OPAQUE_LETTERS, OPAQUE_PART, OPAQUE_BITS = 20, 16, 3.5
 MOST_KNOWN = 2000
-NAMES = r"(?i)secret|passw(or)?d|passphrase|credential|(^|_)(key|pwd|token)(_|$)|apikey|token$|(^|[^a-z]|ssh)pass$"
+NAMES = (
+    r"(?i)secret|passw(or)?d|passphrase|credential|(^|_)(key|pwd|token)(_|$)|apikey|token$|(^|[^a-z]|ssh)pass$"
+    r"|(^|_)(pat|jwt|bearer)$"
+)
 """What the supervisor looks for in the environment of its node, which knows none of our code."""
 _SECRET_WORDS = frozenset({"key", "pwd", "token"})
-_SECRET = re.compile(r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$|(^|[^a-z])(pat|jwt|bearer)$",
+    re.IGNORECASE,
+)
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
 _COUNT_WORDS = frozenset(
     (
@@ -58,6 +64,7 @@ _ORDINARY = re.compile(
     re.IGNORECASE,
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
+COOKIES = ("--cookie", "--cookies")
 _FIGURE = re.compile(r"[0-9]{1,7}|(?=.{1,12}\Z)[-+]?[0-9]*[.,:][0-9.,:]*(?:e[-+]?[0-9]+)?[a-z%]{0,2}", re.IGNORECASE)
 _COMMAND = re.compile(r"(^|\s)--?[a-z]")
 _OWN_NAME = re.compile("[a-z_]{0,40}")
@@ -68,6 +75,7 @@ _FORM = (
     r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abeprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}"
     r"|\bnpm_[A-Za-z0-9]{30,}|\bdop_v1_[0-9a-f]{40,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
+    r"|\bhttps://(?:hooks\.slack\.com|discord(?:app)?\.com/api/webhooks|[\w.-]{1,80}\.webhook\.office\.com)/[\w/@.-]{16,}"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]{0,20000}?(?:-----END [A-Z ]+-----|\Z)"
 )
 _NAMED = r"(?:api_?key|access_?key|passw(?:or)?d|passphrase|client_?secret|secret_?key|(?:access|auth|hf|api)_?token)"
@@ -76,7 +84,7 @@ _PLACES = re.compile(
     r"|(?P<name>[?&][^=&\s]{0,80}(?:key|token|secret|sig|password|code|auth)[^=&\s]{0,80}=)(?P<field>[^&\s,#\"'<>]+)"
     r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
     r"|(?P<bearer>\bbearer\s{1,4})(?P<borne>[\w.~+/=-]{8,})|(?P<login>\blogin\s+\S{1,80}\s+password\s+)(?P<net>\S{4,})"
-    r"|(?P<part>[;?&\s](?:password|pwd)=)(?P<parted>[^;&\s\"']{4,})"
+    r"|(?P<part>(?:[;?&\s](?:password|pwd)|\b(?:account|shared_?access)_?key)=)(?P<parted>[^;&\s\"']{4,})"
     r"|(?P<pair>(?<![\w:])[A-Za-z_][\w.-]{0,60}:)(?P<paired>(?!//)[^\s/@:]{4,80})(?=@(?!sha\d{3}:)[A-Za-z0-9\[])"
     rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
     rf"|(?P<form>{_FORM})",
@@ -103,12 +111,13 @@ class Redactor:
 
     def __init__(self) -> None:
         self._known: set[str] = set()
+        self._coded: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
 
     @property
     def known(self) -> frozenset[str]:
         """Every form of every secret."""
-        return frozenset(self._known)
+        return frozenset(self._known | self._coded)
 
     def learn(self, *values: str) -> None:
         """Hide these from now on. Values that could be ordinary words or numbers are not learnt."""
@@ -117,8 +126,16 @@ class Redactor:
             for line in lines if len(lines) > 1 else (value.strip(),):
                 if _is_telling(line) and len(self._known) < MOST_KNOWN:
                     escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
-                    coded = (quote(line, safe=""), quote(line), quote_plus(line), unquote(line), *escaped)
+                    coded = (
+                        line.rstrip("="),
+                        quote(line, safe=""),
+                        quote(line),
+                        quote_plus(line),
+                        unquote(line),
+                        *escaped,
+                    )
                     self._known.update({line, *filter(_is_telling, coded)})
+                    self._coded.update(_in_base64(line))
                     self._pattern = None
 
     def learn_in(self, data: Any, name: str = "") -> None:
@@ -126,12 +143,17 @@ class Redactor:
         if isinstance(data, Mapping):
             for key, value in data.items():
                 self.learn_in(value, str(key))
+                if name == "env" and isinstance(value, str) and _is_opaque(value):
+                    self.learn(value)
         elif isinstance(data, (list, tuple)):
             self._learn_words(data, name)
         elif isinstance(data, str):
             if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
                 self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
-            self.learn(*_placed(data))
+            self.learn(*_placed(data), *_parts_of_hook(name, data))
+            header, colon, rest = data.partition(": ")
+            if colon and re.fullmatch(r"[\w-]{1,80}", header) and looks_secret(header):
+                self.learn_header(header, rest)
             if _COMMAND.search(data) and len(words := data.split()) > 1:  # a command line, where a list is wanted
                 self._learn_words(words, "")
 
@@ -143,7 +165,8 @@ class Redactor:
     def learn_header(self, name: str, value: str) -> None:
         """Learn the key in a header: each word of one that authenticates, and what is no word in any other."""
         self.learn(*_placed(value))
-        self.learn(*(w for w in value.split() if w.lower() not in _SCHEMES and (_HEADER.search(name) or _is_opaque(w))))
+        words = [w for w in value.split() if w.lower() not in _SCHEMES and (_HEADER.search(name) or _is_opaque(w))]
+        self.learn(*words, *(w.partition("=")[2].rstrip(";") for w in words))  # of a cookie
 
     def _learn_words(self, words: Iterable[Any], name: str) -> None:
         before = ""
@@ -154,7 +177,11 @@ class Redactor:
             flag, equals, value = word.partition("=")
             header, colon, rest = (value if equals and word.startswith("-") else word).partition(":")
             self.learn_in(word, name)
-            if equals and looks_secret(flag):
+            if flag in COOKIES and equals:
+                self.learn_header("Cookie", value)
+            elif before in COOKIES:
+                self.learn_header("Cookie", word)
+            elif equals and looks_secret(flag):
                 self.learn(value)
             elif before.startswith("-") and "=" not in before and not word.startswith("--") and looks_secret(before):
                 self.learn(word)
@@ -168,8 +195,9 @@ class Redactor:
         """The text with stars for each secret: known ones wherever they stand, others by their place or form."""
         if self._known:
             if self._pattern is None:
-                longest_first = sorted(self._known, key=len, reverse=True)
-                self._pattern = re.compile("|".join(map(_anywhere, longest_first)))
+                longest_first = sorted(self._known | self._coded, key=len, reverse=True)
+                forms = (re.escape(form) if form in self._coded else _anywhere(form) for form in longest_first)
+                self._pattern = re.compile("|".join(forms))
             text = self._pattern.sub(HIDDEN, text)
         return _PLACES.sub(_starred, text)
 
@@ -185,6 +213,15 @@ class Redactor:
         if isinstance(data, (list, tuple)):
             return [self.hide_in(item) for item in data]
         return data
+
+
+def _parts_of_hook(name: str, value: str) -> Iterator[str]:
+    """The address of a webhook, whose path is its key, by its name or its form; and what of it is as long as a key."""
+    if "://" in value and ("webhook" in words_of(name) or re.match(_FORM, value, re.IGNORECASE)):
+        yield value
+        yield from (
+            part for part in re.split(r"[/?&=]", value) if len(part) >= OPAQUE_PART and re.search("[0-9]", part)
+        )
 
 
 def _is_telling(value: str) -> bool:
@@ -212,6 +249,19 @@ def _is_opaque(value: str) -> bool:
         return False
     shares = [count / len(part) for count in Counter(part).values()]
     return -sum(share * math.log2(share) for share in shares) >= OPAQUE_BITS
+
+
+def _in_base64(secret: str) -> Iterator[str]:
+    """The base64 of a secret, and what of it is the same wherever it stands in what is encoded; in both alphabets."""
+    data = secret.encode(errors="surrogatepass")
+    forms = [base64.b64encode(data).decode()]
+    for before in range(3):  # bytes, of each three that become four letters
+        whole = base64.b64encode(bytes(before) + data).decode()
+        forms.append(whole[-(-8 * before // 6) : 8 * (before + len(data)) // 6])
+    for form in forms:
+        if len(form) >= SURE:
+            yield form
+            yield form.replace("+", "-").replace("/", "_")
 
 
 def _placed(text: str) -> Iterator[str]:

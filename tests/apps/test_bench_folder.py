@@ -74,6 +74,21 @@ def test_two_runs_at_a_time_have_two_folders(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]  # what was made here and stayed empty is gone
 
 
+def test_a_run_that_goes_on_is_never_overwritten(tmp_path: Path) -> None:
+    """Nor is the result of an earlier run in a folder with a number, which nobody has named."""
+    base = tmp_path / "out"
+    run(base)
+    earlier = run(base) / "results.json"
+    with closing(Place(base, overwrite=True)) as place:
+        (place.folder() / "results.json").write_text("running")
+        assert run(base, overwrite=True).name == "out-3"
+    assert (base / "results.json").read_text() == "running"
+    assert earlier.exists()
+    (base / MARK).write_text("1\n")  # of a run that was killed
+    assert run(base, overwrite=True) == base
+    assert not (base / MARK).exists()
+
+
 def test_the_current_folder_has_numbered_ones_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert [run(Path()), run(Path()), run(Path())] == [Path(), Path("run-2"), Path("run-3")]

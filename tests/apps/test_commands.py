@@ -241,6 +241,19 @@ def test_an_output_that_cannot_be_told_changes_no_code(clean: Path, redirection:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("redirection", [
+    ">/dev/full 2>/dev/full", ">/dev/full 2>&-", ">&- 2>/dev/full", ">&- 2>&-", ">&- 2>&- <&-", ">/dev/full 2>&1 <&-",
+])  # fmt: skip
+@pytest.mark.parametrize("json", ["", "--json --dry-run"])
+def test_an_output_that_cannot_be_written_nor_told(clean: Path, redirection: str, json: str) -> None:
+    for engine, code in (("nonsense", 2), ("simulated", 74)):
+        command = "optimizer" if json else "check"
+        shell = ["sh", "-c", f'"$0" {command} -e {engine} {json} {redirection}', SWARMTUNE]
+        done = subprocess.run(shell, cwd=clean, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_log_that_cannot_be_written_is_told_once_and_harms_nobody() -> None:
     stream = SideStream(Path("/dev/full").open("w", encoding="utf-8"))  # noqa: SIM115
     for _ in range(3):

@@ -13,10 +13,12 @@ from uuid import uuid4
 
 import pytest
 
+from swarmtune.devices.listeners import listening
 from swarmtune.devices.neighbours import IDLE, OTHER, NeighbourSource
-from swarmtune.devices.parties import Parties, Party, ServiceMark, listening_ports, stranger
+from swarmtune.devices.parties import Parties, Party, ServiceMark, listening_ports, stranger, successor
 from swarmtune.devices.processes import TICKS_PER_S, process, process_ids, since_boot
 from swarmtune.devices.readings import ReadError
+from swarmtune.fleet.service_run import free_port
 
 # A service: it listens, says where, and obeys. "child" starts a process, "orphan" one whose parent has ended.
 SERVICE = """
@@ -219,3 +221,53 @@ def test_the_mark_tells_whose_a_new_process_is(suffix: str, ours: bool) -> None:
         port = int(says(service))
         assert (stranger(port, token, 0) is None) is ours
         assert (stranger(port, token, since_boot()) is None) is ours  # ours, however old it looks
+
+
+# At each word it starts a server with an empty environment, or ends it.
+SERVES_AGAIN = """
+import os, subprocess, sys
+code = "import socket, sys; kept = socket.create_server(('127.0.0.1', int(sys.argv[1]))); sys.stdin.read()"
+for line in sys.stdin:
+    child = subprocess.Popen([sys.executable, "-c", code, sys.argv[1]], stdin=subprocess.PIPE, env={})
+    print(child.pid, flush=True)
+    sys.stdin.readline()
+    child.kill()
+    child.wait()
+    print("gone", flush=True)
+"""
+
+
+def listening_soon(port: int) -> dict[str, int]:
+    until = time.monotonic() + 20
+    while not (found := listening(port)) and time.monotonic() < until:
+        time.sleep(0.01)
+    return found
+
+
+def test_what_takes_the_port_of_a_ready_service_is_not_the_service() -> None:
+    """Its own server may come back; another program, or another user's, may not come in its place."""
+    token, port = uuid4().hex, free_port()
+    with started(SERVES_AGAIN, str(port), SWARMTUNE_TOKEN=token) as service, started(SERVES_AGAIN, str(port)) as other:
+        says(service, "serve")
+        before = listening_soon(port)
+        assert list(before.values()) == [os.getuid()]
+        assert successor(port, token, before) == ""
+        says(service, "end")
+        assert successor(port, token, before) == ""  # nobody has it
+        pid = says(other, "serve")
+        listening_soon(port)
+        assert successor(port, token, before).endswith(f"(pid {pid})")
+        says(other, "end")
+        says(service, "serve")
+        assert listening_soon(port).keys() != before.keys()
+        assert successor(port, token, before) == ""
+
+
+@pytest.mark.parametrize(("user", "told"), [(0, ""), (1, "a process of user {now}")])
+def test_a_holder_that_cannot_be_seen_is_known_by_its_user(
+    monkeypatch: pytest.MonkeyPatch, user: int, told: str
+) -> None:
+    with started(SERVICE) as other:
+        port = int(says(other))
+        monkeypatch.setattr("swarmtune.devices.listeners.held_by", lambda pid: set())
+        assert successor(port, "mark", {"1": os.getuid() + user}) == told.format(now=os.getuid())

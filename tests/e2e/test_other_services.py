@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from swarmtune.devices.listeners import listening
 from swarmtune.fleet.service_run import free_port
 from tests.e2e.conftest import TINY, Workplace
 
@@ -94,4 +95,41 @@ def test_a_service_that_takes_the_port_meanwhile_is_not_measured(workplace: Work
     words = " ".join(err.split())
     assert tuner.returncode == 1
     assert f"port {port} of this machine belongs to" in words
-    assert f"(pid {other.pid}), which is not the service that was started" in words
+    assert f"(pid {other.pid}), which is not the service that was started" in words, words
+
+
+# The engine of a user whose HTTP server dies while its wrapper lives on.
+DYING = """#!/bin/sh
+{python} -P -m swarmtune.simulator --host 127.0.0.1 --port {port} --model m &
+while ! [ -e {folder}/die ]; do sleep 0.05; done
+kill $!
+exec sleep 600
+"""
+
+
+def test_a_service_that_takes_the_port_in_the_middle_of_the_load_is_not_measured(workplace: Workplace) -> None:
+    port = free_port()
+    configure(workplace, DYING, port)
+    config = (workplace.folder / "config.toml").read_text().partition("[parallel]")[0]
+    for before, now in {
+        "request_count = 8": "benchmark_duration = 4",
+        "evaluations = 6": "evaluations = 1",
+        'model = "m"': f'model = "m"\nport = {port}',
+    }.items():
+        config = config.replace(before, now)
+    workplace.config(config)
+    with workplace.start() as tuner:
+        while not list(workplace.folder.glob("swarmtune-studies/*/attempts/*/load-0/*")):
+            assert tuner.poll() is None
+            time.sleep(0.05)
+        time.sleep(1)
+        (workplace.folder / "die").touch()
+        while listening(port):
+            time.sleep(0.01)
+        arguments = ["-P", "-m", "swarmtune.simulator", "--host", "127.0.0.1", "--port", str(port), "--model", "m"]
+        with subprocess.Popen([sys.executable, *arguments]) as other:
+            _, err = tuner.communicate(timeout=120)
+            other.terminate()
+    words = " ".join(err.split())
+    assert tuner.returncode == 1
+    assert f"(pid {other.pid}), which is not the service that was started" in words, words

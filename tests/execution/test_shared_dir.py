@@ -186,6 +186,32 @@ async def test_a_folder_that_others_can_write_is_refused(tmp_path: Path, mode: i
         await SharedDirectoryExecutor(folder, RealClock(), lock_s=0.2).start(Command(("true",)))
 
 
+@needs_root
+@pytest.mark.parametrize(("owner", "mode", "told"), [
+    (NOBODY, 0o755, "belongs to the user nobody"), (NOBODY, 0o1777, "belongs to the user nobody"),
+    (0, 0o777, "can be written by everybody"), (0, 0o1777, ""), (0, 0o2775, ""), (0, 0o755, ""),
+])  # fmt: skip
+@pytest.mark.parametrize("place", ["shared", "shared/deep"])
+async def test_a_folder_that_others_can_replace_is_refused(
+    tmp_path: Path, owner: int, mode: int, told: str, place: str
+) -> None:
+    folder = tmp_path / place / "n1"
+    folder.mkdir(parents=True, mode=0o700)
+    os.chown(tmp_path / "shared", owner, owner)
+    (tmp_path / "shared").chmod(mode)
+    (tmp_path / "link").symlink_to(tmp_path / place)
+    work = asyncio.create_task(NodeAgent(tmp_path / "link" / "n1", tmp_path / "node", RealClock()).run())
+    if told:
+        with pytest.raises(ConfigurationError, match=f"{tmp_path}/shared {told}"):
+            await work
+    else:
+        executor = SharedDirectoryExecutor(folder, RealClock())
+        await executor.start(Command(("true",)))
+        await executor.close()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+
 async def test_nothing_is_obeyed_once_others_can_write_the_folder(
     agent: asyncio.Task[None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from swarmtune.database.address import SHOWN, database_url
 from swarmtune.errors import ConfigurationError, StoreError
+from swarmtune.files import refuse_planted
 
 SQLITE_TIMEOUT_S = 60.0
 MOST_COPIED_BYTES = 2**30
@@ -73,6 +74,7 @@ def open_database(url: str, metadata: MetaData) -> Engine:
     """
     engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
     if url.startswith("sqlite"):
+        refuse_planted(Path(make_url(url).database or ""))
         _make_private(engine.url.database or ":memory:")
 
         @event.listens_for(engine, "connect")
@@ -148,7 +150,7 @@ def _reason_only() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnicodeError):  # of a message of SQLite's that quotes the file
         return "the file is damaged"
-    lines = str(getattr(error, "orig", None) or error).splitlines()
+    lines = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).splitlines()
     return lines[0][:SHOWN] if lines else type(error).__name__
 
 

@@ -20,6 +20,7 @@ class Socket(NamedTuple):
     remote: str
     state: str
     inode: str
+    user: int
 
     @property
     def port(self) -> int:
@@ -37,7 +38,7 @@ def sockets() -> list[Socket]:
                 words = line.split()
                 if len(words) > 9 and words[3] in (LISTENING, ESTABLISHED):
                     local, remote = (word.removeprefix(MAPPED) for word in words[1:3])
-                    found.append(Socket(local, remote, words[3], words[9]))
+                    found.append(Socket(local, remote, words[3], words[9], int(words[7])))
     return found
 
 
@@ -63,6 +64,11 @@ def listeners(ports: Collection[int], among: Iterable[int]) -> dict[int, set[int
             for inode in held_by(pid) & inodes.keys():
                 found[inodes[inode]].add(pid)
     return found
+
+
+def listening(port: int) -> dict[str, int]:
+    """The inodes of the sockets that listen on this port, each with the number of the user who made it."""
+    return {one.inode: one.user for one in sockets() if one.state == LISTENING and one.port == port}
 
 
 def ports_of(members: Iterable[int]) -> set[int]:

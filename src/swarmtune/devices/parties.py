@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from swarmtune.devices.listeners import connects_elsewhere, listeners, ports_of
-from swarmtune.devices.processes import Process, environment, process, process_ids
+from swarmtune.devices.listeners import connects_elsewhere, listeners, listening, ports_of
+from swarmtune.devices.processes import Process, environment, process, process_ids, shown
 from swarmtune.devices.readings import ReadError
 
 MARK = "SWARMTUNE_TOKEN"  # in the environment of each process that SwarmTune starts (execution/supervisor.py)
@@ -139,12 +140,37 @@ def listening_ports(token: str) -> set[int]:
     """The ports of this machine on which the processes listen that carry this token, and those that they started; empty:
     none, or they run elsewhere.
     """
+    return ports_of(_members(token))
+
+
+def _members(token: str) -> Mapping[int, Process]:
+    """The processes of this machine that carry this token, and those that they started."""
     parties = Parties(ServiceMark((), token), os.getpid())
-    try:
+    with contextlib.suppress(ReadError):
         parties.find()
-    except ReadError:
-        return set()
-    return ports_of(parties.of(Party.SERVICE))
+    return parties.of(Party.SERVICE)
+
+
+def successor(port: int, token: str, before: Mapping[str, int]) -> str:
+    """What listens on this port of this machine in place of the service with this token: "NAME (pid N)" or "a process of
+    user N". Empty: nothing, or nothing that we can see to be another's.
+
+    ``before``: what ``listening`` found when the service was ready. As long as one of those sockets listens, nobody has
+    taken the port. A later one is the service's if a process of its holds it; one whose holder we may not see is another's
+    if its user had none before.
+    """
+    now = listening(port)
+    if not now or before.keys() & now.keys():
+        return ""
+    every = {one.pid: one for pid in process_ids() if (one := process(pid))}
+    holders = listeners((port,), every)[port]
+    if holders & _members(token).keys():
+        return ""
+    if holders:
+        one = every[min(holders)]
+        return f"{shown(one.name)} (pid {one.pid})"
+    users = set(now.values()) - set(before.values())
+    return f"a process of user {min(users)}" if users else ""
 
 
 def stranger(port: int, token: str, since: int) -> Process | None:

@@ -73,6 +73,20 @@ def distrust(path: Path) -> str:
     return f"{path} {reason}" if reason else ""
 
 
+def distrust_above(folder: Path) -> str:
+    """Why another user could put a folder in place of this one, and the way out; empty: nobody but root can."""
+    for above in folder.resolve().parents:
+        facts = above.stat()
+        if facts.st_uid not in (0, os.geteuid()):
+            reason = f"belongs to {_name(facts.st_uid)}"
+        elif facts.st_mode & stat.S_IWOTH and not facts.st_mode & stat.S_ISVTX:
+            reason = f"can be written by everybody (mode {stat.S_IMODE(facts.st_mode):o}; chmod o-w or +t)"
+        else:
+            continue
+        return f"{above} {reason}, who could put another folder in place of {folder}: use a folder of your own"
+    return ""
+
+
 def _distrust(facts: os.stat_result) -> str:
     user = os.geteuid()
     if facts.st_uid != user:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
@@ -33,13 +33,16 @@ class Stage(StrEnum):
 class Service:
     """A running service: its group, with the port on which it answers, and the handle of its processes.
 
-    ``token`` marks the processes: that of the job which started them. ``nodes``: where it runs.
+    ``token`` marks the processes: that of the job which started them, at ``since`` (since_boot()). ``nodes``: where it
+    runs. ``listening``: the sockets that were seen to take its connections; the job that checks it writes them down.
     """
 
     group: Group
     handle: Handle
     token: str = ""
     nodes: ServiceGroup | None = None
+    since: int = 0
+    listening: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def url(self) -> str:

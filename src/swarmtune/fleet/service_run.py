@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import aiohttp
 
 from swarmtune.clock import Clock, within
+from swarmtune.devices.processes import since_boot
 from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, SwarmTuneError
 from swarmtune.execution.executors.base import Handle, NotHeldError
 from swarmtune.execution.service_group import ServiceGroup, of_rank
@@ -161,6 +162,7 @@ class ServiceRun(Generic[R]):
         if await self._listening(group):
             raise CommunicationError(f"another service already answers at {group.url}, on the port of this one")
         report("starting", {})
+        since = since_boot()
         stage.reached = Stage.START
         marked = [_marked(command, job, rank) for rank, command in enumerate(commands)]
         try:
@@ -168,7 +170,7 @@ class ServiceRun(Generic[R]):
         except TimeoutError as error:
             text = f"the nodes of {self.name} did not start a command within {self._start_s:g} s"
             raise IPCTimeoutError(text) from error
-        self._running = _Running(job, commands, Service(group, handle, job.token, self.nodes))
+        self._running = _Running(job, commands, Service(group, handle, job.token, self.nodes, since))
         stage.reached = Stage.READY
         await self._until_ready(job, self._running.service)
         report("ready", {})

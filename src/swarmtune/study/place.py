@@ -16,7 +16,7 @@ from typing import Any
 
 from swarmtune.database.address import shown_url
 from swarmtune.errors import ConfigPathError, ConfigurationError, one_line
-from swarmtune.files import created
+from swarmtune.files import created, refuse_planted
 from swarmtune.study.reader import StudyHead, latest_study
 
 DATABASE = "study.db"
@@ -44,6 +44,7 @@ def new_place(output: Path, engine: str, study: str | None, now: float) -> Place
     name = f"{engine}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
     folder = output / name
     number = 1
+    _refuse_planted(output)
     try:
         output.mkdir(mode=0o700, parents=True, exist_ok=True)
         while True:
@@ -62,6 +63,7 @@ def new_place(output: Path, engine: str, study: str | None, now: float) -> Place
 
 def last_place(output: Path, study: str | None) -> Place:
     """The place of the newest study, to resume it. ConfigurationError if there is none."""
+    _refuse_planted(output)
     if study is not None:
         head = _named(latest_study(study))
         if head is None:
@@ -77,6 +79,13 @@ def last_place(output: Path, study: str | None) -> Place:
         if head := _named(latest_study(url)):  # else it was killed before it began
             return Place(head.name, database.parent, url, head, _is_ours(database.parent, head.request))
     raise ConfigurationError(f"No study to resume in {output}. Start one without -lb.")
+
+
+def _refuse_planted(output: Path) -> None:
+    try:
+        refuse_planted(output, folder=True)
+    except OSError as error:
+        raise ConfigPathError(f"{output}: cannot hold studies: {error.strerror}. Choose another folder.") from error
 
 
 def keep_request(place: Place, request: Mapping[str, Any]) -> None:

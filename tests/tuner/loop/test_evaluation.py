@@ -110,7 +110,6 @@ class Checked(Bed):
     def __init__(self, url: str) -> None:
         super().__init__()
         del self.job.ready
-        self.job._since = 0  # what answers is this process, and not younger than the job
         port = int(url.rpartition(":")[2])
         self.service = replace(self.service, group=Group("g", port=port))
 

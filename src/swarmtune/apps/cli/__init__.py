@@ -90,12 +90,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is None:
         cover_arguments()
     name = arguments[0] if arguments and arguments[0] in COMMANDS else ""
-    shown = Discreet(SideStream(sys.stderr)) if sys.stderr is not None else None  # closed: nothing is told
-    with contextlib.redirect_stderr(shown), Output(wants_json(name, arguments)) as output:
-        code = _run(name, arguments[1:], output) if name else _overview(arguments)
-    if output.trouble:
-        print(f"swarmtune {name}: {output.trouble}".replace(" :", ":"), file=sys.stderr)
-        code = code or EXIT_UNPRINTED
+    told = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - closed; print takes None for stdout
+    with contextlib.redirect_stderr(Discreet(SideStream(told))):
+        with Output(wants_json(name, arguments)) as output:
+            code = _run(name, arguments[1:], output) if name else _overview(arguments)
+        if output.trouble:
+            print(f"swarmtune {name}: {output.trouble}".replace(" :", ":"), file=sys.stderr)
+            code = code or EXIT_UNPRINTED
     sys.exit(code)
 
 

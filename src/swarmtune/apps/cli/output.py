@@ -118,8 +118,9 @@ class Output:
         self._stream: Any = sys.stdout
 
     def __enter__(self) -> Output:
-        if sys.stdout is None:  # closed: a file that is opened later must not get its descriptor
-            _take(1, os.O_RDONLY)
+        for descriptor, stream in enumerate((sys.__stdin__, sys.stdout, sys.__stderr__)):
+            if stream is None:  # closed: a file that is opened later must not get its descriptor
+                _take(descriptor, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
         if sys.stdout is None or sys.stdout is sys.__stdout__:
             self._raw = self._replaced()
         if self.alone:

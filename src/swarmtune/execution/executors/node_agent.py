@@ -22,6 +22,7 @@ from swarmtune.execution.mailbox import (
     Pulse,
     Watch,
     distrust,
+    distrust_above,
     read_message,
     waiting,
     write_message,
@@ -35,7 +36,7 @@ class NodeAgent:
 
     def __init__(self, folder: Path, root: Path, clock: Clock, adopted: bool = False) -> None:
         """``adopted``: see LocalExecutor."""
-        self.folder, self.root = folder.absolute(), root
+        self.folder, self.root = folder.parent.resolve() / folder.name, root
         self._adopted = adopted
         self._clock = clock
         self._pulse = Pulse(self.folder / "node.json", uuid.uuid4().hex, clock)
@@ -48,7 +49,7 @@ class NodeAgent:
 
     async def run(self) -> None:
         """Serve until cancelled; then all commands are ended. ConfigurationError if another agent serves this folder, or
-        others can write it; if that changes later, no command is obeyed.
+        others can write it or replace it; if that changes later, no command is obeyed.
         """
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,8 @@ class NodeAgent:
     def _doubt(self) -> str:
         """Why no command in this folder is to be believed; empty: they are."""
         folders = (self.folder, *(self.folder / name for name in ("commands", "answers", "files")))
-        return next((doubt for folder in folders if (doubt := distrust(folder))), "")
+        above = "" if self._adopted else distrust_above(self.folder)  # Slurm's user has chosen the folder of its jobs
+        return above or next((doubt for folder in folders if (doubt := distrust(folder))), "")
 
     def _tell(self, text: str) -> None:
         """To whoever started the agent, once each."""

@@ -11,7 +11,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from swarmtune.clock import Clock
-from swarmtune.devices.processes import since_boot
 from swarmtune.errors import (
     BenchmarkExecutionError,
     BenchmarkParseError,
@@ -33,7 +32,7 @@ from swarmtune.records import Attempt, Command, Group, Measurement, Score
 from swarmtune.search.load import LoadPoint
 from swarmtune.tuner.loop import live
 from swarmtune.tuner.loop.loads import best_point, load_point, score_of
-from swarmtune.tuner.loop.other_port import GIVEN, other_port, taken_by
+from swarmtune.tuner.loop.other_port import GIVEN, has_left, other_port, taken_by
 from swarmtune.tuner.loop.probe import HttpProbe
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.workload import Workload
@@ -120,13 +119,11 @@ class Evaluation(Job[Measured]):
         self._probe: HttpProbe | None = None
         self._elsewhere = ""
         self._refused_since: float | None = None
-        self._since = since_boot()
 
     # --- the service ---------------------------------------------------------------------------------------------
 
     def commands(self, group: Group) -> tuple[Command, ...]:
         """The plan's commands for this setting."""
-        self._since = since_boot()
         commands = self.plan.commands(self.attempt.setting, group)
         self._fetches = not commands[0].directory
         return commands
@@ -143,7 +140,7 @@ class Evaluation(Job[Measured]):
         if self._refused_since is not None and now - self._refused_since >= REFUSES_S:
             told = f"The service is up and refuses the request that must succeed: {probe.told}. {NOT_READY}"
             raise SimulatorStartError(told, details={"cause": "refused"}, culprit=Culprit.SETTING)
-        if ready and (taken := await taken_by(self.token, service.group, self._since)):
+        if ready and (taken := await taken_by(service)):
             raise CommunicationError(taken)
         return ready
 
@@ -151,7 +148,7 @@ class Evaluation(Job[Measured]):
         """Look whether it listens on another port than the one on which it was checked."""
         if self._probe is not None and (address := self._probe.unreached):
             port = urlsplit(f"//{address}").port or service.group.port
-            self._elsewhere = await other_port(self.token, replace(service.group, port=port))
+            self._elsewhere = await other_port(service.token, replace(service.group, port=port))
 
     def diagnose(self, exit_code: int | None, log: str) -> SwarmTuneError:
         """The engine's diagnosis; of a service that still runs, with the time-out and what it answered last."""
@@ -290,8 +287,11 @@ class Evaluation(Job[Measured]):
                         details={"cause": "timeout"},
                     )
                 await clock.sleep(POLL_S)
-            if code != 0:
+            if taken := await taken_by(service):
+                raise CommunicationError(taken)
+            if code != 0 or has_left(service):
                 await self._check_answers(service)
+            if code != 0:
                 log = await handle.logs(LOG_LINES)
                 error = place.failed(service, f"The load generator {benchmark.name}", code, log)
                 raise self.plan.health_check.of_benchmark(error, log)

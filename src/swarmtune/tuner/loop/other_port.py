@@ -6,8 +6,10 @@ import asyncio
 from dataclasses import replace
 
 from swarmtune.devices.host import is_here
-from swarmtune.devices.parties import listening_ports, stranger
+from swarmtune.devices.listeners import listening
+from swarmtune.devices.parties import listening_ports, stranger, successor
 from swarmtune.devices.processes import shown
+from swarmtune.fleet.job import Service
 from swarmtune.fleet.service_run import answers_http
 from swarmtune.records import Group
 
@@ -32,17 +34,28 @@ async def other_port(token: str, group: Group) -> str:
     return f"The service listens on port {' and '.join(found)} instead: let it listen on {GIVEN}."
 
 
-async def taken_by(token: str, group: Group, since: int) -> str:
-    """What holds the group's port in place of the service with this token, started at ``since`` (since_boot()).
+async def taken_by(service: Service) -> str:
+    """What holds the group's port in place of this service, which is ready or was, as a sentence.
 
-    A sentence, or empty: nothing is known against it, as of a service on another machine.
+    Empty: nothing is known against it, as of a service on another machine; what listens then is remembered as its own.
     """
+    group, before = service.group, service.listening
     if not is_here(group.master):
         return ""
-    other = await asyncio.to_thread(stranger, group.port, token, since)
-    if other is None:
-        return ""
-    return (
-        f"port {group.port} of this machine belongs to {shown(other.name)} (pid {other.pid}), which is not the service that "
-        "was started: stop it, or give the service another port"
-    )
+    if before:
+        name = await asyncio.to_thread(successor, group.port, service.token, before)
+    else:
+        other = await asyncio.to_thread(stranger, group.port, service.token, service.since)
+        name = f"{shown(other.name)} (pid {other.pid})" if other else ""
+    if name:
+        return (
+            f"port {group.port} of this machine belongs to {name}, which is not the service that was started: stop it, or "
+            "give the service another port"
+        )
+    before.update(listening(group.port))
+    return ""
+
+
+def has_left(service: Service) -> bool:
+    """Does none of the sockets listen any longer that took the service's connections when it was ready?"""
+    return bool(service.listening) and not service.listening.keys() & listening(service.group.port).keys()
