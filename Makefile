@@ -42,7 +42,8 @@ check-format: install ## is everything formatted?
 # The unit suite first. Then what waits most of the time: machines and whole studies, two files at a time, beside the tests
 # that wait for processes. Those that measure go alone, so that nothing disturbs them. Machines and studies are not traced:
 # the others reach 90 % of the lines, and a traced process takes twice the time of a core.
-MEASURING := $(addprefix tests/loadgen/,test_selftest.py test_exactness.py test_disturbed.py judge/test_deciding.py) \
+MEASURING := $(addprefix tests/loadgen/,test_selftest.py test_exactness.py test_disturbed.py judge/test_deciding.py \
+		test_http_and_virtual_time.py) \
 	$(addprefix tests/e2e/,test_many_streams.py test_early_stop.py)
 MACHINES := $(addprefix tests/execution/test_,ssh.py ssh_faults.py ray.py ray_machines.py slurm.py)
 TESTS = $(PY) -m pytest --durations=15 $(ARGS)

@@ -234,7 +234,8 @@ def expression(_: Path, chosen: random.Random) -> None:
 
 def study_address(folder: Path, chosen: random.Random) -> None:
     """The address of a study's database."""
-    from swarmtune.database.address import connect_arguments, database_url, shown_url
+    from swarmtune.database.address import database_url, shown_url
+    from swarmtune.database.connection import connect_arguments
 
     seeds = ["sqlite:///x.db", "postgresql://u:p%40w@127.0.0.1:1/db?sslmode=require", "study.db", "mysql://h/d"]
     url = database_url(worse(chosen.choice(seeds), chosen).replace("/etc", str(folder)))

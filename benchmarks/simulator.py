@@ -13,6 +13,9 @@ settings  500 settings of the simulated engine with one load of 3,000 requests e
 million   1,000,000 requests of 16 tokens in a closed loop, metrics included; peak memory
 answer    the first answer of `swarmtune simulate`
 
+sharegpt and mooncake run AISimulate beside it, where it is installed (python benchmarks/peers.py --install .cache/peers): by
+its tables of the device, and by its polynomial of no device. Its seconds are of its core alone, by its own clock.
+
 Data by SWARMTUNE_DATA (../shared/data of the checkout); rows without their data are named and left out.
 """
 
@@ -38,8 +41,9 @@ from swarmtune.loadgen.judge.summary import results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.scheduling import Rules
 from swarmtune.settings import read_settings
-from swarmtune.simulator.calibration import Observed, calibrated, replayed
+from swarmtune.simulator.calibration import calibrated, replayed
 from swarmtune.simulator.latency.model import Identity, LatencyModel
+from swarmtune.simulator.latency.observed import Observed
 from swarmtune.simulator.latency.readers import kernels
 from swarmtune.simulator.latency.readers.base import Reading, Source
 from swarmtune.simulator.latency.readers.requests import observed
@@ -57,6 +61,7 @@ DATA = Path(os.environ.get("SWARMTUNE_DATA", Path(__file__).parents[2] / "shared
 SERVING = DATA / "llmservingsim"
 RUN, KERNELS = SERVING / "run_RTXPRO6000_Llama-3.1-8B", SERVING / "perf_RTXPRO6000_Llama-3.1-8B" / "tp1"
 MOONCAKE = DATA / "mooncake" / "conversation_trace.jsonl"
+PEER = Path(__file__).parents[1] / ".cache" / "peers" / "aisimulate" / "bin" / "python"
 LLAMA = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8}
 COST = linear(0.0025, 10e-6, 80e-6, 1e-7, 1024, 10e-6)
 GOALS = {"e2e mean": 2.0, "tpot mean": 2.0, "ttft p50": 6.0, "e2e p99": 8.0, "tpot p99": 8.0, "ttft p99": 8.0}
@@ -142,7 +147,42 @@ def sharegpt(given: argparse.Namespace) -> list[tuple[str, str, str]]:
         replica.answers()
 
     taken, real = best_of(20, run), float(np.max(seen.sent + seen.e2e) - seen.sent[0])
-    return [("300 requests of ShareGPT, one core", f"{taken * 1000:.1f} ms", f"{real / taken:,.0f} times real time")]
+    limits = (given.max_num_seqs, given.max_num_batched_tokens, given.kv_blocks)
+    beside = peer("sharegpt", {"sharegpt": str(given.run)}, 1, taken, 16, False, limits)
+    return [
+        ("300 requests of ShareGPT, one core", f"{taken * 1000:.1f} ms", f"{real / taken:,.0f} times real time"),
+        *beside,
+    ]
+
+
+def peer(
+    what: str, paths: dict[str, str], replicas: int, ours: float, block: int, cache: bool, limits: tuple[int, ...]
+) -> list[tuple[str, str, str]]:
+    """The same load by AISimulate; nothing where it is not installed."""
+    if not PEER.exists():
+        return []
+    found = []
+    sequences, tokens, blocks = limits
+    engine = {"max_num_seqs": sequences, "max_num_batched_tokens": tokens, "kv_blocks": blocks}
+    engine |= {"block_size": block, "prefix_caching": cache}
+    for timing, name in (("default", "tables"), ("polynomial", "polynomial")):
+        asked = {"what": what, "replicas": replicas, "paths": paths, "engine": engine, "timing": timing, "repeats": 2}
+        command = [str(PEER), str(Path(__file__).with_name("simulator_peer.py"))]
+        ended = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, check=False)
+        if ended.returncode:
+            found.append((f"  AISimulate, {name}", "failed", ended.stderr.strip()[-200:]))
+            continue
+        told = json.loads(ended.stdout)
+        seconds = told["seconds"]
+        rate = (
+            f"{told['times_real']:,.0f} times real time"
+            if what == "sharegpt"
+            else f"{told['requests_per_s']:,.0f} requests/s"
+        )
+        found.append(
+            (f"  AISimulate, {name}", f"{seconds:.2f} s", f"{rate}; we are {seconds / ours:,.0f} times as fast")
+        )
+    return found
 
 
 def mooncake_requests(block: int) -> Requests:
@@ -152,12 +192,12 @@ def mooncake_requests(block: int) -> Requests:
     contents = [
         [h * parts + i for h in one["hash_ids"] for i in range(parts)][: one["input_length"] // block] for one in rows
     ]
-    columns = [[one[name] for one in rows] for name in ("input_length", "output_length")]
-    return Requests.of([one["timestamp"] / 1000 for one in rows], *columns, None, contents)
+    prompts, outputs = ([one[name] for one in rows] for name in ("input_length", "output_length"))
+    return Requests.of([one["timestamp"] / 1000 for one in rows], prompts, outputs, None, contents)
 
 
 @row
-def mooncake(given: argparse.Namespace) -> list[tuple[str, str, str]]:
+def mooncake(_: argparse.Namespace) -> list[tuple[str, str, str]]:
     """Requests per second of the simulation; the trace is parsed before."""
     found = []
     for block in (16, 64, 512):
@@ -173,6 +213,9 @@ def mooncake(given: argparse.Namespace) -> list[tuple[str, str, str]]:
             taken = best_of(3, run)
             name = f"Mooncake, {replicas} replica{'s' * (replicas > 1)}, blocks of {block}"
             found.append((name, f"{taken:.2f} s", f"{len(requests) / taken:,.0f} requests/s"))
+            if block != 512:
+                limits = (rules.max_num_seqs, rules.max_num_batched_tokens, rules.blocks)
+                found += peer("mooncake", {"mooncake": str(MOONCAKE)}, replicas, taken, block, True, limits)
     return found
 
 
@@ -229,7 +272,7 @@ def closed_loop(count: int) -> None:
 
 
 @row
-def answer(given: argparse.Namespace) -> list[tuple[str, str, str]]:
+def answer(_: argparse.Namespace) -> list[tuple[str, str, str]]:
     """From the shell."""
     command = [str(Path(sys.executable).with_name("swarmtune")), "simulate", "-e", "simulated", "--json"]
     taken = best_of(3, lambda: subprocess.run(command, check=True, capture_output=True))

@@ -25,8 +25,9 @@ hypothesis.settings.load_profile("any machine")
 # `make test-fast`, which `make test-pythons` runs on every Python. A test that starts one and is not here fails.
 PROCESSES = (
     *("e2e/", "vllm/test_vllm_e2e", "vllm/test_vllm_first_hour", "vllm/test_vllm_scheduler"),
+    "loadgen/test_http_and_virtual_time",
     *("engines/test_failures_e2e", "fleet/test_particle_dispatcher", "apps/test_bench"),
-    *("apps/test_installed_engine", "apps/test_pairs_of_mistakes.py::test_what_is_not"),
+    *("apps/test_installed_engine", "apps/test_train.py::test_a_kill", "apps/test_pairs_of_mistakes.py::test_what_is_not"),
     "workload/test_fuzzed_files.py::test_ten_thousand",
     *("fleet/test_fitness.py::" + name for name in (
         "test_a_function_of_the_performance", "test_a_benchmark_function", "test_a_service_that_lists", "test_the_load_gen",

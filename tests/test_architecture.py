@@ -29,6 +29,7 @@ PACKAGES = {
         "devices",
         "database",
         "records",
+        "scheduling",
         "clock",
         "registry",
         "border",

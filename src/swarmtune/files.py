@@ -79,16 +79,14 @@ def opened(path: Path) -> BufferedReader:
 
 
 def text_of(path: Path, most: int) -> str:
-    """The UTF-8 text of a regular file of at most ``most`` bytes, without a byte order mark. OSError or ValueError if there
-    is none, or more than that.
-    """
+    """The UTF-8 text of a regular file of at most ``most`` bytes. OSError or ValueError if there is none, or more."""
     if not path.is_file():  # a pipe would be waited for, a device has no end
         raise OSError(errno.ENOENT, "not a file" if path.exists() else "no such file")
     with opened(path) as file:
         raw = file.read(most + 1)
     if len(raw) > most:
         raise ValueError(f"larger than {most // 2**20} MiB")
-    return raw.decode("utf-8-sig")
+    return raw.decode("utf-8")
 
 
 def created(path: Path, mode: str = "wb") -> IO[Any]:

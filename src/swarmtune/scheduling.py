@@ -1,4 +1,4 @@
-"""What an engine's setting means for its scheduler: engines say it, and the simulator keeps to it."""
+"""What an engine's setting means for its scheduler: engines say it, simulated ones keep to it."""
 
 from __future__ import annotations
 

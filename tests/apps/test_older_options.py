@@ -44,7 +44,7 @@ def test_other_values_are_refused(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "way"), [("train", "learns from what it measures"), ("optix", "swarmtune optimizer")]
+    ("command", "way"), [("serve", "services are started by swarmtune optimizer"), ("optix", "swarmtune optimizer")]
 )
 def test_commands_of_the_older_tuner_name_the_way_out(cli: Cli, command: str, way: str) -> None:
     ended = cli(command, "-i", "profile", "-o", "model")

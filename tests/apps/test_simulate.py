@@ -117,6 +117,91 @@ def test_a_search_in_virtual_time(cli: Cli) -> None:
     assert "(baseline)" in ended.out
 
 
+FIELDS = """
+[[vllm.target_field]]
+name = "max_num_seqs"
+config_position = "--max-num-seqs"
+min = 4
+max = 64
+value = 32
+[[vllm.target_field]]
+name = "kv_cache_dtype"
+config_position = "--kv-cache-dtype"
+dtype = "enum"
+dtype_param = ["auto", "fp8"]
+value = "auto"
+[[vllm.target_field]]
+name = "VLLM_CPU_OMP_THREADS_BIND"
+dtype = "enum"
+dtype_param = ["0-3", "0-7"]
+value = "0-3"
+"""
+UNMODELLED = """
+[[vllm.target_field]]
+name = "seed"
+config_position = "--seed"
+min = 0
+max = 8
+value = 4
+"""
+FIELDS_RUN = ("-e", "vllm", "-c", "fields.toml", "--model", "steps.json", "--concurrency", "8", "--kv-blocks", "2000")
+
+
+def fields_toml(clean: Path, fields: str) -> None:
+    (clean / "fields.toml").write_text(VLLM.replace("--max-num-seqs 32 ", "") + fields)
+
+
+def test_each_field_is_told_to_move_the_prediction_or_not(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    fields_toml(clean, FIELDS + UNMODELLED)
+    found = simulated(cli, *FIELDS_RUN, "--evaluations", "12")
+    assert found["fields"] == {
+        "max_num_seqs": "moves the prediction",
+        "kv_cache_dtype": "needs a model for each value",
+        "VLLM_CPU_OMP_THREADS_BIND": "needs a model for each value",
+        "seed": "not modelled",
+    }
+    assert len({one["setting"]["max_num_seqs"] for one in found["tried"]}) > 5
+    for one in found["tried"]:
+        assert {**one["setting"], "max_num_seqs": 0} == {**found["setting"], "max_num_seqs": 0}
+    told = cli("simulate", *FIELDS_RUN).out
+    assert "needs a model for each value: kv_cache_dtype, VLLM_CPU_OMP_THREADS_BIND" in told
+    assert "not modelled: seed" in told
+
+
+def test_a_search_of_fields_that_move_nothing_is_refused(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    fields_toml(clean, UNMODELLED)
+    ended = cli("simulate", *FIELDS_RUN, "--evaluations", "5")
+    assert ended.code == 2
+    assert "seed: no field that is searched moves a prediction" in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_where_a_field_moves_the_prediction_its_direction_is_right(cli: Cli) -> None:
+    """More memory, tokens and sequences answer no fewer requests of many users."""
+    given = ("-e", "simulated", "--concurrency", "64")
+    told = simulated(cli, *given)["fields"]
+    for name, low, high in (
+        ("max_num_seqs", 2, 64),
+        ("max_num_batched_tokens", 64, 2048),
+        ("kv_cache_tokens", 1024, 65536),
+    ):
+        assert told[name] == "moves the prediction"
+        few, many = (simulated(cli, *given, "--set", f"{name}={value}")["loads"][0] for value in (low, high))
+        assert many["value"] > few["value"], name
+
+
+def test_the_highest_rate_within_the_slos(cli: Cli) -> None:
+    (Path("short.toml")).write_text("[loadgen]\nbenchmark_duration = 8\nisl = 256\n")
+    given = ("-e", "simulated", "-c", "short.toml", "--find-capacity")
+    found = simulated(cli, *given)
+    low, high = min(found["capacity"]), max(found["capacity"])
+    assert len(found["capacity"]) == 3
+    assert high < 1.5 * low
+    assert found["loads"][0]["request_rate"] == low
+    assert found["loads"][0]["feasible"]
+    assert "highest rate within the SLOs" in cli("simulate", *given).out
+
+
 def test_steps_and_figure(cli: Cli, clean: Path) -> None:
     ended = cli("simulate", "-e", "simulated", "--concurrency", "4", "--steps", "steps.json", "--plot", "steps.svg")
     assert ended.code == 0, ended.err
@@ -170,6 +255,27 @@ def log_of(clean: Path, requests: int = 60) -> None:
         rows.append({"outcome": "completed", "sent_ns": sent, "input_tokens": 200, "cached_tokens": -1, "output_tokens": 40,
                      "token_ns": stamps})  # fmt: skip
     (clean / "requests.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_model_of_data_sheets_says_what_it_is(cli: Cli, clean: Path) -> None:
+    (clean / "vllm.toml").write_text(VLLM)
+    sizes = {"num_hidden_layers": 4, "hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 2048}
+    (clean / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 32000, **sizes}))
+    given = ("train", "-t", "device", "--model-config", "config.json", "-o", "sheet.json")
+    ended = cli(*given, "--device", "h100")
+    assert (ended.code, "nothing was measured" in ended.out) == (0, True), ended.err
+    run = ("-e", "vllm", "-c", "vllm.toml", "--model", "sheet.json", "--kv-blocks", "4000", "--concurrency", "8")
+    assert "by data sheets of h100" in cli("simulate", *run).out
+    slow, quick = (found := simulated(cli, *run))["ends"]
+    assert slow < found["loads"][0]["value"] < quick
+    for more, told in (
+        ((), "--device: one of A100"),
+        (("--device", "H800"), "no sheet of the device 'H800'"),
+        (("--device", "H100", "-i", "steps.parquet"), "learns from nothing that was measured"),
+    ):
+        ended = cli(*given, *more)
+        assert (ended.code, told in ended.err) == (2, True), ended.err
+    assert "-i: name what was measured" in cli("train", "-t", "vllm", "-o", "x.json").err
 
 
 CALIBRATE = (

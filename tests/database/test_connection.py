@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import stat
 from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Float, MetaData, String, Table, insert
+from sqlalchemy import Column, Float, MetaData, String, Table, insert, select
+from sqlalchemy.exc import OperationalError
 
 from swarmtune.clock import VirtualClock
 from swarmtune.database.address import database_url, shown_url
@@ -111,6 +114,30 @@ def test_errors_are_told_with_the_way_out() -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize("umask", [0o022, 0, 0o777])
+def test_a_new_database_is_readable_by_its_owner_alone(tmp_path: Path, umask: int) -> None:
+    metadata, before = MetaData(), os.umask(umask)
+    table = Table("t", metadata, Column("x", Float))
+    try:
+        database = open_database(f"sqlite:///{tmp_path / 'a.db'}", metadata)
+        with database.begin() as db:
+            db.execute(insert(table).values(x=1))
+        modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("a.db", "a.db-wal", "a.db-shm"), 0o600)
+    database.dispose()
+
+
+def test_a_database_that_is_shared_stays_so(writer: sqlite3.Connection, tmp_path: Path) -> None:
+    writer.close()
+    (tmp_path / "a.db").chmod(0o660)
+    open_database(f"sqlite:///{tmp_path / 'a.db'}", MetaData()).dispose()
+    assert stat.S_IMODE((tmp_path / "a.db").stat().st_mode) == 0o660
+    with pytest.raises(OperationalError, match="unable to open database file"):
+        open_database(f"sqlite:///{tmp_path / 'no' / 'a.db'}", Table("t", MetaData(), Column("x", Float)).metadata)
+
+
 def test_a_lease_is_taken_over_when_it_has_run_out(tmp_path: Path) -> None:
     metadata, clock = MetaData(), VirtualClock()
     table = Table(
@@ -125,7 +152,16 @@ def test_a_lease_is_taken_over_when_it_has_run_out(tmp_path: Path) -> None:
     assert first.acquire() is None, "again is no harm"
     assert second.acquire() == first.identity
     clock._now += 31
-    assert second.acquire() is None
+    assert second.acquire() == first.identity, "clocks differ: it takes a second look"
+    with database.connect() as db:
+        seen = tuple(db.execute(select(table.c.owner, table.c.owner_expires_at)).one())
+    with database.begin() as db:
+        assert first.renew(db)
+    clock._now += 31
+    assert second.acquire(seen) == first.identity, "it was renewed between the looks"
+    with database.connect() as db:
+        seen = tuple(db.execute(select(table.c.owner, table.c.owner_expires_at)).one())
+    assert second.acquire(seen) is None
     with database.begin() as db:
         assert not first.renew(db)
         assert second.renew(db)

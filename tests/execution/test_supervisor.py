@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from typing import Any
 import pytest
 
 from swarmtune.execution import supervisor
+from swarmtune.execution.executors.supervised import left_behind
 from swarmtune.testing.executor import FAMILY, STUBBORN, alive, python
 
 ORIGINAL = b'{"original": true}\r\n\xff'
@@ -33,6 +36,14 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The journals of this test are its own."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return tmp_path / "state" / "swarmtune" / "commands"
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that other users can enter, as those of pytest are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 class Supervised:
@@ -275,6 +286,51 @@ class TestKilledSupervisor:
         arguments = [sys.executable, "-I", supervisor.__file__, "--sweep", token]
         done = subprocess.run(arguments, capture_output=True, check=True)
         return dict(json.loads(done.stdout))
+
+    @needs_root
+    @pytest.mark.parametrize("home", ["closed", "of another", "a file", "nowhere", "a loop"])
+    def test_what_cannot_have_been_written_leaves_nothing(
+        self, public: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: str
+    ) -> None:
+        monkeypatch.delenv("XDG_STATE_HOME")
+        monkeypatch.setenv("HOME", str(public / home))
+        kept = Path(".local/state/swarmtune/commands")
+        (public / "closed" / kept).mkdir(parents=True)
+        (public / "closed").chmod(0o700)
+        (public / "of another" / kept).mkdir(parents=True)
+        (public / "of another" / kept).chmod(0o700)
+        (public / "a file").touch()
+        (public / "a loop").symlink_to(public / "a loop")
+        with self.as_nobody():
+            assert supervisor.sweep(["token-of-nobody"], 0.0) == 0, capfd.readouterr().out
+
+    @needs_root
+    def test_journals_of_ours_that_cannot_be_listed_are_not_taken_for_none(
+        self, public: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("XDG_STATE_HOME", str(public))
+        folder = public / "swarmtune" / "commands"
+        folder.mkdir(parents=True)
+        os.chown(folder, NOBODY, NOBODY)
+        folder.chmod(0o300)
+        with self.as_nobody():
+            assert supervisor.main(["--sweep", "token-of-nobody"]) == 2
+        told = left_behind(capfd.readouterr().out)
+        assert told == f"{folder}: this user's own journals cannot be listed; chmod u+rwx"
+
+    @contextlib.contextmanager
+    def as_nobody(self) -> Iterator[None]:
+        os.seteuid(NOBODY)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+
+    def test_what_is_left_is_told_in_words(self) -> None:
+        swept = json.dumps({"event": "swept", "token": "t", "left": [7, 8], "unrestored": ["/a/config.json: denied"]})
+        assert left_behind(f"{swept}\nKilled") == (
+            "process 7 cannot be ended; process 8 cannot be ended; /a/config.json: denied; Killed"
+        )
 
     def test_family(self, run: Callable[..., Supervised], state: Path) -> None:
         supervised = run(*python(FAMILY, "600"))

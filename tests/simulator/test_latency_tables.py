@@ -121,11 +121,21 @@ def test_more_work_never_takes_less_time_within_the_domain(feature: int, share: 
         assert (tables.seconds_of(rows) != tables.physics_of(rows)).any()
 
 
+@given(st.integers(0, 4), st.integers(0, 500))
+def test_beyond_the_domain_of_one_feature_there_is_physics_alone(feature: int, seed: int) -> None:
+    fitted = monotone()
+    rows = steps(20, seed)
+    rows[:, feature] = 2 * fitted.domain[1, feature] + 1
+    for tables in fitted.tables.values():
+        assert tables.seconds_of(rows).tobytes() == tables.physics_of(rows).tobytes()
+        assert [tables.seconds(row.tolist()) for row in rows] == tables.physics_of(rows).tolist()
+
+
 @given(st.integers(0, 3000), st.integers(0, 300), st.integers(0, 10**6))
 def test_the_linear_cost_is_that_of_the_simulated_engine(prompt: int, decodes: int, context: int) -> None:
     cost = StepCost()
     tables = linear(2.5e-3, 10e-6, 80e-6, 1e-7, 1024, 10e-6)
-    step = Step({}, prefill_tokens=prompt, decodes=decodes, context_tokens=context)
+    step = Step(tokens=prompt + decodes, decodes=decodes, context=context)
     assert tables.seconds((prompt + decodes, decodes, context, 0, 0)) == pytest.approx(cost.seconds(step))
 
 

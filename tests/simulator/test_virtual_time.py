@@ -23,8 +23,15 @@ needs_native = pytest.mark.skipif(not native.available(), reason="no C compiler 
 COST = CostTables(
     np.array([4e-3, 55e-6, 10e-6, 1e-8, 1e-9, 10e-6, 2e-6, 1e-6]),
     np.array([16.0, 100.0]),
-    (np.array([8.0, 64.0]), np.array([4.0]), np.array([50.0, 200.0]), np.zeros(0), np.array([2.0])),
-    ((0, 1, np.array([[1.0, 1.1], [0.9, 1.2], [1.3, 0.7]])), (2, 2, np.array([[1.0], [1.01], [0.99]]))),
+    (
+        *(np.array([0.0, 8.0, 64.0, 90.0]), np.array([0.0, 4.0, 1e9]), np.array([0.0, 50.0, 200.0, 1e9])),
+        *(np.zeros(0), np.array([0.0, 2.0, 1e9])),
+    ),
+    (
+        (0, 1, np.linspace(0.7, 1.3, 20).reshape(5, 4)),
+        (2, 2, np.array([[1.0], [1.01], [0.99], [1.1], [1.0]])),
+        (2, 4, np.linspace(0.9, 1.2, 20).reshape(5, 4)),
+    ),
 )
 
 

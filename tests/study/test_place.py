@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing
+import tempfile
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
 from swarmtune.clock import VirtualClock
-from swarmtune.errors import ConfigurationError
+from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.space import Space
 from swarmtune.study.place import Place, keep_request, last_place, new_place
 from swarmtune.study.reader import StudyHead, lost_tokens
@@ -118,3 +119,23 @@ def test_only_a_token_of_ours_is_swept(tmp_path: Path) -> None:
             db.execute(update(attempts).where(attempts.c.token == "t").values(token=token))
     writer.dispose()
     assert lost_tokens(database, "study", clock.wall()) == [good]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become another user, and may write everywhere itself")
+@pytest.mark.parametrize(("umask", "writable"), [(0o777, False), (0o277, False), (0o077, True), (0, True)])
+def test_a_folder_that_its_maker_cannot_use_is_one_sentence(umask: int, writable: bool) -> None:
+    with tempfile.TemporaryDirectory() as parent:
+        output = Path(parent) / "out"
+        output.mkdir()
+        for folder in (parent, output):
+            os.chown(folder, 65534, 65534)
+        before = os.umask(umask)
+        os.seteuid(65534)
+        try:
+            with (
+                nullcontext() if writable else pytest.raises(ConfigPathError, match=r"request\.json: cannot be written")
+            ):
+                keep_request(new_place(output, "simulated", None, 0.0), REQUEST)
+        finally:
+            os.seteuid(0)
+            os.umask(before)

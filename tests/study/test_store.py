@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -10,13 +13,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from swarmtune.clock import RealClock, VirtualClock
+from swarmtune.clock import Clock, RealClock, VirtualClock
 from swarmtune.database.address import database_url
 from swarmtune.errors import ConfigurationError, StoreError, StudyBusyError
 from swarmtune.records import Event, TrialState
 from swarmtune.space import Space
-from swarmtune.study.ownership import LEASE_S
-from swarmtune.study.reader import StudyHead, latest_study
+from swarmtune.study.ownership import LEASE_S, RENEW_EVERY_S
+from swarmtune.study.reader import StudyHead, latest_study, look_twice, reading
 from swarmtune.study.store import Remeasured, Store
 from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.memory_store import MemoryStore
@@ -37,6 +40,12 @@ def ledger_at(url: str, name: str = "study", fingerprint: dict[str, object] | No
     return StudyWriter(
         url, StudyHead(name, {"overrides": {}}, fingerprint or {"engine": "x"}), SPACE, "maximize", RealClock()
     )
+
+
+def looked_at(url: str, name: str, clock: Clock | None = None) -> StudyWriter:
+    """Another tuner that has looked at the study, and saw its lease not move."""
+    with reading(url) as reader:
+        return StudyWriter(url, reader.head(name), SPACE, "maximize", clock or RealClock())
 
 
 def die(ledger: StudyWriter) -> None:
@@ -163,7 +172,7 @@ def test_a_tuner_that_was_stopped_too_long_writes_nothing_more(url: str) -> None
         db.exec_driver_sql(
             f"UPDATE swarmtune_studies SET owner = 'elsewhere:1:1.00', owner_expires_at = 0 WHERE name = '{name}'"
         )
-    other = ledger_at(url, name)
+    other = looked_at(url, name)
     other.ownership._lease.identity = other.ownership.identity = "another:2:2.00"
     with other._database.begin() as db:
         db.exec_driver_sql(f"UPDATE swarmtune_studies SET owner = 'another:2:2.00' WHERE name = '{name}'")
@@ -247,4 +256,55 @@ def test_leases_run_out_on_another_machine(tmp_path: Path) -> None:
     with pytest.raises(StudyBusyError, match="elsewhere"):
         StudyWriter(path, head, SPACE, "maximize", clock)
     clock._now += LEASE_S + 1
+    with pytest.raises(StudyBusyError, match="elsewhere"):
+        StudyWriter(path, head, SPACE, "maximize", clock)
+    looked_at(path, "study", clock).dispose()
+
+
+@pytest.mark.parametrize("left_s", [-3600.0, -1.0, 61.0, 300.0, 1e12, math.inf, None])
+@pytest.mark.parametrize("lives", [False, True])
+async def test_clocks_that_differ_decide_nothing(tmp_path: Path, left_s: float | None, lives: bool) -> None:
+    """A lease that is not in force by our clock is watched: who renews it keeps the study, and who does not loses it."""
+    path, clock = str(tmp_path / "study.db"), VirtualClock()
+    StudyWriter(path, StudyHead("study", {}, {"engine": "x"}), SPACE, "maximize", clock).dispose()
+    until = None if left_s is None else clock.wall() + left_s
+    owned(path, until)
+    head, told = latest_study(path), list[str]()
+    assert head is not None
+
+    async def renewing() -> None:
+        await clock.sleep(RENEW_EVERY_S)
+        owned(path, (until or 0.0) + RENEW_EVERY_S if until != math.inf else 0.0)
+
+    other = asyncio.create_task(renewing()) if lives else None
+    with pytest.raises(StudyBusyError, match="elsewhere") if lives else contextlib.nullcontext():
+        await look_twice(path, head, clock, told.append)
+    if other is not None:
+        await other
+    assert ["elsewhere:17:1.00" in text for text in told] == [True]
+    if lives:
+        with pytest.raises(StudyBusyError, match="elsewhere"):
+            StudyWriter(path, head, SPACE, "maximize", clock)
+    else:
+        StudyWriter(path, head, SPACE, "maximize", clock).dispose()
+
+
+async def test_a_lease_in_force_and_a_dead_tuner_are_known_at_once(tmp_path: Path) -> None:
+    path, clock, told = str(tmp_path / "study.db"), VirtualClock(), list[str]()
+    first = StudyWriter(path, StudyHead("study", {}, {"engine": "x"}), SPACE, "maximize", clock)
+    begun, gone = clock.monotonic(), first.ownership.identity.replace(f":{_pid(first)}:", ":999999999:")
+    first.dispose()
+    for owner, left_s, busy in (("elsewhere:17:1.00", 20.0, True), (gone, 1e12, False), (gone, 20.0, False)):
+        owned(path, clock.wall() + left_s, owner)
+        head = latest_study(path)
+        assert head is not None
+        with pytest.raises(StudyBusyError) if busy else contextlib.nullcontext():
+            await look_twice(path, head, clock, told.append)
+    assert (told, clock.monotonic()) == ([], begun)
     StudyWriter(path, head, SPACE, "maximize", clock).dispose()
+
+
+def owned(path: str, until: float | None, owner: str = "elsewhere:17:1.00") -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE swarmtune_studies SET owner = ?, owner_expires_at = ?", (owner, until))
+        db.commit()

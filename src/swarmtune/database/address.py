@@ -7,7 +7,6 @@ from sqlalchemy.exc import ArgumentError
 
 from swarmtune.errors import ConfigurationError, MissingExtraError
 
-SQLITE_TIMEOUT_S = 60.0
 SHOWN = 300  # characters of an address or a reason
 
 
@@ -46,10 +45,3 @@ def shown_url(url: str) -> str:
     """The address of a database without its password."""
     whole = make_url(database_url(url)).render_as_string(hide_password=True)
     return whole if len(whole) <= SHOWN else f"{whole[:SHOWN]}..."
-
-
-def connect_arguments(url: str) -> dict[str, float | str]:
-    """Arguments of the driver: SQLite waits for locks, PostgreSQL for a dead server only so long."""
-    if url.startswith("sqlite"):
-        return {"timeout": SQLITE_TIMEOUT_S}
-    return {"connect_timeout": 15, "client_encoding": "utf8"}  # an SQL_ASCII database would answer in bytes

@@ -2,43 +2,100 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from swarmtune.database.address import SHOWN, SQLITE_TIMEOUT_S, connect_arguments, database_url
+from swarmtune.database.address import SHOWN, database_url
 from swarmtune.errors import ConfigurationError, StoreError
 from swarmtune.files import refuse_planted
 
+SQLITE_TIMEOUT_S = 60.0
 MOST_COPIED_BYTES = 2**30
+MOST_VALUE_BYTES = 2**28  # of one value or row; SQLite itself allows four times that
 LONGEST_READ_S = 30.0  # of one connection that only reads
 COPY_TRIES = 5
 LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
+# What a database brings with it would run as we read and write: a trigger, and what stands for a table of ours or
+# Optuna's but holds no rows of its own (a view, a virtual table: no root page), or computes a column.
+CODE = """
+    SELECT CASE type WHEN 'table' THEN 'computed table' ELSE type END, name FROM sqlite_master AS found
+    WHERE type = 'trigger' OR type IN ('table', 'view')
+    AND (coalesce(rootpage, 0) = 0 OR EXISTS (SELECT 1 FROM pragma_table_xinfo(found.name) WHERE hidden > 1))
+    AND (lower(name) LIKE 'swarmtune%' OR lower(name) IN (
+        'studies', 'study_directions', 'study_user_attributes', 'study_system_attributes', 'trials', 'trial_params',
+        'trial_user_attributes', 'trial_system_attributes', 'trial_values', 'trial_intermediate_values',
+        'trial_heartbeats', 'version_info', 'alembic_version'))
+"""
+
+
+class PlainFile(sqlite3.Connection):
+    """A connection to a file of SQLite's that runs no code of it, and takes no value without bound.
+
+    SQLAlchemyError: it holds code.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        try:
+            self.text_factory = _text
+            self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE_BYTES)
+            found = self.execute(CODE).fetchall()
+        except BaseException:
+            self.close()
+            raise
+        if found:
+            self.close()
+            kind, name = found[0]
+            raise SQLAlchemyError(f"it holds code, the {kind} {name!r:.80}, which SwarmTune never made: drop it")
+
+
+def connect_arguments(url: str) -> dict[str, Any]:
+    """Arguments of the driver: SQLite waits for locks, PostgreSQL for a dead server only so long."""
+    if url.startswith("sqlite"):
+        return {"timeout": SQLITE_TIMEOUT_S, "factory": PlainFile}
+    return {"connect_timeout": 15, "client_encoding": "utf8"}  # an SQL_ASCII database would answer in bytes
 
 
 def open_database(url: str, metadata: MetaData) -> Engine:
-    """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode."""
+    """An engine on these tables, which are created if they are missing. SQLite runs in WAL mode, in a file that only this
+    user may read; one that is there keeps its mode.
+    """
     engine = create_engine(url, connect_args=connect_arguments(url), pool_pre_ping=not url.startswith("sqlite"))
     if url.startswith("sqlite"):
         refuse_planted(Path(make_url(url).database or ""))
+        _make_private(engine.url.database or ":memory:")
 
         @event.listens_for(engine, "connect")
         def set_wal(connection, _record):  # type: ignore[no-untyped-def]
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # a finished trial survives a power cut, too
-            connection.text_factory = _text
 
     metadata.create_all(engine)
     return engine
+
+
+def _make_private(path: str) -> None:
+    """Make the empty file of a new database; its log and index get the same mode. SQLite says what is wrong."""
+    if path.startswith((":memory:", "file:")):
+        return
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.fchmod(descriptor, 0o600)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -98,10 +155,9 @@ def _reason(error: Exception) -> str:
 
 
 def _connected(address: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(address, uri=True, timeout=SQLITE_TIMEOUT_S)
-    connection.text_factory = _text
+    connection = PlainFile(address, uri=True, timeout=SQLITE_TIMEOUT_S)
     until = time.monotonic() + LONGEST_READ_S
-    connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # a view of a stranger may have no end
+    connection.set_progress_handler(lambda: time.monotonic() > until, 100_000)  # whatever it asks for
     return connection
 
 

@@ -6,7 +6,7 @@ import os
 import socket
 
 import psutil
-from sqlalchemy import ColumnElement, Connection, Engine, Table, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Table, select, update
 
 from swarmtune.clock import Clock
 
@@ -20,19 +20,21 @@ class Lease:
         self._clock, self._seconds = clock, seconds
         self.identity = process_identity()
 
-    def acquire(self) -> str | None:
+    def acquire(self, seen: tuple[str | None, float | None] = (None, None)) -> str | None:
         """Claim the row. None if it is ours now, else the live process that has it.
 
-        A dead process of this machine is noticed at once, one of another machine when its claim has run out.
+        A dead process of this machine is noticed at once. Of another claim that is not in force only a second look tells,
+        because clocks differ: it is taken over if it is still what ``seen``, the first look, found (owner, end).
         """
         owner, expires = self._table.c.owner, self._table.c.owner_expires_at
         now = self._clock.wall()
         with self._database.begin() as db:
             row = db.execute(select(owner, expires).where(self._row)).one()
-            if row.owner != self.identity and is_held(row.owner, row.owner_expires_at, now):
+            believed = is_in_force(row.owner_expires_at, now, self._seconds) or tuple(row) != seen
+            if row.owner != self.identity and is_alive(row.owner) and believed:
                 return str(row.owner)
-            unchanged = or_(owner.is_(None), owner == row.owner)
-            claimed = update(self._table).where(self._row, unchanged)
+            unchanged = (owner.is_not_distinct_from(row.owner), expires.is_not_distinct_from(row.owner_expires_at))
+            claimed = update(self._table).where(self._row, *unchanged)
             taken = db.execute(claimed.values(owner=self.identity, owner_expires_at=now + self._seconds)).rowcount
         return None if taken == 1 else str(row.owner)
 
@@ -54,9 +56,9 @@ class Lease:
             db.execute(row.values(owner=None, owner_expires_at=None))
 
 
-def is_held(owner: str | None, expires_at: float | None, now: float) -> bool:
-    """Is a row claimed by a live process? ``now``: wall clock."""
-    return bool(owner) and (expires_at or 0) > now and _alive(str(owner))
+def is_in_force(expires_at: float | None, now: float, most_s: float) -> bool:
+    """Does a claim hold by our clock (``now``: wall)? None ends more than ``most_s`` from now."""
+    return now < (expires_at or 0) <= now + most_s
 
 
 def process_identity() -> str:
@@ -64,8 +66,10 @@ def process_identity() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
 
 
-def _alive(owner: str) -> bool:
-    """Does that process still run? Of another machine it is unknown; then only the lease counts."""
+def is_alive(owner: str | None) -> bool:
+    """May that process still run? Of another machine it is unknown; then only the lease counts."""
+    if not owner:
+        return False
     host, _, rest = owner.partition(":")
     pid, _, started = rest.partition(":")
     if host != socket.gethostname() or not pid.isdigit():

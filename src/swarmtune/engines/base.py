@@ -15,7 +15,7 @@ from swarmtune.engines.parallel import parallel
 from swarmtune.engines.placement import LiveRequest, live_requests
 from swarmtune.engines.questions import Questions
 from swarmtune.errors import SwarmTuneError
-from swarmtune.records import Command, Group, Setting
+from swarmtune.records import Command, Group, Setting, Value
 from swarmtune.scheduling import Rules
 from swarmtune.space import Field
 
@@ -215,6 +215,11 @@ class Engine(ABC):
         """What a step of this engine takes as it declares itself, by the names of ``latency.tables.linear``; empty: a model
         of step times must say it.
         """
+        del setting
+        return {}
+
+    def of_step_times(self, setting: Setting) -> Mapping[str, Value]:
+        """What else decides how long a step takes, by name: a model of step times is one of these values."""
         del setting
         return {}
 

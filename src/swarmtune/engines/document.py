@@ -29,7 +29,7 @@ def load(path: Path) -> Any:
     DocumentError if it is not a regular file of at most MAX_BYTES, cannot be parsed, or nests deeper than MAX_DEPTH.
     """
     try:
-        text = read_text(path)
+        text = read_text(path).removeprefix("\ufeff")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise DocumentError(f"The service's file {path} cannot be read: {why}. Check config_path.") from error

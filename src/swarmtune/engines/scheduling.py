@@ -13,6 +13,12 @@ from swarmtune.scheduling import VLLM, Rules
 
 BLOCK = 16  # tokens, where nothing says more
 UNKNOWN_BLOCKS = 2**20  # of a cache of which nothing is known: ample
+OF_STEP_TIMES = re.compile(  # flags and variables of vLLM by which a step takes another time
+    r"tensor_parallel|expert|eplb|all2all|dbo|ubatch|context_parallel|"
+    r"^dtype|kv_cache_dtype|quantization|attention|attn|mla|enforce_eager|cudagraph|cuda_graph|compilation|optimization|"
+    r"block_size|kernel|moe_backend|linear_backend|distributed_executor|all_reduce|threads|numa|mm_encoder|performance",
+    re.IGNORECASE,
+)
 
 
 def flag_values(argv: Sequence[str], schema: Schema) -> dict[str, Value]:
@@ -60,6 +66,11 @@ def vllm_rules(values: Mapping[str, Value], schema: Schema, longest: int | None,
         pipeline=number("pipeline_parallel_size", 1),
         version=VLLM,
     )
+
+
+def step_time_values(flags: Mapping[str, Value], env: Mapping[str, str]) -> dict[str, Value]:
+    """Those flags and variables of vLLM's that decide how long a step takes."""
+    return {name: value for name, value in (*flags.items(), *env.items()) if OF_STEP_TIMES.search(name)}
 
 
 def version_of(text: str) -> tuple[int, int]:

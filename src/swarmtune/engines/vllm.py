@@ -30,11 +30,11 @@ from swarmtune.engines.rules import (
     open_rules,
     quantization_rules,
 )
-from swarmtune.engines.scheduling import flag_values, vllm_rules
+from swarmtune.engines.scheduling import flag_values, step_time_values, vllm_rules
 from swarmtune.engines.service_config import CommandSection, ServiceConfig, program
 from swarmtune.engines.vllm_schema import vllm_schema
 from swarmtune.errors import SimulatorStartError
-from swarmtune.records import Command, Group, Setting
+from swarmtune.records import Command, Group, Setting, Value
 from swarmtune.scheduling import Rules
 from swarmtune.space import Field
 
@@ -318,6 +318,11 @@ class VllmEngine(Engine):
         """With the flags of the setting and ``others``, and the KV cache that the table of memory gives."""
         values = flag_values(self.command(setting, Group("local", port=1)).argv, self.schema)
         return vllm_rules(values, self.schema, self._model_facts.longest, self.memory.tokens)
+
+    def of_step_times(self, setting: Setting) -> Mapping[str, Value]:
+        """Its layout, kernels, formats and threads."""
+        command = self.command(setting, Group("local", port=1))
+        return step_time_values(flag_values(command.argv, self.schema), command.env)
 
     def command(self, setting: Setting, group: Group) -> Command:
         """``vllm serve MODEL --host H --port P`` with the setting's flags, then ``others``.

@@ -329,19 +329,34 @@ def check_token(token: str) -> None:
         raise Refused(f"a token has 8 to 64 letters, digits, '_' or '-', not {token!r}")
 
 
+NOWHERE = (errno.ENOTDIR, errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG)  # no file can be made in such a place
+
+
 def index_path(token: str) -> Path:
     """The user's own copy of a command's journal: with it ``--sweep`` needs nothing but the token."""
     try:
         state = Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser()
     except RuntimeError as error:
-        raise OSError("this user has no home directory; set XDG_STATE_HOME") from error
+        raise FileNotFoundError("this user has no home directory; set XDG_STATE_HOME") from error
     return state / "swarmtune" / "commands" / f"{token}.json"
 
 
 def family(token: str) -> list[Path]:
-    """The journals of this token and of those that begin with it and "-"."""
-    own = index_path(token)
-    return [own, *sorted(own.parent.glob(f"{token}-*.json"))]
+    """The journals of this token and of those that begin with it and "-"; none where none of ours can have been written."""
+    try:
+        folder = index_path(token).parent
+        mine = folder.stat().st_uid == os.geteuid()
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in NOWHERE:
+            return []
+        raise
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except PermissionError:
+        if mine:
+            raise OSError(f"{folder}: this user's own journals cannot be listed; chmod u+rwx") from None
+        return []
+    return [folder / name for name in names if name == f"{token}.json" or re.fullmatch(rf"{token}-.*\.json", name)]
 
 
 def write_journal(path: Path, journal: dict[str, Any]) -> None:

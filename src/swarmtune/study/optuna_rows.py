@@ -61,6 +61,10 @@ def optuna_trials(db: Connection, study: str, attempted: Collection[int]) -> Opt
         attributes.setdefault(row.trial_id, {})[row.key] = _parsed(row.text)
     own: dict[int, OwnTrial] = {}
     foreign = []
+    notes = []
+    if any(not isinstance(row.number, int) for row in rows):
+        notes.append("left out, because their number is damaged: trials of the study")
+        rows = [row for row in rows if isinstance(row.number, int)]
     for row in rows:
         setting = _setting(attributes.get(row.trial_id, {}))
         waits = row.state == "RUNNING" and setting is not None and setting.origin != ""
@@ -68,12 +72,17 @@ def optuna_trials(db: Connection, study: str, attempted: Collection[int]) -> Opt
             foreign.append(row.number)
         else:
             own[row.number] = OwnTrial(row.trial_id, row.number, setting)
-    notes = []
     if others := sorted({*foreign} - own.keys() - {*attempted}):
         notes.append(f"left out, because SwarmTune did not make them: {_listed(others)} of the study")
     if lost := sorted({*attempted} - own.keys()):
         notes.append(f"left out, because another program removed or changed them: {_listed(lost)} of the study")
     return OptunaTrials(own, frozenset({*attempted, *(row.number for row in rows)}), tuple(notes))
+
+
+def is_finished(db: Connection, trial_id: int) -> bool:
+    """Has the trial of this key of Optuna's ended, or been deleted? Nothing else of it is read, which may be damaged."""
+    state = db.execute(select(cast(_trials.c.state, String)).where(_trials.c.trial_id == trial_id)).scalar()
+    return state in (None, "COMPLETE", "PRUNED", "FAIL")
 
 
 def bounded(text: Any) -> Any:

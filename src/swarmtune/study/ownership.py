@@ -13,6 +13,7 @@ from swarmtune.study.tables import attempts, studies, translated
 
 LEASE_S = 30.0
 RENEW_EVERY_S = 5.0
+WATCH_S = 2 * RENEW_EVERY_S  # a live tuner renews its lease meanwhile
 
 
 class Ownership:
@@ -26,15 +27,11 @@ class Ownership:
         self.identity = self._lease.identity
         self._renewed_at = clock.monotonic()
 
-    def acquire(self) -> None:
-        """Take the study; StudyBusyError if another live tuner has it. A dead one on this machine is noticed at once."""
-        owner = self._lease.acquire()
+    def acquire(self, seen: tuple[str | None, float | None] = (None, None)) -> None:
+        """Take the study; StudyBusyError if another live tuner has it. ``seen``: see Lease."""
+        owner = self._lease.acquire(seen)
         if owner is not None:
-            raise StudyBusyError(
-                f"Another tuner ({owner}) is working on the study {self._study!r}. Wait for it, stop it, "
-                "or use another study.",
-                details={"owner": owner},
-            )
+            raise busy_with(self._study, owner)
 
     def renew(self) -> None:
         """Prolong the lease of the study and of its running attempts, and book the time spent.
@@ -61,8 +58,8 @@ class Ownership:
 
     def _taken_over(self) -> StudyBusyError:
         return StudyBusyError(
-            f"Another tuner took over the study {self._study!r}, because this one did not renew its lease for "
-            f"{LEASE_S:g} s. The other one goes on; this one stops."
+            f"Another tuner took over the study {self._study!r}, because it saw no renewal of this one's lease "
+            f"({LEASE_S:g} s). The other one goes on; this one stops."
         )
 
     def active_seconds(self) -> float:
@@ -76,3 +73,11 @@ class Ownership:
             self.renew()
         with translated("be released"):
             self._lease.release()
+
+
+def busy_with(study: str, owner: str) -> StudyBusyError:
+    """The error for a study that another live tuner owns."""
+    return StudyBusyError(
+        f"Another tuner ({owner}) is working on the study {study!r}. Wait for it, stop it, or use another study.",
+        details={"owner": owner},
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Engine, Row, inspect, select
 
+from swarmtune.clock import Clock
 from swarmtune.database.address import shown_url
 from swarmtune.database.connection import read_only, snapshot
-from swarmtune.database.lease import is_held
+from swarmtune.database.lease import is_alive, is_in_force
 from swarmtune.errors import StoreError
 from swarmtune.records import AttemptResult, Event, Measurement, Trial, from_plain
 from swarmtune.study.fingerprint import upgraded
 from swarmtune.study.optuna_rows import OptunaTrials, bounded, optuna_trials
+from swarmtune.study.ownership import LEASE_S, RENEW_EVERY_S, WATCH_S, busy_with
 from swarmtune.study.store import Remeasured, as_trial
 from swarmtune.study.tables import SCHEMA_VERSION, artifacts, attempts, events, load_points, studies
 
@@ -46,7 +48,7 @@ class StudyHead:
 
     def busy(self, now: float) -> bool:
         """Does a live tuner own it? ``now``: wall clock."""
-        return is_held(self.owner, self.owner_expires_at, now)
+        return is_alive(self.owner) and is_in_force(self.owner_expires_at, now, 2 * LEASE_S)  # clocks differ
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class StudyReader:
         """Our trials as Optuna stores them, and every number that is taken."""
         of_trials = select(attempts.c.trial_number).where(attempts.c.study == study, attempts.c.kind == "trial")
         with snapshot(self.database) as db:
-            trials = optuna_trials(db, study, set(db.execute(of_trials.distinct()).scalars()))
+            numbers = {number for number in db.execute(of_trials.distinct()).scalars() if isinstance(number, int)}
+            trials = optuna_trials(db, study, numbers)
         self._note(*trials.notes)
         return trials
 
@@ -227,6 +230,24 @@ def latest_study(place: str) -> StudyHead | None:
     return heads[0] if heads else None
 
 
+async def look_twice(place: str, head: StudyHead, clock: Clock, tell: Callable[[str], None]) -> None:
+    """StudyBusyError if a live tuner owns the study. Where its lease is not in force by our clock, only whether it moves
+    tells, because clocks differ: it is watched for a while, which ``tell`` is told.
+    """
+    if head.busy(clock.wall()):
+        raise busy_with(head.name, str(head.owner))
+    if not is_alive(head.owner):
+        return
+    tell(f"Looking for {WATCH_S:g} s whether the tuner {head.owner} still works on the study {head.name!r}.")
+    until = clock.monotonic() + WATCH_S
+    while clock.monotonic() < until:
+        await clock.sleep(RENEW_EVERY_S / 5)
+        with reading(place) as reader:
+            now = reader.head(head.name)
+        if now.owner is not None and (now.owner, now.owner_expires_at) != (head.owner, head.owner_expires_at):
+            raise busy_with(head.name, now.owner)
+
+
 def lost_tokens(place: str, study: str, now: float) -> list[str]:
     """Tokens of all attempts of a study whose tuner has died; empty while a live one works on it. ``now``: wall clock.
 
@@ -238,6 +259,6 @@ def lost_tokens(place: str, study: str, now: float) -> list[str]:
     return usable(found)
 
 
-def usable(tokens: Iterable[str]) -> list[str]:
+def usable(tokens: Iterable[object]) -> list[str]:
     """Those that can be tokens of ours."""
-    return [token for token in tokens if TOKEN.fullmatch(token)]
+    return [token for token in tokens if isinstance(token, str) and TOKEN.fullmatch(token)]

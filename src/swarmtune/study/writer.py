@@ -15,14 +15,15 @@ from optuna.trial import create_trial
 from sqlalchemy import Connection, insert, select, update
 
 from swarmtune.clock import Clock
-from swarmtune.database.address import connect_arguments, database_url
-from swarmtune.database.connection import open_database
-from swarmtune.errors import ConfigurationError
+from swarmtune.database.address import database_url
+from swarmtune.database.connection import connect_arguments, open_database
+from swarmtune.errors import ConfigurationError, StoreError, one_line
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, to_plain
 from swarmtune.redaction import ours
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
 from swarmtune.study.fingerprint import CIRCUMSTANCES, changes
+from swarmtune.study.optuna_rows import is_finished
 from swarmtune.study.ownership import LEASE_S, Ownership
 from swarmtune.study.reader import AttemptRow, StudyHead, StudyReader, usable
 from swarmtune.study.store import Remeasured, Store
@@ -58,8 +59,9 @@ class StudyWriter(Store):
     """
 
     def __init__(self, url: str, head: StudyHead, space: Space, direction: str, clock: Clock) -> None:
-        """Open or create the study and take it over. StudyBusyError if another live tuner owns it, StoreError,
-        ConfigurationError; then the database is closed. After a StoreError the lease may last until it expires.
+        """Open or create the study and take it over. StudyBusyError if another live tuner owns it, or one that is not what
+        ``head`` was when ``look_twice`` looked; StoreError, ConfigurationError; then the database is closed. After a
+        StoreError the lease may last until it expires.
         """
         self.url = database_url(url)
         self.head = head
@@ -201,7 +203,7 @@ class StudyWriter(Store):
     def _take_over(self) -> None:
         fingerprint = self._create_study()
         self.ownership = Ownership(self._database, self.head.name, self._clock)
-        self.ownership.acquire()
+        self.ownership.acquire((self.head.owner, self.head.owner_expires_at))
         with self._writing() as db:
             db.execute(update(studies).where(studies.c.name == self.head.name).values(fingerprint=fingerprint))
         self._study_id = self._optuna_study()
@@ -250,10 +252,22 @@ class StudyWriter(Store):
 
     def _optuna_study(self) -> int:
         direction = StudyDirection.MAXIMIZE if self._direction == "maximize" else StudyDirection.MINIMIZE
+        with self._by_optuna():
+            try:
+                return self._optuna.create_new_study([direction], self.head.name)
+            except optuna.exceptions.DuplicatedStudyError:
+                return self._optuna.get_study_id_from_name(self.head.name)
+
+    @contextlib.contextmanager
+    def _by_optuna(self) -> Iterator[None]:
+        """Optuna reads rows of its own on the way, and takes what is damaged in them for the mistake of a caller."""
         try:
-            return self._optuna.create_new_study([direction], self.head.name)
-        except optuna.exceptions.DuplicatedStudyError:
-            return self._optuna.get_study_id_from_name(self.head.name)
+            yield
+        except (ValueError, TypeError, LookupError, ArithmeticError, AssertionError, RecursionError) as error:
+            raise StoreError(
+                f"The study {self.head.name!r} cannot go on: a row of Optuna's in its database is damaged "
+                f"({type(error).__name__}: {one_line(str(error))[:120]}). Repair it, or start a new study (without -lb)."
+            ) from error
 
     def _close_lost_attempts(self) -> list[str]:
         """Mark the attempts of a dead tuner as lost; returns the tokens of processes that may still run."""
@@ -284,38 +298,38 @@ class StudyWriter(Store):
             distributions={d.name: distribution(d) for d in self.space.dimensions},
             user_attrs={"setting": dict(setting.values), "origin": setting.origin},
         )
-        while True:
-            trial_id = self._optuna.create_new_trial(self._study_id, template_trial=template)
-            number = self._optuna.get_trial(trial_id).number
-            if number not in self._numbers:
-                self._numbers.add(number)
-                self._ids[number] = trial_id
-                return number
-            self._optuna.set_trial_user_attr(trial_id, "setting", None)
-            self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
+        with self._by_optuna():
+            while True:
+                trial_id = self._optuna.create_new_trial(self._study_id, template_trial=template)
+                number = self._optuna.get_trial(trial_id).number
+                if number not in self._numbers:
+                    self._numbers.add(number)
+                    self._ids[number] = trial_id
+                    return number
+                self._optuna.set_trial_user_attr(trial_id, "setting", None)
+                self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
 
     def _finish(self, number: int, outcome: AttemptResult) -> None:
         score, trial_id = outcome.score, self._ids.get(number)
         if trial_id is None or not (score or outcome.gave_up) or self._is_finished(trial_id):
             return
-        if outcome.failure is not None:
-            self._optuna.set_trial_user_attr(trial_id, "failure", ours.hide(outcome.failure))
-        if score is None:
-            self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
-            return
-        for name, value in system_attributes(score).items():
-            self._optuna.set_trial_system_attr(trial_id, name, value)
-        if outcome.measurement is not None:
-            self._optuna.set_trial_user_attr(trial_id, "metrics", dict(outcome.measurement.metrics))
-            self._optuna.set_trial_user_attr(trial_id, "load", dict(outcome.measurement.load))
-        value = WORST_VALUE[self._direction] if score.value is None else score.value
-        self._optuna.set_trial_state_values(trial_id, OptunaState.COMPLETE, [value])
+        with self._by_optuna():
+            if outcome.failure is not None:
+                self._optuna.set_trial_user_attr(trial_id, "failure", ours.hide(outcome.failure))
+            if score is None:
+                self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
+                return
+            for name, value in system_attributes(score).items():
+                self._optuna.set_trial_system_attr(trial_id, name, value)
+            if outcome.measurement is not None:
+                self._optuna.set_trial_user_attr(trial_id, "metrics", dict(outcome.measurement.metrics))
+                self._optuna.set_trial_user_attr(trial_id, "load", dict(outcome.measurement.load))
+            value = WORST_VALUE[self._direction] if score.value is None else score.value
+            self._optuna.set_trial_state_values(trial_id, OptunaState.COMPLETE, [value])
 
     def _is_finished(self, trial_id: int) -> bool:
-        try:
-            return self._optuna.get_trial(trial_id).state.is_finished()
-        except KeyError:  # another program has deleted it
-            return True
+        with self._database.connect() as db:
+            return is_finished(db, trial_id)
 
 
 def _json(facts: Any) -> str:

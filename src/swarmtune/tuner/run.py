@@ -45,7 +45,7 @@ async def session(
 ) -> AsyncIterator[Session]:
     """Take over a study, clean up after a tuner that died, and release study, groups and database at the end."""
     head = place.head or StudyHead(place.name, request, {})
-    head = StudyHead(head.name, head.request, {**plan.fingerprint(), **circumstances(plan)})
+    head = replace(head, fingerprint={**plan.fingerprint(), **circumstances(plan)})
     writer = StudyWriter(place.url, head, plan.space, plan.objective.direction, clock)
     try:
         await sweep_leftovers(writer.swept_tokens)
@@ -90,7 +90,10 @@ def _warm_start(plan: Plan, writer: StudyWriter, clock: Clock, listen: Callable[
     """What the study learned from earlier ones: read from the study, or, for a new study, gathered and recorded in it."""
     recorded = writer.recorded(WARM_START)
     if recorded:
-        warm = WarmStart.from_json(recorded[0])
+        try:
+            warm = WarmStart.from_json(recorded[0])
+        except (ValueError, LookupError):
+            warm = WarmStart(notices=("What the study learned from earlier ones is damaged and left out.",))
     elif plan.warm_start and not writer.trials():
         warm = gather(plan, writer.head.fingerprint, writer.head.name, clock.wall())
         writer.append(Event(WARM_START, clock.wall(), warm.to_json()))

@@ -167,8 +167,9 @@ async def test_useless_databases_are_told_of_and_none_is_written_to(made: Plan) 
     with contextlib.closing(sqlite3.connect(made.output / "foreign" / "study.db")) as db:
         db.execute("create table t (x)")
     busy = Study(replace(made, seed=4), "busy")  # its ledger is open: this very process works on it
+    expires = VirtualClock().wall() + 30
     with contextlib.closing(sqlite3.connect(busy.path, isolation_level=None)) as db:
-        db.execute("update swarmtune_studies set owner = 'other-host:1:2.0', owner_expires_at = 1e12")
+        db.execute("update swarmtune_studies set owner = 'other-host:1:2.0', owner_expires_at = ?", (expires,))
     files = [p for p in made.output.rglob("*") if p.is_file() and p.parent.name != "busy"]
     before = {p: sha256(p.read_bytes()).hexdigest() for p in files}
     study = Study(made, "new")

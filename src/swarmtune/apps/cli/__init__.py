@@ -32,7 +32,7 @@ COMMANDS = {
     "bench-worker": ("bench_worker", "send load from this machine for `swarmtune bench --listen` elsewhere"),
     "node": ("node", "run commands on this machine for a tuner that shares only a file system with it"),
     "check": ("check", "validate a configuration, ask the installed engine, and show the plan"),
-    "train": ("train", "learn from measured steps how long an engine's steps take, for the simulator"),
+    "train": ("train", "learn from measured steps how long the steps of an engine take"),
     "calibrate": ("calibrate", "anchor a model of step times to a service that was seen"),
     "simulate": ("simulate", "predict what a setting does, in virtual time, with nothing started or measured"),
     "init": ("init", "write a commented config.toml for the engine, model and hardware found here"),

@@ -139,10 +139,12 @@ def _elsewhere(name: str, request: Mapping[str, Any]) -> str:
 
 
 def _sweep(place: Place) -> None:
-    """End the leftovers of a killed tuner, and restore its files, before anything reads them."""
+    """End the leftovers of a killed tuner, and restore its files, before anything reads them. StudyBusyError: it lives."""
     from swarmtune.execution.executors.local import sweep_leftovers
-    from swarmtune.study.reader import lost_tokens
+    from swarmtune.study.reader import look_twice, lost_tokens
 
+    if place.head is not None:
+        asyncio.run(look_twice(place.url, place.head, RealClock(), lambda text: print(text, file=sys.stderr)))
     asyncio.run(sweep_leftovers(lost_tokens(place.url, place.name, RealClock().wall())))
 
 

@@ -16,6 +16,7 @@ from swarmtune.files import expanded
 
 if TYPE_CHECKING:
     from swarmtune.apps.cli.simulate_view import Prediction
+    from swarmtune.tuner.simulation.predict import Service
 
 AMPLE_BLOCKS = 2**20  # as engines say it where they know nothing
 ROUTERS = ("round-robin", "least-loaded", "prefix")
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument(
         "--request-rate", type=positive, metavar="R", help="requests per second, in place of a load search"
     )
+    load.add_argument(
+        "--find-capacity", action="store_true", help="the highest rate within the SLOs, in place of a load search"
+    )
     load.add_argument("--trace", metavar="FILE", help="replay this trace at its own times, in place of the workload")
     parser.add_argument(
         "--kv-blocks", type=count, metavar="N", help="KV blocks of a replica, as the engine's log counts them"
@@ -82,6 +86,8 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.apps.cli.train import shown_progress
     from swarmtune.settings import read_settings
     from swarmtune.simulator.latency.file import load
+    from swarmtune.tuner.simulation.capacity import capacity
+    from swarmtune.tuner.simulation.fields import effects, narrowed
     from swarmtune.tuner.simulation.predict import Predictor, Service, best
     from swarmtune.tuner.simulation.search import Tried, searched
     from swarmtune.tuner.simulation.virtual_load import FrontEnd
@@ -95,8 +101,9 @@ def run(args: argparse.Namespace) -> int:
     cost = None if model is None else model.tables()
     service = Service(cost, front, args.replicas, args.router, args.kv_blocks, bool(args.steps or args.plot))
     predictor, began, tried = Predictor(plan, service), time.perf_counter(), list[Tried]()
+    fields = effects(plan, service)
     if args.evaluations:
-        wanted = replace(plan, evaluations=args.evaluations)
+        wanted = narrowed(replace(plan, evaluations=args.evaluations), fields)
         with shown_progress() as advance:
             tried = searched(
                 wanted,
@@ -105,8 +112,17 @@ def run(args: argparse.Namespace) -> int:
                 lambda count, _: advance("trying settings", count / args.evaluations),
             )
         setting = tried[0].setting
-    loads = predictor.loads(setting)
-    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, time.perf_counter() - began)
+    rates: tuple[float, ...] = ()
+    if args.find_capacity:
+        with shown_progress() as advance:
+            found = capacity(plan, setting, service, lambda share: advance("looking for the highest rate", share))
+        loads, rates = [found.best], found.rates
+    else:
+        loads = predictor.loads(setting)
+    taken_s = time.perf_counter() - began
+    prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, fields, rates)
+    if model is not None and model.is_rough:
+        prediction = replace(prediction, ends=_ends(prediction, service))
     prediction = replace(prediction, notes=tuple(_notes(prediction, args)))
     if args.steps or args.plot:
         from swarmtune.report.steps import draw_steps, write_steps
@@ -125,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
 def _given(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The options as settings."""
     given = overrides(args)
-    if args.concurrency or args.request_rate or args.trace:
+    if args.concurrency or args.request_rate or args.trace or args.find_capacity:
         given["load_search"] = {"enabled": False}
     loadgen: dict[str, Any] = {}
     if args.concurrency:
@@ -160,6 +176,20 @@ def _value(text: str) -> bool | int | float | str:
     except (ValueError, RecursionError):
         return text
     return read if isinstance(read, bool | int | float | str) else text
+
+
+def _ends(prediction: Prediction, service: Service) -> tuple[float | None, ...]:
+    """The objective at the same load, if all steps took as long as a rough model may be off, and as short."""
+    from swarmtune.simulator.latency.analytical import FACTOR
+    from swarmtune.simulator.latency.model import GROUPS
+    from swarmtune.tuner.simulation.predict import Predictor
+
+    model, load = prediction.model, prediction.best.workload.load
+    if model is None:
+        return ()
+    costs = (model.scaled(dict.fromkeys(GROUPS, by)).tables() for by in (FACTOR, 1 / FACTOR))
+    predictors = (Predictor(prediction.plan, replace(service, cost=cost, rows=False)) for cost in costs)
+    return tuple(one.at(prediction.setting, load).score.value for one in predictors)
 
 
 def _notes(prediction: Prediction, args: argparse.Namespace) -> list[str]:

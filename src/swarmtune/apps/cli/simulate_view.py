@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from swarmtune.scheduling import Rules
 from swarmtune.simulator.latency.file import fingerprint
 from swarmtune.simulator.latency.model import LatencyModel
 from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.simulation.fields import Effect
 from swarmtune.tuner.simulation.predict import PredictedLoad
 from swarmtune.tuner.simulation.search import Tried
 
@@ -26,7 +27,11 @@ RANKED = 8  # settings of a search that are shown
 
 @dataclass(frozen=True)
 class Prediction:
-    """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds."""
+    """``tried``: the settings of a search, the best first, which ``setting`` is then. ``taken_s``: real seconds.
+    ``fields``: those that are searched; in simulation only those are that move the prediction.
+    ``rates``: the highest within the SLOs, requests per second, for each seed. ``ends``: the objective at the same load, if
+    every step took twice as long, and half, where the model is a rough one.
+    """
 
     plan: Plan
     setting: Setting
@@ -35,6 +40,9 @@ class Prediction:
     model: LatencyModel | None
     tried: Sequence[Tried]
     taken_s: float
+    fields: Mapping[str, Effect]
+    rates: tuple[float, ...] = ()
+    ends: tuple[float | None, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -51,6 +59,7 @@ def document(prediction: Prediction) -> dict[str, Any]:
         "measured": False,
         "engine": plan.engine.name,
         "setting": dict(prediction.setting.values),
+        "fields": {name: str(effect) for name, effect in prediction.fields.items()},
         "model": None if prediction.model is None else fingerprint(prediction.model),
         "loads": [
             {
@@ -68,6 +77,8 @@ def document(prediction: Prediction) -> dict[str, Any]:
             {"setting": dict(t.setting.values), "origin": t.setting.origin, **_outcome(t.load)}
             for t in prediction.tried
         ],
+        "ends": list(prediction.ends) or None,
+        "capacity": list(prediction.rates) or None,
         "notes": list(prediction.notes),
         "simulated_s": prediction.simulated_s,
         "taken_s": prediction.taken_s,
@@ -81,7 +92,7 @@ def _outcome(load: PredictedLoad) -> dict[str, Any]:
 def show(prediction: Prediction) -> None:
     """The prediction for people, on stdout."""
     console, plan, chosen, model = console_of(), prediction.plan, prediction.best, prediction.model
-    source = "as the engine declares its steps" if model is None else f"by a model trained on {_trained(model)}"
+    source = "as the engine declares its steps" if model is None else f"by {_trained(model)}"
     console.print(Text.assemble(("Predicted, nothing measured: ", "bold"), f"{plan.engine.name}, {source}\n"))
     if prediction.tried:
         console.print(_ranking(prediction))
@@ -101,8 +112,21 @@ def show(prediction: Prediction) -> None:
         )
     console.print(table)
     console.print()
+    if prediction.ends:
+        slow, quick = map(number, prediction.ends)
+        text = f"nothing was measured: steps of twice the time would give {slow}, of half the time {quick}\n"
+        console.print(Text(text, style="bold"))
+    if prediction.rates:
+        low, high = min(prediction.rates), max(prediction.rates)
+        text = (
+            f"highest rate within the SLOs: {number(low)} to {number(high)} requests/s, {len(prediction.rates)} seeds\n"
+        )
+        console.print(Text(text, style="bold"))
     facts = RunFacts(plan.engine.model, "", chosen.options, verdict="predicted")
     console.print(report(chosen.results, facts, console.width))
+    for effect in Effect:
+        if names := [name for name, what in prediction.fields.items() if what is effect]:
+            console.print(Text.assemble((f"{effect}: ", "bold"), ", ".join(names)), soft_wrap=True)
     for note in prediction.notes:
         console.print(Text(f"note: {note}"))
     text = f"\n{prediction.simulated_s:,.0f} s of load in {prediction.taken_s:.2f} s"
@@ -112,8 +136,10 @@ def show(prediction: Prediction) -> None:
 def _trained(model: LatencyModel) -> str:
     """What the model was trained on."""
     identity = model.identity
+    if model.is_rough:
+        return f"data sheets of {identity.device}"
     known = [identity.model, identity.device, identity.engine]
-    steps = f"{identity.rows or len(model.sample):,} steps"
+    steps = f"a model trained on {identity.rows or len(model.sample):,} steps"
     return f"{steps} of {', '.join(filter(None, known))}" if any(known) else steps
 
 

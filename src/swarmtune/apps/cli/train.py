@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from swarmtune.simulator.latency.model import Identity, LatencyModel
     from swarmtune.simulator.latency.training import Progress
 
-KINDS = ("vllm", "mindie", "sglang", "llamacpp", "kernels")
+KINDS = ("vllm", "mindie", "sglang", "llamacpp", "kernels", "device")
 MOST_SHOWN = 5  # refused rows; --json has more
 GIB, GB = 2**30, 1e9
 
@@ -25,14 +25,15 @@ GIB, GB = 2**30, 1e9
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument(
-        "-i", "--input", action="append", required=True, metavar="IN",
+        "-i", "--input", action="append", default=[], metavar="IN",
         help="measured steps: rows of `swarmtune collect`, a log of requests with a stamp for each token, a folder of "
         "kernel tables, or the CSV of msserviceprofiler; may be given several times",
     )  # fmt: skip
     parser.add_argument("-o", "--output", required=True, metavar="MODEL", help="the file to write")
     parser.add_argument(
         "-t", "--type", required=True, choices=KINDS,
-        help="the engine that was measured; kernels: IN is a folder of kernel tables",
+        help="the engine that was measured; kernels: IN is a folder of kernel tables; device: nothing was measured, and the "
+        "data sheets of --device and --model-config give a rough model",
     )  # fmt: skip
     parser.add_argument(
         "--update", metavar="MODEL", help="a model whose steps are kept, and learned together with the new ones"
@@ -52,6 +53,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-num-batched-tokens", type=_ranks, metavar="N", default=8192,
         help="tokens that the engine computes in one step at most, for logs of requests (default %(default)s)",
     )  # fmt: skip
+    how.add_argument(
+        "--weight-bits",
+        type=_ranks,
+        metavar="N",
+        default=16,
+        help="of a parameter, for -t device (default %(default)s)",
+    )
     how.add_argument("--weights-gib", type=_amount, metavar="GIB", help="size of the weights on one device, and")
     how.add_argument(
         "--bandwidth-gb-s", type=_amount, metavar="GB/S",
@@ -61,6 +69,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Read, train, write the model; the exit code."""
+    if arguments.type == "device":
+        return from_sheets(arguments)
     if importlib.util.find_spec("xgboost") is None:
         raise MissingExtraError("swarmtune train", "simulate")
     from swarmtune.simulator.latency.file import fingerprint, load, save
@@ -89,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def check(arguments: argparse.Namespace) -> None:
     """ConfigValidationError with what the options cannot mean."""
-    mistakes = []
+    mistakes = [] if arguments.input else ["-i: name what was measured (or -t device, where nothing was)"]
     if (arguments.weights_gib is None) != (arguments.bandwidth_gb_s is None):
         mistakes.append("--weights-gib and --bandwidth-gb-s go together: the shortest step is the one over the other")
     target = expanded(arguments.output)
@@ -99,6 +109,45 @@ def check(arguments: argparse.Namespace) -> None:
         mistakes.append(f"-o {target} is no file that a model could replace")
     if mistakes:
         raise ConfigValidationError(mistakes)
+
+
+def from_sheets(arguments: argparse.Namespace) -> int:
+    """Write a model of a device and a model that nobody has measured; the exit code."""
+    from swarmtune.apps.cli.console import console_of
+    from swarmtune.engines.memory import kv_bytes_per_token
+    from swarmtune.simulator.latency.analytical import DEVICES, FACTOR, analytical, device_of, shape_of
+    from swarmtune.simulator.latency.file import fingerprint, save
+    from swarmtune.simulator.latency.gathering import Gathered
+    from swarmtune.simulator.latency.readers.kernels import model_config
+
+    missing = [] if arguments.device else [f"--device: one of {', '.join(DEVICES)}"]
+    missing += [] if arguments.model_config else ["--model-config: the model's config.json"]
+    missing += ["-i: -t device learns from nothing that was measured; leave it out"] if arguments.input else []
+    if missing:
+        raise ConfigValidationError(missing)
+    arguments.input = [""]
+    check(arguments)
+    target, path = expanded(arguments.output), expanded(arguments.model_config)
+    config = model_config(path)
+    try:
+        kv_bytes = kv_bytes_per_token(config, arguments.kv_dtype)
+    except ValueError as error:  # of UnknownLayerError, too
+        raise ConfigValidationError(
+            [f"--model-config {path}: what its KV cache takes is not known: {error}"]
+        ) from error
+    facts = identity(arguments, Gathered.nothing())
+    model = analytical(shape_of(config), device_of(arguments.device), kv_bytes, facts, arguments.weight_bits / 8)
+    save(model, target)
+    if arguments.json:
+        arguments.result.place = str(target)
+        arguments.result.write_json(
+            {"exit_code": EXIT_DONE, "model": str(target), "fingerprint": fingerprint(model), "factor": FACTOR}
+        )
+    else:
+        console = console_of()
+        console.print(f"Wrote {target}: from data sheets, nothing was measured.", soft_wrap=True)
+        console.print("A step may take half or twice as long; anchor it with swarmtune calibrate.", soft_wrap=True)
+    return EXIT_DONE
 
 
 def floor_s(arguments: argparse.Namespace) -> float:
@@ -116,7 +165,7 @@ def identity(arguments: argparse.Namespace, found: Gathered) -> Identity:
 
     from swarmtune.simulator.latency.model import Identity
 
-    engine = arguments.type if arguments.type != "kernels" else ""
+    engine = arguments.type if arguments.type not in ("kernels", "device") else ""
     given = {"engine": engine, "version": arguments.engine_version}
     given |= {name: getattr(arguments, name) for name in ("model", "tp", "pp", "dp", "device", "kv_dtype")}
     known = {name: value or found.facts.get(name) for name, value in given.items()}

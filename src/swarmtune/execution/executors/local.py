@@ -18,7 +18,7 @@ from swarmtune.clock import Clock
 from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, SimulatorStopError
 from swarmtune.execution import supervisor
 from swarmtune.execution.executors.base import Executor, Site
-from swarmtune.execution.executors.supervised import Commands, Link, SupervisedHandle, checked, token_of
+from swarmtune.execution.executors.supervised import Commands, Link, SupervisedHandle, checked, left_behind, token_of
 from swarmtune.records import Command
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ async def sweep_leftovers(tokens: Iterable[str], python: str = sys.executable) -
         output, _ = await process.communicate()
         if process.returncode != 0:
             raise SimulatorStopError(
-                f"leftovers of an earlier run could not all be removed: {output.decode(errors='replace').strip()}",
+                f"leftovers of an earlier run could not all be removed: {left_behind(output.decode(errors='replace'))}",
                 details={"tokens": some},
             )
 

@@ -13,6 +13,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCTimeoutError, Simul
 from swarmtune.execution import supervisor
 from swarmtune.execution.executors import sftp
 from swarmtune.execution.executors.ssh_login import SshTarget, asyncssh, login
+from swarmtune.execution.executors.supervised import left_behind
 
 PREPARE_S = 60.0  # for the upload of the supervisor and its first run
 CLOSE_S = 5.0
@@ -73,7 +74,7 @@ class SshNode:
             raise CommunicationError(f"the connection to {self.target.host} is lost")
         if '"swept"' in output and done.exit_status != 0:
             raise SimulatorStopError(
-                f"leftovers of an earlier run could not all be removed on {self.target.host}: {output}",
+                f"leftovers of an earlier run could not all be removed on {self.target.host}: {left_behind(output)}",
                 details={"tokens": sorted(tokens)},
             )
         if done.exit_status != 0:

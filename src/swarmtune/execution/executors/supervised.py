@@ -28,6 +28,19 @@ NODE_TROUBLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, *supervisor
 """Errors of the node, not of the command."""
 
 
+def left_behind(output: str) -> str:
+    """In words, what a sweep says that it could not end or put back."""
+    said = []
+    for line in output.splitlines():
+        try:
+            event = json.loads(line)
+            said += [f"process {pid} cannot be ended" for pid in event.get("left", ())]
+            said += [*map(str, event.get("unrestored", ())), *([event["error"]] if "error" in event else [])]
+        except (ValueError, AttributeError, TypeError):
+            said.append(line)
+    return "; ".join(said)
+
+
 class Link(ABC):
     """The connection to one supervisor: its standard input and output, and the ways to act without it.
 

@@ -144,7 +144,7 @@ def tokenizer_in(folder: str | None) -> str:
 def read_result(path: Path, tool: str, understand: Callable[[str], Measurement]) -> Measurement:
     """What ``understand`` makes of the text of a result file. BenchmarkParseError if there is none, or no sense in it."""
     try:
-        return understand(text_of(path, MOST_BYTES))
+        return understand(text_of(path, MOST_BYTES).removeprefix("\ufeff"))
     except OSError as error:
         message = f"{tool} left no {path}: {error.strerror}. Its output says why."
         raise BenchmarkParseError(message) from error

@@ -210,7 +210,7 @@ def _sample(found: _Sample) -> Rows:
         _floats(found.counts),
         np.arange(1, count + 1),
     )
-    whole = 0 < count <= MOST_ROWS and len(rows.features) == len(rows.run) == len(rows.counts) == count
+    whole = count <= MOST_ROWS and len(rows.features) == len(rows.run) == len(rows.counts) == count
     usable = whole and bool(
         np.isfinite(rows.features).all()
         and (rows.features >= 0).all()

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.simulator.latency.features import FEATURES
 from swarmtune.simulator.latency.readers import read
 from swarmtune.simulator.latency.readers.base import Found, Reading
-from swarmtune.simulator.latency.rows import Refusals, Rows, accepted, joined
+from swarmtune.simulator.latency.rows import Refusals, Rows, accepted, joined, rows_of
 
 LEAST_ROWS = 20
 
@@ -22,6 +25,11 @@ class Gathered:
     refusals: Refusals
     notes: tuple[str, ...]
     facts: dict[str, str]
+
+    @classmethod
+    def nothing(cls) -> Gathered:
+        """No steps."""
+        return cls(rows_of(np.empty((0, len(FEATURES))), np.empty(0)), Refusals(), (), {})
 
 
 def gather(paths: Sequence[Path], reading: Reading, floor_s: float = 0.0, only: str = "") -> Gathered:

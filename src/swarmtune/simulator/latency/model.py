@@ -117,7 +117,7 @@ class LatencyModel:
 
     ``typical`` and ``mean``: the time that half of such steps take, and that which sums to the time of many; throughput and
     makespan follow the mean. ``domain``: (2, 5), smallest and largest value of each feature in training; where a feature is
-    beyond it, its factors are 1 (what is left is physics) and the bars are wider. ``sample``: rows kept for updates.
+    beyond it, there are no factors (physics is alone) and the bars are wider. ``sample``: rows kept for updates.
     ``multipliers``: by what a calibration scaled each group of terms.
     """
 
@@ -136,6 +136,11 @@ class LatencyModel:
             raise ConfigurationError(
                 "The domain of the model is wrong: a smallest and a largest value of each feature."
             )
+
+    @property
+    def is_rough(self) -> bool:
+        """Is it one of data sheets, of which nothing was measured?"""
+        return not len(self.sample)
 
     def tables(self, *, mean: bool = True) -> CostTables:
         """What a simulator looks up: the mean time of a step, or the typical one."""

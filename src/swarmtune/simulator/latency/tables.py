@@ -28,7 +28,8 @@ class CostTables:
     """Seconds of a step: a sum of physical terms, times a factor from each table over a pair of features.
 
     ``weights`` (6 + k): seconds for a constant, each feature, and each hinge max(0, tokens - knot); ``knots`` (k).
-    ``cuts``: for each feature its thresholds; the place of a value is the number of cuts <= value.
+    ``cuts``: for each feature its thresholds; the place of a value is the number of cuts <= value. The first and the last
+    place are beyond what the tables know: a step with a feature there has no factors.
     ``pairs``: (i, j, factors) with i <= j, factors (len(cuts[i]) + 1, len(cuts[j]) + 1), or (len(cuts[i]) + 1, 1) for i = j.
 
     ConfigurationError if anything is not finite, not ascending, negative or of another shape.
@@ -81,7 +82,11 @@ class CostTables:
         for index, knot in enumerate(knots):
             above = row[TOKENS] - knot
             total += weights[FIRST_HINGE + index] * (above if above > 0 else 0.0)
+        if not pairs:
+            return total
         places = [bisect_right(cut, value) for cut, value in zip(cuts, row, strict=True)]
+        if any(cut and place in (0, len(cut)) for cut, place in zip(cuts, places, strict=True)):
+            return total
         for i, j, factors in pairs:
             total *= factors[places[i]][0 if i == j else places[j]]
         return total
@@ -90,8 +95,11 @@ class CostTables:
         """The same for (n, 5) features: n seconds, with the same bytes."""
         total = self.physics_of(rows)
         places = [np.searchsorted(cuts, rows[:, index], side="right") for index, cuts in enumerate(self.cuts)]
+        inside = np.ones(len(rows), bool)
+        for cuts, place in zip(self.cuts, places, strict=True):
+            inside &= (cuts.size == 0) | ((place > 0) & (place < cuts.size))
         for i, j, factors in self.pairs:
-            total *= factors[places[i], 0 if i == j else places[j]]
+            total *= np.where(inside, factors[places[i], 0 if i == j else places[j]], 1.0)
         return total
 
     def physics_of(self, rows: Steps) -> NDArray[np.float64]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
+
 from swarmtune.simulator.virtual.replicas import Replica
-from swarmtune.simulator.virtual.requests import Reason, Requests
+from swarmtune.simulator.virtual.requests import Counts, Reason, Requests
 
 Router = Literal["round-robin", "least-loaded", "prefix"]
 ROUTERS: tuple[Router, ...] = ("round-robin", "least-loaded", "prefix")
@@ -23,23 +26,41 @@ class Fleet:
 
     def __init__(self, replicas: Sequence[Replica], router: Router = "round-robin") -> None:
         self.replicas = list(replicas)
-        self.places: list[tuple[int, int]] = []  # of each request: its replica, and its number there
-        self._numbers: list[list[int]] = [[] for _ in replicas]
+        self._replica, self._inside = array("q"), array("q")  # of each request: its replica, and its number there
+        self._numbers = [array("q") for _ in replicas]  # of each replica's requests: their numbers here
         self._router = router
         self._turn = 0
         self._known: dict[tuple[int, ...], int] = {}
 
     def add(self, requests: Requests) -> None:
         """These arrive, none before the replicas' time. Those of one call are routed by what is known at their arrival."""
-        if len(self.replicas) == 1:
-            first = self.replicas[0].add(requests)
-            self._numbers[0] += range(len(self.places), len(self.places) + len(requests))
-            self.places += [(0, first + i) for i in range(len(requests))]
+        if self._router == "round-robin":
+            self._dealt(requests)
             return
         for i in range(len(requests)):
             one = requests.at(i)
-            contents = one.contents.tolist()
-            self.add_one(float(one.arrival[0]), int(one.prompt[0]), int(one.output[0]), contents, int(one.priority[0]))
+            for replica in self.replicas:
+                replica.run(float(one.arrival[0]))
+            chosen = self._chosen(one.contents[:FIRST_BLOCKS].tolist())
+            self._given(chosen, self.replicas[chosen].add(one))
+
+    def _dealt(self, requests: Requests) -> None:
+        """By turns."""
+        count, first = len(self.replicas), len(self._inside)
+        self._replica.extend([0] * len(requests))
+        self._inside.extend([0] * len(requests))
+        for number, replica in enumerate(self.replicas):
+            mine = range((number - self._turn) % count, len(requests), count)
+            inside = replica.add(requests.chosen(mine) if count > 1 else requests)
+            self._numbers[number].extend(first + i for i in mine)
+            for place, i in enumerate(mine, inside):
+                self._replica[first + i], self._inside[first + i] = number, place
+        self._turn += len(requests)
+
+    def _given(self, replica: int, inside: int) -> None:
+        self._numbers[replica].append(len(self._inside))
+        self._replica.append(replica)
+        self._inside.append(inside)
 
     def add_one(
         self, arrival: float, prompt: int, output: int, contents: Sequence[int] = (), priority: int = 0
@@ -51,9 +72,7 @@ class Fleet:
                 for replica in self.replicas:
                     replica.run(arrival)
             chosen = self._chosen(contents)
-        inside = self.replicas[chosen].add_one(arrival, prompt, output, contents, priority)
-        self._numbers[chosen].append(len(self.places))
-        self.places.append((chosen, inside))
+        self._given(chosen, self.replicas[chosen].add_one(arrival, prompt, output, contents, priority))
 
     def run(self, limit: float = math.inf, *, stop: bool = False) -> Reason:
         """As of a replica: what happens first anywhere comes first, so that with ``stop`` none is ahead of another's end."""
@@ -82,12 +101,19 @@ class Fleet:
 
     def remove(self, number: int) -> None:
         """The client of this request has gone."""
-        replica, inside = self.places[number]
-        self.replicas[replica].remove(inside)
+        self.replicas[self._replica[number]].remove(self._inside[number])
+
+    def where(self, numbers: Counts) -> tuple[Counts, Counts]:
+        """The replicas of these requests, and their numbers there; -1 for the number -1."""
+        known = numbers >= 0
+        replica, inside = (np.full(len(numbers), -1) for _ in range(2))
+        replica[known] = np.array(self._replica, np.int64)[numbers[known]]
+        inside[known] = np.array(self._inside, np.int64)[numbers[known]]
+        return replica, inside
 
     def seen_at(self, number: int) -> float:
         """When what ``ended`` has just told happened, s."""
-        return self.replicas[self.places[number if number >= 0 else -1 - number][0]].now
+        return self.replicas[self._replica[number if number >= 0 else -1 - number]].now
 
     @property
     def in_engine(self) -> int:

@@ -47,6 +47,11 @@ typedef struct {
     int32_t number, priority, state, preemptions, planned;
 } request_t;
 
+typedef struct { /* a KV block: its neighbours in the ring of those that are free, and among those with the same content */
+    int32_t next, last, users, place_next, place_last, padding;
+    int64_t content;
+} block_t;
+
 typedef struct {
     int32_t request, answers;
     int64_t tokens;
@@ -76,8 +81,7 @@ typedef struct {
     int32_t *pending; /* those that have not arrived: numbers in order of arrival */
     int32_t pending_head, pending_count, pending_room;
     int64_t free_blocks, total_blocks;
-    int32_t *next, *last, *users, *place_next, *place_last;
-    int64_t *content;
+    block_t *block;
     int32_t *place_first, *place_end; /* by content */
     int64_t content_room;
     int64_t *contents; /* of all requests */
@@ -141,35 +145,35 @@ static int grown32(void **array, int32_t *room, int64_t wanted, size_t size) {
 /* --- the KV cache: scheduling/blocks.py ------------------------------------------------------------------------------- */
 
 static void unlink_block(sim_t *sim, int32_t block) {
-    int32_t before = sim->last[block], after = sim->next[block];
-    sim->next[before] = after;
-    sim->last[after] = before;
+    int32_t before = sim->block[block].last, after = sim->block[block].next;
+    sim->block[before].next = after;
+    sim->block[after].last = before;
 }
 
 static void link_block(sim_t *sim, int32_t block, int32_t before) {
-    int32_t after = sim->next[before];
-    sim->next[before] = block;
-    sim->last[after] = block;
-    sim->last[block] = before;
-    sim->next[block] = after;
+    int32_t after = sim->block[before].next;
+    sim->block[before].next = block;
+    sim->block[after].last = block;
+    sim->block[block].last = before;
+    sim->block[block].next = after;
 }
 
 static void forget(sim_t *sim, int32_t block) {
-    int64_t content = sim->content[block];
-    sim->content[block] = NOTHING;
+    int64_t content = sim->block[block].content;
+    sim->block[block].content = NOTHING;
     if (content < 0) return;
-    int32_t before = sim->place_last[block], after = sim->place_next[block];
-    if (before) sim->place_next[before] = after; else sim->place_first[content] = after;
-    if (after) sim->place_last[after] = before; else sim->place_end[content] = before;
+    int32_t before = sim->block[block].place_last, after = sim->block[block].place_next;
+    if (before) sim->block[before].place_next = after; else sim->place_first[content] = after;
+    if (after) sim->block[after].place_last = before; else sim->place_end[content] = before;
 }
 
 static void fill_block(sim_t *sim, int32_t block, int64_t content) {
-    sim->content[block] = content;
+    sim->block[block].content = content;
     if (content < 0) return;
     int32_t end = sim->place_end[content];
-    sim->place_last[block] = end;
-    sim->place_next[block] = 0;
-    if (end) sim->place_next[end] = block; else sim->place_first[content] = block;
+    sim->block[block].place_last = end;
+    sim->block[block].place_next = 0;
+    if (end) sim->block[end].place_next = block; else sim->place_first[content] = block;
     sim->place_end[content] = block;
 }
 
@@ -190,10 +194,10 @@ static void take_blocks(sim_t *sim, request_t *one, int64_t count) {
         return;
     }
     for (; count; count--) {
-        int32_t block = sim->next[0];
+        int32_t block = sim->block[0].next;
         unlink_block(sim, block);
         forget(sim, block);
-        sim->users[block] = 1;
+        sim->block[block].users = 1;
         if (!add_block(sim, one, block)) return;
     }
 }
@@ -207,16 +211,16 @@ static void give_back(sim_t *sim, request_t *one) {
     /* what is not full yet goes to the front, so that the last one is the first to be taken; the others last, from behind */
     for (int64_t place = 0; place < one->block_count; place++) {
         int32_t block = one->blocks[place];
-        if (--sim->users[block]) continue;
-        if (sim->content[block] == NOTHING && sim->rules.recent_first) link_block(sim, block, 0);
-        else sim->users[block] = -1; /* to be put last */
+        if (--sim->block[block].users) continue;
+        if (sim->block[block].content == NOTHING && sim->rules.recent_first) link_block(sim, block, 0);
+        else sim->block[block].users = -1; /* to be put last */
         sim->free_blocks++;
     }
     for (int64_t place = one->block_count - 1; place >= 0; place--) {
         int32_t block = one->blocks[place];
-        if (sim->users[block] != -1) continue;
-        sim->users[block] = 0;
-        link_block(sim, block, sim->last[0]);
+        if (sim->block[block].users != -1) continue;
+        sim->block[block].users = 0;
+        link_block(sim, block, sim->block[0].last);
     }
     one->block_count = 0;
 }
@@ -453,7 +457,7 @@ static int64_t found(sim_t *sim, const request_t *one, int64_t limit) {
 
 static int may_enter(const sim_t *sim, const request_t *one, int64_t tokens, int64_t hits) {
     int64_t size = sim->rules.block_size, whole = sim->rules.whole_prompt ? length_of(one) : 0, unused = 0;
-    for (int64_t i = 0; i < hits; i++) unused += !sim->users[sim->hits[i]];
+    for (int64_t i = 0; i < hits; i++) unused += !sim->block[sim->hits[i]].users;
     int64_t wanted = (most(whole, hits * size + tokens) + size - 1) / size - hits + unused;
     int64_t kept = sim->running_count ? sim->rules.kept_free : 0;
     return wanted + kept <= sim->free_blocks;
@@ -487,11 +491,11 @@ static void admit(sim_t *sim) {
         one->filled = hits;
         for (int64_t i = 0; i < hits; i++) {
             int32_t block = sim->hits[i];
-            if (!sim->users[block]) {
+            if (!sim->block[block].users) {
                 unlink_block(sim, block);
                 sim->free_blocks--;
             }
-            sim->users[block]++;
+            sim->block[block].users++;
             if (!add_block(sim, one, block)) return;
         }
         give(sim, one, tokens);
@@ -521,7 +525,10 @@ static double seconds_of(const cost_t *cost, const double *row) {
     }
     if (!cost->pairs) return sum;
     int32_t places[FEATURES];
-    for (int i = 0; i < FEATURES; i++) places[i] = place_of(cost, i, row[i]);
+    for (int i = 0; i < FEATURES; i++) {
+        places[i] = place_of(cost, i, row[i]);
+        if (cost->cut_counts[i] && (places[i] == 0 || places[i] == cost->cut_counts[i])) return sum; /* beyond the tables */
+    }
     for (int32_t i = 0; i < cost->pairs; i++) {
         const pair_t *pair = cost->pair + i;
         int64_t at = places[pair->first];
@@ -817,8 +824,7 @@ void sim_free(sim_t *sim) {
     if (!sim) return;
     for (int32_t i = 0; i < sim->request_count; i++) free(sim->requests[i].blocks);
     for (int i = 0; i < MOST_BATCHES; i++) free(sim->steps[i].work);
-    void *all[] = {sim->requests, sim->queue, sim->running, sim->pending, sim->next, sim->last, sim->users, sim->place_next,
-                   sim->place_last, sim->content, sim->place_first, sim->place_end, sim->contents, sim->stamps, sim->plan,
+    void *all[] = {sim->requests, sim->queue, sim->running, sim->pending, sim->block, sim->place_first, sim->place_end, sim->contents, sim->stamps, sim->plan,
                    sim->ended, sim->rows, sim->log, sim->hits, sim->skipped, sim->outs, sim->by_phase, sim->phases};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
     free(sim);
@@ -838,14 +844,11 @@ sim_t *sim_new(const rules_t *rules, const cost_t *cost, int32_t keep_rows, int3
     sim->total_blocks = sim->free_blocks = most(0, rules->blocks - 1);
     if (!rules->prefix_caching) return sim;
     size_t count = (size_t)most(1, rules->blocks);
-    int32_t **arrays[] = {&sim->next, &sim->last, &sim->users, &sim->place_next, &sim->place_last};
-    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
-        if (!(*arrays[i] = calloc(count, sizeof(int32_t)))) goto failed;
-    if (!(sim->content = malloc(count * sizeof *sim->content))) goto failed;
+    if (!(sim->block = calloc(count, sizeof *sim->block))) goto failed;
     for (size_t i = 0; i < count; i++) {
-        sim->next[i] = (int32_t)((i + 1) % count);
-        sim->last[i] = (int32_t)((i + count - 1) % count);
-        sim->content[i] = NOTHING;
+        sim->block[i].next = (int32_t)((i + 1) % count);
+        sim->block[i].last = (int32_t)((i + count - 1) % count);
+        sim->block[i].content = NOTHING;
     }
     return sim;
 failed:

@@ -72,6 +72,15 @@ class Requests:
         ends = np.array([end - begin], np.int64)
         return Requests(self.arrival[one], self.prompt[one], self.output[one], self.priority[one], ends, contents)
 
+    def chosen(self, places: Sequence[int]) -> Requests:
+        """Those at these places, in this order."""
+        at = np.asarray(places, np.int64)
+        begins, ends = np.concatenate([[0], self.ends[:-1]])[at] if len(self) else at, self.ends[at]
+        parts = [self.contents[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        contents = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        lengths = np.cumsum(ends - begins, dtype=np.int64)
+        return Requests(self.arrival[at], self.prompt[at], self.output[at], self.priority[at], lengths, contents)
+
     @property
     def kinds(self) -> int:
         """One more than the highest of ``contents``."""

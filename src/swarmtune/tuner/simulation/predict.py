@@ -27,7 +27,7 @@ from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.simulation.contents import Contents
 from swarmtune.tuner.simulation.data import Remembered
 from swarmtune.tuner.simulation.virtual_load import FrontEnd, VirtualLoad
-from swarmtune.workload import Workload
+from swarmtune.workload import Load, Workload
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,13 @@ class Predictor:
             points.append(load_point(plan, made.measurement, made.score))
             if search is None:
                 return done
+
+    def at(self, setting: Setting, load: Load) -> PredictedLoad:
+        """One load; errors as of ``loads``."""
+        workload = replace(self.plan.workload.at(load), seed=seed_of(self.plan.seed, "predicted", 0))
+        return self._load(
+            workload, rules_of(self.plan, setting, self.service), cost_of(self.plan, setting, self.service)
+        )
 
     def _load(self, workload: Workload, rules: Rules, cost: CostTables) -> PredictedLoad:
         """One load, by the metrics of the load generator."""
@@ -151,7 +158,7 @@ def rules_of(plan: Plan, setting: Setting, service: Service) -> Rules:
     if rules is None:
         what = "a start script" if plan.scripts else f"the engine {plan.engine.name}"
         raise ConfigurationError(
-            f"The scheduler of {what} is not modelled; vllm and simulated are (docs/simulator.md)."
+            f"The scheduler of {what} is not modelled; vllm and simulated are (docs/simulation.md)."
         )
     return rules if service.blocks is None else replace(rules, blocks=service.blocks)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from array import array
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -28,6 +30,10 @@ ZERO_NS = NS  # the replicas' second 0 on the clock of the records, where 0 mean
 REFUSED = "the engine refuses it: prompt and answer are longer than a context or the KV cache"
 TIMED_OUT = "timed out"
 REFUSAL_NS = 1_000_000
+COLUMNS = (  # of records.REQUEST, and the place in the fleet
+    *("session", "turn", "phase", "outcome", "scheduled_ns", "ready_ns", "sent_ns", "end_ns", "asked_input_tokens"),
+    *("input_tokens", "asked_output_tokens", "error", "place"),
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,10 @@ class VirtualLoad:
 
     def __post_init__(self) -> None:
         self._now = ZERO_NS
-        self._flights: list[_Flight] = []
-        self._by_place: list[_Flight] = []
+        self._open = deque[_Flight]()  # in the order in which they were sent; some of them have ended
+        self._by_place: dict[int, _Flight] = {}  # those that have not
+        self._placed = 0
+        self._rows = {name: array("q") for name in COLUMNS}
         self._events: list[tuple[int, int, str, _Flight]] = []
         self._order = itertools.count()
         self._free_s = 0.0  # when the front end is free
@@ -114,7 +122,7 @@ class VirtualLoad:
         self._dropped += timing.unsent(end)
         timing.tell_pauses(self._facts, end)
         if phase.grace_ns is not None and not self._handed_over(phase):
-            for flight in self._flights:
+            for flight in self._open:
                 if flight.timing is timing and not flight.end_ns:
                     self._give_up(flight, Outcome.INCOMPLETE)
 
@@ -139,6 +147,10 @@ class VirtualLoad:
 
     def _advance(self, wake: int) -> None:
         """To ``wake`` or to what a client sees before, whichever comes first."""
+        while self._open and self._open[0].end_ns:
+            self._open.popleft()
+        if self._open:
+            wake = min(wake, self._open[0].sent_ns + self._timeout_ns)
         while True:
             limit = min(wake, self._events[0][0]) if self._events else wake
             at = float("inf") if limit >= FOREVER else (limit - ZERO_NS) / NS
@@ -155,6 +167,11 @@ class VirtualLoad:
             ns, _, kind, flight = heapq.heappop(self._events)
             if not flight.end_ns:
                 self._happened(ns, kind, flight)
+        for flight in self._open:
+            if flight.sent_ns + self._timeout_ns > self._now:
+                break
+            if not flight.end_ns:
+                self._happened(self._now, "timed out", flight)
 
     def _seen(self, number: int) -> None:
         """A client will see this: the first token of a request, or its end."""
@@ -186,10 +203,24 @@ class VirtualLoad:
 
     def _end(self, flight: _Flight, outcome: Outcome, ns: int) -> None:
         flight.outcome, flight.end_ns = outcome, ns
+        self._by_place.pop(flight.place, None)
+        self._note(flight)
         if flight.ticket.phase:
             self._ended += 1
             if self.progress:
                 self.progress(self._ended)
+
+    def _note(self, flight: _Flight) -> None:
+        """The row of a request."""
+        ticket, rows = flight.ticket, self._rows
+        asked = -1 if ticket.request.output_tokens is None else flight.output
+        values = (
+            *(ticket.session.index, ticket.turn, int(ticket.phase), int(flight.outcome), ticket.scheduled_ns),
+            *(ticket.ready_ns, flight.sent_ns, flight.end_ns, ticket.input_tokens, flight.prompt, asked, flight.error),
+            flight.place,
+        )
+        for column, value in zip(rows.values(), values, strict=True):
+            column.append(value)
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
@@ -199,45 +230,37 @@ class VirtualLoad:
         prompt = max(1, ticket.input_tokens + before)
         output = max(1, round(self.options.osl) if turn.output_tokens is None else turn.output_tokens)
         flight = _Flight(ticket, timing, self._now, prompt, output, -1)
-        self._flights.append(flight)
+        self._open.append(flight)
         if prompt + output > self.rules.longest:
             self._event(self._now + REFUSAL_NS, "refused", flight)
             return
         begin = max(self._free_s, (self._now - ZERO_NS) / NS)
         self._free_s = begin + self.front.request_s + self.front.prompt_token_s * prompt
-        flight.place = len(self._by_place)
-        self._by_place.append(flight)
+        flight.place = self._placed
+        self._placed += 1
+        self._by_place[flight.place] = flight
         self.fleet.add_one(self._free_s, prompt, output, self.contents.of(ticket, prompt, output))
         if ticket.cancel_after_ns is not None:
             self._event(self._now + ticket.cancel_after_ns, "cancelled", flight)
-        self._event(self._now + self._timeout_ns, "timed out", flight)
 
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _records(self, started: int) -> Records:
         answers = [replica.answers() for replica in self.fleet.replicas]
-        flights = self._flights
-        rows = np.zeros(len(flights) + len(self._dropped), REQUEST)
-        sent = rows[: len(flights)]
-        for name, values in {
-            "session": [f.ticket.session.index for f in flights],
-            "turn": [f.ticket.turn for f in flights],
-            "phase": [int(f.ticket.phase) for f in flights],
-            "outcome": [int(f.outcome) for f in flights],
-            "scheduled_ns": [f.ticket.scheduled_ns for f in flights],
-            "ready_ns": [f.ticket.ready_ns for f in flights],
-            "sent_ns": [f.sent_ns for f in flights],
-            "end_ns": [f.end_ns or self._now for f in flights],
-            "asked_input_tokens": [f.ticket.input_tokens for f in flights],
-            "input_tokens": [f.prompt for f in flights],
-            "asked_output_tokens": [-1 if f.ticket.request.output_tokens is None else f.output for f in flights],
-            "error": [f.error for f in flights],
-        }.items():
+        for flight in self._open:
+            if not flight.end_ns:
+                flight.end_ns = self._now
+                self._note(flight)
+        columns = {name: np.array(column, np.int64) for name, column in self._rows.items()}
+        count = len(columns["place"])
+        rows = np.zeros(count + len(self._dropped), REQUEST)
+        sent, places = rows[:count], columns.pop("place")
+        for name, values in columns.items():
             sent[name] = values
         sent["end_read_ns"] = sent["end_ns"]
         sent["status"] = np.where(sent["error"] == 0, 400, 200)
-        chunks = self._answered(sent, answers)
-        for row, ticket in zip(rows[len(flights) :], self._dropped, strict=True):
+        chunks = self._answered(sent, places, answers)
+        for row, ticket in zip(rows[count:], self._dropped, strict=True):
             row["session"], row["turn"], row["phase"] = ticket.session.index, ticket.turn, int(ticket.phase)
             row["outcome"], row["scheduled_ns"], row["ready_ns"] = Outcome.DROPPED, ticket.scheduled_ns, ticket.ready_ns
             row["end_ns"] = row["end_read_ns"] = self._now
@@ -251,12 +274,9 @@ class VirtualLoad:
         errors = [REFUSED, TIMED_OUT, "no slot came free before the end"]
         return Records(rows[order], chunks, errors, [self._facts], started, self._now, 0)
 
-    def _answered(self, sent: NDArray[np.void], answers: list[Answers]) -> NDArray[np.void]:
+    def _answered(self, sent: NDArray[np.void], places: NDArray[np.int64], answers: list[Answers]) -> NDArray[np.void]:
         """The stamps of all answers as chunks of one token, and what rows say of them."""
-        places = np.array([f.place for f in self._flights], np.int64)
-        replica, inside = (
-            np.array([self.fleet.places[p] if p >= 0 else (-1, 0) for p in places], np.int64).reshape(-1, 2).T
-        )
+        replica, inside = self.fleet.where(places)
         chunks: list[NDArray[np.void]] = []
         first = 0
         sent["cached_tokens"] = -1

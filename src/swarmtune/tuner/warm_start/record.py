@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from swarmtune.records import Score, Setting, from_plain, to_plain
+from swarmtune.records import Score, Setting, Value, from_plain, to_plain
 from swarmtune.search.base import Earlier
 
 WARM_START = "warm_start"  # the kind of the event that holds it
@@ -87,20 +87,23 @@ class WarmStart:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WarmStart:
-        """Inverse of ``to_json``."""
+        """Inverse of ``to_json``. ValueError or LookupError: these are no such data."""
         return cls(
             tuple(
                 Taken(
-                    Setting(t["values"], "earlier"),
+                    Setting(from_plain(t["values"], dict[str, Value]), "earlier"),
                     from_plain(t["score"], Score),
-                    t["weight"],
+                    from_plain(t["weight"], float),
                     from_plain(t["anchor"], Score) if t["anchor"] else None,
                 )
-                for t in data["results"]
+                for t in from_plain(data["results"], list[dict[str, Any]])
             ),
-            tuple(Setting(values, f"earlier:{i}") for i, values in enumerate(data["first"], 1)),
-            tuple(Source(**{**s, "differs": tuple(s["differs"])}) for s in data["sources"]),
-            tuple(data["notices"]),
+            tuple(
+                Setting(values, f"earlier:{i}")
+                for i, values in enumerate(from_plain(data["first"], list[dict[str, Value]]), 1)
+            ),
+            from_plain(data["sources"], tuple[Source, ...]),
+            from_plain(data["notices"], tuple[str, ...]),
         )
 
 

@@ -50,7 +50,7 @@ def read(source: Source, reading: Reading) -> Found:
         raise ConfigPathError(f"{folder}: a folder with dense.csv and attention.csv is needed.")
     config = _config(reading.config, folder)
     layers = next((config[name] for name in LAYERS if name in config), None)
-    if not isinstance(layers, int) or not 0 < layers <= MOST_LAYERS:
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
         raise ConfigurationError(f"{reading.config} does not say the number of layers ({LAYERS[0]}).")
     grid = _table(folder / "attention.csv", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"))
     chunk, cached, decodes, context, attention = grid[np.random.default_rng(0).permutation(len(grid))].T
@@ -78,14 +78,20 @@ def _config(path: Path | None, folder: Path) -> dict[str, Any]:
         raise ConfigurationError(
             f"{folder}: kernel times are those of one layer; name the model's config.json (--model-config)."
         )
+    found = model_config(path)
+    inner = found.get("text_config", found)
+    return inner if isinstance(inner, dict) else {}
+
+
+def model_config(path: Path) -> dict[str, Any]:
+    """The config.json of a model. ConfigurationError if it is none."""
     try:
         found = msgspec.json.decode(text_of(path, MOST_CONFIG_BYTES))
     except OSError as error:
         raise ConfigPathError(f"{path} cannot be read: {error.strerror}.") from error
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise ConfigurationError(f"{path} is no config.json of a model.") from error
-    inner = found.get("text_config", found) if isinstance(found, dict) else {}
-    return inner if isinstance(inner, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _table(path: Path, names: tuple[str, ...]) -> Floats:
@@ -123,7 +129,7 @@ def _experts(path: Path, tokens: Floats, config: dict[str, Any]) -> Floats:
     """Microseconds of one layer of experts; as many are active as are to be expected of tokens that choose at random."""
     experts = next((config[name] for name in EXPERTS if name in config), None)
     chosen = config.get(CHOSEN)
-    if not (isinstance(experts, int) and isinstance(chosen, int) and 0 < chosen <= experts):
+    if not (type(experts) is int and type(chosen) is int and 0 < chosen <= experts):
         raise ConfigurationError(f"{path} needs the numbers of experts in config.json ({EXPERTS[0]}, {CHOSEN}).")
     grid = _table(path, ("tokens", "activated_experts", "time_us"))
     active = experts * (1 - (1 - chosen / experts) ** tokens)

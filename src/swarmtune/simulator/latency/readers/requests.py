@@ -145,7 +145,7 @@ def _parquet(path: Path) -> Iterator[Request | None]:
 def _json(path: Path) -> Iterator[Request | None]:
     """A line for each request, or one object for all; ConfigurationError names the line."""
     whole = text(path)
-    with contextlib.suppress(msgspec.DecodeError):
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
         run = msgspec.json.decode(whole)
         if isinstance(run, dict) and "itls" in run:
             yield from _told(path, partial(list, _of_vllm(run)))

@@ -1,0 +1,96 @@
+"""A database may come from anyone: what it brings is not run, neither as it is read nor as it is written."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from optuna.storages._rdb.models import BaseModel
+from tests.study.golden import NAME, restore
+
+from swarmtune.clock import RealClock
+from swarmtune.errors import StoreError
+from swarmtune.records import Event
+from swarmtune.space import Space
+from swarmtune.study.reader import StudyHead, latest_study, reading
+from swarmtune.study.tables import metadata
+from swarmtune.study.writer import StudyWriter
+from swarmtune.testing.search import MIXED, RULES
+
+ENDLESS = "WITH RECURSIVE r(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM r) SELECT"
+CODE = {
+    "a query without end": f"CREATE TRIGGER t AFTER UPDATE ON swarmtune_studies BEGIN {ENDLESS} count(*) FROM r; END",
+    "a flood": f"CREATE TRIGGER t AFTER INSERT ON swarmtune_attempts BEGIN INSERT INTO swarmtune_events(study, at, kind, "
+    f"facts) {ENDLESS} 'a', x, 'k', hex(zeroblob(100000)) FROM r; END",
+    "another table": "CREATE TABLE own (x); CREATE TRIGGER t AFTER DELETE ON own BEGIN SELECT 1; END",
+    "computed as it is read": "ALTER TABLE swarmtune_attempts RENAME COLUMN outcome TO o; ALTER TABLE swarmtune_attempts "
+    "ADD COLUMN outcome TEXT AS (hex(zeroblob(450000000)))",
+    "of Optuna's": "ALTER TABLE trial_user_attributes RENAME COLUMN value_json TO o; ALTER TABLE trial_user_attributes "
+    "ADD COLUMN value_json TEXT AS (hex(zeroblob(450000000)))",
+    "no table at all": "DROP TABLE trial_values; CREATE VIRTUAL TABLE trial_values USING fts5(trial_id)",
+    **{
+        f"a view of {table}": f"ALTER TABLE {table} RENAME TO o; CREATE VIEW {table.upper()} AS {ENDLESS} o.* FROM o, r"
+        for table in (*metadata.tables, *BaseModel.metadata.tables, "alembic_version")
+    },
+}
+RIGHT = {
+    "a view of one's own": "CREATE VIEW best AS SELECT max(value) FROM trial_values",
+    "a view that nothing is behind": "CREATE VIEW lost AS SELECT * FROM nowhere",
+    "a computed column of one's own": "CREATE TABLE mine (x, y AS (x * 2)); INSERT INTO mine VALUES (1)",
+    "an index": "CREATE INDEX by_state ON swarmtune_attempts (state)",
+    "another column": "ALTER TABLE swarmtune_attempts ADD COLUMN remark TEXT DEFAULT 'none'",
+}
+
+
+def changed(folder: Path, script: str) -> Path:
+    path = restore(folder)
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(script)
+    return path
+
+
+def written(path: Path) -> StudyWriter:
+    return StudyWriter(str(path), StudyHead(NAME, {}, {}), Space(MIXED, RULES), "maximize", RealClock())
+
+
+@pytest.mark.parametrize("what", CODE)
+def test_code_is_refused_before_anything_is_written(tmp_path: Path, what: str) -> None:
+    path = changed(tmp_path, CODE[what])
+    before = path.read_bytes()
+    with pytest.raises(
+        StoreError, match=r"cannot be read: it holds code, the (trigger|view|table|computed table) '\w+',"
+    ):
+        latest_study(str(path))
+    with pytest.raises(StoreError, match="could not be opened: it holds code"):
+        written(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", RIGHT)
+def test_what_does_no_harm_stays(tmp_path: Path, what: str) -> None:
+    path = changed(tmp_path, RIGHT[what])
+    head = latest_study(str(path))
+    assert head is not None
+    study = StudyWriter(str(path), head, Space(MIXED, RULES), "maximize", RealClock())
+    assert len(study.trials()) == 4
+    study.dispose()
+
+
+def test_a_value_is_bounded(tmp_path: Path) -> None:
+    """An index may compute, too: what it makes is refused before it takes the memory."""
+    script = "CREATE INDEX i ON swarmtune_events (hex(zeroblob(length(kind) / 100 * 400000000)))"
+    path = changed(tmp_path, script)
+    head = latest_study(str(path))
+    assert head is not None
+    study = StudyWriter(str(path), head, Space(MIXED, RULES), "maximize", RealClock())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    study.append(Event("short", 1.0))
+    with pytest.raises(StoreError, match="too big"):
+        study.append(Event("k" * 100, 1.0))
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.2e6
+    study.dispose()
+    with reading(str(path)) as reader:
+        assert len(reader.events(NAME)) == 9
