@@ -32,7 +32,17 @@ class NativeParts(BuildHookInterface):  # type: ignore[type-arg] # hatchling's o
             return
         for part, flags in PARTS.items():
             library = root / part / "_native.so"
-            command = [compiler, "-O2", *flags, "-shared", "-fPIC", "-o", str(library), str(root / part / "native.c"), "-lm"]
+            command = [
+                compiler,
+                "-O2",
+                *flags,
+                "-shared",
+                "-fPIC",
+                "-o",
+                str(library),
+                str(root / part / "native.c"),
+                "-lm",
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
                 self._without(done.stderr.strip(), wanted)
