@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from cli_runs import Cli
 from tests.simulator.latency_cases import trained
@@ -327,3 +329,25 @@ def test_what_cannot_be_calibrated_is_one_error(
     assert told in ended.err
     assert "Traceback" not in ended.err
     assert not (clean / "anchored.json").exists()
+
+
+def test_a_model_of_another_layout_is_refused(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    text = VLLM.replace("--max-num-seqs 32", "--max-num-seqs 32 --tensor-parallel-size 8")
+    (clean / "wide.toml").write_text(text)
+    identity = msgspec.structs.replace(model.identity, tp=1)
+    save(dataclasses.replace(model, identity=identity), clean / "narrow.json")
+    ended = cli("simulate", "-e", "vllm", "-c", "wide.toml", "--model", "narrow.json", "--concurrency", "2")
+    assert ended.code == 2
+    assert "trained on another service" in ended.err
+
+
+def test_the_warm_up_is_over_before_a_trace_begins(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    (clean / "one.jsonl").write_text('{"timestamp": 0, "input_length": 100, "output_length": 10}\n')
+    metrics = simulated(cli, *VLLM_RUN, "--trace", "one.jsonl", "--kv-blocks", "1000")["best"]["metrics"]
+    assert metrics["peak_concurrency"] == 1
+
+
+def test_as_many_replicas_as_nobody_has_are_refused(cli: Cli) -> None:
+    ended = cli("simulate", "-e", "simulated", "--replicas", "1000000")
+    assert ended.code == 2
+    assert "more than 1,000" in ended.err

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.apps.cli.options import add_plan_arguments, chosen_config, overrides
 from swarmtune.apps.cli.quantities import count
-from swarmtune.errors import ConfigurationError
 from swarmtune.files import expanded
 
 if TYPE_CHECKING:
     from swarmtune.simulator.calibration import Calibrated
-    from swarmtune.simulator.latency.model import LatencyModel
 
 LEAST_SHOWN = 0.005
 
@@ -59,18 +57,13 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.simulator.calibration import calibrated
     from swarmtune.simulator.latency.file import load, save
     from swarmtune.simulator.latency.readers.requests import observed
-    from swarmtune.tuner.simulation.predict import Service, rules_of
+    from swarmtune.tuner.simulation.predict import Service, refuse_of_another, rules_of
 
     model = load(expanded(args.model))
     plan = planned(read_settings(chosen_config(args.config, args.engine), overrides(args)))
     setting = plan.space.setting(set_values(args.set)) if args.set else plan.baseline()
     rules = rules_of(plan, setting, Service(blocks=args.kv_blocks))
-    differing = _differing(model, plan)
-    if differing:
-        raise ConfigurationError(
-            f"The model was trained on another service ({'; '.join(differing)}): its steps say nothing about this one. "
-            "Train one on steps of this service."
-        )
+    refuse_of_another(model, plan)
     found = calibrated(model, observed(expanded(args.log)), rules, args.first)
     save(found.model, expanded(args.output))
     if args.json:
@@ -79,25 +72,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _show(found, args.output)
     return EXIT_DONE
-
-
-def _differing(model: LatencyModel, plan: Any) -> list[str]:
-    """What is known of both and differs."""
-    from swarmtune.simulator.latency.model import Identity
-
-    ranks = plan.engine.ranks()
-    sizes = {
-        short: int(ranks[name])
-        for short, name in (
-            ("tp", "tensor_parallel_size"),
-            ("pp", "pipeline_parallel_size"),
-            ("dp", "data_parallel_size"),
-        )
-        if str(ranks.get(name, "")).isdecimal()
-    }
-    engine = plan.engine.name if model.identity.engine not in ("", "kernels") else ""
-    mine = Identity(engine, tp=sizes.get("tp", 0), pp=sizes.get("pp", 0), dp=sizes.get("dp", 0))
-    return model.identity.against(mine)
 
 
 def _document(found: Calibrated, path: str) -> dict[str, Any]:

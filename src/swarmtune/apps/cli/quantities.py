@@ -7,6 +7,7 @@ from typing import Any
 
 LONGEST_PAUSE = 1_000_000  # s
 LARGEST = 1e9
+MANY = 1000
 
 
 def share(text: str) -> float:
@@ -29,6 +30,14 @@ def interval(text: str) -> float:
     if not 0 <= value <= LONGEST_PAUSE:
         raise argparse.ArgumentTypeError(f"{text!r} is not a time in seconds")
     return value
+
+
+def few(text: str) -> int:
+    """A whole number from 1 to MANY, for argparse."""
+    number = count(text)
+    if number > MANY:
+        raise argparse.ArgumentTypeError(f"{text!r} is more than {MANY:,}")
+    return number
 
 
 def count(text: str) -> int:

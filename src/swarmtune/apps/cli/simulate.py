@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmtune.apps.cli import EXIT_DONE, EXIT_NOTHING_FEASIBLE
 from swarmtune.apps.cli.options import add_plan_arguments, chosen_config, overrides
-from swarmtune.apps.cli.quantities import count, not_negative, positive
+from swarmtune.apps.cli.quantities import count, few, not_negative, positive
 from swarmtune.errors import ConfigValidationError, one_line
 from swarmtune.files import expanded
 
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-blocks", type=count, metavar="N", help="KV blocks of a replica, as the engine's log counts them"
     )
-    parser.add_argument("--replicas", type=count, default=1, metavar="N", help="copies of the service (default 1)")
+    parser.add_argument("--replicas", type=few, default=1, metavar="N", help="copies of the service (default 1)")
     parser.add_argument(
         "--router", choices=ROUTERS, default=ROUTERS[0], help="who gets a request (default %(default)s)"
     )
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     from swarmtune.simulator.latency.file import load
     from swarmtune.tuner.simulation.capacity import capacity
     from swarmtune.tuner.simulation.fields import effects, narrowed
-    from swarmtune.tuner.simulation.predict import Predictor, Service, best
+    from swarmtune.tuner.simulation.predict import Predictor, Service, best, refuse_of_another
     from swarmtune.tuner.simulation.search import Tried, searched
     from swarmtune.tuner.simulation.virtual_load import FrontEnd
 
@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
     if broken := plan.space.broken(setting):
         raise ConfigValidationError([f"--set: breaks the rule {rule!r}" for rule in broken])
     model = load(expanded(args.model)) if args.model else None
+    if model is not None:
+        refuse_of_another(model, plan)
     front = FrontEnd(request_s=args.front_end / 1000)
     cost = None if model is None else model.tables()
     service = Service(cost, front, args.replicas, args.router, args.kv_blocks, bool(args.steps or args.plot))
@@ -194,13 +196,11 @@ def _ends(prediction: Prediction, service: Service) -> tuple[float | None, ...]:
 
 def _notes(prediction: Prediction, args: argparse.Namespace) -> list[str]:
     """What a reader should know of what was not simulated."""
-    plan, model, rules = prediction.plan, prediction.model, prediction.best.rules
+    plan, rules = prediction.plan, prediction.best.rules
     notes = ["a start that fails, an adapter, speculation and pictures are not predicted"]
     if args.kv_blocks is None and rules.blocks >= AMPLE_BLOCKS:
         notes.append(
             "how much the KV cache holds is not known, so it is simulated without an end: give --kv-blocks, or the table "
             f"[{plan.engine.name}.memory]"
         )
-    if model is not None and model.identity.engine not in ("", "kernels", plan.engine.name):
-        notes.append(f"the model was trained on steps of {model.identity.engine}, not of {plan.engine.name}")
     return notes

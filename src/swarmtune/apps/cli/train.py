@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from swarmtune.apps.cli import EXIT_DONE
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from swarmtune.simulator.latency.training import Progress
 
 KINDS = ("vllm", "mindie", "sglang", "llamacpp", "kernels", "device")
+MOST_BITS = 64  # of a parameter
 MOST_SHOWN = 5  # refused rows; --json has more
 GIB, GB = 2**30, 1e9
 
@@ -57,8 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight-bits",
         type=_ranks,
         metavar="N",
-        default=16,
-        help="of a parameter, for -t device (default %(default)s)",
+        help="of a parameter, for -t device (default 16)",
     )
     how.add_argument("--weights-gib", type=_amount, metavar="GIB", help="size of the weights on one device, and")
     how.add_argument(
@@ -111,8 +111,24 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigValidationError(mistakes)
 
 
+def _impossible(arguments: argparse.Namespace, config: Mapping[str, Any]) -> list[str]:
+    """What no service of this model could be, as sentences."""
+    found, text = [], config.get("text_config")
+    parts = [config, text] if isinstance(text, dict) else [config]
+    heads = [part["num_attention_heads"] for part in parts if isinstance(part.get("num_attention_heads"), int)]
+    if arguments.tp and any(number % arguments.tp for number in heads):
+        found.append(f"--tp {arguments.tp}: the model's {heads[0]} attention heads cannot be shared among so many")
+    if arguments.weight_bits is None and any(isinstance(part.get("quantization_config"), dict) for part in parts):
+        found.append("--weight-bits: the model is quantized (quantization_config): give the bits of a parameter")
+    if arguments.weight_bits is not None and arguments.weight_bits > MOST_BITS:
+        found.append(f"--weight-bits {arguments.weight_bits:g}: no parameter has more than {MOST_BITS}")
+    return found
+
+
 def from_sheets(arguments: argparse.Namespace) -> int:
     """Write a model of a device and a model that nobody has measured; the exit code."""
+    import msgspec
+
     from swarmtune.apps.cli.console import console_of
     from swarmtune.engines.memory import kv_bytes_per_token
     from swarmtune.simulator.latency.analytical import DEVICES, FACTOR, analytical, device_of, shape_of
@@ -135,8 +151,11 @@ def from_sheets(arguments: argparse.Namespace) -> int:
         raise ConfigValidationError(
             [f"--model-config {path}: what its KV cache takes is not known: {error}"]
         ) from error
-    facts = identity(arguments, Gathered.nothing())
-    model = analytical(shape_of(config), device_of(arguments.device), kv_bytes, facts, arguments.weight_bits / 8)
+    if mistakes := _impossible(arguments, config):
+        raise ConfigValidationError(mistakes)
+    facts = msgspec.structs.replace(identity(arguments, Gathered.nothing()), tp=arguments.tp or 1)
+    bits = arguments.weight_bits or 16
+    model = analytical(shape_of(config), device_of(arguments.device), kv_bytes, facts, bits / 8)
     save(model, target)
     if arguments.json:
         arguments.result.place = str(target)

@@ -107,6 +107,9 @@ def train(
 
 def _same(earlier: LatencyModel, identity: Identity) -> Identity:
     """The facts of both together; ConfigurationError if they contradict each other."""
+    if earlier.is_rough:
+        told = "The model to update is one of data sheets, and keeps no steps: train a new one, without --update."
+        raise ConfigurationError(told)
     if earlier.multipliers:
         raise ConfigurationError("The model to update was calibrated; update the model that it was made of.")
     if contradictions := earlier.identity.against(identity):

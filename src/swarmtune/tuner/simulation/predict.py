@@ -18,6 +18,7 @@ from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_
 from swarmtune.records import Measurement, Score, Setting
 from swarmtune.scheduling import Rules
 from swarmtune.search.load import LoadPoint
+from swarmtune.simulator.latency.model import Identity, LatencyModel
 from swarmtune.simulator.latency.tables import CostTables, linear
 from swarmtune.simulator.virtual.fleet import Fleet, Router
 from swarmtune.simulator.virtual.replicas import Replica, make_replica
@@ -174,6 +175,22 @@ def cost_of(plan: Plan, setting: Setting, service: Service) -> CostTables:
             "`swarmtune train` makes of measured steps."
         )
     return linear(**declared)
+
+
+def refuse_of_another(model: LatencyModel, plan: Plan) -> None:
+    """ConfigurationError if what is known of the model's service and of the plan's differs."""
+    ranks = plan.engine.ranks()
+    tp, pp, dp = (_whole(ranks.get(f"{name}_parallel_size")) for name in ("tensor", "pipeline", "data"))
+    engine = plan.engine.name if model.identity.engine not in ("", "kernels") else ""
+    if differing := model.identity.against(Identity(engine, tp=tp, pp=pp, dp=dp)):
+        raise ConfigurationError(
+            f"The model was trained on another service ({'; '.join(differing)}): its steps say nothing about this one. "
+            "Train one on steps of this service."
+        )
+
+
+def _whole(value: object) -> int:
+    return int(str(value)) if str(value).isdecimal() else 0
 
 
 def _named(workload: Workload) -> str:

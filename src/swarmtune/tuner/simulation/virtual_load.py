@@ -75,7 +75,7 @@ class VirtualLoad:
         self._now = ZERO_NS
         self._open = deque[_Flight]()  # in the order in which they were sent; some of them have ended
         self._by_place: dict[int, _Flight] = {}  # those that have not
-        self._placed = 0
+        self._placed = self._flying = 0
         self._rows = {name: array("q") for name in COLUMNS}
         self._events: list[tuple[int, int, str, _Flight]] = []
         self._order = itertools.count()
@@ -135,7 +135,7 @@ class VirtualLoad:
         return until
 
     def _handed_over(self, phase: TimedPhase) -> bool:
-        return not phase.timing.shape.phase and phase.grace_ns is None and phase.until_ns < FOREVER
+        return phase.grace_ns == 0 and not phase.timing.shape.phase
 
     def _over(self, phase: TimedPhase, until: int) -> bool:
         if self._handed_over(phase) and phase.timing.all_sent:
@@ -143,7 +143,7 @@ class VirtualLoad:
         if self._now < until:
             return False
         grace = FOREVER if phase.grace_ns is None else phase.grace_ns
-        return not phase.timing.in_flight or self._now >= until + grace
+        return not self._flying or self._now >= until + grace
 
     def _advance(self, wake: int) -> None:
         """To ``wake`` or to what a client sees before, whichever comes first."""
@@ -204,6 +204,7 @@ class VirtualLoad:
     def _end(self, flight: _Flight, outcome: Outcome, ns: int) -> None:
         flight.outcome, flight.end_ns = outcome, ns
         self._by_place.pop(flight.place, None)
+        self._flying -= 1
         self._note(flight)
         if flight.ticket.phase:
             self._ended += 1
@@ -231,6 +232,7 @@ class VirtualLoad:
         output = max(1, round(self.options.osl) if turn.output_tokens is None else turn.output_tokens)
         flight = _Flight(ticket, timing, self._now, prompt, output, -1)
         self._open.append(flight)
+        self._flying += 1
         if prompt + output > self.rules.longest:
             self._event(self._now + REFUSAL_NS, "refused", flight)
             return

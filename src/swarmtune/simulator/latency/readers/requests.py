@@ -108,6 +108,8 @@ def observed(path: Path) -> Observed:
     """The requests of a log that were answered, by the time at which they were sent: for a calibration. ConfigurationError:
     no such log.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigPathError(f"{path} is not a file.")
     try:
         with opened(path) as file:
             first = file.read(FIRST_BYTES)
