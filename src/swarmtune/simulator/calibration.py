@@ -61,6 +61,11 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
     if count < LEAST:
         raise ConfigurationError(f"{count} requests are too few to calibrate a model; at least {LEAST} are needed.")
     window = observed.first(count)
+    if too_long := int((window.prompt + window.output > rules.longest).sum()):
+        raise ConfigurationError(
+            f"{too_long} requests of the log are longer than the {rules.longest:,} tokens of a context or of the KV cache: "
+            "--kv-blocks or the setting is not that of the service which answered them."
+        )
     names = list(GROUPS)
     scales = np.array([PRIORS[name] for name in (*names, "all")])
 

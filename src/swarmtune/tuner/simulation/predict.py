@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from swarmtune.errors import ConfigurationError, ConfigValidationError
+from swarmtune.errors import ConfigurationError, ConfigValidationError, FitnessCalculationError
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.endpoints import make_endpoint
@@ -135,11 +135,20 @@ class Predictor:
             options,
             found,
             measurement,
-            score_of(self.plan.objective, measurement),
+            self._score(workload, measurement),
             rules,
             tuple(replica.rows for replica in replicas) if service.rows else (),
             sum(replica.preemptions for replica in replicas),
         )
+
+    def _score(self, workload: Workload, measurement: Measurement) -> Score:
+        try:
+            return score_of(self.plan.objective, measurement)
+        except FitnessCalculationError as error:
+            if measurement.metrics.get("completed"):
+                raise
+            told = f"No simulated request of {_named(workload)} was answered whole, so there is nothing to predict."
+            raise ConfigurationError(f"{told} Look at --kv-blocks, the lengths, and what is cancelled.") from error
 
     def _dataset(self, options: LoadgenOptions, seed: int, *, texts: bool) -> Remembered:
         if (seed, texts) not in self._datasets:

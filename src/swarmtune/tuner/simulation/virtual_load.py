@@ -160,6 +160,8 @@ class VirtualLoad:
             if reason is not Reason.ENDED:
                 break
         if reason is Reason.STALLED or limit >= FOREVER:
+            if not self.fleet.in_engine:
+                raise ConfigurationError("The simulation makes no progress: no request is due. The rate is too low.")
             told = f"{self.fleet.in_engine} requests are in the engine, and none can go on"
             raise ConfigurationError(f"The simulation makes no progress: {told}. Give it more KV blocks.")
         self._now = max(self._now, limit)
