@@ -162,8 +162,8 @@ async def test_where_nothing_answers_the_port_is_doubted_and_more_time_advised()
 @pytest.mark.parametrize("status", [200, 404, 503])
 async def test_the_port_on_which_the_service_listens_instead_is_named(status: int) -> None:
     bed = Checked(await unused())
-    bed.job.token = uuid4().hex
-    with marked(bed.job.token, status) as port:
+    bed.service = replace(bed.service, token=uuid4().hex)
+    with marked(bed.service.token, status) as port:
         assert not await bed.job.ready(bed.service)
         await bed.job.overdue(bed.service)
     message = bed.job.diagnose(None, "").message
@@ -175,8 +175,8 @@ async def test_the_port_on_which_the_service_listens_instead_is_named(status: in
 
 async def test_a_service_that_listens_at_another_address_of_its_node_is_told_so() -> None:
     bed = Checked("http://127.0.0.2:1")
-    bed.job.token = uuid4().hex
-    with marked(bed.job.token, 200) as port:
+    bed.service = replace(bed.service, token=uuid4().hex)
+    with marked(bed.service.token, 200) as port:
         bed.service = replace(bed.service, group=Group("g", (Node("127.0.0.2"),), port))
         assert not await bed.job.ready(bed.service)
         await bed.job.overdue(bed.service)
