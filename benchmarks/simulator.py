@@ -27,6 +27,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -77,12 +78,11 @@ def row(function: Callable[[argparse.Namespace], list[tuple[str, str, str]]]) ->
 
 def trained(folder: Path, config: Path | None) -> LatencyModel:
     """A model of the kernel tables in this folder."""
-    path = config or Path(__file__).with_name(".llama.json")
-    if config is None:
-        path.write_text(json.dumps(LLAMA))
-    found = kernels.read(Source(folder, b""), Reading(config=path))
-    if config is None:
-        path.unlink()
+    with tempfile.TemporaryDirectory() as temporary:
+        path = config or Path(temporary) / "config.json"
+        if config is None:
+            path.write_text(json.dumps(LLAMA))
+        found = kernels.read(Source(folder, b""), Reading(config=path))
     return train(found.rows, Identity("kernels"), notes=found.notes)
 
 

@@ -351,3 +351,10 @@ def test_as_many_replicas_as_nobody_has_are_refused(cli: Cli) -> None:
     ended = cli("simulate", "-e", "simulated", "--replicas", "1000000")
     assert ended.code == 2
     assert "more than 1,000" in ended.err
+
+
+def test_what_is_not_modelled_of_the_layout_is_told(cli: Cli, model: LatencyModel, clean: Path) -> None:
+    (clean / "wide.toml").write_text(VLLM.replace("--max-num-seqs 32", "--max-num-seqs 32 --data-parallel-size 4"))
+    given = ("-e", "vllm", "-c", "wide.toml", "--model", "steps.json", "--concurrency", "2")
+    assert "data parallel ranks are not modelled: this is one of the 4" in cli("simulate", *given).out
+    assert "data parallel" not in cli("simulate", *VLLM_RUN, "--concurrency", "2").out

@@ -198,6 +198,9 @@ def _notes(prediction: Prediction, args: argparse.Namespace) -> list[str]:
     """What a reader should know of what was not simulated."""
     plan, rules = prediction.plan, prediction.best.rules
     notes = ["a start that fails, an adapter, speculation and pictures are not predicted"]
+    data_ranks = str(plan.engine.ranks().get("data_parallel_size", ""))
+    if data_ranks.isdecimal() and int(data_ranks) > 1:
+        notes.append(f"data parallel ranks are not modelled: this is one of the {data_ranks}, with the whole load")
     if args.kv_blocks is None and rules.blocks >= AMPLE_BLOCKS:
         notes.append(
             "how much the KV cache holds is not known, so it is simulated without an end: give --kv-blocks, or the table "
