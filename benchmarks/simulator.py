@@ -106,8 +106,8 @@ def fidelity(given: argparse.Namespace) -> list[tuple[str, str, str]]:
     began = time.perf_counter()
     anchored = calibrated(model, seen, rules, FIRST)
     taken = time.perf_counter() - began
-    found = [("calibration", f"{taken:.1f} s", f"multipliers {_told(anchored.multipliers)}")]
-    for name, made, front in (("as trained", model, 0.0), ("anchored", anchored.model, anchored.front_s)):
+    found = [("calibration", f"{taken:.1f} s", f"multipliers {_told(anchored.fit.multipliers)}")]
+    for name, made, front in (("as trained", model, 0.0), ("anchored", anchored.model, anchored.fit.front_s)):
         errors = _errors(made.tables(), seen, rules, front)
         text = ", ".join(f"{key} {by:+.1f} %" for key, by in errors.items())
         missed = [key for key, goal in GOALS.items() if abs(errors[key]) > goal]

@@ -20,7 +20,8 @@ from pydantic_core import PydanticUndefined
 
 from swarmtune import registry
 from swarmtune.apps.cli import COMMANDS
-from swarmtune.settings import OLD_KEYS, OLD_TABLES, section_name, settings_model
+from swarmtune.settings import section_name, settings_model
+from swarmtune.sources import OLD_KEYS, OLD_TABLES
 
 HERE = Path(__file__).parent
 WIDTH = "100"  # columns of the terminal that the help is written for

@@ -12,8 +12,8 @@ import pytest
 
 import swarmtune
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.settings import MAX_CONFIG_BYTES, OLD_KEYS, OLD_TABLES, config_path, read_settings, settings_model
-from swarmtune.sources import CONFIG_PATH_VARIABLES, OWN_VARIABLES, environment
+from swarmtune.settings import MAX_CONFIG_BYTES, config_path, read_settings, settings_model
+from swarmtune.sources import CONFIG_PATH_VARIABLES, OLD_KEYS, OLD_TABLES, OWN_VARIABLES, environment
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
 
@@ -148,9 +148,26 @@ def test_a_longer_context_may_be_allowed_where_the_tuner_is_started(
     assert getattr(read_settings(folder / "own.toml", {}), engine).env == {variable: "1"}
 
 
-def test_simulate_takes_the_place_of_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODEL_EVAL_STATE_SIMULATE", "1")
-    assert make_plan(read_settings(None, {"optimizer": {"engine": "vllm"}})).engine.name == "simulated"
+@pytest.mark.parametrize(
+    ("name", "value", "alone"),
+    [
+        ("MODEL_EVAL_STATE_SIMULATE", "1", False),
+        ("SWARMTUNE_SIMULATE", "true", False),
+        ("SWARMTUNE_SIMULATE", "only", True),
+    ],
+)
+def test_simulate_predicts_the_engine_that_is_configured(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, alone: bool
+) -> None:
+    monkeypatch.setenv(name, value)
+    made = make_plan(read_settings(None, {"optimizer": {"engine": "vllm"}, "vllm": {"command": {"model": "m"}}}))
+    assert made.engine.name == "vllm"
+    assert made.simulation is not None
+    assert made.simulation.alone is alone
+
+
+def test_nothing_is_predicted_without_being_asked() -> None:
+    assert make_plan(read_settings(None, {"optimizer": {"engine": "simulated"}})).simulation is None
 
 
 def test_reading_has_no_side_effects(folder: Path) -> None:

@@ -246,6 +246,25 @@ class Score:
         return cls(value=None, loss=worst_loss, violations={"start_failure": 10.0})
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a setting at its best load. It is no result: the store takes it for no trial.
+
+    ``low``, ``high``: limits of the value, between which it is expected with 90 %. ``within``: share of the simulated steps
+    inside of what the model was trained on; None: it was not trained.
+    """
+
+    setting: Setting
+    score: Score
+    load: Mapping[str, float]
+    low: float | None
+    high: float | None
+    within: float | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "load", _frozen(self.load))
+
+
 class TrialState(StrEnum):
     """Where a trial stands. A failed setting is COMPLETE with a violated SLO; FAILED means infrastructure."""
 
@@ -331,6 +350,29 @@ class WarmStartFacts(TypedDict):
 
     message: str
     notices: list[str]
+
+
+class PredictingFacts(TypedDict):
+    """``predicting``: how many of the settings are predicted so far; the listener alone hears of it."""
+
+    done: int
+    of: int
+
+
+class PredictedFacts(TypedDict):
+    """``predicted``: a model has predicted so many settings. ``request`` and ``model`` name what it was made of (hashes);
+    ``multipliers``, ``front_s``: how the baseline's measurement has moved the model; ``spread``: the standard deviation of
+    the logarithm of measured over predicted values that is assumed; ``effects``: what a field does to a prediction.
+    """
+
+    predictions: int
+    request: str
+    model: str
+    multipliers: dict[str, float]
+    front_s: float
+    spread: float
+    effects: dict[str, str]
+    anchored: bool
 
 
 class GroupsFacts(TypedDict, total=False):

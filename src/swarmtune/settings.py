@@ -40,6 +40,8 @@ from swarmtune.sources import (
     FIELDS,
     MAX_DEPTH,
     MOST_WRONG,
+    OLD_KEYS,
+    OLD_TABLES,
     Layer,
     Rest,
     dotted,
@@ -60,16 +62,6 @@ from swarmtune.sources import (
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 # pydantic's names of the mistakes of a number that lies outside its limits
 OUT_OF_RANGE = ("finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal")
-# Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
-# in another way. They are listed so that an old file stays valid and a typing error does not.
-OLD_TABLES = (
-    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "kubectl", "latency_model", "suggrogate",
-    "surrogate",
-)  # fmt: skip
-OLD_KEYS = (
-    "ftol", "ftol_iter", "max_fine_tune", "mem_coefficient", "scaling_coefficient", "service", "simulator_output",
-    "slo_coefficient", "step_size", "theory_guided_enable", "use_request_rate_calibration", "use_surrogate",
-)  # fmt: skip
 
 
 class Section(BaseModel):
@@ -215,6 +207,15 @@ class EarlyStopSection(Section):
     )
 
 
+class SimulationSection(Section):
+    """[simulation]: what predictions are made of, where ``simulate`` is on."""
+
+    model: str | None = Field(None, min_length=1, description="model of step times; none: the engine declares its own")
+    predictions: int = Field(200, ge=2, le=100_000, description="settings that are predicted, with the baseline")
+    kv_blocks: int | None = Field(None, ge=1, le=2**40, description="KV blocks of a service; default by its memory")
+    front_end_ms: float = Field(0.0, ge=0, le=1e4, description="time of HTTP and tokenizer for a request")
+
+
 _OLD_LEVELS = {"WARN": "WARNING", "CRITICAL": "ERROR", "FATAL": "ERROR"}
 
 
@@ -264,7 +265,11 @@ class BaseSections(BaseSettings):
         1800.0, gt=0, le=1e7, allow_inf_nan=False, description="seconds for a service to become ready"
     )
     output: str = Field("swarmtune-studies", min_length=1, description="folder for studies")
-    simulate: bool = Field(False, description="use the simulated engine in place of the real one (SWARMTUNE_SIMULATE)")
+    simulate: bool | Literal["only"] = Field(
+        False,
+        description="predict settings in virtual time, measure the few worth it (SWARMTUNE_SIMULATE); 'only': measure none",
+    )
+    simulation: SimulationSection = SimulationSection()
     log_level: Annotated[Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_level)] = Field(
         "INFO", description="how much is logged (SWARMTUNE_LOG_LEVEL)"
     )
@@ -284,11 +289,6 @@ class BaseSections(BaseSettings):
     def origin(self, place: str) -> str:
         """The source of the value at this dotted place, as mistakes call it: the command line, a variable or the file."""
         return origin(self._layers, tuple(int(p) if p.isdecimal() else p for p in place.split(".")))[0]
-
-    @property
-    def engine_name(self) -> str:
-        """The engine under tune: the simulated one where ``simulate`` says so."""
-        return "simulated" if self.simulate else self.optimizer.engine
 
 
 def settings_model() -> type[BaseSections]:

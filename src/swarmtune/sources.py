@@ -41,6 +41,17 @@ OLD_VARIABLES = {
     "OPTIX_DEPLOY_PATH": ("deploy", "path_prefix"),
 }
 
+# Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
+# in another way. They are listed so that an old file stays valid and a typing error does not.
+OLD_TABLES = (
+    "benchmark", "benchmark_early_exit", "cbo", "communication", "data_storage", "kubectl", "latency_model", "suggrogate",
+    "surrogate",
+)  # fmt: skip
+OLD_KEYS = (
+    "ftol", "ftol_iter", "max_fine_tune", "mem_coefficient", "scaling_coefficient", "service", "simulator_output",
+    "slo_coefficient", "step_size", "theory_guided_enable", "use_request_rate_calibration", "use_surrogate",
+)  # fmt: skip
+
 MAX_INTEGER = 2**63  # the limit of whole numbers in TOML, and in the files and databases that we write
 FIELDS = "target_field"  # the list of an engine's table with the parameters to tune
 MAX_DEPTH = 32  # tables and lists inside each other

@@ -41,6 +41,7 @@ KEYS = [
     "pareto",
     "budget",
     "warm_start",
+    "simulation",
     "early_stop",
 ]
 

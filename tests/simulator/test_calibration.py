@@ -54,19 +54,19 @@ def test_what_the_model_lacks_is_found(by: dict[str, float]) -> None:
     model = trained()
     seen = service(model, **by)
     found = calibrated(model, seen, RULES)
-    errors = off(found.model, seen, found.front_s)
-    assert max(abs(errors["tpot"]), abs(errors["e2e"])) < 0.03, (errors, found.multipliers)
-    assert abs(errors["ttft"]) < 0.08, (errors, found.multipliers)
+    errors = off(found.model, seen, found.fit.front_s)
+    assert max(abs(errors["tpot"]), abs(errors["e2e"])) < 0.03, (errors, found.fit.multipliers)
+    assert abs(errors["ttft"]) < 0.08, (errors, found.fit.multipliers)
     if not by:
-        assert all(abs(one - 1) < 0.02 for one in found.multipliers.values())
+        assert all(abs(one - 1) < 0.02 for one in found.fit.multipliers.values())
 
 
 def test_the_front_end_is_no_part_of_the_steps() -> None:
     model = trained()
     seen = service(model, front_s=0.02)
     found = calibrated(model, seen, RULES)
-    assert found.front_s == pytest.approx(0.02, rel=0.3)
-    assert abs(off(found.model, seen, found.front_s)["tpot"]) < 0.02
+    assert found.fit.front_s == pytest.approx(0.02, rel=0.3)
+    assert abs(off(found.model, seen, found.fit.front_s)["tpot"]) < 0.02
 
 
 def test_one_outlier_moves_nothing() -> None:
@@ -75,7 +75,7 @@ def test_one_outlier_moves_nothing() -> None:
     e2e = seen.e2e.copy()
     e2e[7] *= 20
     found = calibrated(model, replace(seen, e2e=e2e), RULES)
-    assert all(abs(one - 1) < 0.05 for one in found.multipliers.values())
+    assert all(abs(one - 1) < 0.05 for one in found.fit.multipliers.values())
 
 
 def test_a_log_of_another_service_is_refused() -> None:

@@ -30,10 +30,12 @@ CODE = {
     "ADD COLUMN outcome TEXT AS (hex(zeroblob(450000000)))",
     "of Optuna's": "ALTER TABLE trial_user_attributes RENAME COLUMN value_json TO o; ALTER TABLE trial_user_attributes "
     "ADD COLUMN value_json TEXT AS (hex(zeroblob(450000000)))",
+    "no table yet": f"CREATE VIEW swarmtune_predictions AS {ENDLESS} x AS id, 's' AS study FROM r",
     "no table at all": "DROP TABLE trial_values; CREATE VIRTUAL TABLE trial_values USING fts5(trial_id)",
     **{
         f"a view of {table}": f"ALTER TABLE {table} RENAME TO o; CREATE VIEW {table.upper()} AS {ENDLESS} o.* FROM o, r"
         for table in (*metadata.tables, *BaseModel.metadata.tables, "alembic_version")
+        if table != "swarmtune_predictions"  # studies of the first format have none
     },
 }
 RIGHT = {

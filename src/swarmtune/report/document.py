@@ -10,7 +10,14 @@ from typing import Any
 from swarmtune.records import Trial, to_plain
 from swarmtune.redaction import ours
 from swarmtune.report.commands import keep_files, kept_files, live_lines, run_lines
-from swarmtune.report.figures import answer_changes, at_ceiling, budget, no_difference, rounds_to_tell
+from swarmtune.report.figures import (
+    answer_changes,
+    at_ceiling,
+    budget,
+    no_difference,
+    predicted_and_measured,
+    rounds_to_tell,
+)
 from swarmtune.report.pareto import pareto_set
 from swarmtune.study.place import write_private
 from swarmtune.tuner.proof.confirm import Standing
@@ -69,6 +76,7 @@ def document(result: Result) -> dict[str, Any]:
             "notices": list(warm.notices),
             "measured_first": [t.number for t in result.trials if t.setting.origin.startswith("earlier:")],
         },
+        "simulation": _foresight(result),
         "early_stop": dict(result.savings.to_json()) if result.savings else None,
     }
     if data["best"] is not None and result.best is not None:
@@ -77,6 +85,19 @@ def document(result: Result) -> dict[str, Any]:
         data["best"]["commands_while_it_runs"] = live_lines(result.plan, result.best.setting)
         data["best"]["files"] = [{"copy": str(f.kept), "to": f.path} for f in kept_files(result)]
     return ours.hide_in(_finite(data))  # type: ignore[no-any-return]
+
+
+def _foresight(result: Result) -> dict[str, Any] | None:
+    """What was predicted; the predictions themselves are in the study's database."""
+    if result.foresight is None:
+        return None
+    facts = result.foresight.facts
+    told = ("predictions", "model", "multipliers", "front_s", "spread", "effects", "anchored")
+    pairs = predicted_and_measured(result)
+    return {
+        **{name: facts[name] for name in told},  # type: ignore[literal-required]
+        "measured": [{"trial": trial, "predicted": was, "measured": value} for trial, was, value in pairs],
+    }
 
 
 def _standing(result: Result, standing: Standing) -> dict[str, Any]:

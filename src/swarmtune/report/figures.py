@@ -149,3 +149,12 @@ def _judged(value: float | None, limit: float, upper: bool) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def predicted_and_measured(result: Result) -> list[tuple[int, float, float]]:
+    """The trial, the predicted and the measured value of each setting that has both."""
+    if result.foresight is None:
+        return []
+    said = {one.setting.key: one.score.value for one in result.foresight.predictions}
+    pairs = [(t.number, said.get(t.setting.key), t.score.value if t.score else None) for t in result.trials]
+    return [(number, was, value) for number, was, value in pairs if was and value is not None]

@@ -10,16 +10,26 @@ from swarmtune.objective import Objective
 from swarmtune.records import (
     GroupsFacts,
     LoadFacts,
+    PredictedFacts,
     RemeasuredFacts,
     TrialFailedFacts,
     TrialFinishedFacts,
     TrialRetriedFacts,
 )
-from swarmtune.report.figures import MOST_CONFIRM, answer_changes, at_ceiling, budget, no_difference, rounds_to_tell
+from swarmtune.report.figures import (
+    MOST_CONFIRM,
+    answer_changes,
+    at_ceiling,
+    budget,
+    no_difference,
+    predicted_and_measured,
+    rounds_to_tell,
+)
 from swarmtune.report.pareto import pareto_set
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
 
+MOVES = "moves the prediction"  # tuner/simulation/fields.py
 TELLS = "The line with the cause: "  # before it, in the diagnosis of an engine
 MOST_TELLING = 300  # characters
 TELLS_GAIN = 10  # percent: the gain that an open verdict says how to decide
@@ -47,6 +57,28 @@ def occupied_text(device: str, used_bytes: float, total_bytes: float) -> str:
 
 
 # --- while it runs -----------------------------------------------------------------------------------------------
+
+
+def predicted_text(facts: PredictedFacts) -> str:
+    """What was predicted; nothing of it is measured."""
+    moved = [f"{name} x {by:.3g}" for name, by in facts["multipliers"].items() if abs(by - 1) >= 0.005]
+    anchor = "anchored to the baseline" + (f" ({', '.join(moved)})" if moved else "")
+    how = anchor if facts["anchored"] else "as the model was given, because the baseline has no measurement"
+    stay = [name for name, effect in facts["effects"].items() if effect != MOVES]
+    kept = f"; {', '.join(stay)} stay at their baseline, as they move no prediction" if stay else ""
+    return f"{facts['predictions']} settings were predicted, {how}{kept}. Now the most promising are measured."
+
+
+def foresight_text(result: Result) -> str:
+    """How far predictions were off where they were measured; empty if nothing was predicted."""
+    if result.foresight is None:
+        return ""
+    pairs = predicted_and_measured(result)
+    text = f"{len(result.foresight.predictions)} settings were predicted, which is no measurement"
+    if not pairs:
+        return f"{text}; none of them has a measured value."
+    off = [100 * (measured / predicted - 1) for _, predicted, measured in pairs]
+    return f"{text}; {len(pairs)} of them were measured, {min(off):+.0f} % to {max(off):+.0f} % from their prediction."
 
 
 def trial_text(facts: TrialFinishedFacts, objective: Objective, best: bool) -> str:

@@ -40,17 +40,28 @@ LEAST_S = 1e-6
 
 
 @dataclass(frozen=True)
-class Calibrated:
-    """``front_s``: of each request, before the engine. ``before``, ``after``: mean relative error of each measure, over the
-    requests that were used.
+class Fitted:
+    """``front_s``: of each request, before the engine. ``before``, ``after``: mean relative error of each measure, over what
+    was used.
     """
 
-    model: LatencyModel
     multipliers: Mapping[str, float]
     front_s: float
-    requests: int
     before: Mapping[str, float]
     after: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """The model that agrees with the first ``requests`` of a log, and how it was moved."""
+
+    model: LatencyModel
+    fit: Fitted
+    requests: int
+
+
+Logs = Callable[[Mapping[str, float], float], Mapping[str, Floats]]
+"""Of multipliers and the front end's time: the logarithm of predicted over measured values, by measure (MEASURES)."""
 
 
 def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int = 60) -> Calibrated:
@@ -66,41 +77,51 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
             f"{too_long} requests of the log are longer than the {rules.longest:,} tokens of a context or of the KV cache: "
             "--kv-blocks or the setting is not that of the service which answered them."
         )
-    names = list(GROUPS)
-    scales = np.array([PRIORS[name] for name in (*names, "all")])
 
-    def multipliers_at(point: Floats) -> dict[str, float]:
-        return {name: float(np.exp(x + point[-2])) for name, x in zip(names, point, strict=False)}
-
-    def predicted(point: Floats) -> dict[str, Floats]:
-        return replayed(model.scaled(multipliers_at(point)).tables(), window, rules, front_s=float(point[-1]))
-
-    def errors(found: Mapping[str, Floats]) -> dict[str, Floats]:
+    def logs(multipliers: Mapping[str, float], front_s: float) -> dict[str, Floats]:
+        found = replayed(model.scaled(multipliers).tables(), window, rules, front_s=front_s)
         real = {"ttft": window.ttft, "tpot": window.tpot, "e2e": window.e2e}
-        logs = {}
+        off = {}
         for name in MEASURES:
             known = np.flatnonzero(np.isfinite(real[name][:count]) & (real[name][:count] > LEAST_S))
-            logs[name] = np.log(np.maximum(found[name][known], LEAST_S) / real[name][known])
-        return logs
+            off[name] = np.log(np.maximum(found[name][known], LEAST_S) / real[name][known])
+        return off
 
-    def cost(point: Floats) -> float:
-        data = sum(np.mean(_soft(one / SPREADS[name])) for name, one in errors(predicted(point)).items() if one.size)
-        return float(data + np.log1p((point / sizes) ** 2).sum())
-
-    sizes = np.array([*scales, FRONT_S])
-    starts = _starts(errors(predicted(np.zeros(len(sizes)))), len(scales))
-    point = min((_least(cost, start, sizes) for start in starts), key=cost)
-    multipliers = multipliers_at(point)
-    if not 1 / MOST_MULTIPLIER < min(multipliers.values()) <= max(multipliers.values()) < MOST_MULTIPLIER:
+    fit = fitted(logs)
+    if not fit.multipliers:
         raise ConfigurationError(
             "No calibration explains this log: a multiplier would be above 5 or below 1/5. The model is one of another "
             "service, or the log of another setting."
         )
+    return Calibrated(model.scaled(fit.multipliers), fit, count)
+
+
+def fitted(logs: Logs, most_trials: int = MOST_TRIALS) -> Fitted:
+    """The multipliers and the front end's time that make these logarithms least; without multipliers if none does. ``logs``
+    is called about twice ``most_trials`` times, or four times where predictions are far off.
+    """
+    scales = np.array([PRIORS[name] for name in (*GROUPS, "all")])
+    sizes = np.array([*scales, FRONT_S])
+
+    def multipliers_at(point: Floats) -> dict[str, float]:
+        return {name: float(np.exp(x + point[-2])) for name, x in zip(GROUPS, point, strict=False)}
+
+    def errors(point: Floats) -> Mapping[str, Floats]:
+        return logs(multipliers_at(point), float(point[-1]))
+
+    def cost(point: Floats) -> float:
+        data = sum(np.mean(_soft(one / SPREADS[name])) for name, one in errors(point).items() if one.size)
+        return float(data + np.log1p((point / sizes) ** 2).sum())
+
+    starts = _starts(errors(np.zeros(len(sizes))), len(scales))
+    point = min((_least(cost, start, sizes, most_trials) for start in starts), key=cost)
     before, after = (
-        {name: float(np.mean(np.expm1(one))) for name, one in errors(predicted(at)).items() if one.size}
+        {name: float(np.mean(np.expm1(one))) for name, one in errors(at).items() if one.size}
         for at in (np.zeros_like(point), point)
     )
-    return Calibrated(model.scaled(multipliers), multipliers, float(point[-1]), count, before, after)
+    multipliers = multipliers_at(point)
+    usual = 1 / MOST_MULTIPLIER < min(multipliers.values()) <= max(multipliers.values()) < MOST_MULTIPLIER
+    return Fitted(multipliers if usual else {}, float(point[-1]), before, after)
 
 
 def replayed(tables: CostTables, observed: Observed, rules: Rules, *, front_s: float = 0.0) -> dict[str, Floats]:
@@ -124,14 +145,14 @@ def replayed(tables: CostTables, observed: Observed, rules: Rules, *, front_s: f
     return found
 
 
-def _least(cost: Callable[[Floats], float], start: Floats, sizes: Floats) -> Floats:
+def _least(cost: Callable[[Floats], float], start: Floats, sizes: Floats, most_trials: int) -> Floats:
     """Where the cost is least near ``start``: by simplexes, since a small change of a step may change a batch, so that
     slopes say nothing. A second, smaller one begins where the first one ended.
     """
     bounds = [*((-FURTHEST, FURTHEST) for _ in sizes[:-1]), (0.0, MOST_FRONT_S)]
     for size in (1.0, 0.5):
         corners = np.vstack([start, start + np.diag(size * sizes)])
-        settings = {"initial_simplex": corners, "maxfev": MOST_TRIALS, "xatol": 1e-3, "fatol": 1e-3, "adaptive": True}
+        settings = {"initial_simplex": corners, "maxfev": most_trials, "xatol": 1e-3, "fatol": 1e-3, "adaptive": True}
         start = np.asarray(minimize(cost, start, method="Nelder-Mead", bounds=bounds, options=settings).x)
     return start
 

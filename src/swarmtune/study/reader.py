@@ -21,12 +21,12 @@ from swarmtune.database.address import shown_url
 from swarmtune.database.connection import read_only, snapshot
 from swarmtune.database.lease import is_alive, is_in_force
 from swarmtune.errors import StoreError
-from swarmtune.records import AttemptResult, Event, Measurement, Trial, from_plain
+from swarmtune.records import AttemptResult, Event, Measurement, Prediction, Trial, from_plain
 from swarmtune.study.fingerprint import upgraded
 from swarmtune.study.optuna_rows import OptunaTrials, bounded, optuna_trials
 from swarmtune.study.ownership import LEASE_S, RENEW_EVERY_S, WATCH_S, busy_with
 from swarmtune.study.store import Remeasured, as_trial
-from swarmtune.study.tables import SCHEMA_VERSION, artifacts, attempts, events, load_points, studies
+from swarmtune.study.tables import SCHEMA_VERSION, artifacts, attempts, events, load_points, predictions, studies
 
 T = TypeVar("T")
 TOKEN = re.compile(r"[0-9A-Za-z_-]{8,64}")  # as execution/supervisor.py takes it
@@ -150,6 +150,19 @@ class StudyReader:
             rows = db.execute(query.order_by(events.c.id).limit(MOST_ROWS)).all()
         read = [(row, self._table(row.text, f"event {row.id}")) for row in rows]
         return [(row.id, Event(row.kind, row.at, facts)) for row, facts in read if facts is not None]
+
+    def predictions(self, study: str, model: str | None = None) -> list[Prediction]:
+        """What models (or this one) said of settings, in that order; none in a study of an earlier version."""
+        query = select(predictions.c.id, bounded(predictions.c.prediction).label("text"))
+        query = query.where(predictions.c.study == study)
+        if model is not None:
+            query = query.where(predictions.c.model == model)
+        with snapshot(self.database) as db:
+            if not inspect(db).has_table(predictions.name):
+                return []
+            rows = db.execute(query.order_by(predictions.c.id).limit(MOST_ROWS)).all()
+        read = [self._record(row.text, Prediction, f"prediction {row.id}") for row in rows]
+        return [one for one in read if one is not None]
 
     def artifacts(self, study: str) -> list[tuple[int, str, str]]:
         """(attempt, name, path) of the files of attempts."""

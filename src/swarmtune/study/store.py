@@ -9,6 +9,8 @@ from hashlib import sha256
 
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, TrialState
 
+MEASURED = "measured"  # the source of a measurement that may be a result
+
 
 @dataclass(frozen=True)
 class Remeasured:
@@ -52,8 +54,9 @@ class Store(ABC):
 
     @abstractmethod
     def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
-        """End an attempt. With a score and kind "trial" the trial is finished, and cannot be lost any more: if this fails
-        after the attempt was written, opening the study again completes it.
+        """End an attempt; ValueError if its measurement is a predicted one. With a score and kind "trial" the trial is
+        finished, and cannot be lost any more: if this fails after the attempt was written, opening the study again completes
+        it.
         """
 
     @abstractmethod
@@ -63,6 +66,12 @@ class Store(ABC):
     @abstractmethod
     def trials(self) -> list[Trial]:
         """All trials by number, as they stand."""
+
+
+def refuse_predicted(outcome: AttemptResult) -> None:
+    """ValueError if the outcome was not measured."""
+    if outcome.measurement is not None and outcome.measurement.source != MEASURED:
+        raise ValueError(f"a result that is {outcome.measurement.source} is no result of an attempt")
 
 
 def as_trial(

@@ -51,6 +51,16 @@ load_points = Table(
     Column("measurement", Text, nullable=False),  # JSON
 )
 
+predictions = Table(  # no trials: what a model says of settings, before and while some of them are measured
+    "swarmtune_predictions",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("study", String(255), nullable=False, index=True),
+    Column("at", Float, nullable=False),
+    Column("model", String(64), nullable=False),  # a hash of the model and of what it was anchored to
+    Column("prediction", Text, nullable=False),  # JSON
+)
+
 artifacts = Table(
     "swarmtune_artifacts",
     metadata,

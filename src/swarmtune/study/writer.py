@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -18,7 +18,7 @@ from swarmtune.clock import Clock
 from swarmtune.database.address import database_url
 from swarmtune.database.connection import connect_arguments, open_database
 from swarmtune.errors import ConfigurationError, StoreError, one_line
-from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, to_plain
+from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Prediction, Setting, Trial, to_plain
 from swarmtune.redaction import ours
 from swarmtune.search.optuna_adapter import distribution, system_attributes
 from swarmtune.space import Space
@@ -26,7 +26,7 @@ from swarmtune.study.fingerprint import CIRCUMSTANCES, changes
 from swarmtune.study.optuna_rows import is_finished
 from swarmtune.study.ownership import LEASE_S, Ownership
 from swarmtune.study.reader import AttemptRow, StudyHead, StudyReader, usable
-from swarmtune.study.store import Remeasured, Store
+from swarmtune.study.store import Remeasured, Store, refuse_predicted
 from swarmtune.study.tables import (
     SCHEMA_VERSION,
     artifacts,
@@ -34,6 +34,7 @@ from swarmtune.study.tables import (
     events,
     load_points,
     metadata,
+    predictions,
     studies,
     translated,
 )
@@ -105,6 +106,7 @@ class StudyWriter(Store):
         return Attempt(int(created[0]) if created else 0, number, setting, group, token, kind)
 
     def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
+        refuse_predicted(outcome)
         state = "done" if outcome.score is not None else "failed"
         with translated("record a result"):
             with self._writing() as db:
@@ -139,6 +141,23 @@ class StudyWriter(Store):
     def notices(self) -> list[str]:
         """The parts of the study that were left out when it was opened, as sentences for the user."""
         return [f"study {self.head.name}: {note}" for note in self.reader.notes]
+
+    def keep_predictions(self, made: Sequence[Prediction], model: str, event: Event) -> None:
+        """Add predictions by this model, and the event that says so: all or nothing."""
+        now = self._clock.wall()
+        rows = [
+            {"study": self.head.name, "at": now, "model": model, "prediction": _json(to_plain(one))} for one in made
+        ]
+        facts = _json(dict(event.facts))
+        with translated("record predictions"), self._writing() as db:
+            if rows:
+                db.execute(insert(predictions), rows)
+            db.execute(insert(events).values(study=self.head.name, at=event.at, kind=event.kind, facts=facts))
+
+    def predictions(self, model: str) -> list[Prediction]:
+        """Those by this model, in the order they were made."""
+        with translated("be read"):
+            return self.reader.predictions(self.head.name, model)
 
     def confirmations(self) -> list[Remeasured]:
         """Finished re-measurements, in the order they ended."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Setting, Trial, TrialState
-from swarmtune.study.store import Remeasured, Store, as_trial
+from swarmtune.study.store import Remeasured, Store, as_trial, refuse_predicted
 
 
 class MemoryStore(Store):
@@ -27,6 +27,7 @@ class MemoryStore(Store):
         return attempt
 
     def close(self, attempt: Attempt, outcome: AttemptResult) -> None:
+        refuse_predicted(outcome)
         self.attempts[attempt.id] = (attempt, outcome)
         if attempt.kind == "trial":
             self._trials[attempt.trial_number] = as_trial(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from swarmtune.records import AttemptResult, Event, Measurement, Score, Setting, TrialState
@@ -51,6 +53,13 @@ class StoreContract:
         assert failed.score is not None
         assert failed.score.value is None
         assert failed.failure == "ran out of memory"
+
+    def test_what_is_predicted_is_no_result(self, store: Store) -> None:
+        (setting,) = some_settings(1)
+        attempt = store.open(setting, "local", "t")
+        with pytest.raises(ValueError, match="predicted"):
+            store.close(attempt, replace(GOOD, measurement=replace(MEASURED, source="predicted")))
+        assert store.trials()[0].state is TrialState.RUNNING
 
     def test_an_attempt_without_score_leaves_the_trial_open(self, store: Store) -> None:
         (setting,) = some_settings(1)

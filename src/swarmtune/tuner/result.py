@@ -9,6 +9,7 @@ from swarmtune.records import AttemptResult, Trial, TrialState
 from swarmtune.tuner.loop.loads import Savings
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.proof.confirm import Proof, Significance
+from swarmtune.tuner.simulation.foresee import Foresight
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart
 
 
@@ -39,6 +40,7 @@ class Result:
     spent: Spent = Spent()
     warm_start: WarmStart = NOTHING
     proof_failure: str | None = None
+    foresight: Foresight | None = None  # None: nothing was predicted
 
     @property
     def best(self) -> Trial | None:

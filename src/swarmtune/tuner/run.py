@@ -25,6 +25,7 @@ from swarmtune.tuner.proof.again import Again
 from swarmtune.tuner.proof.confirm import unproven
 from swarmtune.tuner.proof.remeasure import Rounds, finalists_of, prove
 from swarmtune.tuner.result import Result, Spent
+from swarmtune.tuner.simulation.recorded import Foreseeing
 from swarmtune.tuner.warm_start.record import NOTHING, WARM_START, WarmStart
 from swarmtune.tuner.warm_start.similar import circumstances, gather
 
@@ -79,11 +80,15 @@ async def tune(
         writer, accelerators = study.writer, {group.name: group.accelerators for group in plan.groups}
         started -= writer.ownership.active_seconds()  # of earlier runs: the result is that of all of them
         spent = writer.accelerator_seconds(accelerators)
-        trials = await study.coordinator.search(writer.search_seconds(), spent)
+        foreseeing = Foreseeing(plan, plan.simulation, writer, clock, listen) if plan.simulation else None
+        foresee = foreseeing.search if foreseeing else None
+        trials = await study.coordinator.search(writer.search_seconds(), spent, foresee)
         wall_s = study.coordinator.budget.wall_s
         result = await _prove(plan, place, study, trials, started, clock)
         search_s, proof_s = (writer.accelerator_seconds(accelerators, of_trials=of) for of in (True, False))
-        return replace(result, spent=Spent(wall_s, search_s, proof_s), warm_start=study.warm)
+        foresight = foreseeing.foresight if foreseeing else None
+        spent_in_all = Spent(wall_s, search_s, proof_s)
+        return replace(result, spent=spent_in_all, warm_start=study.warm, foresight=foresight)
 
 
 def _warm_start(plan: Plan, writer: StudyWriter, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:

@@ -81,10 +81,10 @@ def _document(found: Calibrated, path: str) -> dict[str, Any]:
         "model": path,
         "fingerprint": fingerprint(found.model),
         "requests": found.requests,
-        "multipliers": dict(found.multipliers),
-        "front_end_s": found.front_s,
-        "error_before": dict(found.before),
-        "error_after": dict(found.after),
+        "multipliers": dict(found.fit.multipliers),
+        "front_end_s": found.fit.front_s,
+        "error_before": dict(found.fit.before),
+        "error_after": dict(found.fit.after),
     }
 
 
@@ -101,11 +101,11 @@ def _show(found: Calibrated, path: str) -> None:
         table.add_column(name, justify="left" if name.startswith("mean") else "right")
     names = {"ttft": "time to first token", "tpot": "time per output token", "e2e": "request latency"}
     for key, name in names.items():
-        if key in found.before:
-            table.add_row(name, *(f"{100 * errors[key]:+.1f} %" for errors in (found.before, found.after)))
+        if key in found.fit.before:
+            table.add_row(name, *(f"{100 * errors[key]:+.1f} %" for errors in (found.fit.before, found.fit.after)))
     console.print(table)
-    moved = [f"{name} x {by:.3g}" for name, by in found.multipliers.items() if abs(by - 1) >= LEAST_SHOWN]
+    moved = [f"{name} x {by:.3g}" for name, by in found.fit.multipliers.items() if abs(by - 1) >= LEAST_SHOWN]
     console.print(Text(f"multipliers: {', '.join(moved) or 'none differs from 1'}"))
-    if found.front_s >= 1e-5:
-        console.print(Text(f"front end: {found.front_s * 1000:.2f} ms a request (swarmtune simulate --front-end)"))
+    if found.fit.front_s >= 1e-5:
+        console.print(Text(f"front end: {found.fit.front_s * 1000:.2f} ms a request (swarmtune simulate --front-end)"))
     console.print(Text(f"Wrote {path}."))

@@ -18,6 +18,7 @@ from swarmtune.apps.cli.options import (
     add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
+    add_simulation_arguments,
     chosen_config,
     older_notes,
     overrides,
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_plan_arguments(parser)
     add_search_arguments(parser)
+    add_simulation_arguments(parser)
     add_parallel_arguments(parser)
     add_older_arguments(parser)
 
@@ -122,9 +124,25 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         ),
         *([("groups", groups_text(plan))] if plan.parallel else []),
         *([("installed", "; ".join(plan.installed))] if plan.installed else []),
+        *([("simulation", simulation_text(plan))] if plan.simulation else []),
         ("space", f"{size} settings in {len(plan.space.dimensions)} dimensions"),
         ("time", expected_time(plan)),
     ]
+
+
+def simulation_text(plan: Plan) -> str:
+    """How many settings are predicted, of what, and what each field does to a prediction."""
+    from swarmtune.tuner.simulation.fields import told
+    from swarmtune.tuner.simulation.foresee import effects_of
+
+    simulation = plan.simulation
+    if simulation is None:
+        return ""
+    model = "the engine's own step times" if simulation.model is None else f"a model ({simulation.fingerprint[:12]})"
+    measured = "nothing is measured" if simulation.alone else "the few worth it are measured"
+    return (
+        f"{simulation.predictions} settings are predicted by {model}, {measured}; {told(effects_of(plan, simulation))}"
+    )
 
 
 def groups_text(plan: Plan) -> str:

@@ -20,6 +20,7 @@ from swarmtune.apps.cli.options import (
     add_parallel_arguments,
     add_plan_arguments,
     add_search_arguments,
+    add_simulation_arguments,
     chosen_config,
     older_notes,
     overrides,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add_plan_arguments(parser)
     add_search_arguments(parser)
+    add_simulation_arguments(parser)
     add_parallel_arguments(parser)
     add_older_arguments(parser)
     parser.add_argument(
@@ -60,6 +62,13 @@ def run(args: argparse.Namespace) -> int:
     """Run or resume a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
     plan = noticed(older_notes(plan, args))
+    if plan.simulation is not None:
+        from swarmtune.apps.cli.simulate import run_alone
+        from swarmtune.tuner.simulation.foresee import refuse_unpredictable
+
+        refuse_unpredictable(plan, plan.simulation)
+        if plan.simulation.alone and not args.dry_run:
+            return run_alone(plan, plan.simulation, args)
     if args.dry_run:
         if args.json:
             args.result.write_json(check.document(plan))
@@ -116,7 +125,10 @@ def _prepare(args: argparse.Namespace) -> tuple[BaseSections, Plan, Place | None
         if not args.dry_run:
             _sweep(place)
     settings, plan = read_plan(path, given, preview=args.dry_run)
-    tables = {name: {k: v for k, v in table.items() if k != "study"} for name, table in given.items()}
+    tables = {
+        name: {k: v for k, v in table.items() if k != "study"} if isinstance(table, dict) else table
+        for name, table in given.items()
+    }
     request = {"overrides": tables, "config": str(path.resolve()) if path else None}
     return settings, plan, place, request
 

@@ -82,6 +82,21 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_simulation_arguments(parser: argparse.ArgumentParser) -> None:
+    """Predictions in virtual time; the keys of [simulation]."""
+    parser.add_argument(
+        "--simulate",
+        nargs="?",
+        const=True,
+        choices=[True, "only"],
+        metavar="only",
+        help="predict settings in virtual time first, and measure the few worth it; only: measure none (docs/simulation.md)",
+    )
+    parser.add_argument(
+        "--latency-model", metavar="FILE", help="model of step times for --simulate, as `swarmtune train` writes it"
+    )
+
+
 def add_parallel_arguments(parser: argparse.ArgumentParser) -> None:
     """Several groups of nodes at once; the keys of [parallel]."""
     group = parser.add_argument_group("several groups of nodes at once (docs/cluster.md)")
@@ -160,7 +175,10 @@ def overrides(args: argparse.Namespace) -> dict[str, Any]:
     tables["parallel"] = {name: value for name, value in given.items() if value is not None}
     if tables["parallel"] or getattr(args, "parallel", False):
         tables["parallel"]["enabled"] = True
-    return {name: table for name, table in tables.items() if table}
+    if getattr(args, "latency_model", None):
+        tables["simulation"] = {"model": args.latency_model}
+    found: dict[str, Any] = {name: table for name, table in tables.items() if table}
+    return {**found, "simulate": args.simulate} if getattr(args, "simulate", None) else found
 
 
 def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool = False) -> tuple[BaseSections, Plan]:
@@ -179,7 +197,8 @@ def read_plan(path: Path | None, given: dict[str, dict[str, Any]], preview: bool
     except ConfigValidationError as error:
         further = _further(error.details.get("rest"), Inquiry(report, limit_s=CHECK_S))
         raise ConfigValidationError([*error.mistakes, *further]) from error
-    return settings, planned(settings, inquiry=Inquiry(report, preview=preview))
+    asks = None if settings.simulate == "only" else Inquiry(report, preview=preview)  # that needs no service
+    return settings, planned(settings, inquiry=asks)
 
 
 def _further(rest: Rest | None, inquiry: Inquiry) -> list[str]:

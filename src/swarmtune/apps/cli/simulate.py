@@ -16,6 +16,8 @@ from swarmtune.files import expanded
 
 if TYPE_CHECKING:
     from swarmtune.apps.cli.simulate_view import Prediction
+    from swarmtune.tuner.planning.plan import Plan
+    from swarmtune.tuner.planning.simulation import Simulation
     from swarmtune.tuner.simulation.predict import Service
 
 AMPLE_BLOCKS = 2**20  # as engines say it where they know nothing
@@ -33,7 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_plan_arguments(parser)
     parser.add_argument(
-        "--model", metavar="FILE", help="model of step times, as `swarmtune train` writes it (-e simulated needs none)"
+        "--model",
+        "--latency-model",
+        metavar="FILE",
+        help="model of step times, as `swarmtune train` writes it (-e simulated needs none)",
     )
     tried = parser.add_mutually_exclusive_group()
     tried.add_argument(
@@ -125,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     prediction = view.Prediction(plan, setting, loads, best(loads), model, tried, taken_s, fields, rates)
     if model is not None and model.is_rough:
         prediction = replace(prediction, ends=_ends(prediction, service))
-    prediction = replace(prediction, notes=tuple(_notes(prediction, args)))
+    prediction = replace(prediction, notes=tuple(_notes(prediction, args.kv_blocks)))
     if args.steps or args.plot:
         from swarmtune.report.steps import draw_steps, write_steps
 
@@ -133,6 +138,36 @@ def run(args: argparse.Namespace) -> int:
             write_steps(prediction.best.rows, expanded(args.steps))
         if args.plot:
             draw_steps(prediction.best.rows, expanded(args.plot))
+    return _shown(prediction, args)
+
+
+def run_alone(plan: Plan, simulation: Simulation, args: argparse.Namespace) -> int:
+    """The search of ``optimizer`` in virtual time, shown as ``simulate`` shows it; nothing is measured or kept."""
+    from swarmtune.apps.cli import simulate_view as view
+    from swarmtune.apps.cli.train import shown_progress
+    from swarmtune.tuner.simulation.fields import effects, narrowed
+    from swarmtune.tuner.simulation.foresee import service_of
+    from swarmtune.tuner.simulation.predict import Predictor, best
+    from swarmtune.tuner.simulation.search import searched
+
+    service, began, count = replace(service_of(simulation), rows=False), time.perf_counter(), simulation.predictions
+    fields = effects(plan, service)
+    wanted = narrowed(plan, fields)
+    with shown_progress() as advance:
+        tried = searched(wanted, Predictor(wanted, service), count, lambda n, _: advance("trying settings", n / count))
+    setting = tried[0].setting
+    loads = Predictor(plan, service).loads(setting)
+    taken_s = time.perf_counter() - began
+    prediction = view.Prediction(plan, setting, loads, best(loads), simulation.model, tried, taken_s, fields)
+    if simulation.model is not None and simulation.model.is_rough:
+        prediction = replace(prediction, ends=_ends(prediction, service))
+    prediction = replace(prediction, notes=tuple(_notes(prediction, simulation.kv_blocks)))
+    return _shown(prediction, args)
+
+
+def _shown(prediction: Prediction, args: argparse.Namespace) -> int:
+    from swarmtune.apps.cli import simulate_view as view
+
     if args.json:
         args.result.write_json(view.document(prediction))
     else:
@@ -194,14 +229,14 @@ def _ends(prediction: Prediction, service: Service) -> tuple[float | None, ...]:
     return tuple(one.at(prediction.setting, load).score.value for one in predictors)
 
 
-def _notes(prediction: Prediction, args: argparse.Namespace) -> list[str]:
+def _notes(prediction: Prediction, kv_blocks: int | None) -> list[str]:
     """What a reader should know of what was not simulated."""
     plan, rules = prediction.plan, prediction.best.rules
     notes = ["a start that fails, an adapter, speculation and pictures are not predicted"]
     data_ranks = str(plan.engine.ranks().get("data_parallel_size", ""))
     if data_ranks.isdecimal() and int(data_ranks) > 1:
         notes.append(f"data parallel ranks are not modelled: this is one of the {data_ranks}, with the whole load")
-    if args.kv_blocks is None and rules.blocks >= AMPLE_BLOCKS:
+    if kv_blocks is None and rules.blocks >= AMPLE_BLOCKS:
         notes.append(
             "how much the KV cache holds is not known, so it is simulated without an end: give --kv-blocks, or the table "
             f"[{plan.engine.name}.memory]"

@@ -23,6 +23,8 @@ from swarmtune.records import (
     LoadFacts,
     MessageFacts,
     PhaseFacts,
+    PredictedFacts,
+    PredictingFacts,
     RemeasuredFacts,
     ResumedFacts,
     TrialFailedFacts,
@@ -105,6 +107,13 @@ class View:
         for text in (*facts["notices"], facts["message"]):
             if text:
                 self._say(text)
+
+    def _on_predicting(self, facts: PredictingFacts) -> None:
+        self._doing["predictions"] = f"{facts['done']} of {facts['of']} settings in virtual time"
+
+    def _on_predicted(self, facts: PredictedFacts) -> None:
+        self._doing.pop("predictions", None)
+        self._say(sentences.predicted_text(facts))
 
     def _on_groups(self, facts: GroupsFacts) -> None:
         if "message" in facts:
@@ -254,6 +263,8 @@ def show_result(result: Result, resume: str) -> None:
         say(f"\n{saved.sentence}")
     for line in sentences.pareto_lines(result):
         say(line)
+    if foresaw := sentences.foresight_text(result):
+        say(f"\n{foresaw}")
     if result.warm_start.sentence:
         say(f"\n{result.warm_start.sentence}")
     say(f"\n{sentences.budget_text(result)}")

@@ -161,14 +161,19 @@ class LatencyModel:
 
         ConfigurationError: no such group, or no number from 1/1000 to 1000.
         """
-        _check(multipliers)
-        scales = np.ones(FIRST_HINGE + MOST_KNOTS)
-        for name, by in multipliers.items():
-            scales[list(GROUPS[name])] = by
-        scales[FIRST_HINGE:] = multipliers.get("tokens", 1.0)
-        scaled = {group: self.multipliers.get(group, 1.0) * multipliers.get(group, 1.0) for group in GROUPS}
-        typical, mean = (replace(t, weights=t.weights * scales[: t.weights.size]) for t in (self.typical, self.mean))
-        return replace(self, typical=typical, mean=mean, multipliers=scaled)
+        typical, mean = (scaled(tables, multipliers) for tables in (self.typical, self.mean))
+        product = {group: self.multipliers.get(group, 1.0) * multipliers.get(group, 1.0) for group in GROUPS}
+        return replace(self, typical=typical, mean=mean, multipliers=product)
+
+
+def scaled(tables: CostTables, multipliers: Mapping[str, float]) -> CostTables:
+    """The tables with groups of their terms multiplied; errors as of ``LatencyModel.scaled``."""
+    _check(multipliers)
+    scales = np.ones(FIRST_HINGE + MOST_KNOTS)
+    for name, by in multipliers.items():
+        scales[list(GROUPS[name])] = by
+    scales[FIRST_HINGE:] = multipliers.get("tokens", 1.0)
+    return replace(tables, weights=tables.weights * scales[: tables.weights.size])
 
 
 def _is_interval(low: float, high: float) -> bool:

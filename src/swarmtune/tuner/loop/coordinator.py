@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from swarmtune.errors import BenchmarkExecutionError, Culprit, PluginError, PSOConvergenceError
@@ -24,12 +24,15 @@ from swarmtune.records import (
     TrialStartedFacts,
     TrialState,
 )
+from swarmtune.search.base import Search
 from swarmtune.tuner.loop.attempts import Attempts
 from swarmtune.tuner.loop.budget import Budget
 from swarmtune.tuner.loop.evaluation import Evaluation, Loads, Measured
 from swarmtune.tuner.loop.restarts import Restarts, free_fields
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.warm_start.record import NOTHING, WarmStart
+
+Foresee = Callable[[], Awaitable[Search]]
 
 NEVER_REFUSED = -1  # some service has completed requests
 REFUSED_SETTINGS = 3  # whose service completes not a single request before the run fails, if no other has completed any
@@ -57,6 +60,8 @@ class Coordinator:
         self._store = attempts.store
         self._dispatcher = dispatcher
         self._search = plan.new_search()
+        self._told: list[tuple[Setting, Score]] = []
+        self._only_given = False
         self._restarts = Restarts(free_fields(plan))
         self._warm = warm
         self._learned = False
@@ -75,8 +80,11 @@ class Coordinator:
 
     # --- the search ----------------------------------------------------------------------------------------------
 
-    async def search(self, spent_s: float = 0.0, accelerator_s: float = 0.0) -> list[Trial]:
+    async def search(
+        self, spent_s: float = 0.0, accelerator_s: float = 0.0, foresee: Foresee | None = None
+    ) -> list[Trial]:
         """Measure until a budget is spent; ``spent_s`` and ``accelerator_s``: the spending of earlier runs of the study.
+        ``foresee``: makes the search of predictions, once the settings that are given are measured.
 
         Returns all trials. Raises errors that the user must act on. After a cancelled or failed call all results so far
         are in the study, and running attempts have ended; a service kept for the next setting stops with its group.
@@ -85,6 +93,14 @@ class Coordinator:
         self.budget = Budget(
             self._attempts.clock, self._plan.timeout_s, self._plan.accelerator_s, (spent_s, accelerator_s)
         )
+        if foresee is not None:
+            self._only_given = True
+            await self._dispatcher.run(self)
+            self._only_given = False
+            if not self._exhausted:
+                self._search = await foresee()
+                for setting, score in self._told:
+                    self._search.tell(setting, score)
         await self._dispatcher.run(self)
         return self._store.trials()
 
@@ -115,7 +131,11 @@ class Coordinator:
     @property
     def more(self) -> bool:
         """May there be anything left to measure?"""
-        return bool(self._unfinished) or (not self._exhausted and self._opened < self._plan.evaluations)
+        if self._unfinished:
+            return True
+        if self._exhausted or self._opened >= self._plan.evaluations:
+            return False
+        return not self._only_given or self._next_given() is not None
 
     def take(self, group: str) -> Work[Candidate] | None:
         """A new setting for this group; None when the search or a budget is exhausted."""
@@ -125,7 +145,9 @@ class Coordinator:
             self._exhausted = True
             self._attempts.emit("exhausted", {"message": f"{spent} after {self._opened} evaluations"})
             return None
-        setting = next((s for s in self._given() if s.key not in self._known), None)
+        setting = self._next_given()
+        if setting is None and self._only_given:
+            return None
         if setting is None:
             self._search.see(self._restarts.on(group))
             try:
@@ -187,8 +209,9 @@ class Coordinator:
         self._check_refused(outcome.measurement)
         return False
 
-    def _given(self) -> tuple[Setting, ...]:
-        return (self._plan.baseline(), *self._plan.user_settings, *self._warm.first)
+    def _next_given(self) -> Setting | None:
+        given = (self._plan.baseline(), *self._plan.user_settings, *self._warm.first)
+        return next((setting for setting in given if setting.key not in self._known), None)
 
     def _legal(self, setting: Setting) -> Setting:
         """What the search asks for; PluginError if it is no setting of the space."""
@@ -208,6 +231,7 @@ class Coordinator:
             self._search.learn(self._warm.learned(score))  # now that there is a scale to put it on
             self._learned = True
         self._search.tell(setting, score)
+        self._told.append((setting, score))
         self._measured = self._measured or measurement is not None
         if measurement is not None and self._refused >= 0:
             self._refused = self._refused + 1 if refused(measurement) else NEVER_REFUSED

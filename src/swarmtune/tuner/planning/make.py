@@ -30,6 +30,7 @@ from swarmtune.tuner.planning.places import check_earlier, check_study, output_f
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.runnable import not_measurable, not_runnable
 from swarmtune.tuner.planning.scripts import script_notes, start_scripts
+from swarmtune.tuner.planning.simulation import simulation_of
 from swarmtune.tuner.planning.spaces import Searched, searched, user_settings
 from swarmtune.tuner.planning.stops import early_stop_text, stop_notes, stop_rules
 from swarmtune.workload import Workload
@@ -60,7 +61,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     installed = asks.make(settings, engine, parallel, groups, mistakes) if asks and engine else Installed()
     found = searched(settings, engine, load_search, ranked, mistakes) if engine else Searched()
     users = user_settings(o.user_settings, found, mistakes)
-    swarm = _swarm(settings, search, mistakes)
+    swarm, simulation = _swarm(settings, search, mistakes), simulation_of(settings, mistakes)
     workload = _workload(settings, engine, benchmark, limits, mistakes) if benchmark else None
     if engine and found.part:
         not_runnable(engine, found.part, groups, mistakes, scripts)
@@ -77,8 +78,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     notices += idle_notes(settings, benchmark, search, load_search)
     notices += [*part_notes(settings, engine), *aims.notes(settings, named), *script_notes(given, scripts)]
     early_stop = stop_rules(settings, limits, benchmark)
-    old_budget = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
-    evaluations = o.evaluations or old_budget or DEFAULT_EVALUATIONS
+    evaluations = _evaluations(settings)
     notices += search.notes(found.space, evaluations) if search else []
     return Plan(
         engine=engine,
@@ -116,7 +116,13 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
         deploy=settings.deploy,
         scripts=scripts,
         installed=installed.facts,
+        simulation=simulation,
     )
+
+
+def _evaluations(settings: BaseSections) -> int:
+    older = settings.n_particles * settings.iters if settings.n_particles and settings.iters else None
+    return settings.optimizer.evaluations or older or DEFAULT_EVALUATIONS
 
 
 def _workload(

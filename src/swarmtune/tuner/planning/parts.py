@@ -41,7 +41,7 @@ def engine_name(settings: BaseSections, mistakes: list[str]) -> str | None:
             f"optimizer.engine: the tables of several engines are given, {tables}; choose one of them with -e"
         )
         return None
-    return given[0] if given else settings.engine_name
+    return given[0] if given else settings.optimizer.engine
 
 
 def part_notes(settings: BaseSections, engine: Engine) -> list[str]:
@@ -49,7 +49,7 @@ def part_notes(settings: BaseSections, engine: Engine) -> list[str]:
     generators are not used, where none is named.
     """
     notes = []
-    if not _is_named(settings) and engine.name != settings.engine_name:
+    if not _is_named(settings) and engine.name != settings.optimizer.engine:
         notes.append(f"the engine is {engine.name}, because its table is given and no engine is named (-e)")
     chosen = settings.optimizer.benchmark
     others = [n for n in registry.benchmarks if n in settings.model_fields_set and n != chosen]
@@ -60,7 +60,7 @@ def part_notes(settings: BaseSections, engine: Engine) -> list[str]:
 
 
 def _is_named(settings: BaseSections) -> bool:
-    return settings.simulate or "engine" in settings.optimizer.model_fields_set
+    return "engine" in settings.optimizer.model_fields_set
 
 
 def engines_with_table(settings: BaseSections) -> tuple[str, ...]:

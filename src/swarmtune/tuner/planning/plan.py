@@ -26,6 +26,7 @@ from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.tuner.planning.scripts import StartScripts
+from swarmtune.tuner.planning.simulation import Simulation
 from swarmtune.workload import Load, StopRules, Workload
 
 LEAST_ROUNDS, MOST_ROUNDS = 3, 30  # of the proof, when their number follows from the time
@@ -77,6 +78,7 @@ class Plan:
     health_check: HealthCheck = field(default_factory=HealthCheck)
     deploy: Deploy = field(default_factory=Deploy)
     scripts: StartScripts | None = None  # None: the engine's own commands start the services
+    simulation: Simulation | None = None  # None: nothing is predicted
     installed: tuple[str, ...] = ()  # what is there on the nodes, as sentences; empty: nothing was asked
 
     def baseline(self) -> Setting:

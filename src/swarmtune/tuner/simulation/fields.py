@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
@@ -32,6 +32,12 @@ def effects(plan: Plan, service: Service) -> dict[str, Effect]:
     change? ConfigurationError as of ``rules_of``.
     """
     return {one.name: _effect(plan, service, number) for number, one in enumerate(plan.space.dimensions)}
+
+
+def told(found: Mapping[str, Effect]) -> str:
+    """The fields by what they do."""
+    parts = {effect: [name for name, what in found.items() if what is effect] for effect in Effect}
+    return "; ".join(f"{effect}: {', '.join(names)}" for effect, names in parts.items() if names)
 
 
 def _effect(plan: Plan, service: Service, number: int) -> Effect:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,13 +12,14 @@ from swarmtune.errors import ConfigurationError, ConfigValidationError, FitnessC
 from swarmtune.loadgen.ask.dataset import make_dataset
 from swarmtune.loadgen.benchmark import SwarmtuneBenchmark
 from swarmtune.loadgen.endpoints import make_endpoint
+from swarmtune.loadgen.endpoints.base import Endpoint
 from swarmtune.loadgen.judge.summary import Results, results
 from swarmtune.loadgen.options import LoadgenOptions
 from swarmtune.loadgen.send.plan import concurrency_of, least_requests_of, mode_of
 from swarmtune.records import Measurement, Score, Setting
 from swarmtune.scheduling import Rules
 from swarmtune.search.load import LoadPoint
-from swarmtune.simulator.latency.model import Identity, LatencyModel
+from swarmtune.simulator.latency.model import Identity, LatencyModel, scaled
 from swarmtune.simulator.latency.tables import CostTables, linear
 from swarmtune.simulator.virtual.fleet import Fleet, Router
 from swarmtune.simulator.virtual.replicas import Replica, make_replica
@@ -34,7 +35,7 @@ from swarmtune.workload import Load, Workload
 @dataclass(frozen=True)
 class Service:
     """What is simulated: ``cost`` None: what the engine declares of itself; ``blocks``: KV blocks of each replica, None: as
-    the engine's table of memory has it.
+    the engine's table of memory has it; ``multipliers``: of groups of terms of a step's cost (model.GROUPS).
     """
 
     cost: CostTables | None = None
@@ -43,6 +44,7 @@ class Service:
     router: Router = "round-robin"
     blocks: int | None = None
     rows: bool = False
+    multipliers: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,19 @@ class PredictedLoad:
 class Predictor:
     """One plan and service; sessions are made once for all settings, so that settings differ and not their requests."""
 
-    def __init__(self, plan: Plan, service: Service, progress: Callable[[str, int], None] | None = None) -> None:
-        """``progress``: called with a load and its number of ended requests."""
+    def __init__(
+        self,
+        plan: Plan,
+        service: Service,
+        progress: Callable[[str, int], None] | None = None,
+        data: dict[tuple[int, bool], Remembered] | None = None,
+    ) -> None:
+        """``progress``: called with a load and its number of ended requests; ``data``: that of another predictor of the same
+        workload, to share its sessions.
+        """
         self.plan, self.service = plan, service
         self._progress = progress
-        self._datasets: dict[tuple[int, bool], Remembered] = {}
+        self.data = {} if data is None else data
 
     def loads(self, setting: Setting) -> list[PredictedLoad]:
         """The loads that the plan's search asks for, in their order. ConfigurationError: this engine, load generator or
@@ -97,9 +107,15 @@ class Predictor:
             workload, rules_of(self.plan, setting, self.service), cost_of(self.plan, setting, self.service)
         )
 
-    def _load(self, workload: Workload, rules: Rules, cost: CostTables) -> PredictedLoad:
-        """One load, by the metrics of the load generator."""
-        benchmark, service = self.plan.benchmark, self.service
+    def refuse(self) -> None:
+        """ConfigurationError if the baseline or the plan's workload cannot be simulated; nothing is."""
+        baseline = self.plan.baseline()
+        rules_of(self.plan, baseline, self.service)
+        cost_of(self.plan, baseline, self.service)
+        self._options(self.plan.workload)
+
+    def _options(self, workload: Workload) -> tuple[LoadgenOptions, Endpoint]:
+        benchmark = self.plan.benchmark
         if not isinstance(benchmark, SwarmtuneBenchmark):
             told = f"The load of {benchmark.name} cannot be simulated; that of swarmtune can (-b swarmtune)."
             raise ConfigurationError(told)
@@ -108,6 +124,12 @@ class Predictor:
         if not endpoint.produces_tokens:
             told = f"loadgen.endpoint_type: {options.endpoint_type} generates no text to be simulated"
             raise ConfigValidationError([told])
+        return options, endpoint
+
+    def _load(self, workload: Workload, rules: Rules, cost: CostTables) -> PredictedLoad:
+        """One load, by the metrics of the load generator."""
+        service = self.service
+        options, endpoint = self._options(workload)
         firsts = options.prefill_concurrency is not None
         replicas: list[Replica] = [
             make_replica(rules, cost, rows=service.rows, firsts=firsts) for _ in range(service.replicas)
@@ -129,7 +151,7 @@ class Predictor:
         )
         asked = {"concurrency": options.concurrency, "request_rate": options.request_rate}
         load = {name: float(value) for name, value in asked.items() if value is not None}
-        measurement = Measurement(found.flat(), load, valid=True, blocks=found.blocks)
+        measurement = Measurement(found.flat(), load, source="predicted", blocks=found.blocks)
         return PredictedLoad(
             workload,
             options,
@@ -151,10 +173,10 @@ class Predictor:
             raise ConfigurationError(f"{told} Look at --kv-blocks, the lengths, and what is cancelled.") from error
 
     def _dataset(self, options: LoadgenOptions, seed: int, *, texts: bool) -> Remembered:
-        if (seed, texts) not in self._datasets:
+        if (seed, texts) not in self.data:
             made = make_dataset(options, seed)
-            self._datasets[seed, texts] = Remembered(made if texts else made.without_texts())
-        return self._datasets[seed, texts]
+            self.data[seed, texts] = Remembered(made if texts else made.without_texts())
+        return self.data[seed, texts]
 
 
 def best(loads: list[PredictedLoad]) -> PredictedLoad:
@@ -176,14 +198,14 @@ def rules_of(plan: Plan, setting: Setting, service: Service) -> Rules:
 def cost_of(plan: Plan, setting: Setting, service: Service) -> CostTables:
     """How long a step takes. ConfigurationError where nothing says it."""
     if service.cost is not None:
-        return service.cost
+        return scaled(service.cost, service.multipliers)
     declared = plan.engine.declared_cost(setting)
     if not declared:
         raise ConfigurationError(
             f"Nothing says how long a step of {plan.engine.name} takes: give a model of it, --model FILE, which "
             "`swarmtune train` makes of measured steps."
         )
-    return linear(**declared)
+    return scaled(linear(**declared), service.multipliers)
 
 
 def refuse_of_another(model: LatencyModel, plan: Plan) -> None:

@@ -1,0 +1,85 @@
+"""What the measurement of a setting says of a model: the multipliers that make its predictions agree with it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from swarmtune.errors import ConfigurationError
+from swarmtune.records import Measurement, Setting
+from swarmtune.simulator.calibration import Fitted, fitted
+from swarmtune.tuner.planning.plan import Plan
+from swarmtune.tuner.simulation.predict import Predictor, Service
+
+METRICS = {"ttft": "p50_ttft_ms", "tpot": "mean_tpot_ms", "e2e": "mean_e2el_ms"}
+MOST_LOADS = 3
+MOST_TRIALS = 60  # each predicts all these loads
+LEAST_MS = 1e-3
+LEAST_SPREAD, MOST_SPREAD = 0.05, 0.5  # of the logarithm of measured over predicted values
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The service whose predictions agree with what was measured, and how much they still differ."""
+
+    service: Service
+    spread: float
+    fit: Fitted | None = None
+
+
+def anchored(
+    plan: Plan,
+    setting: Setting,
+    service: Service,
+    measured: Sequence[Measurement],
+    progress: Callable[[], None] = lambda: None,
+) -> Anchor:
+    """From the whole measurements of this setting at up to MOST_LOADS of its loads. ``progress`` is called before each
+    prediction, and may raise. ConfigurationError if no multipliers between 1/5 and 5 explain them, or none can be predicted.
+    """
+    points = _points(plan, measured)
+    if not points:
+        return Anchor(service, MOST_SPREAD)
+    real = [_logarithms(measurement) for measurement in points]
+
+    def logs(multipliers: Mapping[str, float], front_s: float) -> dict[str, NDArray[np.float64]]:
+        moved = replace(service, multipliers=multipliers, front=replace(service.front, request_s=front_s))
+        predictor = Predictor(plan, moved, data=memory)
+        off: dict[str, list[float]] = {name: [] for name in METRICS}
+        for measurement, known in zip(points, real, strict=True):
+            progress()
+            load = plan.at(plan.load_value(measurement)) if plan.load_search else plan.load_of(setting)
+            found = _logarithms(predictor.at(setting, load).measurement)
+            for name in known.keys() & found.keys():
+                off[name].append(found[name] - known[name])
+        return {name: np.array(values) for name, values in off.items()}
+
+    memory = Predictor(plan, service).data
+    fit = fitted(logs, MOST_TRIALS)
+    if not fit.multipliers:
+        raise ConfigurationError(
+            "No calibration explains the measurement of the baseline: a multiplier would be above 5 or below 1/5. The model "
+            "is one of another service, device or layout; train one on steps of this service."
+        )
+    left = [abs(math.log1p(error)) for error in fit.after.values()]
+    spread = min(MOST_SPREAD, max(LEAST_SPREAD, *left))
+    front = replace(service.front, request_s=fit.front_s)
+    return Anchor(replace(service, multipliers=fit.multipliers, front=front), spread, fit)
+
+
+def _points(plan: Plan, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Whole measurements at the lowest, the middle and the highest load, the last one where a load was repeated."""
+    whole = {plan.load_value(m): m for m in measured if not m.stopped_early and m.valid and _logarithms(m)}
+    loads = sorted(whole)
+    if len(loads) > MOST_LOADS:
+        loads = [loads[0], loads[len(loads) // 2], loads[-1]]
+    return [whole[load] for load in loads]
+
+
+def _logarithms(measurement: Measurement) -> dict[str, float]:
+    known = {name: measurement.metrics.get(metric) for name, metric in METRICS.items()}
+    return {name: math.log(value) for name, value in known.items() if value is not None and value > LEAST_MS}
