@@ -12,14 +12,23 @@ from tests.simulator.latency_cases import IDENTITY, measured, prompts, seconds_o
 
 from swarmtune.errors import ConfigurationError, MissingExtraError
 from swarmtune.simulator.latency import training
-from swarmtune.simulator.latency.features import CONTEXT, DECODES, TOKENS
+from swarmtune.simulator.latency.features import CONTEXT, DECODES, PREFILL_WORK, PREFILLS, TOKENS
 from swarmtune.simulator.latency.file import fingerprint
 from swarmtune.simulator.latency.model import Identity, LatencyModel
 from swarmtune.simulator.latency.physics import columns_of, fit
 from swarmtune.simulator.latency.rows import Rows, joined
 from swarmtune.simulator.latency.sampling import MOST_KEPT, sample_of
 from swarmtune.simulator.latency.tables import CostTables
-from swarmtune.simulator.latency.training import bars_of, falls_of, fitted_to, folds_of, quantile, tick_of, train
+from swarmtune.simulator.latency.training import (
+    VALUES,
+    bars_of,
+    falls_of,
+    fitted_to,
+    folds_of,
+    quantile,
+    tick_of,
+    train,
+)
 
 NONE = np.empty(0)
 
@@ -275,3 +284,17 @@ def test_a_coarse_clock_widens_the_bars_and_a_fine_one_does_not() -> None:
 def test_a_weighted_quantile() -> None:
     values, counts = np.array([3.0, 1.0, 2.0]), np.array([1.0, 1.0, 8.0])
     assert [quantile(values, counts, level) for level in (0.0, 0.1, 0.5, 0.9, 0.95, 1.0)] == [1, 1, 2, 2, 3, 3]
+
+
+def test_steps_that_only_decode_teach_nothing_of_prompts() -> None:
+    """One request at a time, and no piece of a prompt in any step: rounding must make no weight of nothing."""
+    count, nothing = 400, np.zeros(400)
+    for seed in range(32):
+        rng = np.random.default_rng(seed)
+        context = rng.integers(8, 946, count).astype(float)
+        rows = np.column_stack([np.ones(count), np.ones(count), context, nothing, nothing])
+        seconds = (0.0186 + 1e-6 * context) * np.exp(rng.normal(0, 0.05, count))
+        for value in VALUES:
+            weights = fit(rows, seconds, np.ones(count), np.empty(0), value)
+            assert weights[1 + PREFILL_WORK] == weights[1 + PREFILLS] == 0, seed
+            assert weights.max() < 0.05

@@ -40,7 +40,8 @@ def fit(rows: Steps, seconds: Floats, counts: Floats, knots: Floats, value: Lite
     """
     columns = columns_of(rows, knots)
     scale = columns.max(axis=0)
-    scale[scale == 0] = 1.0
+    absent = scale == 0
+    scale[absent] = 1.0
     columns = columns / scale
     least = LEAST_CONSTANT * seconds.min()
     above = seconds - least
@@ -53,6 +54,7 @@ def fit(rows: Steps, seconds: Floats, counts: Floats, knots: Floats, value: Lite
             importance = 1 / np.sqrt(seconds * np.maximum(np.abs(seconds - predicted), NEAR * seconds))
         weights = _least_squares(columns, above, np.sqrt(counts) * importance)
     weights[0] += least
+    weights[absent] = 0.0  # least squares say nothing of it, and rounding might
     return np.asarray(weights / scale)
 
 
