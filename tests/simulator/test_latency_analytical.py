@@ -82,6 +82,35 @@ MODELS = Path(os.environ.get("SWARMTUNE_DATA", Path(__file__).parents[3] / "shar
 
 
 @pytest.mark.skipif(not MODELS.is_dir(), reason="the models' config.json are not here (SWARMTUNE_DATA)")
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 4090", "RTX-4090"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+        ("rtx-4090", "RTX-4090"),
+    ],
+)
+def test_devices_as_their_tools_print_them(name: str, known: str) -> None:
+    assert device_of(name) is DEVICES[known]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA A100-SXM4-40GB", "NVIDIA GeForce RTX 4090 Laptop GPU"),
+        *("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", "NVIDIA L40", "RTX", "", "-"),
+    ],
+)
+def test_a_device_of_another_sheet_is_not_taken_for_it(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="no sheet of the device"):
+        device_of(name)
+
+
 def test_models_of_every_kind() -> None:
     for path in sorted((MODELS / "model_configs").glob("*.json")):
         shape = shape_of(json.loads(path.read_text()))

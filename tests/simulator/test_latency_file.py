@@ -191,3 +191,12 @@ def test_a_kill_while_it_is_written_leaves_the_old_file(tmp_path: Path) -> None:
     assert ended.returncode == -signal.SIGKILL
     assert path.read_bytes() == before
     load(path)
+
+
+@pytest.mark.parametrize("multipliers", [{"kv": 1e300}, {"kv": 0.0}, {"kv": -1.0}, {"another": 1.0}, {"\x1b[2J": 1.0}])
+def test_impossible_multipliers_are_refused(text: str, multipliers: dict[str, float]) -> None:
+    whole = json.loads(text)
+    assert not refused(json.dumps({**whole, "multipliers": {"kv": 2.0}}))
+    told = refused(json.dumps({**whole, "multipliers": multipliers}))
+    assert told.startswith("The multipliers of the model are wrong")
+    assert "\x1b" not in told

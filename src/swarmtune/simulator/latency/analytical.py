@@ -6,6 +6,7 @@ times what kernels usually reach of it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,7 @@ DEVICES: Mapping[str, Device] = {
     "RTX-4090": Device(1.008e12, 165e12, 32e9),
     "Ascend-910B": Device(1.6e12, 376e12, 196e9),  # Huawei Atlas 800T A2
 }
+OTHER_SHEETS = frozenset({"pcie", "nvl", "40gb", "laptop", "workstation", "max", "mig", "1g", "2g", "3g", "4g", "7g"})
 REACHED_BANDWIDTH, REACHED_FLOPS, REACHED_ATTENTION = 0.8, 0.65, 0.4  # shares, of large kernels
 HOST_S, REQUEST_S, PREFILL_S = 1e-3, 8e-6, 50e-6  # of a step, of each of its requests, and of each piece of a prompt
 HOP_S = 10e-6  # of a small all-reduce
@@ -90,11 +92,14 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
 
 
 def device_of(name: str) -> Device:
-    """By name, in any case. ConfigurationError lists the known ones."""
-    known = {key.lower(): device for key, device in DEVICES.items()}
-    if name.lower() not in known:
+    """By name, in any case, also as nvidia-smi prints it. ConfigurationError lists the known ones: those of another memory,
+    link or power (PCIe, NVL, 40 GB, Max-Q, laptops) have other sheets.
+    """
+    words = set(re.findall(r"[a-z0-9]+", name.lower()))
+    found = [key for key in DEVICES if set(key.lower().split("-")) <= words]
+    if not found or words & OTHER_SHEETS:
         raise ConfigurationError(f"There is no sheet of the device {name!r}; there are {', '.join(DEVICES)}.")
-    return known[name.lower()]
+    return DEVICES[found[0]]
 
 
 def analytical(

@@ -17,6 +17,7 @@ from swarmtune.simulator.latency.tables import FIRST_HINGE, MOST_KNOTS, CostTabl
 
 Floats = NDArray[np.float64]
 FURTHEST = 1000.0  # a multiplier, and a bound of an interval
+MOST_PRODUCT = FURTHEST**2  # of multipliers, after several calibrations
 GROUPS = {  # what a calibration scales -> indices of weights; all hinges belong to the tokens
     "weights": (0,),
     "tokens": (1 + TOKENS,),
@@ -135,6 +136,10 @@ class LatencyModel:
         if not ordered or not np.isfinite(self.domain).all():
             raise ConfigurationError(
                 "The domain of the model is wrong: a smallest and a largest value of each feature."
+            )
+        if wrong := [name for name, by in self.multipliers.items() if name not in GROUPS or not 0 < by <= MOST_PRODUCT]:
+            raise ConfigurationError(
+                f"The multipliers of the model are wrong: {', '.join(map(one_line, sorted(wrong)))}."
             )
 
     @property
