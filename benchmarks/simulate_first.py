@@ -72,7 +72,7 @@ min = 8
 max = 512
 dtype = "int"
 log = true
-value = 64
+value = 16
 [[vllm.target_field]]
 name = "max_num_batched_tokens"
 config_position = "--max-num-batched-tokens"
@@ -80,7 +80,7 @@ min = 1024
 max = 16384
 dtype = "int"
 log = true
-value = 2048
+value = 1024
 [[vllm.target_field]]
 name = "block_size"
 config_position = "--block-size"
@@ -112,6 +112,7 @@ SHAPES = {
 }
 NAMES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
 BLOCKS = 8000
+TPOT_MS = {"gpt-neox-20b H100x1": 45, "llama-13b A100x1": 60, "llama-13b H100x2": 60, "llama-7b A100x1": 60}
 Measure = Callable[[Setting], tuple[Score, list[Measurement]]]
 
 
@@ -134,9 +135,8 @@ def few_users(rows: Rows) -> LatencyModel:
 
 def planned(pair: str, folder: Path, seed: int) -> Plan:
     """The plan of the tuner; SLOs that a service of this size can just keep."""
-    slow = "A100" in pair or "20b" in pair
     path = folder / "config.toml"
-    path.write_text(CONFIG.format(ttft=8000 if slow else 4000, tpot=200 if slow else 100) + FIELDS)
+    path.write_text(CONFIG.format(ttft=4000, tpot=TPOT_MS[pair]) + FIELDS)
     return make_plan(read_settings(path, {"optimizer": {"seed": seed}}))
 
 

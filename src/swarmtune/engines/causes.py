@@ -66,8 +66,8 @@ COMMON: Patterns = {
         r"oom[-_ ]?kill(?!er)",  # Ray names the OOM killer among causes that it does not know
         r"(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED",
         r"cudaErrorMemoryAllocation",
-        r"aclrtMalloc\w{0,30}\b.{0,80}(fail|error|207001|507899)",
-        r"\bEL0004\b|error code:? ?(is )?207001\b",
+        r"\b(acl)?rtMalloc\w{0,30}\b.{0,80}(fail|error|207001|507899)",
+        r"\bEL0004\b|(error code:? ?(is )?|runtime result ?= ?)207001\b",
         r"No available memory for the cache blocks",
         r"(is )?larger than the (maximum|available) (number of tokens|KV cache memory)",
         r"(free|available) memory on (device|node) .{0,200}(is )?less than",
