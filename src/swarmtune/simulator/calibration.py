@@ -31,6 +31,7 @@ SPREADS = {"ttft": 0.08, "tpot": 0.04, "e2e": 0.04}
 # Scales of the multipliers' logarithms. Kernels take what they take; what tables of them lack is the host's time, for each
 # step and for each request of it. ``all``: a machine that is slower or faster as a whole.
 PRIORS = {"weights": 0.1, "tokens": 0.02, "attention": 0.02, "kv": 0.02, "requests": 0.1, "all": 0.03}
+ROUGH = 0.3  # of every multiplier, where the model is one of data sheets
 MOST_MULTIPLIER = 5.0  # beyond it, and below its inverse, it is no calibration
 FURTHEST = np.log(MOST_MULTIPLIER)
 FRONT_S, MOST_FRONT_S = 0.005, 1.0  # scale of the front end's time for a request, and its bound
@@ -87,7 +88,7 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
             off[name] = np.log(np.maximum(found[name][known], LEAST_S) / real[name][known])
         return off
 
-    fit = fitted(logs)
+    fit = fitted(logs, rough=model.is_rough)
     if not fit.multipliers:
         raise ConfigurationError(
             "No calibration explains this log: a multiplier would be above 5 or below 1/5. The model is one of another "
@@ -96,11 +97,12 @@ def calibrated(model: LatencyModel, observed: Observed, rules: Rules, count: int
     return Calibrated(model.scaled(fit.multipliers), fit, count)
 
 
-def fitted(logs: Logs, most_trials: int = MOST_TRIALS) -> Fitted:
+def fitted(logs: Logs, most_trials: int = MOST_TRIALS, *, rough: bool = False) -> Fitted:
     """The multipliers and the front end's time that make these logarithms least; without multipliers if none does. ``logs``
-    is called about twice ``most_trials`` times, or four times where predictions are far off.
+    is called about twice ``most_trials`` times, or four times where predictions are far off. ``rough``: the terms are those
+    of data sheets, each of which may be off by itself.
     """
-    scales = np.array([PRIORS[name] for name in (*GROUPS, "all")])
+    scales = np.array([ROUGH if rough else PRIORS[name] for name in (*GROUPS, "all")])
     sizes = np.array([*scales, FRONT_S])
 
     def multipliers_at(point: Floats) -> dict[str, float]:

@@ -21,7 +21,7 @@ from swarmtune.study.reader import StudyHead, reading
 from swarmtune.study.writer import StudyWriter
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
-from swarmtune.tuner.simulation import recorded
+from swarmtune.tuner.simulation import anchor, recorded
 from swarmtune.tuner.simulation.anchor import anchored
 from swarmtune.tuner.simulation.fields import Effect
 from swarmtune.tuner.simulation.foresee import effects_of, foreseen, refuse_unpredictable, service_of
@@ -36,9 +36,9 @@ engine = "simulated"
 slo = { p95_ttft_ms = 2000, p95_tpot_ms = 100 }
 [load_search]
 high = 32
-points = 3
+points = 2
 [loadgen]
-request_count = 40
+request_count = 30
 isl = 64
 osl = 16
 [simulation]
@@ -91,11 +91,11 @@ def foreseeing(plan: Plan, study: StudyWriter, listen: Callable[[Event], None] =
 def test_the_anchor_finds_what_the_model_lacks(plan: Plan, slower: float, front_s: float) -> None:
     assert plan.simulation is not None
     measured, service = as_measured(plan, slower, front_s), service_of(plan.simulation)
-    anchor = anchored(plan, plan.baseline(), service, measured)
+    found_anchor = anchored(plan, plan.baseline(), service, measured)
     for real in measured:
-        found = Predictor(plan, anchor.service).at(plan.baseline(), plan.at(plan.load_value(real))).measurement
+        found = Predictor(plan, found_anchor.service).at(plan.baseline(), plan.at(plan.load_value(real))).measurement
         for name in ("mean_tpot_ms", "mean_e2el_ms", "request_throughput"):
-            assert found.metrics[name] == pytest.approx(real.metrics[name], rel=0.06), (name, anchor.fit)
+            assert found.metrics[name] == pytest.approx(real.metrics[name], rel=0.06), (name, found_anchor.fit)
 
 
 def test_a_model_of_another_service_is_refused(plan: Plan) -> None:
@@ -112,6 +112,13 @@ def test_without_a_measurement_the_model_is_used_as_it_is(plan: Plan) -> None:
     assert facts["spread"] == 0.5
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An anchor that is looked for in a few steps."""
+    monkeypatch.setattr(anchor, "MOST_TRIALS", 4)
+
+
+@pytest.mark.usefixtures("quick")
 async def test_predictions_are_kept_apart_and_read_again(plan: Plan) -> None:
     study, told = with_baseline(plan), list[Event]()
     first = foreseeing(plan, study, told.append)
@@ -135,6 +142,7 @@ async def test_predictions_are_kept_apart_and_read_again(plan: Plan) -> None:
     study.dispose()
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -165,6 +173,7 @@ async def test_what_is_not_whole_is_made_anew(plan: Plan, damage: str) -> None:
     study.dispose()
 
 
+@pytest.mark.usefixtures("quick")
 async def test_another_request_gets_predictions_of_its_own(plan: Plan) -> None:
     study = with_baseline(plan)
     await foreseeing(plan, study).search()
@@ -177,6 +186,7 @@ async def test_another_request_gets_predictions_of_its_own(plan: Plan) -> None:
     study.dispose()
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_cancelled_call_leaves_nothing(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     study, entered = with_baseline(plan), asyncio.Event()
     loop = asyncio.get_running_loop()

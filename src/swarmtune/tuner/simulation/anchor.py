@@ -15,9 +15,13 @@ from swarmtune.simulator.calibration import Fitted, fitted
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.simulation.predict import Predictor, Service
 
-METRICS = {"ttft": "p50_ttft_ms", "tpot": "mean_tpot_ms", "e2e": "mean_e2el_ms"}
+METRICS = {  # of a measurement, by what a calibration calls it: times of prompts, of tokens, and of whole answers
+    "ttft": ("p50_ttft_ms", "mean_ttft_ms"),
+    "tpot": ("mean_tpot_ms", "p95_tpot_ms"),
+    "e2e": ("mean_e2el_ms",),
+}
 MOST_LOADS = 3
-MOST_TRIALS = 60  # each predicts all these loads
+MOST_TRIALS, MOST_TRIALS_ROUGH = 40, 100  # each predicts all these loads
 LEAST_MS = 1e-3
 LEAST_SPREAD, MOST_SPREAD = 0.05, 0.5  # of the logarithm of measured over predicted values
 
@@ -37,9 +41,13 @@ def anchored(
     service: Service,
     measured: Sequence[Measurement],
     progress: Callable[[], None] = lambda: None,
+    *,
+    rough: bool = False,
 ) -> Anchor:
     """From the whole measurements of this setting at up to MOST_LOADS of its loads. ``progress`` is called before each
-    prediction, and may raise. ConfigurationError if no multipliers between 1/5 and 5 explain them, or none can be predicted.
+    prediction, and may raise; ``rough``: the model is one of data sheets.
+
+    ConfigurationError if no multipliers between 1/5 and 5 explain the measurements, or none can be predicted.
     """
     points = _points(plan, measured)
     if not points:
@@ -54,12 +62,14 @@ def anchored(
             progress()
             load = plan.at(plan.load_value(measurement)) if plan.load_search else plan.load_of(setting)
             found = _logarithms(predictor.at(setting, load).measurement)
-            for name in known.keys() & found.keys():
-                off[name].append(found[name] - known[name])
+            for name, metrics in METRICS.items():
+                off[name] += [
+                    found[metric] - known[metric] for metric in metrics if metric in known and metric in found
+                ]
         return {name: np.array(values) for name, values in off.items()}
 
     memory = Predictor(plan, service).data
-    fit = fitted(logs, MOST_TRIALS)
+    fit = fitted(logs, MOST_TRIALS_ROUGH if rough else MOST_TRIALS, rough=rough)
     if not fit.multipliers:
         raise ConfigurationError(
             "No calibration explains the measurement of the baseline: a multiplier would be above 5 or below 1/5. The model "
@@ -81,5 +91,5 @@ def _points(plan: Plan, measured: Sequence[Measurement]) -> list[Measurement]:
 
 
 def _logarithms(measurement: Measurement) -> dict[str, float]:
-    known = {name: measurement.metrics.get(metric) for name, metric in METRICS.items()}
-    return {name: math.log(value) for name, value in known.items() if value is not None and value > LEAST_MS}
+    known = {metric: measurement.metrics.get(metric) for metrics in METRICS.values() for metric in metrics}
+    return {metric: math.log(value) for metric, value in known.items() if value is not None and value > LEAST_MS}

@@ -74,7 +74,8 @@ def foreseen(
     service, count = service_of(simulation), simulation.predictions
     found = effects(plan, service)
     fields = narrowed(plan, found)
-    anchor = anchored(plan, plan.baseline(), service, measured, lambda: progress(0, count))
+    rough = simulation.model is not None and simulation.model.is_rough
+    anchor = anchored(plan, plan.baseline(), service, measured, lambda: progress(0, count), rough=rough)
     within: dict[str, float] = {}
 
     def kept(tried: Tried) -> None:
