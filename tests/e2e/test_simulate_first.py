@@ -78,6 +78,21 @@ def seen(workplace: Workplace, query: str) -> bool:
         return False
 
 
+def test_what_cannot_be_predicted_is_told_before_anything_else(workplace: Workplace) -> None:
+    workplace.config('[optimizer]\nengine = "command"\n[command]\nargv = ["serve"]\nmodel = "m"\n')
+    for command in ("check", "optimizer"):
+        code, out, err = workplace.run("--simulate", command=command)
+        assert (code, out) == (2, "")
+        assert "The scheduler of the engine command is not modelled" in err
+    workplace.config(PREDICTED)
+    _, out, err = workplace.run("--simulate", "maybe")
+    assert "invalid choice: 'maybe' (choose from " in err
+    _, out, _ = workplace.run(command="check")
+    assert "[simulation] is not used: nothing is predicted without --simulate" in " ".join(out.split())
+    _, out, _ = workplace.run("--simulate", command="check")
+    assert "24 settings are predicted by the engine's own step times" in out
+
+
 def test_only_needs_no_service_and_keeps_nothing(workplace: Workplace) -> None:
     workplace.config(PREDICTED)
     code, out, err = workplace.run("--simulate", "only")

@@ -62,13 +62,10 @@ def run(args: argparse.Namespace) -> int:
     """Run or resume a study; returns the exit code."""
     settings, plan, place, request = _prepare(args)
     plan = noticed(older_notes(plan, args))
-    if plan.simulation is not None:
+    if plan.simulation is not None and plan.simulation.alone and not args.dry_run:
         from swarmtune.apps.cli.simulate import run_alone
-        from swarmtune.tuner.simulation.foresee import refuse_unpredictable
 
-        refuse_unpredictable(plan, plan.simulation)
-        if plan.simulation.alone and not args.dry_run:
-            return run_alone(plan, plan.simulation, args)
+        return run_alone(plan, plan.simulation, args)
     if args.dry_run:
         if args.json:
             args.result.write_json(check.document(plan))

@@ -88,8 +88,7 @@ def add_simulation_arguments(parser: argparse.ArgumentParser) -> None:
         "--simulate",
         nargs="?",
         const=True,
-        choices=[True, "only"],
-        metavar="only",
+        choices=["only"],
         help="predict settings in virtual time first, and measure the few worth it; only: measure none (docs/simulation.md)",
     )
     parser.add_argument(
@@ -225,8 +224,13 @@ def planned(settings: BaseSections, without: Collection[tuple[str, ...]] = (), i
     from swarmtune.tuner.planning.make import make_plan
 
     try:
-        return make_plan(settings, inquiry, engine_known=("optimizer", "engine") not in without)
+        plan = make_plan(settings, inquiry, engine_known=("optimizer", "engine") not in without)
     except ConfigValidationError as error:
         follow = Consequences(without)
         places = [(mistake.partition(":")[0], mistake) for mistake in error.mistakes if mistake not in follow]
         raise ConfigValidationError([f"{settings.origin(p)}: {one_line(m)}" for p, m in places]) from error
+    if plan.simulation is not None:
+        from swarmtune.tuner.simulation.foresee import refuse_unpredictable
+
+        refuse_unpredictable(plan, plan.simulation)
+    return plan

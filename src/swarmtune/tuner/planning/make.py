@@ -30,7 +30,7 @@ from swarmtune.tuner.planning.places import check_earlier, check_study, output_f
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.runnable import not_measurable, not_runnable
 from swarmtune.tuner.planning.scripts import script_notes, start_scripts
-from swarmtune.tuner.planning.simulation import simulation_of
+from swarmtune.tuner.planning.simulation import simulation_of, without_use
 from swarmtune.tuner.planning.spaces import Searched, searched, user_settings
 from swarmtune.tuner.planning.stops import early_stop_text, stop_notes, stop_rules
 from swarmtune.workload import Workload
@@ -73,7 +73,10 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     notices += [f"model: {trouble}" for trouble in model_troubles(engine.model_folder, engine.model_reader)]
     notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
-    notices += [f"{name} was read and has no effect here" for name in without_effect(settings)]
+    notices += [
+        *(f"{name} was read and has no effect here" for name in without_effect(settings)),
+        *without_use(settings),
+    ]
     notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search, engine, workload)]
     notices += idle_notes(settings, benchmark, search, load_search)
     notices += [*part_notes(settings, engine), *aims.notes(settings, named), *script_notes(given, scripts)]

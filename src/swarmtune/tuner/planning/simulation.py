@@ -40,3 +40,10 @@ def simulation_of(settings: BaseSections, mistakes: list[str]) -> Simulation | N
     name = "" if model is None else fingerprint(model)
     front_s = asked.front_end_ms / 1000
     return Simulation(model, name, asked.predictions, asked.kv_blocks, front_s, settings.simulate == "only")
+
+
+def without_use(settings: BaseSections) -> list[str]:
+    """That [simulation] is not used, where nothing is predicted."""
+    if settings.simulate or "simulation" not in settings.model_fields_set:
+        return []
+    return ["[simulation] is not used: nothing is predicted without --simulate (simulate = true)"]
