@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
 import re
 import subprocess
 import sys
@@ -118,6 +120,14 @@ KEY = "Zk3vQ9xLp7RtY2mWc8BnHd5s"
         ["--pat", KEY],
         [f"--jwt={KEY}"],
         ["--bearer", KEY],
+        ["--basic-auth", f"user:{KEY}"],
+        ["docker", "run", f"--env=MY_SECRET={KEY}"],
+        ["docker", "run", "--env", f"MY_SECRET={KEY}"],
+        ["bash", "-c", f"cd /x && API_KEY={KEY} exec server"],
+        ["bash", "-c", f"export API_KEY='{KEY}'; exec server"],
+        {"WIBBLE": f"Basic {KEY}"},
+        {"COOKIE": f"lang=en; session={KEY}"},
+        {"SENTRY_DSN": f"https://{KEY}@o1.ingest.sentry.io/5"},
     ],
 )
 def test_keys_are_known_by_more_names_and_places(data: object) -> None:
@@ -130,7 +140,8 @@ def test_what_only_resembles_such_a_key_stays() -> None:
     known = Redactor()
     known.learn_in({
         "JWT_ALGORITHM": "HS256", "PAT_LIMIT": "x1y2z3", "WEBHOOK_HOST": "host-1.example", "PYTHONPATH": "lib1:lib2",
-        "NOTE": "Prompt: what is 17x19", "PATTERN": "ab12cd",
+        "NOTE": "Prompt: what is 17x19",
+        "MODE": "basic scheduling", "KIND": "Bearer capability", "DSN": "odbc://server7/db1", "PATTERN": "ab12cd",
         "env": {"MODEL": "Qwen/Qwen2.5-7B-Instruct-AWQ", "NCCL_SOCKET_IFNAME": "eth0,eth1", "REVISION": "0e9e39f249a16976"},
     })  # fmt: skip
     known.learn_in(["--pattern", "ab12cd", "--webhook-timeout", "12s5", "--seed=x17y19"])
@@ -236,3 +247,21 @@ def test_words_are_hidden_whole_and_keys_stay() -> None:
     known.learn("measured_here", "p95_ttft_ms")
     data = {"source": "measured_here", "p95_ttft_ms": 3.5, "reason": "it was measured_here"}
     assert known.hide_in(data) == {**data, "reason": "it was ***"}
+
+
+@pytest.mark.parametrize("secret", ["wJalrXUtnFEMI/K7MDENG/bPxRfiCY", 'p&ss"w0rd<9'])
+def test_values_are_hidden_as_other_languages_escape_them(secret: str) -> None:
+    known = Redactor()
+    known.learn(secret)
+    php = json.dumps(secret).replace("/", "\\/")
+    for text in (php, json.dumps(secret).replace("/", "\\u002f"), html.escape(secret), repr(secret)):
+        assert known.hide(f"<{text}>").count(HIDDEN) == 1, text
+        assert secret[5:] not in known.hide(text)
+
+
+def test_what_was_learnt_can_be_handed_on() -> None:
+    known, other = Redactor(), Redactor()
+    known.learn("hunter2!x", "another-9-key", "hunter2!x", "true")
+    assert known.values == ["hunter2!x", "another-9-key"]
+    other.learn(*known.values)
+    assert other.known == known.known

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import html
 import json
 import math
 import re
@@ -65,6 +66,10 @@ _ORDINARY = re.compile(
 )
 _SCHEMES = frozenset(("bearer", "basic", "token", "apikey", "digest", "negotiate"))
 COOKIES = ("--cookie", "--cookies")
+LOGINS = ("-u", "--user", "--auth", "--basic-auth", "--proxy-user", "--http-user")
+ENVIRONMENTS = ("-e", "--env")
+# NAME=VALUE of a shell
+_SETS = re.compile(r"(?:^|[\s;&|(])([A-Za-z_]\w{0,80})=(?:\"([^\"]{4,500})\"|'([^']{4,500})'|([^\s;&|)\"']{4,500}))")
 _FIGURE = re.compile(r"[0-9]{1,7}|(?=.{1,12}\Z)[-+]?[0-9]*[.,:][0-9.,:]*(?:e[-+]?[0-9]+)?[a-z%]{0,2}", re.IGNORECASE)
 _COMMAND = re.compile(r"(^|\s)--?[a-z]")
 _OWN_NAME = re.compile("[a-z_]{0,40}")
@@ -112,12 +117,18 @@ class Redactor:
     def __init__(self) -> None:
         self._known: set[str] = set()
         self._coded: set[str] = set()
+        self._values: dict[str, None] = {}
         self._pattern: re.Pattern[str] | None = None
 
     @property
     def known(self) -> frozenset[str]:
         """Every form of every secret."""
         return frozenset(self._known | self._coded)
+
+    @property
+    def values(self) -> list[str]:
+        """Every secret as it was learnt, in that order."""
+        return list(self._values)
 
     def learn(self, *values: str) -> None:
         """Hide these from now on. Values that could be ordinary words or numbers are not learnt."""
@@ -126,14 +137,18 @@ class Redactor:
             for line in lines if len(lines) > 1 else (value.strip(),):
                 if _is_telling(line) and len(self._known) < MOST_KNOWN:
                     escaped = (json.dumps(line)[1:-1], json.dumps(line, ensure_ascii=False)[1:-1], repr(line)[1:-1])
+                    slashes = (line.replace("/", "\\/"), line.replace("/", "\\u002f"), line.replace("/", "\\u002F"))
                     coded = (
                         line.rstrip("="),
                         quote(line, safe=""),
                         quote(line),
                         quote_plus(line),
                         unquote(line),
+                        html.escape(line),
                         *escaped,
+                        *slashes,
                     )
+                    self._values[line] = None
                     self._known.update({line, *filter(_is_telling, coded)})
                     self._coded.update(_in_base64(line))
                     self._pattern = None
@@ -151,6 +166,10 @@ class Redactor:
             if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
                 self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
             self.learn(*_placed(data), *_parts_of_hook(name, data))
+            self.learn(
+                *(next(filter(None, found.groups()[1:])) for found in _SETS.finditer(data) if looks_secret(found[1]))
+            )
+            self.learn(*_borne(name, data))
             header, colon, rest = data.partition(": ")
             if colon and re.fullmatch(r"[\w-]{1,80}", header) and looks_secret(header):
                 self.learn_header(header, rest)
@@ -187,8 +206,11 @@ class Redactor:
                 self.learn(word)
             if colon and re.fullmatch(r"[\w-]{1,80}", header) and not words_of(header) & _COUNT_WORDS:
                 self.learn_header(header, rest)
-            if colon and (before in ("-u", "--user", "--auth") or flag in ("--user", "--auth")):
+            if colon and (before in LOGINS or flag in LOGINS):
                 self.learn(rest)  # user:password
+            if before in ENVIRONMENTS or flag in ENVIRONMENTS:  # --env NAME=VALUE, --env=NAME=VALUE
+                named, _, key = (value if equals and flag in ENVIRONMENTS else word).partition("=")
+                self.learn_in({named: key})
             before = word
 
     def hide(self, text: str) -> str:
@@ -213,6 +235,17 @@ class Redactor:
         if isinstance(data, (list, tuple)):
             return [self.hide_in(item) for item in data]
         return data
+
+
+def _borne(name: str, value: str) -> Iterator[str]:
+    """What an authorization, a cookie or a DSN carries, whatever its name or scheme says of itself."""
+    scheme, _, rest = value.strip().partition(" ")
+    if scheme.lower() in ("basic", "bearer") and len(rest) >= SURE and re.fullmatch(r"(?=.*\d)[\w.~+/=-]+", rest):
+        yield rest
+    if "cookie" in words_of(name):
+        yield from (pair.partition("=")[2].strip() for pair in value.split(";"))
+    if "dsn" in words_of(name) and (user := re.match(r"\w+://([^/@:\s]{8,200})@", value)):
+        yield user[1]
 
 
 def _parts_of_hook(name: str, value: str) -> Iterator[str]:

@@ -24,6 +24,8 @@ OWN_VARIABLES = (  # variables with our prefix that are no settings; every other
     *(
         "SWARMTUNE_API_KEY",
         "SWARMTUNE_LOADGEN_HEADERS",
+        "SWARMTUNE_LOADGEN_HIDDEN",
+        "SWARMTUNE_LOADGEN_OPTIONS",
         "SWARMTUNE_LOADGEN_PROXY",
         "SWARMTUNE_LOADGEN_URLS",
     ),  # ask/spec.py

@@ -56,7 +56,9 @@ ARGUMENTS = [
 ]  # fmt: skip
 HEADERS = ["X-Api-Key: plAnted-head-40", "Authorization: Bearer plAnted-head-41", "Cookie: session=plAnted-head-42",
            "X-Tenant: Qz7LmPlanted43XyRt5Wv2Kb9"]  # fmt: skip
+BODY = ["token:plAnted-body-60", '{"api_key": "plAnted-body-61", "nested": {"password": "plAnted-body-62"}}']
 SECRETS = (
+    *("plAnted-body-60", "plAnted-body-61", "plAnted-body-62"),
     *(value for name, value in INHERITED.items() if name not in ("MY_DATABASE", "CALLBACK", "REDIS_URL", "PRIVATE")),
     *("plAntedPw06", "plAnted07tok", "plAntedRedis14", "MIIEplanted16AAAABBBBCCCC", "DDDDplanted17EEEEFFFF"),
     *(value for name, value in CONFIGURED.items() if "proxy" not in value),
@@ -104,7 +106,8 @@ class Answers(BaseHTTPRequestHandler):
         Answers.count += 1
         if Answers.count % 5 == 4:
             words = " ".join(f"{name}: {value}" for name, value in told.items() if name != "User-Agent")
-            return self.send(401, json.dumps({"error": {"message": f"no access for {words[:400]}"}}))
+            keys = " ".join(os.environ[name] for name in ("DB_PASSWORD", "WANDB_API_KEY", "SOME_PWD", "OPAQUE_VALUE"))
+            return self.send(401, json.dumps({"error": {"message": f"no login with {keys}, no access for {words[:400]}"}}))
         count = body.get("max_tokens") or 4
         events = [{"choices": [{"index": 0, "text": " word", "finish_reason": None}]} for _ in range(count)]
         events.append({"choices": [], "usage": {"prompt_tokens": 16, "completion_tokens": count}})
@@ -130,6 +133,7 @@ def configuration(folder: Path) -> str:
     study = TINY.replace('engine = "simulated"', 'engine = "command"')
     return f"""{study}
 header = [{", ".join(map(_text, HEADERS))}]
+extra_inputs = [{", ".join(map(_text, BODY))}]
 [command]
 argv = [{", ".join(map(_text, argv))}]
 model = "m"

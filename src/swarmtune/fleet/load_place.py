@@ -15,7 +15,9 @@ from swarmtune.errors import BenchmarkExecutionError, Culprit, IPCCommandError
 from swarmtune.execution.executors.base import Executor, Handle
 from swarmtune.files import opened
 from swarmtune.fleet.job import Service
+from swarmtune.loadgen.ask.spec import HIDDEN_VARIABLE
 from swarmtune.records import Command
+from swarmtune.redaction import ours
 
 NOT_THERE = ("No module named", "unknown option -P", "Unknown option: -P")  # -P is of Python 3.11
 WAY_OUT = (
@@ -23,6 +25,7 @@ WAY_OUT = (
     '"tuner".'
 )
 FILES = "loads/files"  # on a master: copies of what load generators read
+MOST_TOLD = 100_000  # bytes of a variable of the environment, of which the kernel takes 128 KiB
 MOST_BYTES = 256 * 2**20  # of a file that is copied to a master
 
 
@@ -40,7 +43,7 @@ class LoadPlace:
         CommunicationError if the node is lost; a part of a file may be left there until the node is released.
         """
         if self.python is None:
-            return await self.here.start(replace(command, directory=str(folder)))
+            return await self.here.start(replace(_told_secrets(command), directory=str(folder)))
         command = await _with_files(command, reads, _master(service))
         there = replace(command, argv=(self.python, *command.argv[1:]), directory=_place(folder))
         try:
@@ -67,6 +70,20 @@ class LoadPlace:
         """Copy the files of a load generator that has ended. CommunicationError if its node is lost."""
         if self.python is not None:
             await _master(service).get(_place(folder), folder)
+
+
+def _told_secrets(command: Command) -> Command:
+    """The command of a load generator of ours on this machine, which hides in its files what this process hides."""
+    if "swarmtune.loadgen" not in command.argv:
+        return command
+    values, size = [], 0
+    for value in ours.values:
+        size += len(json.dumps(value)) + 2
+        if size > MOST_TOLD:
+            break
+        values.append(value)
+    env = {**command.env, HIDDEN_VARIABLE: json.dumps(values)} if values else command.env
+    return replace(command, env=env, secrets=command.secrets | {HIDDEN_VARIABLE})
 
 
 async def _with_files(command: Command, reads: Sequence[str], master: Executor) -> Command:

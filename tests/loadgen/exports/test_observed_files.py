@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pyarrow.parquet
+import pytest
 
 from swarmtune.devices.readings import Reading
 from swarmtune.loadgen.exports import observed
 from swarmtune.loadgen.records import Records
+from swarmtune.redaction import HIDDEN, Redactor
 from swarmtune.testing.fake_records import fake_records
 
 S = 1_000_000_000
@@ -55,6 +57,25 @@ def test_the_same_as_columns(tmp_path: Path) -> None:
         "value": 5.0,
     }  # fmt: skip
     assert len(pyarrow.parquet.read_table(tmp_path / "telemetry.parquet")) == 4
+
+
+def test_keys_in_labels_are_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a metrics page says in its labels leaves as all else does: without what is known, and without keys by form."""
+    known = Redactor()
+    known.learn("plAnted-pass-03")
+    monkeypatch.setattr(observed, "ours", known)
+    made, key = fake_records(50, seed=1), "hf_QmEzTnVxLwAsDfGhJkPoIuYt"
+    labels = (("k", "plAnted-pass-03"), ("auth", key), ("model", "m"))
+    made.observed.servers.add(made.started_ns, "http://s/metrics", [Reading("queue", 1.0, labels)])
+    made.observed.devices.add(made.started_ns, "http://d/metrics", [Reading("power", 1.0, labels)])
+    observed.write_jsonl(made, tmp_path)
+    observed.write_parquet(made, tmp_path)
+    for path in tmp_path.iterdir():
+        content = path.read_bytes()
+        assert b"plAnted" not in content, path
+        assert key.encode() not in content, path
+    (row,) = lines(tmp_path / "telemetry.jsonl")
+    assert row["labels"] == {"k": HIDDEN, "auth": HIDDEN, "model": "m"}
 
 
 def test_nothing_read_leaves_no_file(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ LIMITS = ("ttft_ms", "ttst_ms", "ttfo_ms", "tpot_ms", "e2el_ms", "output_through
 HEADERS_VARIABLE = "SWARMTUNE_LOADGEN_HEADERS"  # a JSON object; headers may be secrets, so the spec file has only names
 URLS_VARIABLE = "SWARMTUNE_LOADGEN_URLS"  # a JSON list, where a URL holds a secret
 PROXY_VARIABLE = "SWARMTUNE_LOADGEN_PROXY"  # one with a password
+OPTIONS_VARIABLE = "SWARMTUNE_LOADGEN_OPTIONS"  # a JSON object: further options that hold a secret
+HIDDEN_VARIABLE = "SWARMTUNE_LOADGEN_HIDDEN"  # a JSON list: values that the tuner hides, and its load generator too
 KEY_VARIABLES = ("SWARMTUNE_API_KEY", "OPENAI_API_KEY")
 
 
@@ -97,6 +99,7 @@ class Spec(BaseModel):
             data["options"]["header"] = [f"{text.partition(':')[0]}:" for text in self.options.header]
         if "@" in self.options.proxy:
             data["options"]["proxy"] = ""
+        data["options"] |= {name: ours.hide_in(data["options"][name]) for name in self._secret_options()}
         if self._secret_urls():
             data["url"] = [ours.hide(url) for url in self.url]
         return json.dumps(data, indent=1)
@@ -107,7 +110,13 @@ class Spec(BaseModel):
             {HEADERS_VARIABLE: msgspec.json.encode(headers_of(self.options)).decode()} if self.options.header else {}
         )
         found |= {URLS_VARIABLE: json.dumps(self.url)} if self._secret_urls() else {}
+        found |= {OPTIONS_VARIABLE: json.dumps(options)} if (options := self._secret_options()) else {}
         return found | ({PROXY_VARIABLE: self.options.proxy} if "@" in self.options.proxy else {})
+
+    def _secret_options(self) -> dict[str, Any]:
+        """The other options that hold a secret, as plain data."""
+        given = self.options.model_dump(mode="json", exclude_unset=True, exclude={"header", "proxy"})
+        return {name: value for name, value in given.items() if ours.hide_in(value) != value}
 
     def _secret_urls(self) -> bool:
         ours.learn_in(self.url)
@@ -121,12 +130,25 @@ class Spec(BaseModel):
         except OSError as error:
             raise ConfigPathError(f"The spec file {path} cannot be read: {error.strerror}.") from error
         try:
-            spec = cls.model_validate_json(text)
+            spec = cls.model_validate_json(_whole(text))
         except ValidationError as error:
             raise ConfigValidationError([f"{path}: {_where(e)}{e['msg']}" for e in error.errors()]) from error
         proxy = os.environ.get(PROXY_VARIABLE, spec.options.proxy)
         urls = tuple(json.loads(os.environ.get(URLS_VARIABLE, "null")) or spec.url)
         return spec.model_copy(update={"url": urls, "options": spec.options.model_copy(update={"proxy": proxy})})
+
+
+def _whole(text: bytes) -> bytes:
+    """The spec with the options that the file does not tell. What is no spec stays as it is."""
+    told = os.environ.get(OPTIONS_VARIABLE)
+    if told is None:
+        return text
+    try:
+        data = json.loads(text)
+        data["options"] = {**data["options"], **json.loads(told)}
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return text
+    return json.dumps(data).encode()
 
 
 def _where(mistake: Any) -> str:

@@ -13,6 +13,7 @@ from swarmtune.files import escaped
 from swarmtune.loadgen.exports.facts import optional, written
 from swarmtune.loadgen.observe.summary import summary
 from swarmtune.loadgen.records import Records
+from swarmtune.redaction import ours
 
 DEVICES, SERVERS, SUMMARY = "devices", "telemetry", "telemetry.json"
 
@@ -28,9 +29,10 @@ def rows(lines: Lines, started_ns: int, *, changes: bool = False) -> Iterator[di
         for i, ns in enumerate(one.ns)
         if not changes or i in (0, len(one.ns) - 1) or len({*one.values[i - 1 : i + 2]}) > 1
     ]
-    for ns, (source, name, labels), value in sorted(found, key=lambda row: row[0]):
+    shown = {key: ours.hide_in(dict(key[2])) for key in lines.series}
+    for ns, key, value in sorted(found, key=lambda row: row[0]):
         seconds = round((ns - started_ns) / 1e9, 3)
-        yield {"ns": ns, "s": seconds, "source": source, "name": name, "labels": dict(labels), "value": value}
+        yield {"ns": ns, "s": seconds, "source": key[0], "name": key[1], "labels": shown[key], "value": value}
 
 
 def write_jsonl(records: Records, directory: Path) -> None:
@@ -42,7 +44,7 @@ def write_jsonl(records: Records, directory: Path) -> None:
                 for row in rows(lines, records.started_ns, changes=name == SERVERS):
                     file.write(escaped(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)))
     found = [
-        row
+        {**row, "labels": ours.hide_in(dict(row["labels"]))}
         for lines in (observed.devices, observed.servers)
         for row in summary(lines, records.started_ns, records.ended_ns)
     ]
