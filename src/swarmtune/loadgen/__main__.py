@@ -7,15 +7,12 @@ what there is).
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from swarmtune.errors import CommunicationError, ConfigurationError, SwarmTuneError
-from swarmtune.loadgen.ask.spec import HIDDEN_VARIABLE, Spec
+from swarmtune.loadgen.ask.spec import Spec
 from swarmtune.loadgen.distributed import run
 from swarmtune.loadgen.exports.report import report, write_files
 from swarmtune.loadgen.records import Records
@@ -34,19 +31,11 @@ def _say(text: str) -> None:
     sys.stderr.write(f"{ours.hide(text)}\n")
 
 
-def _learn(variables: Mapping[str, str]) -> None:
-    """What the environment holds, and what the tuner hides, is hidden here."""
-    ours.learn_environment(variables)
-    with contextlib.suppress(ValueError, TypeError):
-        ours.learn(*json.loads(variables.get(HIDDEN_VARIABLE, "[]")))
-
-
 def main(argv: Sequence[str]) -> int:
     """Run the spec in ``argv[0]`` in the working directory; the exit code."""
     if len(argv) != 1:
         _say("usage: python -m swarmtune.loadgen SPEC.json")
         return BAD_SPEC
-    _learn(os.environ)
     try:
         spec = Spec.read(Path(argv[0]))
         records = execute(spec, Path.cwd())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -124,7 +125,12 @@ class Spec(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> Spec:
-        """The spec in this file; ConfigPathError or ConfigValidationError say what is wrong with it."""
+        """The spec in this file; ConfigPathError or ConfigValidationError say what is wrong with it. From then on this
+        process hides what its environment holds, and what the process that started it hides.
+        """
+        ours.learn_environment(os.environ)
+        with contextlib.suppress(ValueError, TypeError):
+            ours.learn(*json.loads(os.environ.get(HIDDEN_VARIABLE, "[]")))
         try:
             text = path.read_bytes()
         except OSError as error:

@@ -73,10 +73,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
     notices += [f"model: {trouble}" for trouble in model_troubles(engine.model_folder, engine.model_reader)]
     notices += [*engine.notes(), *registry.load_plugins(), *(parallel.notices if parallel else ())]
     notices += benchmark.guesses() if settings.sample_size is None else []
-    notices += [
-        *(f"{name} was read and has no effect here" for name in without_effect(settings)),
-        *without_use(settings),
-    ]
+    notices += _unused(settings)
     notices += [*stop_notes(settings, benchmark), *_load_notes(settings, load_search, engine, workload)]
     notices += idle_notes(settings, benchmark, search, load_search)
     notices += [*part_notes(settings, engine), *aims.notes(settings, named), *script_notes(given, scripts)]
@@ -121,6 +118,11 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
         installed=installed.facts,
         simulation=simulation,
     )
+
+
+def _unused(settings: BaseSections) -> list[str]:
+    """What was read and has no effect."""
+    return [*(f"{name} was read and has no effect here" for name in without_effect(settings)), *without_use(settings)]
 
 
 def _evaluations(settings: BaseSections) -> int:
