@@ -109,6 +109,8 @@ class View:
                 self._say(text)
 
     def _on_predicting(self, facts: PredictingFacts) -> None:
+        if "predictions" not in self._doing:
+            self._say(f"Predicting {facts['of']} settings in virtual time, while nothing is measured")
         self._doing["predictions"] = f"{facts['done']} of {facts['of']} settings in virtual time"
 
     def _on_predicted(self, facts: PredictedFacts) -> None:
