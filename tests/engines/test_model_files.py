@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,3 +200,15 @@ def test_architectures_of_which_vllm_serves_no_completions(
 @pytest.mark.parametrize("path", ["", "org/model", "/nowhere/at/all", "x" * 5000])
 def test_nothing_is_said_of_what_is_not_here(path: str) -> None:
     assert all("cannot be read" in trouble for trouble in model_troubles(path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model-00001-of-00002.safetensors"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_weights_that_are_no_file_are_told_and_not_waited_for(
+    folder: Callable[[dict[str, str]], Path], name: str, make: Callable[[Path], None]
+) -> None:
+    made = folder(CONFIG)
+    make(made / name)
+    (trouble,) = model_troubles(str(made))
+    assert "is no file of weights but a folder, a pipe or a device" in trouble
+    assert name in trouble

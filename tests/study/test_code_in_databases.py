@@ -13,9 +13,8 @@ from tests.study.golden import NAME, restore
 
 from swarmtune.clock import RealClock
 from swarmtune.errors import StoreError
-from swarmtune.records import Event
 from swarmtune.space import Space
-from swarmtune.study.reader import StudyHead, latest_study, reading
+from swarmtune.study.reader import StudyHead, latest_study
 from swarmtune.study.tables import metadata
 from swarmtune.study.writer import StudyWriter
 from swarmtune.testing.search import MIXED, RULES
@@ -43,6 +42,10 @@ RIGHT = {
     "a view that nothing is behind": "CREATE VIEW lost AS SELECT * FROM nowhere",
     "a computed column of one's own": "CREATE TABLE mine (x, y AS (x * 2)); INSERT INTO mine VALUES (1)",
     "an index": "CREATE INDEX by_state ON swarmtune_attempts (state)",
+    "an index in another order": "CREATE INDEX by_time ON swarmtune_attempts (started_at DESC, state)",
+    "a rule between values": "ALTER TABLE swarmtune_events ADD COLUMN n INTEGER DEFAULT 1 CHECK (n > 0 AND n IN (1, 2))",
+    "a word in a text": "ALTER TABLE swarmtune_events ADD COLUMN w TEXT DEFAULT 'check (select like)' /* COLLATE */",
+    "a rule of one's own table": "CREATE TABLE own (x CHECK (abs(x) > 1)); CREATE INDEX i ON own (abs(x)) WHERE x > 1",
     "another column": "ALTER TABLE swarmtune_attempts ADD COLUMN remark TEXT DEFAULT 'none'",
 }
 
@@ -81,18 +84,59 @@ def test_what_does_no_harm_stays(tmp_path: Path, what: str) -> None:
     study.dispose()
 
 
-def test_a_value_is_bounded(tmp_path: Path) -> None:
-    """An index may compute, too: what it makes is refused before it takes the memory."""
-    script = "CREATE INDEX i ON swarmtune_events (hex(zeroblob(length(kind) / 100 * 400000000)))"
+@pytest.mark.parametrize("spelled", ["TRIGGER", "Trigger", "tRIGGER"])
+def test_a_trigger_is_one_however_it_is_written(tmp_path: Path, spelled: str) -> None:
+    """SQLite reads the kind in any case."""
+    path = changed(tmp_path, CODE["a query without end"])
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA writable_schema = ON")
+        database.execute("UPDATE sqlite_master SET type = ? WHERE name = 't'", (spelled,))
+        database.commit()
+    with pytest.raises(StoreError, match="it holds code, the trigger 't'"):
+        latest_study(str(path))
+
+
+def rebuilt(table: str, rule: str) -> str:
+    """The table once more, with a rule behind its columns."""
+    return (
+        f"PRAGMA writable_schema = ON; UPDATE sqlite_master SET sql = substr(rtrim(sql), 1, length(rtrim(sql)) - 1) || "
+        f"', {rule})' WHERE type = 'table' AND name = '{table}'; PRAGMA writable_schema = OFF"
+    )
+
+
+SLOW = "instr(hex(zeroblob(1000)), hex(zeroblob(500))) = 0"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        rebuilt("swarmtune_attempts", f"CHECK (id < 3 OR {SLOW})"),
+        rebuilt("swarmtune_studies", f"CHECK/**/({SLOW})"),
+        rebuilt("trials", f"check (trial_id < 3 OR {SLOW})"),
+        rebuilt("trials", "UNIQUE (study_id) ON CONFLICT REPLACE"),
+        rebuilt("trials", "CHECK (number IN (SELECT number FROM trials))"),
+        rebuilt("swarmtune_events", "CHECK (facts NOT LIKE ''%a%a%a%a%a%a%b'')"),
+        f"CREATE INDEX zz ON swarmtune_attempts (id) WHERE id > 2 AND {SLOW}",
+        "CREATE INDEX zz ON swarmtune_events (hex(zeroblob(length(kind) / 100 * 400000000)))",
+        "CREATE INDEX zz ON trials (number) WHERE number > 1",
+        "CREATE INDEX zz ON trials (abs(number))",
+        "ALTER TABLE swarmtune_events ADD COLUMN more TEXT COLLATE NOCASE",
+    ],
+)
+def test_a_rule_that_computes_is_refused(tmp_path: Path, script: str) -> None:
     path = changed(tmp_path, script)
-    head = latest_study(str(path))
-    assert head is not None
-    study = StudyWriter(str(path), head, Space(MIXED, RULES), "maximize", RealClock())
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match=r"it holds code, the (rule of the table|computed index|index) '\w+'"):
+        latest_study(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_value_is_bounded(tmp_path: Path) -> None:
+    path = restore(tmp_path)
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("UPDATE swarmtune_studies SET request = hex(zeroblob(150000000))")
+        database.commit()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    study.append(Event("short", 1.0))
     with pytest.raises(StoreError, match="too big"):
-        study.append(Event("k" * 100, 1.0))
+        latest_study(str(path))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1.2e6
-    study.dispose()
-    with reading(str(path)) as reader:
-        assert len(reader.events(NAME)) == 9

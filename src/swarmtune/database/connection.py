@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,56 @@ MOST_VALUE_BYTES = 2**28  # of one value or row; SQLite itself allows four times
 LONGEST_READ_S = 30.0  # of one connection that only reads
 COPY_TRIES = 5
 LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
-# What a database brings with it would run as we read and write: a trigger, and what stands for a table of ours or
-# Optuna's but holds no rows of its own (a view, a virtual table: no root page), or computes a column.
-CODE = """
-    SELECT CASE type WHEN 'table' THEN 'computed table' ELSE type END, name FROM sqlite_master AS found
-    WHERE type = 'trigger' OR type IN ('table', 'view')
-    AND (coalesce(rootpage, 0) = 0 OR EXISTS (SELECT 1 FROM pragma_table_xinfo(found.name) WHERE hidden > 1))
-    AND (lower(name) LIKE 'swarmtune%' OR lower(name) IN (
-        'studies', 'study_directions', 'study_user_attributes', 'study_system_attributes', 'trials', 'trial_params',
-        'trial_user_attributes', 'trial_system_attributes', 'trial_values', 'trial_intermediate_values',
-        'trial_heartbeats', 'version_info', 'alembic_version'))
+MOST_RULES_BYTES = 100_000  # of the SQL of one table or index
+# Of a table of ours or Optuna's: its columns' hidden kinds (above 1: computed), and the kinds of its indexes.
+SCHEMA = """
+    SELECT lower(type), name, coalesce(rootpage, 0), coalesce(sql, ''), lower(tbl_name),
+    EXISTS (SELECT 1 FROM pragma_table_xinfo(iif(lower(found.type) = 'table', found.name, NULL)) WHERE hidden > 1),
+    EXISTS (SELECT 1 FROM pragma_index_list(iif(lower(found.type) = 'index', found.tbl_name, NULL)) AS one
+            WHERE one.name = found.name AND one.partial)
+    OR EXISTS (SELECT 1 FROM pragma_index_xinfo(iif(lower(found.type) = 'index', found.name, NULL)) WHERE cid = -2)
+    FROM sqlite_master AS found
 """
+OPTUNA = frozenset(
+    (
+        *("studies", "study_directions", "study_user_attributes", "study_system_attributes", "trials", "trial_params"),
+        *("trial_user_attributes", "trial_system_attributes", "trial_values", "trial_intermediate_values"),
+        *("trial_heartbeats", "version_info", "alembic_version"),
+    )
+)
+_QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_TRIGGER = re.compile(r"\s*CREATE\s+(?:TEMP\w*\s+)?TRIGGER\b", re.IGNORECASE)
+# A comparison of columns and values alone takes no time; all that calls, selects or matches may take for ever.
+_HARMLESS = re.compile(r"\bCHECK\s*\((?:[^()]|\bIN\s*\([^()]*\))*\)", re.IGNORECASE)
+_RULE = re.compile(
+    r"\b(?:CHECK|CONFLICT|COLLATE|GENERATED|SELECT|LIKE|GLOB|REGEXP|MATCH)\b|\bDEFAULT\s*\(", re.IGNORECASE
+)
+
+
+def code_in(schema: Iterable[tuple[str, str, int, str, str, int, int]]) -> tuple[str, str] | None:
+    """What a database brings with it that would run as we read and write, as its kind and name: a trigger, what stands for a
+    table of ours or Optuna's but holds no rows of its own (a view, a virtual table), and what computes a column, a rule, a
+    default or an index of such a table. ``schema``: rows of SCHEMA.
+    """
+    for kind, name, root, sql, table, computed, indexed in schema:
+        plain = _QUOTED.sub(" ", sql[:MOST_RULES_BYTES])
+        if kind == "trigger" or _TRIGGER.match(sql):
+            return "trigger", name
+        if not (table.startswith("swarmtune") or table in OPTUNA):
+            continue
+        if kind not in ("table", "index") or len(sql) > MOST_RULES_BYTES:
+            return kind, name
+        if kind == "table" and (not root or computed):
+            return "computed table" if root else "table", name
+        if kind == "index" and indexed:
+            return "computed index", name
+        if _RULE.search(_HARMLESS.sub(lambda found: _without_check(found[0]), plain)):
+            return f"rule of the {kind}", name
+    return None
+
+
+def _without_check(rule: str) -> str:
+    return rule[len("CHECK") :]
 
 
 class PlainFile(sqlite3.Connection):
@@ -51,13 +91,13 @@ class PlainFile(sqlite3.Connection):
         try:
             self.text_factory = _text
             self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MOST_VALUE_BYTES)
-            found = self.execute(CODE).fetchall()
+            found = code_in(self.execute(SCHEMA))
         except BaseException:
             self.close()
             raise
         if found:
             self.close()
-            kind, name = found[0]
+            kind, name = found
             raise SQLAlchemyError(f"it holds code, the {kind} {name!r:.80}, which SwarmTune never made: drop it")
 
 

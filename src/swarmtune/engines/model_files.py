@@ -129,6 +129,8 @@ def _without_config(folder: Path, names: set[str], files: list[str]) -> str:
 
 
 def _weights(folder: Path, files: list[str], names: set[str]) -> Iterator[str]:
+    if odd := [name for name in files if not (folder / name).is_file()]:
+        yield f"{folder / odd[0]} is no file of weights but a folder, a pipe or a device"
     pointers = [name for name in files if _begins(folder / name, len(POINTER)) == POINTER]
     if pointers:
         yield f"{folder / pointers[0]} is a pointer of Git LFS and not the weights; git lfs pull fetches them"
@@ -158,6 +160,8 @@ def _file(file: Path) -> Iterator[str]:
 
 
 def _begins(file: Path, size: int) -> bytes:
+    if not file.is_file():  # a pipe would be waited for
+        return b""
     with file.open("rb") as opened:
         return opened.read(size)
 

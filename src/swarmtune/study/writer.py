@@ -39,6 +39,7 @@ from swarmtune.study.tables import (
     translated,
 )
 
+MOST_NUMBERS = 10_000  # of deleted trials, after which none is asked for any more
 SEVERAL = "several"  # value of a circumstance that changed between runs of the study
 # The value of a setting that cannot work in the study's plots; searches see its violated constraint.
 WORST_VALUE = {"maximize": 0.0, "minimize": 1e9}
@@ -318,7 +319,7 @@ class StudyWriter(Store):
             user_attrs={"setting": dict(setting.values), "origin": setting.origin},
         )
         with self._by_optuna():
-            while True:
+            for _ in range(MOST_NUMBERS):
                 trial_id = self._optuna.create_new_trial(self._study_id, template_trial=template)
                 number = self._optuna.get_trial(trial_id).number
                 if number not in self._numbers:
@@ -327,6 +328,10 @@ class StudyWriter(Store):
                     return number
                 self._optuna.set_trial_user_attr(trial_id, "setting", None)
                 self._optuna.set_trial_state_values(trial_id, OptunaState.FAIL)
+        raise StoreError(
+            f"The study {self.head.name!r} cannot go on: {MOST_NUMBERS} new trials in a row got numbers that were given "
+            "before; another program, or a rule of its database, removes rows. Start a new study (without -lb)."
+        )
 
     def _finish(self, number: int, outcome: AttemptResult) -> None:
         score, trial_id = outcome.score, self._ids.get(number)
