@@ -62,6 +62,7 @@ class Command:
     ``env`` is added to the environment of the executor ("$PATH" in its PATH is the PATH there); names in ``secrets`` are
     redacted wherever the command is shown, and every name of ``env`` that looks secret is one of them.
     ``directory`` is where it runs and where its output goes ("" = the executor's choice), relative file paths included.
+    With a ``cwd`` it runs there, and its relative file paths begin there; a relative one begins at ``directory``.
     ``lives_on``: when its first process ends with 0, the command has not ended; what that process started goes on until the
     stop. ``nice``: how far it gives way to others where CPUs are short, 0 (not at all) to 19, both as a process and as a
     session, since Linux may share the CPUs between sessions first.
@@ -75,6 +76,7 @@ class Command:
     secrets: frozenset[str] = frozenset()
     lives_on: bool = False
     nice: int = 0
+    cwd: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "env", _frozen(self.env))
@@ -98,7 +100,7 @@ class Command:
         """Would this command start the same process as ``other``? Then no restart is needed (C7)."""
         if other is None:
             return False
-        mine, theirs = ((c.argv, dict(c.env), c.files, c.memory_limit_bytes, c.lives_on) for c in (self, other))
+        mine, theirs = ((c.argv, dict(c.env), c.files, c.memory_limit_bytes, c.lives_on, c.cwd) for c in (self, other))
         return mine == theirs
 
 

@@ -254,7 +254,7 @@ def test_command_engine_golden(tmp_path: Path) -> None:
     assert dict(command.env) == {"HOST": "127.0.0.1", "PORT": "9000", "MODEL": "m", "EXTRA": "", "DEPTH": "2"}
     (file,) = command.files
     assert (file.path, file.restore, json.loads(file.content)) == (str(path), True, {"a": [{"b": 3}]})
-    assert command.directory == "/srv"
+    assert (command.cwd, command.directory) == ("/srv", "")
 
 
 def test_command_engine_mistakes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import subprocess
@@ -12,11 +13,26 @@ from pathlib import Path
 import pytest
 from tests.lab.tuner import kill, tuner_of
 
+from swarmtune.apps.cli.node import NAME, run
 from swarmtune.clock import RealClock, VirtualClock
-from swarmtune.errors import CommunicationError, ConfigurationError, IPCTimeoutError
+from swarmtune.errors import (
+    CommunicationError,
+    ConfigPathError,
+    ConfigurationError,
+    ConfigValidationError,
+    IPCTimeoutError,
+)
 from swarmtune.execution.executors.node_agent import NodeAgent
 from swarmtune.execution.executors.shared_dir import SharedDirectoryExecutor
-from swarmtune.execution.mailbox import LOST_S, MESSAGE_BYTES, Watch, distrust, read_message, write_message
+from swarmtune.execution.mailbox import (
+    LOST_S,
+    MESSAGE_BYTES,
+    Watch,
+    distrust,
+    distrust_links,
+    read_message,
+    write_message,
+)
 from swarmtune.records import Command
 from swarmtune.testing.executor import ExecutorContract, alive, family_of, gone
 
@@ -275,3 +291,29 @@ async def test_a_request_that_is_not_understood_is_answered(
 
 async def test_a_greeting_without_a_name_is_answered(agent: asyncio.Task[None], tmp_path: Path) -> None:
     assert "error" in await answer_to(tmp_path / "shared" / "n1", {"command": "init"})
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "a/b", "/n1", "n1\n", "n1\x1b[2J", "n 1", "-n", "n" * 254])
+def test_a_name_that_is_no_node_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "shared").mkdir()
+    with pytest.raises(ConfigValidationError, match="a node is named like its host"):
+        run(argparse.Namespace(shared=str(tmp_path / "shared"), name=name, work_dir=str(tmp_path / "work")))
+    assert not any((tmp_path / "shared").iterdir())
+
+
+@pytest.mark.parametrize("name", ["n1", "gpu-07.example.org", "10.0.0.7", "fe80::1", "node_3"])
+def test_a_name_like_that_of_a_host_is_taken(name: str) -> None:
+    assert NAME.fullmatch(name)
+
+
+@needs_root
+def test_a_link_of_another_user_is_refused_and_ones_own_taken(tmp_path: Path) -> None:
+    (tmp_path / "real" / "below").mkdir(parents=True)
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "real")
+    assert distrust_links(link / "below") == ""
+    os.lchown(link, NOBODY, NOBODY)
+    for folder in (link, link / "below"):
+        assert "is a link of" in distrust_links(folder)
+    with pytest.raises(ConfigPathError, match="who could lead it elsewhere"):
+        run(argparse.Namespace(shared=str(link), name="n1", work_dir=str(tmp_path / "work")))

@@ -141,7 +141,7 @@ class CommandEngine(Engine):
             argv=(*self._argv({**config.env, **tokens(setting, **places)}), *placed.flags),
             env={**places, **config.env, **placed.env},
             files=files,
-            directory=config.cwd or config.work_path,
+            cwd=config.cwd or config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

@@ -289,7 +289,7 @@ class LlamacppEngine(Engine):
                 *(*without_given((*context, *placed.flags), self.schema.commands.usual(others)), *others),
             ),
             env={**config.env, **placed.env},
-            directory=config.work_path,
+            cwd=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

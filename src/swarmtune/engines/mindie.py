@@ -375,7 +375,7 @@ class MindieEngine(Engine):
             argv=substitute(split(config.daemon), known),
             env={**config.env, **placed.env},
             files=(File(str(path), content, restore=True),),
-            directory=config.work_path,
+            cwd=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

@@ -271,7 +271,7 @@ class SglangEngine(Engine):
                 *(*without_given(placed.flags, given), *others),
             ),
             env={**config.env, **placed.env},
-            directory=config.work_path,
+            cwd=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

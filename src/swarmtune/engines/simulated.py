@@ -160,7 +160,7 @@ class SimulatedEngine(Engine):
                 *(*without_given((*own, *placed.flags), others), *others),
             ),
             env={**config.env, **placed.env},
-            directory=config.work_path,
+            cwd=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

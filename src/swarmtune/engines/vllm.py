@@ -344,7 +344,7 @@ class VllmEngine(Engine):
         return Command(
             argv=(*argv, *without_given(placed.flags, given), *others),
             env={**config.env, **placed.env},
-            directory=config.work_path,
+            cwd=config.work_path,
             memory_limit_bytes=config.memory_limit_bytes,
         )
 

@@ -118,7 +118,7 @@ async def ask(
     """
     facts = {
         "program": command.argv[0],
-        "directory": command.directory,
+        "directory": command.cwd or command.directory,
         "paths": request.paths,
         "package": request.package,
         "help": request.help,

@@ -549,7 +549,9 @@ class Supervisor:
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         make_private(self.directory)
         hidden = {*self.spec.get("redact", ()), *secrets_of_node(self.spec.get("redact_names", ""))}
-        self.log = Log(Path(self.spec.get("log_path") or self.directory / "output.log"), hidden)
+        log = Path(self.spec.get("log_path") or self.directory / "output.log")
+        make_private(log.parent)
+        self.log = Log(log, hidden)
         self._write_files()
         self._spawn()
 

@@ -327,6 +327,19 @@ class ExecutorContract:
         assert [pid for pid in family if self.alive(pid)] == []
         assert all([await handle.poll() is not None for handle in handles])
 
+    async def test_a_command_that_runs_elsewhere_leaves_its_output_in_its_folder(self, executor: Executor) -> None:
+        """The folder in which a service runs is a user's: an output.log that lies there is none of ours."""
+        code = "import os; os.mkdir('own'); open('own/output.log', 'w').write('mine'); print(os.path.abspath('own'))"
+        first = await executor.start(Command(python(code), directory="trial-1/first"))
+        await finished(first)
+        own = (await first.logs()).strip()
+        code = "import os; print(os.getcwd(), open('output.log').read(), os.path.exists('f'))"
+        for directory, cwd in (("trial-1/second", own), ("trial-1/first", "own")):
+            command = Command(python(code), directory=directory, cwd=cwd, files=(File("f", "x"),))
+            handle = await executor.start(command)
+            await finished(handle)
+            assert (await handle.logs()).split() == [own, "mine", "True"]
+
     async def test_folders_and_output_are_private(self, executor: Executor) -> None:
         code = (
             "import os; print(os.getcwd()); [print(oct(os.stat(p).st_mode & 0o777)) for p in ('.', 'output.log', 'f')]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import re
 import signal
 import socket
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.clock import RealClock
-from swarmtune.errors import ConfigPathError
+from swarmtune.errors import ConfigPathError, ConfigValidationError
+from swarmtune.execution.mailbox import distrust_links
+
+NAME = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9:._-]{0,252}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,12 @@ def run(args: argparse.Namespace) -> int:
     shared = Path(args.shared).expanduser()
     if not shared.is_dir():
         raise ConfigPathError(f"{shared}: no such folder; create it where the tuner's machine sees it, too")
-    folder, root = shared / Path(args.name).name, Path(args.work_dir).expanduser() / "node"
+    if not NAME.fullmatch(args.name):
+        text = "a node is named like its host: letters, digits, dots, dashes, underscores, colons"
+        raise ConfigValidationError([f"--name {args.name!r:.100}: {text}"])
+    if doubt := distrust_links(shared):
+        raise ConfigPathError(f"{doubt}.")
+    folder, root = shared / args.name, Path(args.work_dir).expanduser() / "node"
     print(f"serving as {folder.name} in {shared}; Ctrl-C ends it and all that it runs", file=sys.stderr)
     asyncio.run(_serve(folder, root))
     return EXIT_DONE

@@ -27,6 +27,7 @@ def message_of(command: Command) -> Message:
         "secrets": sorted(command.secrets),
         "lives_on": command.lives_on,
         "nice": command.nice,
+        "cwd": command.cwd,
     }
 
 
@@ -42,6 +43,7 @@ def command_from(message: Message) -> Command:
         frozenset(message["secrets"]),
         bool(message.get("lives_on")),
         int(message.get("nice", 0)),
+        str(message.get("cwd", "")),
     )
 
 

@@ -77,11 +77,13 @@ def spec_of(
     """The supervisor's first line of input: see ``supervisor.Supervisor``. ``hidden``: values that its log must not show
     besides the command's own secrets.
     """
+    cwd = command.cwd if command.cwd.startswith("~") else str(directory / command.cwd)
     spec = {
         "argv": command.argv,
         "env": dict(command.env),
         "files": [{"path": f.path, "content": f.content, "restore": f.restore} for f in command.files],
-        "directory": str(directory),
+        "directory": cwd,
+        "log_path": str(directory / LOG_FILE),
         "memory_limit_bytes": command.memory_limit_bytes,
         "lives_on": command.lives_on,
         "nice": command.nice,
@@ -105,6 +107,9 @@ def checked(command: Command, closed: bool) -> None:
         raise IPCCommandError("this executor is closed; nothing more can be started", culprit=Culprit.BUG)
     if not command.argv:
         raise IPCCommandError("a command needs at least the name of a program", culprit=Culprit.USER)
+
+
+LOG_FILE = "output.log"
 
 
 class SupervisedHandle(Handle):
@@ -156,7 +161,7 @@ class SupervisedHandle(Handle):
     async def logs(self, lines: int = 50) -> str:
         """See Handle. The values of secrets are redacted."""
         window = min(MOST_LOG_BYTES, max(LOG_WINDOW_BYTES, LOG_LINE_BYTES * lines))
-        data = await self._link.tail(self.directory / "output.log", window)
+        data = await self._link.tail(self.directory / LOG_FILE, window)
         return ours.hide("".join(data.decode(errors="replace").splitlines(keepends=True)[-lines:]))
 
     async def stop(self, grace_s: float = 5.0) -> None:

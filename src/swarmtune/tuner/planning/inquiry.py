@@ -264,7 +264,7 @@ def _key(place: Place, command: Command, questions: Questions) -> str:
     """What the help depends on, beside the program itself."""
     ours = {k: v for k, v in command.env.items() if not k.startswith("SWARMTUNE_") and k not in command.secrets}
     return json.dumps(
-        [place.executor, *place.identity, command.argv[0], questions.help, command.directory, ours], sort_keys=True
+        [place.executor, *place.identity, command.argv[0], questions.help, command.cwd, ours], sort_keys=True
     )
 
 
