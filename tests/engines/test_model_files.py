@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_engine_contract import make
 
+from swarmtune.engines.gguf_model import gguf_config
 from swarmtune.engines.model_files import Reader, model_troubles
 
 CONFIG = {"config.json": "{}"}
@@ -212,3 +213,12 @@ def test_weights_that_are_no_file_are_told_and_not_waited_for(
     (trouble,) = model_troubles(str(made))
     assert "is no file of weights but a folder, a pipe or a device" in trouble
     assert name in trouble
+
+
+@pytest.mark.parametrize("name", ["m.gguf", "m.bin", "m"])
+def test_a_pipe_in_place_of_a_model_is_told_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    (trouble,) = model_troubles(str(tmp_path / name))
+    assert "is a pipe or a device" in trouble
+    with pytest.raises(OSError, match="it is a pipe or a device"):
+        gguf_config(tmp_path / name)

@@ -5,6 +5,7 @@ Names of the keys: the GGUF specification of ggml. Which layers have a window wh
 
 from __future__ import annotations
 
+import errno
 import re
 import struct
 import sys
@@ -140,6 +141,8 @@ def _header(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise MissingExtraError("The memory of a GGUF model", "llamacpp") from error
     read: Callable[[Path], Any] = _without_long_lists(GGUFReader)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it is a pipe or a device, and not a file", str(path))
     with path.open("rb"):  # a folder, or a file without permission, is the system's error and not the reader's
         pass
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from swarmtune.engines.document import read_text
+from swarmtune.files import opened
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".npz")
 POINTER = b"version https://git-lfs"
@@ -143,6 +144,9 @@ def _weights(folder: Path, files: list[str], names: set[str]) -> Iterator[str]:
 
 
 def _file(file: Path) -> Iterator[str]:
+    if not file.is_file() and not file.is_dir() and file.exists():
+        yield f"{file} is a pipe or a device, and not a file of weights"
+        return
     begin = _begins(file, 24)
     if begin[: len(POINTER)] == POINTER:
         yield f"{file} is a pointer of Git LFS and not the model; git lfs pull fetches it"
@@ -162,8 +166,8 @@ def _file(file: Path) -> Iterator[str]:
 def _begins(file: Path, size: int) -> bytes:
     if not file.is_file():  # a pipe would be waited for
         return b""
-    with file.open("rb") as opened:
-        return opened.read(size)
+    with opened(file) as begin:
+        return begin.read(size)
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -87,18 +87,6 @@ def distrust_above(folder: Path) -> str:
     return ""
 
 
-def distrust_links(folder: Path) -> str:
-    """Why another user could lead this path elsewhere: a link on it is theirs; empty: nobody but root can."""
-    path = folder.absolute()
-    for part in (path, *path.parents):
-        with contextlib.suppress(OSError):
-            facts = part.lstat()
-            if stat.S_ISLNK(facts.st_mode) and facts.st_uid not in (0, os.geteuid()):
-                owner = _name(facts.st_uid)
-                return f"{part} is a link of {owner}, who could lead it elsewhere: name the folder itself"
-    return ""
-
-
 def _distrust(facts: os.stat_result) -> str:
     user = os.geteuid()
     if facts.st_uid != user:

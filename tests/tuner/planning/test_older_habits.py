@@ -162,3 +162,13 @@ def test_keys_of_a_start_script_have_no_effect_without_one() -> None:
 def test_the_scripts_of_groups_that_a_hostfile_replaces_are_not_used() -> None:
     made = plan(EXTENSION, parallel={"node_string": "n7,n8", "npus_per_node": 0}, optimizer={"engine": "simulated"})
     assert ([g.master for g in made.groups], made.scripts) == (["n7"], None)
+
+
+@pytest.mark.parametrize(
+    ("cwd", "directory", "runs_in"), [("/srv/model", "", "/srv/model"), ("~/svc", "", "~/svc"), ("svc", "svc", "")]
+)
+def test_the_folder_in_which_a_service_runs(cwd: str, directory: str, runs_in: str) -> None:
+    """A whole path is a user's, and the log lies elsewhere; a relative one is below the executor's, for all attempts."""
+    made = plan(COMMAND.replace('model = "m"', f'model = "m"\ncwd = "{cwd}"'))
+    (command,) = made.commands(made.baseline(), made.groups[0])
+    assert (command.directory, command.cwd) == (directory, runs_in)

@@ -14,7 +14,7 @@ from pathlib import Path
 from swarmtune.apps.cli import EXIT_DONE
 from swarmtune.clock import RealClock
 from swarmtune.errors import ConfigPathError, ConfigValidationError
-from swarmtune.execution.mailbox import distrust_links
+from swarmtune.files import refuse_planted
 
 NAME = re.compile(r"[A-Za-z0-9:_][A-Za-z0-9:._-]{0,252}")
 
@@ -40,8 +40,12 @@ def run(args: argparse.Namespace) -> int:
     if not NAME.fullmatch(args.name):
         text = "a node is named like its host: letters, digits, dots, dashes, underscores, colons"
         raise ConfigValidationError([f"--name {args.name!r:.100}: {text}"])
-    if doubt := distrust_links(shared):
-        raise ConfigPathError(f"{doubt}.")
+    try:
+        refuse_planted(shared)
+    except PermissionError as error:
+        raise ConfigPathError(
+            f"{shared}: {error.strerror}, who could lead it elsewhere: name the folder itself."
+        ) from error
     folder, root = shared / args.name, Path(args.work_dir).expanduser() / "node"
     print(f"serving as {folder.name} in {shared}; Ctrl-C ends it and all that it runs", file=sys.stderr)
     asyncio.run(_serve(folder, root))

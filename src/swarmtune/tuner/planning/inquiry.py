@@ -246,7 +246,7 @@ def _command(settings: BaseSections, engine: Engine, questions: Questions, place
             raise
         section = engine.config
         command = Command(
-            (questions.program,), dict(getattr(section, "env", {})), directory=getattr(section, "work_path", "")
+            (questions.program,), dict(getattr(section, "env", {})), cwd=getattr(section, "work_path", "")
         )
     return with_rank(settings.deploy.on_path(command), group)
 

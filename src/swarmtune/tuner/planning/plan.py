@@ -91,7 +91,7 @@ class Plan:
             commands = self.engine.commands(setting, group)
         else:
             commands = self.scripts.commands(self.space.fields, setting, group)
-        return tuple(map(self.deploy.on_path, commands))
+        return tuple(_placed(self.deploy.on_path(command)) for command in commands)
 
     async def ready(self, probe: Probe, group: Group) -> bool:
         """Is the service of this group up? The engine's check, or that of the start scripts."""
@@ -155,6 +155,13 @@ class Plan:
     def service(self) -> str:
         """A hash of the tables of engine and benchmark, without the fields that are searched."""
         return _digest(self.engine.config, self.benchmark.config, without="target_field")
+
+
+def _placed(command: Command) -> Command:
+    """A relative folder is one below the executor's own, for all attempts; their logs are there, too."""
+    if not command.cwd or command.cwd.startswith(("/", "~")):
+        return command
+    return replace(command, directory=command.cwd, cwd="")
 
 
 def _plain(field: Field) -> dict[str, Any]:
