@@ -39,10 +39,9 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# The unit suite first. Then what waits most of the time, several files at a time: machines, whole studies and processes of
-# the load generator beside the other tests that wait for processes. Those that measure go alone, so that nothing disturbs
-# them. Only the unit suite and those others are traced: they reach 90 % of the lines, and a traced process takes half as
-# long again.
+# The unit suite first. Then what waits most of the time: machines and whole studies, two files at a time, beside the tests
+# that wait for processes, two files at a time too. Those that measure go alone, so that nothing disturbs them. Machines and studies are not traced:
+# the others reach 90 % of the lines, and a traced process takes twice the time of a core.
 MEASURING := $(addprefix tests/loadgen/,test_selftest.py test_exactness.py test_disturbed.py judge/test_deciding.py \
 		test_http_and_virtual_time.py) \
 	$(addprefix tests/e2e/,test_many_streams.py test_early_stop.py)
@@ -60,13 +59,13 @@ test: lint ## lint, types and the whole test suite
 	.venv/bin/coverage report --fail-under=90
 
 tests-unit: install ## the unit suite with its coverage
-	$(COVERED) -n 3 -m "not processes and not vllm"
+	$(COVERED) -n 2 -m "not processes and not vllm"
 
 tests-waiting: install ## the tests of commands, engines and processes
-	$(COVERED) $(PROCESSES) -n 2 --dist loadfile tests $(addprefix --ignore=,tests/e2e tests/loadgen $(MACHINES))
+	$(COVERED) $(PROCESSES) -n 2 --dist loadfile tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(MACHINES))
 
-tests-studies: install ## the tests of whole studies, machines (SSH, Ray, Slurm) and processes of the load generator
-	$(TESTS) $(PROCESSES) -n 3 --dist loadfile tests/e2e $(MACHINES) tests/loadgen $(addprefix --ignore=,$(MEASURING))
+tests-studies: install ## the tests of machines (over SSH, Ray and Slurm) and of whole studies, two files at a time
+	$(TESTS) $(PROCESSES) -n 2 --dist loadfile $(MACHINES) tests/e2e $(addprefix --ignore=,$(MEASURING))
 
 tests-measuring: install ## the tests that measure, alone
 	$(COVERED) $(PROCESSES) $(MEASURING)

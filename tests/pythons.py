@@ -116,7 +116,7 @@ def main(arguments: list[str]) -> int:
     for version, path in pythons:
         name = ".".join(map(str, version))
         say(f"== Python {name} ({path})")
-        suite = ["-m", "pytest", "-q", "-n", "3", "-m", "not processes", *arguments]
+        suite = ["-m", "pytest", "-q", "-n", "2", "-m", "not processes", *arguments]
         if subprocess.run([environment(uv, version, path), *suite], cwd=ROOT, check=False).returncode:
             failed.append(name)
     say(f"The unit suite fails on Python {', '.join(failed)}" if failed else "The unit suite passes on all of them")

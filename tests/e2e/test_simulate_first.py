@@ -79,7 +79,8 @@ def seen(workplace: Workplace, query: str) -> bool:
 
 
 def test_what_cannot_be_predicted_is_told_before_anything_else(workplace: Workplace) -> None:
-    workplace.config('[optimizer]\nengine = "command"\n[command]\nargv = ["serve"]\nmodel = "m"\n')
+    field = '[[command.target_field]]\nname = "x"\nmin = 1\nmax = 9\n'
+    workplace.config(f'[optimizer]\nengine = "command"\n[command]\nargv = ["/bin/true"]\nmodel = "m"\n{field}')
     for command in ("check", "optimizer"):
         code, out, err = workplace.run("--simulate", command=command)
         assert (code, out) == (2, "")

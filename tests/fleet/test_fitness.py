@@ -83,7 +83,8 @@ def test_a_function_of_the_performance_gets_what_our_load_generator_measures(par
         assert perf.throughput is not None
         assert perf.generate_speed == pytest.approx(4 * perf.throughput)  # 4 tokens for each request
         assert 0 < perf.time_to_first_token < 10  # type: ignore[operator]
-        assert 0 < perf.time_per_output_token < 10  # type: ignore[operator]
+        # a busy machine may read all four tokens of each answer at once: then their times are not measured
+        assert perf.time_per_output_token is None or 0 < perf.time_per_output_token < 10
     assert (folder / "000-00000-1" / "load" / "measurement.json").is_file()
 
 

@@ -131,6 +131,41 @@ def test_a_rule_that_computes_is_refused(tmp_path: Path, script: str) -> None:
     assert path.read_bytes() == before
 
 
+NUL = "|| char(0) || 'x'"
+TRIGGER = (
+    "CREATE TRIGGER tt AFTER INSERT ON trials BEGIN DELETE FROM swarmtune_attempts; END; PRAGMA writable_schema = ON; "
+)
+
+
+MISREAD = {
+    "a trigger up to a NUL": f"{TRIGGER} UPDATE sqlite_master SET type = 'trigger' {NUL}, tbl_name = 'trials' {NUL}, "
+    "sql = replace(sql, 'CREATE TRIGGER', 'CREATE/**/TRIGGER') WHERE name = 'tt'",
+    "a trigger as bytes": f"{TRIGGER} UPDATE sqlite_master SET type = CAST('trigger' AS BLOB) WHERE name = 'tt'",
+    "a table up to a NUL": rebuilt("trials", f"CHECK ({SLOW})") + "; PRAGMA writable_schema = ON; "
+    f"UPDATE sqlite_master SET tbl_name = 'trials' {NUL} WHERE name = 'trials' AND type = 'table'",
+    "a rule as bytes": rebuilt("trials", f"CHECK ({SLOW})") + "; PRAGMA writable_schema = ON; "
+    "UPDATE sqlite_master SET sql = CAST(sql AS BLOB) WHERE name = 'trials' AND type = 'table'",
+    "an index up to a NUL": "CREATE INDEX zz ON trials (number) WHERE number > 1; PRAGMA writable_schema = ON; "
+    f"UPDATE sqlite_master SET tbl_name = 'trials' {NUL} WHERE name = 'zz'",
+    "a root as bytes": "DROP TABLE trial_values; CREATE VIRTUAL TABLE trial_values USING fts5(trial_id); "
+    "PRAGMA writable_schema = ON; "
+    "UPDATE sqlite_master SET rootpage = x'30' WHERE name = 'trial_values'",
+    "a row of nothing": "PRAGMA writable_schema = ON; "
+    "INSERT INTO sqlite_master SELECT NULL, name, NULL, rootpage, NULL FROM sqlite_master "
+    "WHERE name LIKE 'sqlite_autoindex_trial_p%'",
+}
+
+
+@pytest.mark.parametrize("what", MISREAD)
+def test_what_sqlite_reads_otherwise_is_refused(tmp_path: Path, what: str) -> None:
+    """SQLite reads a text up to a NUL, and takes bytes for text: a row of its schema may be another than it seems."""
+    path = changed(tmp_path, MISREAD[what])
+    with pytest.raises(StoreError):
+        latest_study(str(path))
+    with pytest.raises(StoreError):
+        written(path)
+
+
 def test_a_value_is_bounded(tmp_path: Path) -> None:
     path = restore(tmp_path)
     with closing(sqlite3.connect(path)) as database:

@@ -29,13 +29,14 @@ LONGEST_READ_S = 30.0  # of one connection that only reads
 COPY_TRIES = 5
 LOGS = ("-wal", "-journal")  # beside a database of SQLite: what it has not taken in yet
 MOST_RULES_BYTES = 100_000  # of the SQL of one table or index
-# Of a table of ours or Optuna's: its columns' hidden kinds (above 1: computed), and the kinds of its indexes.
+# Of each row: whether a column is computed (hidden kinds above 1), whether an index computes, and whether SQLite, which
+# reads up to a NUL and takes bytes for text, would read the row otherwise than we do.
 SCHEMA = """
     SELECT lower(type), name, coalesce(rootpage, 0), coalesce(sql, ''), lower(tbl_name),
     EXISTS (SELECT 1 FROM pragma_table_xinfo(iif(lower(found.type) = 'table', found.name, NULL)) WHERE hidden > 1),
-    EXISTS (SELECT 1 FROM pragma_index_list(iif(lower(found.type) = 'index', found.tbl_name, NULL)) AS one
-            WHERE one.name = found.name AND one.partial)
-    OR EXISTS (SELECT 1 FROM pragma_index_xinfo(iif(lower(found.type) = 'index', found.name, NULL)) WHERE cid = -2)
+    EXISTS (SELECT 1 FROM pragma_index_xinfo(iif(lower(found.type) = 'index', found.name, NULL)) WHERE cid = -2),
+    typeof(type) || typeof(name) || typeof(tbl_name) <> 'texttexttext' OR typeof(sql) NOT IN ('text', 'null')
+    OR typeof(rootpage) NOT IN ('integer', 'null') OR instr(type || name || tbl_name || coalesce(sql, ''), char(0))
     FROM sqlite_master AS found
 """
 OPTUNA = frozenset(
@@ -49,18 +50,20 @@ _QUOTED = re.compile(r"'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|\[[^\]]*\]|--[
 _TRIGGER = re.compile(r"\s*CREATE\s+(?:TEMP\w*\s+)?TRIGGER\b", re.IGNORECASE)
 # A comparison of columns and values alone takes no time; all that calls, selects or matches may take for ever.
 _HARMLESS = re.compile(r"\bCHECK\s*\((?:[^()]|\bIN\s*\([^()]*\))*\)", re.IGNORECASE)
+_PARTIAL = re.compile(r"\bWHERE\b", re.IGNORECASE)
 _RULE = re.compile(
     r"\b(?:CHECK|CONFLICT|COLLATE|GENERATED|SELECT|LIKE|GLOB|REGEXP|MATCH)\b|\bDEFAULT\s*\(", re.IGNORECASE
 )
 
 
-def code_in(schema: Iterable[tuple[str, str, int, str, str, int, int]]) -> tuple[str, str] | None:
+def code_in(schema: Iterable[tuple[str, str, int, str, str, int, int, int]]) -> tuple[str, str] | None:
     """What a database brings with it that would run as we read and write, as its kind and name: a trigger, what stands for a
     table of ours or Optuna's but holds no rows of its own (a view, a virtual table), and what computes a column, a rule, a
     default or an index of such a table. ``schema``: rows of SCHEMA.
     """
-    for kind, name, root, sql, table, computed, indexed in schema:
-        plain = _QUOTED.sub(" ", sql[:MOST_RULES_BYTES])
+    for kind, name, root, sql, table, computed, indexed, misread in schema:
+        if misread:
+            return "damaged row", str(name)
         if kind == "trigger" or _TRIGGER.match(sql):
             return "trigger", name
         if not (table.startswith("swarmtune") or table in OPTUNA):
@@ -69,7 +72,8 @@ def code_in(schema: Iterable[tuple[str, str, int, str, str, int, int]]) -> tuple
             return kind, name
         if kind == "table" and (not root or computed):
             return "computed table" if root else "table", name
-        if kind == "index" and indexed:
+        plain = _QUOTED.sub(" ", sql)
+        if kind == "index" and (indexed or _PARTIAL.search(plain)):
             return "computed index", name
         if _RULE.search(_HARMLESS.sub(lambda found: _without_check(found[0]), plain)):
             return f"rule of the {kind}", name
