@@ -39,8 +39,8 @@ format: install ## format the code
 check-format: install ## is everything formatted?
 	.venv/bin/ruff format --check
 
-# The unit suite first. Then what waits most of the time: machines and whole studies, two files at a time, beside the tests
-# that wait for processes. Those that measure go alone, so that nothing disturbs them. Machines and studies are not traced:
+# The unit suite first. Then what waits much of the time: machines and whole studies beside the tests that wait for
+# processes, each two files at a time. Those that measure go alone, so that nothing disturbs them. Machines and studies are not traced:
 # the others reach 90 % of the lines, and a traced process takes twice the time of a core.
 MEASURING := $(addprefix tests/loadgen/,test_selftest.py test_exactness.py test_disturbed.py judge/test_deciding.py \
 		test_http_and_virtual_time.py) \
@@ -62,7 +62,7 @@ tests-unit: install ## the unit suite with its coverage
 	$(COVERED) -n 2 -m "not processes and not vllm"
 
 tests-waiting: install ## the tests of commands, engines and processes
-	$(COVERED) $(PROCESSES) tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(MACHINES))
+	$(COVERED) $(PROCESSES) -n 2 --dist loadfile tests --ignore=tests/e2e $(addprefix --ignore=,$(MEASURING) $(MACHINES))
 
 tests-studies: install ## the tests of machines (over SSH, Ray and Slurm) and of whole studies, two files at a time
 	$(TESTS) $(PROCESSES) -n 2 --dist loadfile $(MACHINES) tests/e2e $(addprefix --ignore=,$(MEASURING))

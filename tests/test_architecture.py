@@ -200,6 +200,21 @@ def test_import_is_light() -> None:
     assert int(done.stdout) < 200
 
 
+@pytest.mark.parametrize(
+    ("module", "foreign"),
+    [
+        ("apps.cli.benching", {"scipy", "sqlalchemy", "optuna", "swarmtune.tuner", "swarmtune.study"}),
+        ("loadgen.distributed.process", {"scipy", "sqlalchemy", "optuna", "swarmtune.tuner", "swarmtune.study"}),
+        ("apps.cli.optimizer", {"scipy.optimize", "scipy.stats", "pandas", "matplotlib"}),
+    ],
+)
+def test_import_is_light_where_it_happens_often(module: str, foreign: set[str]) -> None:
+    """Every run of the load generator, each of its workers, and every command pays for it."""
+    program = f"import sys, swarmtune.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True)
+    assert not foreign & set(done.stdout.split())
+
+
 def test_help_loads_no_heavy_library() -> None:
     """The budget of 0.3 s, told by what is loaded: a busy machine cannot fail this test."""
     program = (

@@ -26,6 +26,7 @@ from swarmtune.report.figures import (
     rounds_to_tell,
 )
 from swarmtune.report.pareto import pareto_set
+from swarmtune.report.times import clock_text
 from swarmtune.tuner.proof.confirm import NO_GAIN
 from swarmtune.tuner.result import Result
 
@@ -299,14 +300,6 @@ def budget_text(result: Result) -> str:
         proof = f" (and {row['proof']:.0f} for the proof)" if row.get("proof") else ""
         shown.append(f"{row['spent']:.0f}{limit} {name.replace('_', ' ')}{proof}")
     return f"Spent: {', '.join(shown)}"
-
-
-def clock_text(seconds: float) -> str:
-    """A time span for people: 42s, 3m05s, 2h10m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    return f"{whole // 60}m{whole % 60:02d}s" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def _all_failed(result: Result) -> bool:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 
 from swarmtune.errors import ConfigurationError
 from swarmtune.scheduling import Rules
@@ -151,6 +150,8 @@ def _least(cost: Callable[[Floats], float], start: Floats, sizes: Floats, most_t
     """Where the cost is least near ``start``: by simplexes, since a small change of a step may change a batch, so that
     slopes say nothing. A second, smaller one begins where the first one ended.
     """
+    from scipy.optimize import minimize
+
     bounds = [*((-FURTHEST, FURTHEST) for _ in sizes[:-1]), (0.0, MOST_FRONT_S)]
     for size in (1.0, 0.5):
         corners = np.vstack([start, start + np.diag(size * sizes)])

@@ -20,7 +20,7 @@ from rich.progress import Progress as Bar
 
 from swarmtune.apps.cli.console import console_of
 from swarmtune.loadgen.records import Progress
-from swarmtune.report.sentences import clock_text
+from swarmtune.report.times import clock_text
 
 MEASURED = ("measuring", "stopping", "collecting", "working out results")
 

@@ -36,7 +36,7 @@ from swarmtune.records import (
 from swarmtune.report import sentences
 from swarmtune.report.commands import kept_files, live_lines, run_lines
 from swarmtune.report.figures import comparison
-from swarmtune.report.sentences import clock_text
+from swarmtune.report.times import clock_text
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.result import Result
 

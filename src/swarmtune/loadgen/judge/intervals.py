@@ -21,7 +21,6 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import bdtr, bdtrik, stdtrit
 
 from swarmtune.loadgen.judge.latencies import Bools, Floats
 
@@ -32,6 +31,8 @@ LEAST_FOR_BATCHES = 60
 @lru_cache(maxsize=4096)
 def student_t(confidence: float, degrees: int) -> float:
     """t with P(|T| <= t) = confidence."""
+    from scipy.special import stdtrit  # takes longer to import than a worker to start
+
     return float(stdtrit(degrees, (1 + confidence) / 2))
 
 
@@ -49,6 +50,8 @@ def order_statistics(n: int, per_mille: int, confidence: float) -> tuple[int, in
 
 def _binomial_quantile(q: float, n: int, p: float) -> int:
     """The least k with P(K <= k) >= q; scipy.stats would do the same, and takes longer to import than many a run."""
+    from scipy.special import bdtr, bdtrik
+
     k = max(0, math.ceil(float(np.nan_to_num(bdtrik(q, n, p)))))
     return k - 1 if k > 0 and float(bdtr(k - 1, n, p)) >= q else k
 

@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from swarmtune.simulator.latency.features import TOKENS, Steps
 
@@ -62,5 +61,7 @@ def _least_squares(columns: Floats, seconds: Floats, importance: Floats) -> Floa
     joint = np.column_stack([columns, seconds]) * importance[:, None]
     sizes, directions = np.linalg.eigh(joint.T @ joint)  # as small as the terms, whatever the number of rows
     square = np.sqrt(np.maximum(sizes, 0.0))[:, None] * directions.T
+    from scipy.optimize import nnls  # only training needs it, every command reads this module
+
     found, _ = nnls(square[:, :-1], square[:, -1], maxiter=100 * columns.shape[1])
     return np.asarray(found)
