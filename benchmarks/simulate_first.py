@@ -8,7 +8,8 @@ measured), or a model trained at 8 users or fewer. A "measurement" is a load sea
 Seven fields are searched, goodput under SLOs is maximised.
 
 The plain search measures 20 settings. With --simulate 6 are measured, the baseline among them: it anchors the model, 120
-settings are predicted, and the others are chosen by predictions. Beside them: 6 of the plain search, 6 at random. Shown is
+settings are predicted, and the others are chosen by predictions; where those were off, the model learns from what was
+measured and predicts anew. Beside them: 6 of the plain search, 6 at random. Shown is
 the best goodput found, relative to that of the plain search with 20; "best known" is the best setting that any of them has
 measured, and of 40 at random.
 """
@@ -39,6 +40,7 @@ from swarmtune.simulator.latency.training import train
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.simulation import Simulation
+from swarmtune.tuner.simulation.anchor import Known
 from swarmtune.tuner.simulation.foresee import foreseen
 from swarmtune.tuner.simulation.predict import Predictor, Service, best
 
@@ -147,7 +149,8 @@ def measuring(plan: Plan, service: Service) -> Measure:
 
     def measure(setting: Setting) -> tuple[Score, list[Measurement]]:
         loads = predictor.loads(setting)
-        return best(loads).score, [replace(one.measurement, source="measured") for one in loads]
+        counts = best(loads)
+        return counts.score, [replace(one.measurement, source="measured") for one in (*loads, counts)]
 
     return measure
 
@@ -178,13 +181,28 @@ def drawn(plan: Plan, measure: Measure, count: int) -> list[tuple[Setting, Score
 
 def by_predictions(plan: Plan, measure: Measure, model: LatencyModel) -> tuple[list[tuple[Setting, Score]], float]:
     """As `optimizer --simulate` does it; and the seconds that its predictions took."""
-    simulation = Simulation(model, "", PREDICTED, BLOCKS, 0.0)
-    began = time.monotonic()
-    foresight = foreseen(plan, simulation, measure(plan.baseline())[1])
-    taken_s = time.monotonic() - began
-    known = [Predicted(one.setting, one.score) for one in foresight.predictions]
-    search = PredictedSearch(plan.space, plan.seed, FEW, known, foresight.facts["spread"])
-    return searched(plan, measure, search, FEW), taken_s
+    simulation, taken_s = Simulation(model, "", PREDICTED, BLOCKS, 0.0), 0.0
+    told, known, search = list[tuple[Setting, Score]](), list[Known](), None
+    while len(told) < FEW:
+        try:
+            setting = plan.baseline() if search is None else search.ask([])
+        except PSOConvergenceError:
+            break
+        score, loads = measure(setting)
+        known.append(Known(len(known), setting, loads))
+        told.append((setting, score))
+        if search is not None:
+            search.tell(setting, score)
+        if search is None or (search.outdated and len(told) < FEW):
+            began = time.monotonic()
+            made = foreseen(plan, simulation, known)
+            taken_s += time.monotonic() - began
+            said = [Predicted(one.setting, one.score) for one in made.predictions]
+            keys = [one.setting.key for one in known]
+            search = PredictedSearch(plan.space, plan.seed, FEW, said, made.facts["spread"], keys)
+            for one in told:
+                search.tell(*one)
+    return told, taken_s
 
 
 def value(told: Iterable[tuple[Setting, Score]]) -> float:

@@ -364,7 +364,8 @@ class PredictingFacts(TypedDict):
 class PredictedFacts(TypedDict):
     """``predicted``: a model has predicted so many settings. ``request`` and ``model`` name what it was made of (hashes);
     ``multipliers``, ``front_s``: how the baseline's measurement has moved the model; ``spread``: the standard deviation of
-    the logarithm of measured over predicted values that is assumed; ``effects``: what a field does to a prediction.
+    the logarithm of measured over predicted values that is assumed; ``effects``: what a field does to a prediction;
+    ``trials``: those whose measurements have moved the model.
     """
 
     predictions: int
@@ -375,6 +376,7 @@ class PredictedFacts(TypedDict):
     spread: float
     effects: dict[str, str]
     anchored: bool
+    trials: NotRequired[list[int]]
 
 
 class GroupsFacts(TypedDict, total=False):

@@ -436,10 +436,12 @@ def _sentences(
 ) -> list[str]:
     """One sentence for each place ``below`` this one that is wrong, however many types were tried on it."""
     by_place: dict[tuple[str, str], list[str]] = {}
-    for mistake in error.errors()[:MOST_WRONG]:
+    mistakes = error.errors()[:MOST_WRONG]
+    inside = {mistake["loc"][:depth] for mistake in mistakes for depth in range(len(mistake["loc"]))}
+    for mistake in mistakes:
         location = mistake["loc"]
-        if location[: len(below)] != below:
-            continue
+        if location[: len(below)] != below or (mistake["type"] == "too_short" and location in inside):
+            continue  # a list is counted without its wrong entries
         where, place = origin(layers, location)
         if mistake["type"] == "missing":
             where = table_origin(layers, location[0]) if len(location) == 2 else where

@@ -56,6 +56,26 @@ def test_all_mistakes_of_a_space_are_listed(clean: Path, cli: Cli) -> None:
     assert all(f"f{i}: dtype 'no{i}'" in ended.err for i in range(30))
 
 
+MEMORY = 'kv_bytes = 0\nkv_dtype = "q9"\nmodel_config_path = "/no/where"\ntokens_per_sequence = 100\n'
+
+
+def test_a_wrong_value_hides_no_other_of_its_table(clean: Path, cli: Cli) -> None:
+    nodes = '[[parallel.service_groups]]\ngroup_id = "g"\nnodes = ["n1", "n2"]\n'
+    (clean / "config.toml").write_text(
+        f'{HEAD.replace("simulated", "vllm")}[vllm.command]\nmodel = "m"\n[vllm.memory]\n{MEMORY}{nodes}'
+    )
+    ended = cli("check")
+    refused(ended, clean, "5 mistakes")
+    for told in ("memory.kv_bytes: input", "memory.kv_dtype: dtype 'q9'", "memory.model_config_path: /no/where cannot"):
+        assert f"config.toml: vllm.{told}" in ended.err
+    assert "after validation" not in ended.err, "the entries are there, and wrong"
+
+
+def test_an_empty_list_is_still_too_short(clean: Path, cli: Cli) -> None:
+    (clean / "config.toml").write_text(f'{HEAD}[[parallel.service_groups]]\ngroup_id = "g"\nnodes = []\n')
+    refused(cli("check"), clean, "parallel.service_groups.0.nodes: tuple should have at least 1 item")
+
+
 def test_circles_are_named(clean: Path, cli: Cli) -> None:
     pairs = [("a", "b"), ("b", "c"), ("c", "a")]
     entries = "".join(

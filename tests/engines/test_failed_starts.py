@@ -267,6 +267,7 @@ def test_hostile_logs_are_read_within_bounds(log: str) -> None:
     ("RuntimeError: unable to write to file </torch_7_1_4>: No space left on device (28)", ("shared memory", "--shm-size")),
     ("OSError: [Errno 28] No space left on device: '/dev/shm/x'", ("shared memory", "--shm-size")),
     ("AssertionError: res=<Response [502]>, res.text=''", ("through a proxy", "no_proxy=127.0.0.1,localhost")),
+    ("RuntimeError: FlashInfer requires GPUs with sm75 or higher", ("not built for this device",)),
 ])  # fmt: skip
 def test_the_user_must_mend_what_surrounds_the_service(line: str, words: tuple[str, ...]) -> None:
     error = diagnose("X", 1, line)
@@ -295,3 +296,16 @@ def test_a_line_of_a_log_is_no_variable_that_lacks() -> None:
         ("./start.sh: 45: HF_TOKEN: is required", "missing_model"),
     ):
         assert diagnose("X", 1, f"{line}\n").details["cause"] == cause
+
+
+@pytest.mark.parametrize(
+    ("line", "cause"),
+    [
+        ("RuntimeError: CUDA unknown error - this may be due to an incorrectly set up environment.", "device_error"),
+        ("[ERROR] Failed to start server: port 1025 is already used", "port_taken"),
+        ("ValueError: a request requires GPU memory of 3.5 GiB", "bad_argument"),
+        ("INFO the server port 1025 is used for requests", "crashed"),
+    ],
+)  # fmt: skip
+def test_a_line_is_told_from_those_like_it(line: str, cause: str) -> None:
+    assert diagnose("X", 1, line).details["cause"] == cause

@@ -123,6 +123,10 @@ def test_the_model_of_the_demo_bounds_its_slots(tmp_path: Path) -> None:
     assert own.memory.sequences == 16
     smaller = make("llamacpp", others="--cache-type-k q8_0 --cache-type-v q8_0", memory={"kv_bytes": 8 * 2048 * 23_040})
     assert smaller.memory.sequences == 15  # 8.5 bits a number
+    keys = make("llamacpp", others="-ctk q4_0", memory={"kv_bytes": 8 * 2048 * 23_040})
+    assert keys.memory.sequences == 12  # keys of 4.5 bits, values of 16
+    unequal = make("llamacpp", others="-ctk q8_0 -ctv q4_0 -fa on", memory={"kv_bytes": 8 * 2048 * 23_040})
+    assert unequal.memory.sequences == 19
     fixed = make("llamacpp", others="--n-ctx 4096", memory={"kv_bytes": 1})
     assert fixed.mistakes() == []
     assert fixed.memory.sequences is None

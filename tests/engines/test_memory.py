@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -465,3 +466,40 @@ def test_mindie_says_in_its_file_how_the_model_is_divided(tmp_path: Path) -> Non
         (tmp_path / "service.json").write_text(json.dumps(file))
         tuned = make("mindie", config_path=str(tmp_path / "service.json"), memory=memory)
         assert tuned.memory.sequences == sequences
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0, not a whole number from 1"),
+        ({"num_key_value_heads": 64}, "32 attention heads in groups for 64 KV heads is not possible"),
+        ({"num_key_value_heads": 5}, "32 attention heads in groups for 5 KV heads is not possible"),
+        (
+            {"hidden_size": 4000, "num_attention_heads": 30},
+            "a hidden_size of 4000 in 30 attention heads is not possible",
+        ),
+        ({"torch_dtype": "auto"}, None),
+        ({"num_key_value_heads": None}, None),
+        ({"num_key_value_heads": 1}, None),
+        ({"hidden_size": 4000, "head_dim": 128}, None),
+    ],
+)
+def test_heads_that_do_not_fit_each_other_are_no_model(changes: dict[str, Any], told: str | None) -> None:
+    if told is None:
+        assert kv_bytes_per_token({**LLAMA3_8B, **changes}) > 0
+        return
+    with pytest.raises(ValueError, match=re.escape(told)):
+        kv_bytes_per_token({**LLAMA3_8B, **changes})
+
+
+@pytest.mark.parametrize(
+    ("model", "kv_dtype", "bits"),
+    [
+        (LLAMA3_8B, "q8_0,q4_0", 6.5),  # as many values as keys
+        (LLAMA3_8B, "f16,q4_0", 10.25),
+        (LLAMA3_8B, "q4_0", 4.5),
+        ({**DEEPSEEK_V2, "model_type": "deepseek_v2"}, "q8_0,q4_0", 8.5),  # keys alone are kept
+    ],
+)
+def test_keys_and_values_may_have_formats_of_their_own(model: dict[str, Any], kv_dtype: str, bits: float) -> None:
+    assert kv_bytes_per_token(model, kv_dtype) == kv_bytes_per_token(model, "f16") / 16 * bits

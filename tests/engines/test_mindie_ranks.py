@@ -391,6 +391,21 @@ def test_numbers_of_the_file_that_contradict_each_other(tmp_path: Path, file: di
     assert [said in sentence for sentence in found] == ([True] if said else []), found
 
 
+def test_without_memory_for_them_no_preempted_request_is_searched_for_and_none_is_forgotten(tmp_path: Path) -> None:
+    idle = of(tmp_path, scheduled(memory=0, maxPreemptCount=0))
+    assert next(f.constant for f in idle.fields() if f.name == "max_preempt_count") == 0
+    given = of(tmp_path, scheduled(memory=0, maxPreemptCount=5))
+    kept = next(f for f in given.fields() if f.name == "max_preempt_count")
+    assert kept.constant is None
+    assert "max_preempt_count == 0" in given.constraints(), "so that the baseline is refused"
+
+
+def test_requests_must_name_a_model(tmp_path: Path) -> None:
+    (said,) = of(tmp_path, file_of(modelName=""), BATCH).mistakes()
+    assert "modelName is empty, and requests must name a model" in said
+    assert of(tmp_path, file_of(modelName="qwen"), BATCH).mistakes() == []
+
+
 def test_searched_numbers_keep_to_what_the_daemon_checks(tmp_path: Path) -> None:
     tokens = {"name": "tokens", "config_position": f"{SCHEDULE}.maxPrefillTokens", "min": 1024, "max": 9000}
     longest = {"name": "longest", "config_position": f"{DEPLOY}.maxInputTokenLen", "min": 64, "max": 4096}

@@ -140,3 +140,36 @@ def test_where_no_result_keeps_the_slos_the_likeliest_is_asked_for() -> None:
     search = PredictedSearch(SPACE, 1, 12, every(lambda s: score(hill(s), (float(s.values["x"]) - 40.0) / 40.0)))
     search.tell(SPACE.default(), score(5.0, 0.5))
     assert float(search.ask([]).values["x"]) < 40
+
+
+def test_the_model_is_to_learn_once_two_results_disagree() -> None:
+    pool = every(lambda s: score(hill(s)))
+    baseline, others = SPACE.default(), [one.setting for one in pool if one.setting.values["kind"] == "a"][1:9]
+
+    def made(learned: list[Setting], off: float, slo: float = -0.5) -> PredictedSearch:
+        search = PredictedSearch(SPACE, 1, 12, pool, learned=[one.key for one in learned])
+        search.tell(baseline, score(hill(baseline) * off, slo))
+        return search
+
+    agreeing, wrong, late = made([baseline], 3.0), made([baseline], 3.0), made([baseline], 3.0)
+    for one in others[:2]:
+        assert not wrong.outdated, "one result may be chance"
+        agreeing.tell(one, score(hill(one) * 1.05))
+        wrong.tell(one, score(hill(one) * 1.4))
+        late.tell(one, score(hill(one), 0.1))
+    assert not agreeing.outdated, "what the model knows, and what is near, is no news"
+    assert wrong.outdated
+    assert late.outdated, "an SLO that was predicted to be kept is broken"
+    again = made([baseline, *others[:2]], 1.0)
+    for number, one in enumerate(others[2:5]):
+        assert not again.outdated, number
+        again.tell(one, score(hill(one) * 1.4))
+    assert again.outdated, "as many as it has learned from"
+
+
+def test_settings_that_cannot_run_ask_for_no_other_model() -> None:
+    pool = every(lambda s: score(hill(s)))
+    search = PredictedSearch(SPACE, 1, 12, pool)
+    for one in pool[:8]:
+        search.tell(one.setting, Score.failed())
+    assert not search.outdated

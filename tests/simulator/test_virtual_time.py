@@ -81,6 +81,21 @@ def test_both_step_as_the_scheduler_of_vllm(version: tuple[int, int]) -> None:
         same(plain, leaping)
 
 
+@pytest.mark.parametrize("version", scheduler_cases.VERSIONS)
+@pytest.mark.parametrize("kind", [PlainReplica, pytest.param(NativeReplica, marks=needs_native)])
+def test_requests_that_come_together_do_not_preempt_each_other_for_ever(
+    kind: type[PlainReplica] | type[NativeReplica], version: tuple[int, int]
+) -> None:
+    """Of equals the one that came last gives way, also among those that came at one moment."""
+    rules = Rules(2, 36, 19, 2, by_priority=True, long_prefill_token_threshold=1, whole_prompt=False, version=version)
+    replica = kind(rules, COST)
+    replica.add(Requests.of([0.17] * 3, [12] * 3, [24] * 3, [2] * 3, [[]] * 3))
+    for _ in range(100):
+        if replica.run(replica.now + 1.0) is Reason.DRAINED:
+            return
+    pytest.fail(f"{replica.preemptions} preemptions, and no end")
+
+
 @needs_native
 @given(RULES, LENGTHS, st.lists(st.floats(0.0, 1.0), max_size=8), st.booleans(), st.integers(0, 3))
 def test_the_same_bytes_whatever_comes(

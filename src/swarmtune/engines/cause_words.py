@@ -266,7 +266,7 @@ CLOSER: Mapping[Cause, Sequence[tuple[str, str, str]]] = {  # better words, by a
         (
             (
                 r"no kernel image|NoBinaryForGpu|invalid device function|unsupported toolchain|illegal instruction"
-                r"|not compiled with"
+                r"|not compiled with|requires? (a )?(GPU|device|card|NPU|compute cap)"
             ),
             *NOT_BUILT,
         ),

@@ -44,7 +44,7 @@ COMMON: Patterns = {
         r"address already in use",
         r"\[Errno 98\]|\bbind\b.{0,80}\berrno:? ?98\b",
         r"EADDRINUSE",
-        r"port \d+ is (already )?(in use|taken|occupied)|port (at )?\d+ is not available",
+        r"port \d+ is (already )?(in use|taken|occupied|used)|port (at )?\d+ is not available",
         r"port is already allocated",
         r"couldn't bind .{0,80}socket",
         r"bind address failed",
@@ -248,6 +248,7 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         r"execve\(\): .{1,200}: (no such file|not a directory)",
         r"^(srun|sbatch|salloc): (unrecognized|invalid|ambiguous) option",
         # what the program or its model was built for
+        r"\brequires? (a )?(GPU|device|card|NPU)s?\b.{0,40}\b(sm_?\d|compute capability|or (higher|newer|later))",
         r"engine plan file is not compatible|failed to load the backend extension|failed to find opp path",
         r"/dev/kfd\b.{0,80}(denied|not permitted)|not (a )?member of \W?(render|video)\W? group",
         # downloads
@@ -280,6 +281,7 @@ PRECISE: Patterns = {  # lines that tell more than their words of memory, time a
         rf"\bdial tcp (?!{_HERE}).{{0,80}}(time-?out|timed out)",
         r"task launch for .{0,80}failed|communication connection failure",
         r"node timed out during startup|raylet failed to start",
+        r"\bCUDA unknown error\b",
         r"Device acquire failed|synStatus=\d{1,4} \[Device not found",
     ),
     Cause.BAD_ARGUMENT: (

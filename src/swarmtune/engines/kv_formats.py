@@ -39,7 +39,13 @@ class Formats:
 
 
 def dtype_bits(name: str) -> float:
-    """Bits of a number of this format, as engines and models spell it; ValueError if it is not known."""
+    """Bits of a number of this format, as engines and models spell it; ValueError if it is not known.
+
+    ``f16,q8_0``: of keys, and of as many values.
+    """
+    if "," in name:
+        key, value = name.split(",", 1)
+        return (dtype_bits(key) + dtype_bits(value)) / 2
     plain = name.lower().removeprefix("torch.")
     if plain.startswith(FP8):
         return 8
@@ -53,7 +59,7 @@ def model_bits(chain: Sequence[Mapping[str, Any]], given: str | None) -> float:
     if given and given.lower() != "auto":
         return known_bits(given, "numbers")
     names = (config.get(key) for config in chain for key in ("torch_dtype", "dtype"))
-    own = dtype_bits(str(next((name for name in names if name), DEFAULT_DTYPE)))
+    own = dtype_bits(str(next((name for name in names if name and name != "auto"), DEFAULT_DTYPE)))
     return min(own, MOST_OWN) if given else own
 
 

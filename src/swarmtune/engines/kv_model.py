@@ -114,9 +114,11 @@ def kv_model(
         raise UnknownLayerError("an encoder and a decoder, of which each keeps its own")
     own = model_bits(outer, formats.model)
     named = kv_dtype if kv_dtype and kv_dtype.lower() != "auto" else None
-    bits = dtype_bits(named) if named else cache_bits(outer) or own
     try:
         model = filled(outer[0], family)
+        if named and model.get("kv_lora_rank"):
+            named = named.partition(",")[0]  # there is nothing beside the keys' latent
+        bits = dtype_bits(named) if named else cache_bits(outer) or own
         if family in whole and model.get("kv_lora_rank"):
             size = number(model, "qk_nope_head_dim") + number(model, "qk_rope_head_dim")
             model = {key: value for key, value in model.items() if key not in ("kv_lora_rank", *KV_HEADS)}
@@ -217,9 +219,7 @@ def _attention(
     size = optional(model, "head_dim", "kv_channels", "attention_head_dim", "head_size", "hidden_size_per_head")
     if size is None and model.get("qk_nope_head_dim"):
         size = number(model, "qk_nope_head_dim") + (optional(model, "qk_rope_head_dim") or 0)
-    own_size, size = size, size or number(model, *HIDDEN) // heads
-    if size < 1:
-        raise ValueError(f"hidden_size is smaller than num_attention_heads {heads}")
+    own_size, size = size, size or _evenly(number(model, *HIDDEN), heads, "a hidden_size of {} in {} attention heads")
     kv_heads, value_size = _kv_heads(model, heads, i), optional(model, "v_head_dim") or size
     if kind == FULL and (wide := optional(model, "global_head_dim")):
         size = value_size = wide
@@ -234,6 +234,19 @@ def _attention(
 
 
 def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
+    found = _kv_heads_given(model, heads, i)
+    _evenly(heads, found, "{} attention heads in groups for {} KV heads")
+    return found
+
+
+def _evenly(whole: int, parts: int, what: str) -> int:
+    """The size of each part; ValueError if they are not all of the same size."""
+    if whole % parts:
+        raise ValueError(f"{what.format(whole, parts)} is not possible: {whole} / {parts} is no whole number")
+    return whole // parts
+
+
+def _kv_heads_given(model: Mapping[str, Any], heads: int, i: int) -> int:
     if found := _per_layer(model, i, *KV_LISTS):
         return found
     if blocks := model.get("block_configs"):  # whose attention ``kinds`` has understood
@@ -252,6 +265,8 @@ def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
         return 1
     if counted := optional(model, *(name for name in KV_HEADS if model.get(name))):
         return counted
+    if none := next((name for name in KV_HEADS if model.get(name) is not None), None):
+        number(model, none)  # 0 is no number of heads
     other = next((key for key, value in model.items() if value and key not in _NOT_HEADS and KV_LIKE.search(key)), None)
     if other is not None:
         raise UnknownLayerError(f"{other[:60]}, and no number of KV heads under a name that is known here")

@@ -28,6 +28,7 @@ from swarmtune.records import Command, Group, Setting
 from swarmtune.space import Field
 
 CACHE_TYPES = ["f16", "q8_0", "q4_0"]  # worth searching
+OWN_CACHE_TYPE = "f16"
 SMALLER = "{n_ubatch} <= {n_batch}"  # llama.cpp lowers what is larger: it need not be measured twice
 PATTERNS: Patterns = {
     Cause.OUT_OF_MEMORY: (r"llama_kv_cache.{0,200}failed",),
@@ -228,15 +229,21 @@ class LlamacppEngine(Engine):
             return Path(self.config.model_path)
 
     def _cache_type(self) -> str | None:
-        """The smallest format of the cache that may be tried; None: llama.cpp's own."""
+        """The smallest format that may be tried, or two: of keys and of values; None: llama.cpp's own."""
+        keys, values = (self._smallest_format(name) for name in ("cache_type_k", "cache_type_v"))
+        if keys != values:
+            return f"{keys},{values}"
+        return None if keys == OWN_CACHE_TYPE else keys
+
+    def _smallest_format(self, parameter: str) -> str:
         fields = self._fields()
-        names = self.schema.fields_by_parameter(fields)
-        found = [str(self._flags.known[name]) for name in ("cache_type_k", "cache_type_v") if name in self._flags.known]
+        name = self.schema.fields_by_parameter(fields).get(parameter)
+        found = [str(self._flags.known[parameter])] if parameter in self._flags.known else []
         for field in fields:
-            if field.name in (names.get("cache_type_k"), names.get("cache_type_v")):
+            if field.name == name:
                 listed = field.dtype_param if isinstance(field.dtype_param, (list, tuple)) else ()
                 found += map(str, [field.fixed] if field.fixed is not None else listed)
-        return min((name for name in found if name in DTYPE_BITS), key=dtype_bits, default=None)
+        return min((name for name in found if name in DTYPE_BITS), key=dtype_bits, default=OWN_CACHE_TYPE)
 
     def notes(self) -> list[str]:
         """Also what memory holds, or why nothing is said of it."""

@@ -221,8 +221,20 @@ class KvMemory:
 
     def mistakes(self, fields: Sequence[Field] = ()) -> list[str]:
         """Mistakes in the table, as sentences. ``fields``: those of the search, which may divide the model."""
-        found = self._found(fields)
-        return [found.message] if isinstance(found, ConfigurationError) else []
+        found, config = self._found(fields), self._config
+        if config is None or not isinstance(found, ConfigurationError):
+            return []
+        behind = self._of_model(config.model_copy(update={"kv_dtype": None}))  # a wrong format hides it
+        return list(dict.fromkeys([found.message, *behind]))
+
+    def _of_model(self, config: MemoryConfig) -> list[str]:
+        try:
+            read_model(config, whole=self._whole)
+        except UnknownLayerError:
+            return []
+        except ConfigurationError as error:
+            return [error.message]
+        return []
 
     def notes(self, fields: Sequence[Field], name: str | None) -> list[str]:
         """What bounds the field of this name, and what could not be understood, as sentences."""

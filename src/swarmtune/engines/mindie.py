@@ -323,6 +323,10 @@ class MindieEngine(Engine):
             if document.read_or(self.original, SECURE, False) is True and SECURE not in paths:
                 why = "SwarmTune asks a service that it starts by HTTP; set it to false"
                 found.append(f"mindie: {self.config.file}: {SECURE} is true, but {why}")
+            if not self.config.model and document.read_or(self.original, MODEL_NAME, "x") in ("", None):
+                found.append(
+                    f"mindie: {self.config.file}: {MODEL_NAME} is empty, and requests must name a model; set it"
+                )
             _ = self.port
         except DocumentError as error:
             found += [

@@ -110,6 +110,8 @@ def kept(fields: Sequence[Field], file: Any) -> tuple[Field, ...]:
     """The fields; without memory for the cache of requests that give way, the one that lets them is 0 in every setting."""
     if read_or(file, MEMORY, None) != 0 or any(f.config_position == MEMORY for f in fields):
         return tuple(fields)
+    if read_or(file, PREEMPTED, 0) != 0:  # which the daemon refuses, and the rules say so
+        return tuple(fields)
     idle = {f.name for f in fields if f.config_position == PREEMPTED and f.searched and f.value is None}
     return tuple(replace(f, constant=0) if f.name in idle else f for f in fields)
 

@@ -89,13 +89,15 @@ def document(result: Result) -> dict[str, Any]:
 
 def _foresight(result: Result) -> dict[str, Any] | None:
     """What was predicted; the predictions themselves are in the study's database."""
-    if result.foresight is None:
+    if not result.foresights:
         return None
-    facts = result.foresight.facts
+    facts = result.foresights[-1].facts
     told = ("predictions", "model", "multipliers", "front_s", "spread", "effects", "anchored")
     pairs = predicted_and_measured(result)
     return {
         **{name: facts[name] for name in told},  # type: ignore[literal-required]
+        "times_predicted": len(result.foresights),
+        "learned_from_trials": list(facts.get("trials", ())),
         "measured": [{"trial": trial, "predicted": was, "measured": value} for trial, was, value in pairs],
     }
 

@@ -152,9 +152,17 @@ def _number(value: float | None) -> str:
 
 
 def predicted_and_measured(result: Result) -> list[tuple[int, float, float]]:
-    """The trial, the predicted and the measured value of each setting that has both."""
-    if result.foresight is None:
-        return []
-    said = {one.setting.key: one.score.value for one in result.foresight.predictions}
-    pairs = [(t.number, said.get(t.setting.key), t.score.value if t.score else None) for t in result.trials]
-    return [(number, was, value) for number, was, value in pairs if was and value is not None]
+    """The trial, the predicted and the measured value of each setting that has both: the last prediction by a model that had
+    not learned from this trial.
+    """
+    said = [
+        (one.facts.get("trials", ()), {p.setting.key: p.score.value for p in one.predictions})
+        for one in result.foresights
+    ]
+    pairs = []
+    for trial in result.trials:
+        before = [values.get(trial.setting.key) for known, values in said if trial.number not in known]
+        was = next((value for value in reversed(before) if value), None)
+        if was and trial.score is not None and trial.score.value is not None:
+            pairs.append((trial.number, was, trial.score.value))
+    return pairs

@@ -63,8 +63,10 @@ def occupied_text(device: str, used_bytes: float, total_bytes: float) -> str:
 def predicted_text(facts: PredictedFacts) -> str:
     """What was predicted; nothing of it is measured."""
     moved = [f"{name} x {by:.3g}" for name, by in facts["multipliers"].items() if abs(by - 1) >= 0.005]
-    anchor = "anchored to the baseline" + (f" ({', '.join(moved)})" if moved else "")
-    how = anchor if facts["anchored"] else "as the model was given, because the baseline has no measurement"
+    trials = facts.get("trials", ())
+    what = "the baseline" if len(trials) < 2 else f"{len(trials)} measured settings"
+    anchor = f"anchored to {what}" + (f" ({', '.join(moved)})" if moved else "")
+    how = anchor if facts["anchored"] else "as the model was given, because nothing of it is measured"
     stay = [name for name, effect in facts["effects"].items() if effect != MOVES]
     kept = f"; {', '.join(stay)} stay at their baseline, as they move no prediction" if stay else ""
     return f"{facts['predictions']} settings were predicted, {how}{kept}. Now the most promising are measured."
@@ -72,10 +74,10 @@ def predicted_text(facts: PredictedFacts) -> str:
 
 def foresight_text(result: Result) -> str:
     """How far predictions were off where they were measured; empty if nothing was predicted."""
-    if result.foresight is None:
+    if not result.foresights:
         return ""
     pairs = predicted_and_measured(result)
-    text = f"{len(result.foresight.predictions)} settings were predicted, which is no measurement"
+    text = f"{len(result.foresights[-1].predictions)} settings were predicted, which is no measurement"
     if not pairs:
         return f"{text}; none of them has a measured value."
     off = [100 * (measured / predicted - 1) for _, predicted, measured in pairs]

@@ -55,6 +55,11 @@ class Search(ABC):
         """What this search will not do in this space with so many evaluations, a sentence each."""
         return []
 
+    @property
+    def outdated(self) -> bool:
+        """Is what it was made of to be made anew, with the results so far? Then nothing more is asked of it."""
+        return False
+
     @abstractmethod
     def ask(self, pending: Sequence[Setting]) -> Setting:
         """The next setting to measure, legal in the space, given the ``pending`` ones that are still being measured.

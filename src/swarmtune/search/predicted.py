@@ -5,7 +5,7 @@ that are most worth a measurement.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,8 @@ LEAST_MEASURED = 6  # results before predictions and measurements are said to ag
 WORTH = 0.01  # expected gain (1 % of the objective) below which no setting is worth a measurement
 PRIOR_WEIGHT = 3.0  # as many results as the spread that is assumed of predictions counts for
 FITTED_FROM = 10  # results from which on length scales are fitted
+DISAGREE = 0.1  # mean deviation of measured from predicted values, as a logarithm, from which the model is to learn
+LEAST_NEW = 2  # results before that is asked; then always as many again as the model has learned from
 LENGTH = 0.3  # until then, of one dimension: what is measured says little of what is far away
 LOG_NOISE = math.log(0.01)
 LEAST_RATIO = 1e-6
@@ -42,12 +44,19 @@ class PredictedSearch(Search):
     """
 
     def __init__(
-        self, space: Space, seed: int, budget: int, predicted: Sequence[Predicted], spread: float = 0.1
+        self,
+        space: Space,
+        seed: int,
+        budget: int,
+        predicted: Sequence[Predicted],
+        spread: float = 0.1,
+        learned: Collection[str] = (),
     ) -> None:
         """``predicted``: with a value and one objective each; ``spread``: standard deviation of the logarithm of the ratio
-        before anything is known of it.
+        before anything is known of it; ``learned``: keys of the settings whose measurements the model knows already.
         """
         super().__init__(space, seed, budget)
+        self._learned = frozenset(learned)
         self._predicted = {one.setting.key: one for one in predicted}
         self._spread = spread
         self._told: dict[str, tuple[Setting, Score]] = {}
@@ -64,6 +73,20 @@ class PredictedSearch(Search):
 
     def tell(self, setting: Setting, score: Score) -> None:
         self._told[setting.key] = (setting, score)
+
+    @property
+    def outdated(self) -> bool:
+        """Do measurements disagree with their predictions, and are there enough of them for the model to learn from?"""
+        off, new = list[float](), 0
+        for key, (_, score) in self._told.items():
+            if key in self._learned or key not in self._predicted or score.value is None:
+                continue
+            said, new = self._predicted[key].score, new + 1
+            off += [log_ratio(score, name) - log_ratio(said, name) for name in said.violations if name != CANNOT_WIN]
+            if said.value and score.value / said.value > 0:
+                off.append(math.log(score.value / said.value))
+        enough = new >= max(LEAST_NEW, len(self._learned))
+        return enough and bool(off) and sum(map(abs, off)) / len(off) > DISAGREE
 
     def ask(self, pending: Sequence[Setting]) -> Setting:
         taken = {*self._told, *(setting.key for setting in pending)}

@@ -40,7 +40,7 @@ class Result:
     spent: Spent = Spent()
     warm_start: WarmStart = NOTHING
     proof_failure: str | None = None
-    foresight: Foresight | None = None  # None: nothing was predicted
+    foresights: tuple[Foresight, ...] = ()  # empty: nothing was predicted
 
     @property
     def best(self) -> Trial | None:

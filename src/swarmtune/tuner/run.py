@@ -86,9 +86,9 @@ async def tune(
         wall_s = study.coordinator.budget.wall_s
         result = await _prove(plan, place, study, trials, started, clock)
         search_s, proof_s = (writer.accelerator_seconds(accelerators, of_trials=of) for of in (True, False))
-        foresight = foreseeing.foresight if foreseeing else None
+        foresights = foreseeing.foresights if foreseeing else ()
         spent_in_all = Spent(wall_s, search_s, proof_s)
-        return replace(result, spent=spent_in_all, warm_start=study.warm, foresight=foresight)
+        return replace(result, spent=spent_in_all, warm_start=study.warm, foresights=foresights)
 
 
 def _warm_start(plan: Plan, writer: StudyWriter, clock: Clock, listen: Callable[[Event], None]) -> WarmStart:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from swarmtune.objective import Goodput
 from swarmtune.records import Attempt, Event, Group, Measurement, Score, Setting, TrialState
 from swarmtune.search.base import Running
 from swarmtune.search.load import LoadSearch
+from swarmtune.search.random import RandomSearch
 from swarmtune.search.swarm import SwarmOptions
 from swarmtune.space import Field, Space
 from swarmtune.testing.memory_store import MemoryStore
@@ -377,3 +379,36 @@ async def test_a_search_that_asks_for_no_setting_of_the_space(monkeypatch: pytes
     monkeypatch.setattr(loop.coordinator._search, "ask", lambda pending: broken)
     with pytest.raises(PluginError, match=r"ask\(\) returned an illegal setting: tokens >= seqs"):
         await loop.coordinator.search()
+
+
+class Doubting(RandomSearch):
+    """Asks to be made anew after every second result that it was not made with."""
+
+    def __init__(self, *arguments: object, known: int) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self.known, self.results = known, 0
+
+    def tell(self, setting: Setting, score: Score) -> None:
+        super().tell(setting, score)
+        self.results += 1
+
+    @property
+    def outdated(self) -> bool:
+        return self.results >= self.known + 2
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+async def test_a_search_that_is_outdated_is_made_anew_while_nothing_is_measured(groups: int) -> None:
+    made_plan = plan(10)
+    loop, made = Loop(made_plan, groups), list[int]()
+
+    async def foresee() -> Doubting:
+        trials = loop.store.trials()
+        assert {trial.state for trial in trials} == {TrialState.COMPLETE}
+        made.append(len(trials))
+        return Doubting(made_plan.space, 1, 10, known=len(trials))
+
+    assert len(await loop.coordinator.search(foresee=foresee)) == 10
+    assert made[0] == 1, "after the baseline"
+    assert all(later - earlier >= 2 for earlier, later in itertools.pairwise(made))
+    assert len(made) > 2

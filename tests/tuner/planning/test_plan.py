@@ -226,6 +226,16 @@ def test_a_broken_rule_says_the_values_and_whose_rule_it_is() -> None:
     assert "'seqs > 9': the baseline breaks it with seqs = 8; change the rule or the fields' value" in text
 
 
+def test_a_rule_says_nothing_of_a_field_that_is_wrong_itself() -> None:
+    tokens = {"name": "tokens", "config_position": "--max-num-batched-tokens", "min": 1, "max": 9000, "value": 4}
+    seqs = {**SEQS, "config_position": "--max-num-seqs"}
+    section = {"command": {"model": "m", "others": "--max-num-batched-tokens 900"}, "target_field": [seqs, tokens]}
+    text = refused(optimizer={"engine": "vllm"}, vllm=section, constraints=["seqs > 9"])
+    assert "vllm.command.others sets --max-num-batched-tokens too" in text
+    assert "with seqs = 8 and tokens = 4" not in text
+    assert "'seqs > 9': the baseline breaks it with seqs = 8" in text, "nothing else is wrong with it"
+
+
 def test_without_a_known_engine_all_else_is_told() -> None:
     text = refused(
         optimizer={"engine": "vlm", "study": "mysql://a/b"}, parallel={"enabled": True, "node_string": "n1:99999"}

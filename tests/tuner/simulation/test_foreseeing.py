@@ -15,14 +15,14 @@ import pytest
 
 from swarmtune.clock import RealClock
 from swarmtune.errors import ConfigurationError, StudyBusyError
-from swarmtune.records import AttemptResult, Event, Measurement
+from swarmtune.records import AttemptResult, Event, Measurement, Setting
 from swarmtune.settings import read_settings
 from swarmtune.study.reader import StudyHead, reading
 from swarmtune.study.writer import StudyWriter
 from swarmtune.tuner.planning.make import make_plan
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.simulation import anchor, recorded
-from swarmtune.tuner.simulation.anchor import anchored
+from swarmtune.tuner.simulation.anchor import Known, anchored
 from swarmtune.tuner.simulation.fields import Effect
 from swarmtune.tuner.simulation.foresee import effects_of, foreseen, refuse_unpredictable, service_of
 from swarmtune.tuner.simulation.predict import Predictor
@@ -57,13 +57,15 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     return make_plan(read_settings(Path("config.toml"), {}))
 
 
-def as_measured(plan: Plan, slower: float = 1.0, front_s: float = 0.0) -> list[Measurement]:
-    """The baseline at its loads, on a service whose steps take so much longer."""
+def as_measured(
+    plan: Plan, slower: float = 1.0, front_s: float = 0.0, setting: Setting | None = None
+) -> list[Measurement]:
+    """The baseline (or this setting) at its loads, on a service whose steps take so much longer."""
     assert plan.simulation is not None
     service = service_of(plan.simulation)
     groups = ("weights", "tokens", "attention", "kv", "requests")
     moved = replace(service, multipliers=dict.fromkeys(groups, slower), front=replace(service.front, request_s=front_s))
-    loads = Predictor(plan, moved).loads(plan.baseline())
+    loads = Predictor(plan, moved).loads(setting or plan.baseline())
     return [replace(one.measurement, source="measured") for one in loads]
 
 
@@ -91,7 +93,7 @@ def foreseeing(plan: Plan, study: StudyWriter, listen: Callable[[Event], None] =
 def test_the_anchor_finds_what_the_model_lacks(plan: Plan, slower: float, front_s: float) -> None:
     assert plan.simulation is not None
     measured, service = as_measured(plan, slower, front_s), service_of(plan.simulation)
-    found_anchor = anchored(plan, plan.baseline(), service, measured)
+    found_anchor = anchored(plan, service, [Known(0, plan.baseline(), measured)])
     for real in measured:
         found = Predictor(plan, found_anchor.service).at(plan.baseline(), plan.at(plan.load_value(real))).measurement
         for name in ("mean_tpot_ms", "mean_e2el_ms", "request_throughput"):
@@ -101,7 +103,7 @@ def test_the_anchor_finds_what_the_model_lacks(plan: Plan, slower: float, front_
 def test_a_model_of_another_service_is_refused(plan: Plan) -> None:
     assert plan.simulation is not None
     with pytest.raises(ConfigurationError, match="No calibration explains the measurement of the baseline"):
-        anchored(plan, plan.baseline(), service_of(plan.simulation), as_measured(plan, 30.0))
+        anchored(plan, service_of(plan.simulation), [Known(0, plan.baseline(), as_measured(plan, 30.0))])
 
 
 def test_without_a_measurement_the_model_is_used_as_it_is(plan: Plan) -> None:
@@ -123,14 +125,13 @@ async def test_predictions_are_kept_apart_and_read_again(plan: Plan) -> None:
     study, told = with_baseline(plan), list[Event]()
     first = foreseeing(plan, study, told.append)
     search = await first.search()
-    assert first.foresight is not None
-    assert first.foresight.facts["anchored"]
+    assert first.foresights[-1].facts["anchored"]
     assert {"predicting", "predicted"} <= {event.kind for event in told}
     assert len(study.trials()) == 1
     assert len(study.measurements()) == len(study.measurements_of(0))
     again = foreseeing(plan, study)
     searched = await again.search()
-    assert again.foresight == first.foresight
+    assert again.foresights == first.foresights
     with closing(sqlite3.connect("study.db")) as db:
         assert db.execute("SELECT count(*) FROM swarmtune_predictions").fetchone() == (12,)
         assert db.execute("SELECT count(*) FROM trials").fetchone() == (1,)
@@ -140,6 +141,35 @@ async def test_predictions_are_kept_apart_and_read_again(plan: Plan) -> None:
         one.tell(baseline.setting, baseline.score)
     assert search.ask([]) == searched.ask([])
     study.dispose()
+
+
+@pytest.mark.usefixtures("quick")
+async def test_the_model_learns_from_every_result(plan: Plan) -> None:
+    study = with_baseline(plan)
+    first = foreseeing(plan, study)
+    search = await first.search()
+    assert first.foresights[-1].facts["trials"] == [0]
+    setting = search.ask([])
+    attempt, load = study.open(setting, "local", "token-of-another"), as_measured(plan, 2.0, setting=setting)[-1]
+    study.append(load, attempt)
+    study.close(attempt, AttemptResult(plan.objective.score(load), load))
+    await first.search()
+    assert [one.facts["trials"] for one in first.foresights] == [[0], [0, 1]]
+    again = foreseeing(plan, study)
+    await again.search()
+    assert again.foresights == first.foresights, "a study that goes on reads all of them, and makes none"
+    study.dispose()
+
+
+def test_what_nothing_explains_leaves_the_baseline_alone(plan: Plan) -> None:
+    assert plan.simulation is not None
+    service, baseline = service_of(plan.simulation), as_measured(plan, 1.3)
+    odd = Known(1, plan.baseline(), as_measured(plan, 60.0))
+    alone = anchored(plan, service, [Known(0, plan.baseline(), baseline)])
+    both = anchored(plan, service, [Known(0, plan.baseline(), baseline), odd])
+    assert both.trials == (0, 1)
+    assert max(both.service.multipliers.values()) < 5
+    assert alone.trials == (0,)
 
 
 @pytest.mark.usefixtures("quick")
@@ -163,13 +193,13 @@ async def test_what_is_not_whole_is_made_anew(plan: Plan, damage: str) -> None:
         db.commit()
     again = foreseeing(plan, study)
     await again.search()
-    assert again.foresight is not None
-    assert first.foresight is not None
-    assert again.foresight.facts == first.foresight.facts
-    assert {p.setting.key for p in again.foresight.predictions} == {p.setting.key for p in first.foresight.predictions}
+    assert again.foresights[-1].facts == first.foresights[-1].facts
+    assert {p.setting.key for p in again.foresights[-1].predictions} == {
+        p.setting.key for p in first.foresights[-1].predictions
+    }
     third = foreseeing(plan, study)
     await third.search()
-    assert third.foresight == again.foresight
+    assert third.foresights == again.foresights
     study.dispose()
 
 
@@ -181,8 +211,7 @@ async def test_another_request_gets_predictions_of_its_own(plan: Plan) -> None:
     more = replace(plan, simulation=replace(plan.simulation, predictions=14))
     again = foreseeing(more, study)
     await again.search()
-    assert again.foresight is not None
-    assert again.foresight.facts["predictions"] == 14
+    assert again.foresights[-1].facts["predictions"] == 14
     study.dispose()
 
 

@@ -204,13 +204,20 @@ class Scheduler:
         while request.state == State.RUNNING and not self._has_room(request, tokens):
             at = len(self.running) - 1
             if self.rules.by_priority:
-                at = self.running.index(max(self.running, key=lambda one: (one.priority, one.arrival)))
+                at = self.running.index(max(self.running, key=self._behind))
             victim = self.running.pop(at)
             planned = plan.drop(victim)
             position -= at < position if self.rules.version >= (0, 30) else planned
             self._preempt(victim)
             plan.preempted.append(victim)
         return position
+
+    @staticmethod
+    def _behind(request: Request) -> tuple[float, ...]:
+        """Of these the largest gives way. vLLM has no number here, and never two requests of one moment: without it, equals
+        could preempt each other for ever.
+        """
+        return request.priority, request.arrival, request.number
 
     def _preempt(self, request: Request) -> None:
         self.blocks.give_back(request.blocks)

@@ -402,10 +402,8 @@ static int32_t make_room(sim_t *sim, int32_t number, int64_t tokens, int32_t pos
         int32_t at = sim->running_count - 1;
         if (sim->rules.by_priority) {
             at = 0;
-            for (int32_t i = 1; i < sim->running_count; i++) {
-                const request_t *a = sim->requests + sim->running[i], *b = sim->requests + sim->running[at];
-                if (a->priority > b->priority || (a->priority == b->priority && a->arrival > b->arrival)) at = i;
-            }
+            for (int32_t i = 1; i < sim->running_count; i++)
+                if (before(sim, sim->running[at], sim->running[i])) at = i;
         }
         int32_t victim = sim->running[at];
         sim->running_count--;

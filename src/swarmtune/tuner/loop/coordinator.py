@@ -84,7 +84,8 @@ class Coordinator:
         self, spent_s: float = 0.0, accelerator_s: float = 0.0, foresee: Foresee | None = None
     ) -> list[Trial]:
         """Measure until a budget is spent; ``spent_s`` and ``accelerator_s``: the spending of earlier runs of the study.
-        ``foresee``: makes the search of predictions, once the settings that are given are measured.
+        ``foresee``: makes the search of predictions, once the settings that are given are measured, and again where
+        measurements disagree with them.
 
         Returns all trials. Raises errors that the user must act on. After a cancelled or failed call all results so far
         are in the study, and running attempts have ended; a service kept for the next setting stops with its group.
@@ -93,15 +94,14 @@ class Coordinator:
         self.budget = Budget(
             self._attempts.clock, self._plan.timeout_s, self._plan.accelerator_s, (spent_s, accelerator_s)
         )
-        if foresee is not None:
-            self._only_given = True
-            await self._dispatcher.run(self)
-            self._only_given = False
-            if not self._exhausted:
-                self._search = await foresee()
-                for setting, score in self._told:
-                    self._search.tell(setting, score)
+        self._only_given = foresee is not None
         await self._dispatcher.run(self)
+        while foresee is not None and self._may_go_on and (self._only_given or self._search.outdated):
+            self._only_given = False
+            self._search = await foresee()
+            for setting, score in self._told:
+                self._search.tell(setting, score)
+            await self._dispatcher.run(self)
         return self._store.trials()
 
     def _replay(self) -> None:
@@ -133,9 +133,13 @@ class Coordinator:
         """May there be anything left to measure?"""
         if self._unfinished:
             return True
-        if self._exhausted or self._opened >= self._plan.evaluations:
+        if not self._may_go_on or self._search.outdated:
             return False
         return not self._only_given or self._next_given() is not None
+
+    @property
+    def _may_go_on(self) -> bool:
+        return not self._exhausted and self._opened < self._plan.evaluations
 
     def take(self, group: str) -> Work[Candidate] | None:
         """A new setting for this group; None when the search or a budget is exhausted."""

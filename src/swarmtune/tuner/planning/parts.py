@@ -118,6 +118,8 @@ def _part(
 
 def keyed(mistake: str, section: str) -> str:
     """The mistake, with the name of its table in front unless it begins with that already."""
+    if mistake.startswith("memory."):  # the table inside the engine's
+        return f"{section}.{mistake}"
     return mistake if mistake.startswith((f"{section}.", f"{section}:")) else f"{section}: {mistake}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,7 +62,8 @@ def searched(
         mistakes.append(f"{key}: no parameter is left to search: {'; '.join(why)}")
     if part is None:
         return Searched(notices=notices)
-    mistakes += [*_unset_mistakes(part, key), *_broken_baseline(part, settings, engine, reasons)]
+    doubtful = _doubtful(part.fields, key, mistakes)
+    mistakes += [*_unset_mistakes(part, key), *_broken_baseline(part, settings, engine, reasons, doubtful)]
     notices += [f"{name}: only {value} is left of its range, so it is not searched" for name, value in fixed.items()]
     notices += _only_baseline(space) if space and not mistakes else []
     return Searched(space, part, left_out, [*notices, *_unset_notes(part), *_unsaid_baselines(part)])
@@ -148,10 +149,23 @@ def _unreadable(text: str) -> str:
     return ""
 
 
-def _broken_baseline(space: Space, settings: BaseSections, engine: Engine, reasons: dict[str, str]) -> list[str]:
-    """A sentence for each rule that the baseline breaks, with the values that break it."""
+def _doubtful(fields: Iterable[Field], key: str, mistakes: Sequence[str]) -> frozenset[str]:
+    """The fields that mistakes speak of, by name or by the place that they set: whether their values are right is open."""
+    words = [set(text.replace(":", " ").split()) for text in mistakes]
+    starts = {f.name: (f"{key} {f.name}:", f"{key}: {f.name}:") for f in fields}
+    return frozenset(
+        f.name
+        for f in fields
+        if any(f.config_position in one for one in words) or any(text.startswith(starts[f.name]) for text in mistakes)
+    )
+
+
+def _broken_baseline(
+    space: Space, settings: BaseSections, engine: Engine, reasons: dict[str, str], doubtful: frozenset[str]
+) -> list[str]:
+    """A sentence for each rule that the baseline breaks, with the values that break it; none where a field is doubtful."""
     baseline, found = space.default(), []
-    for rule in (c for c in space.constraints if not c.holds(baseline.values)):
+    for rule in (c for c in space.constraints if doubtful.isdisjoint(c.names) and not c.holds(baseline.values)):
         values = [f"{name} = {repr(baseline.values[name])[:MOST_SHOWN]}" for name in sorted(rule.names)]
         way = f" with {' and '.join(values)}" if values else ""
         if why := reasons.get(rule.text):

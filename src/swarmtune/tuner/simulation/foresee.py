@@ -11,11 +11,11 @@ from hashlib import sha256
 import numpy as np
 
 from swarmtune.errors import ConfigurationError
-from swarmtune.records import Measurement, PredictedFacts, Prediction, Score
+from swarmtune.records import PredictedFacts, Prediction, Score
 from swarmtune.simulator.latency.features import FEATURES
 from swarmtune.tuner.planning.plan import Plan
 from swarmtune.tuner.planning.simulation import Simulation
-from swarmtune.tuner.simulation.anchor import Anchor, anchored
+from swarmtune.tuner.simulation.anchor import Anchor, Known, anchored
 from swarmtune.tuner.simulation.fields import Effect, effects, narrowed
 from swarmtune.tuner.simulation.predict import PredictedLoad, Predictor, Service, refuse_of_another
 from swarmtune.tuner.simulation.search import Tried, searched
@@ -63,11 +63,12 @@ def refuse_unpredictable(plan: Plan, simulation: Simulation) -> None:
 def foreseen(
     plan: Plan,
     simulation: Simulation,
-    measured: Sequence[Measurement],
+    measured: Sequence[Known],
     progress: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Foresight:
-    """Predict as many settings as the simulation asks for. ``measured``: the baseline at its loads; without any, the model
-    is used as it is. ``progress`` is called with how many settings of how many are done, often; it may raise.
+    """Predict as many settings as the simulation asks for. ``measured``: what the model learns from, the baseline first;
+    without any, it is used as it is. ``progress`` is called with how many settings of how many are done, often; it may
+    raise.
 
     ConfigurationError as of ``anchored`` and ``refuse_unpredictable``.
     """
@@ -75,7 +76,7 @@ def foreseen(
     found = effects(plan, service)
     fields = narrowed(plan, found)
     rough = simulation.model is not None and simulation.model.is_rough
-    anchor = anchored(plan, plan.baseline(), service, measured, lambda: progress(0, count), rough=rough)
+    anchor = anchored(plan, service, measured, lambda: progress(0, count), rough=rough)
     within: dict[str, float] = {}
 
     def kept(tried: Tried) -> None:
@@ -94,12 +95,15 @@ def foreseen(
     facts: PredictedFacts = {
         "predictions": len(made),
         "request": request_of(plan, simulation),
-        "model": _hash(simulation.fingerprint, dict(anchor.service.multipliers), anchor.service.front.request_s),
+        "model": _hash(
+            simulation.fingerprint, dict(anchor.service.multipliers), anchor.service.front.request_s, anchor.trials
+        ),
         "multipliers": dict(anchor.service.multipliers),
         "front_s": anchor.service.front.request_s,
         "spread": anchor.spread,
         "effects": {name: str(effect) for name, effect in found.items()},
         "anchored": anchor.fit is not None,
+        "trials": list(anchor.trials),
     }
     return Foresight(made, facts)
 
