@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -265,3 +266,90 @@ def test_what_was_learnt_can_be_handed_on() -> None:
     assert known.values == ["hunter2!x", "another-9-key"]
     other.learn(*known.values)
     assert other.known == known.known
+
+
+KEYS = [f"K{number:02}q8Zx7Wv6Yt5Ab" for number in range(40)]
+JSON_NAMES = (
+    "secret s3-secret aws_secret_access_key minio_secret openai_api_key token s3_token db_password credentials private_key "
+    "s3Secret awsSecretAccessKey sas_token account_key shared_key bearer MASTERKEY DBPASS USERPASS ACCESSKEY PRIVATEKEY "
+    "KEYPASS PASSCODE APP_CREDS DB_PW ADMINPW SESSIONID CONNSTR TOTP_SEED"
+)
+
+
+@pytest.mark.parametrize("form", ["one", "nested", "option", "variable", "twice"])
+def test_json_in_a_value_is_read_by_its_names(form: str) -> None:
+    known, keys = Redactor(), dict(zip(JSON_NAMES.split(), KEYS, strict=False))
+    if form == "one":
+        known.learn_in([part for item in keys.items() for part in ("--config", json.dumps(dict([item])))])
+    elif form == "nested":
+        known.learn_in({"X": json.dumps({"a": [{"b": keys}]})})
+    elif form == "option":
+        known.learn_in(["--extra=" + json.dumps(keys)])
+    elif form == "variable":
+        known.learn_environment({"SETTINGS": json.dumps(keys)})
+    else:
+        known.learn_environment({"SETTINGS": json.dumps({"inner": json.dumps(keys)})})
+    shown = known.hide(" ".join(keys.values()))
+    assert shown == " ".join([HIDDEN] * len(keys)), [name for name, key in keys.items() if key in shown]
+
+
+def test_json_without_a_key_teaches_nothing() -> None:
+    known = Redactor()
+    for text in ('{"max_tokens": "1234567890", "path": "/a/b-c-d-e-f-g"}', "[1, 2", "{" * 5000, '["prefill-decode-x"]'):
+        known.learn_in(["--kv-transfer-config", text])
+    known.learn_in(["--api-key", "K1ab-22cc-33dd", "serve", "Qwen/Qwen2.5-7B", "second-key-77x", "--port", "18000"])
+    assert known.values == ["K1ab-22cc-33dd", "second-key-77x"], "several keys, and no model"
+    for name in ("BYPASS", "COMPASS", "KEYBOARD", "MONKEY", "MAX_PIN_MEMORY", "PWM_RATE"):
+        assert not looks_secret(name), name
+
+
+def test_a_password_in_base64_is_known_by_itself() -> None:
+    known = Redactor()
+    basic = base64.b64encode(b"pu:larkspur-55").decode()
+    known.learn_header("Proxy-Authorization", f"Basic {basic}")
+    registry = base64.b64encode(b"me:t3nPqZ8vLw5RkX2").decode()
+    known.learn_environment({"DOCKER_AUTH_CONFIG": json.dumps({"auths": {"r.io": {"auth": registry}}})})
+    known.learn_in({"DSN": "Driver=x;UID=u;PWD={A;b9K8b1mi59l};"})
+    said = f"{basic} larkspur-55 {registry} t3nPqZ8vLw5RkX2 A;b9K8b1mi59l"
+    assert known.hide(said) == " ".join([HIDDEN] * 5)
+
+
+def _each(secret: str, form: str) -> str:
+    return "".join(form.format(ord(letter)) for letter in secret)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda s: _each(s, "%{:02x}"),
+        lambda s: _each(s, "%25{:02X}"),
+        lambda s: _each(s, "\\u{:04x}"),
+        lambda s: _each(s, "\\x{:02x}"),
+        lambda s: _each(s, "&#{};"),
+        lambda s: _each(s, "&#x{:x};"),
+        lambda s: _each(s, "\\{:03o}"),
+        lambda s: json.dumps(json.dumps(s)),
+        lambda s: s.encode().hex(),
+        lambda s: s.encode().hex().upper(),
+        lambda s: repr(s.encode()),
+    ],
+)
+@pytest.mark.parametrize("secret", ["ghp-zymMlop-77", 'wJ"al\\rX/tn', "grüße-Schlüssel9"])
+def test_a_key_is_hidden_however_its_letters_are_written(written: Callable[[str], str], secret: str) -> None:
+    known, other = Redactor(), "ordinary-words-7"
+    known.learn(secret)
+    assert HIDDEN in known.hide(f"a {written(secret)} b")
+    assert written(secret) not in known.hide(f"{written(secret)}\nb")
+    assert known.hide(f"a {written(other)} 100% \\ b") == f"a {written(other)} 100% \\ b"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "gsk_" + "aB3" * 17, "xai-" + "aB3" * 20, "r8_" + "aB3" * 12, "lsv2_pt_" + "a1" * 20, "glrt-" + "aB3" * 8,
+        "sk_live_" + "aB3" * 8, "whsec_" + "aB3" * 10, "hvs." + "aB3" * 10, "ya29." + "aB3" * 10, "dapi" + "a1" * 16,
+        "123456789:AA" + "aB3" * 11, "PMAK-" + "a1" * 20, "GOCSPX-" + "aB3" * 9, "pypi-" + "aB3" * 20,
+    ],
+)  # fmt: skip
+def test_keys_that_nobody_named_are_known_by_their_makers_forms(key: str) -> None:
+    assert Redactor().hide(f"refused: {key}, sorry") == f"refused: {HIDDEN}, sorry"

@@ -9,13 +9,17 @@ import re
 import select
 import stat
 from io import BufferedReader
+from json import dumps
 from pathlib import Path
 from typing import IO, Any
 
 from swarmtune.errors import ConfigPathError
 
 # In UTF-8: what shows nothing and may steer a terminal (C1) or turn words around. Source: Unicode 4.6, UAX 9.
-_UNSHOWN = re.compile(rb"\x7f|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf")
+_UNSHOWN = re.compile(
+    rb"\x7f|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa0-\xaf]"
+    rb"|\xef\xbb\xbf|\xef\xbf[\xb9-\xbb]|\xf3\xa0[\x80\x81][\x80-\xbf]"
+)
 PIPE_S = 10.0
 MOST_LINKS = 40  # on the way to a file, as Linux has it
 FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -107,7 +111,15 @@ def appended(path: Path) -> IO[str]:
 
 def escaped(json: bytes) -> bytes:
     """A JSON text that shows all that it holds: a reader on a terminal sees escapes, a program the same values."""
-    return _UNSHOWN.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), json)
+    return _UNSHOWN.sub(lambda found: dumps(found[0].decode())[1:-1].encode(), json)
+
+
+def environment_names(given: dict[str, str]) -> dict[str, str]:
+    """The same variables; ValueError if one has a name that no process can have, or no shell can set."""
+    for name in given:
+        if not name or any(c in "=\0" or c.isspace() for c in name):
+            raise ValueError(f"{name[:60]!r} cannot be the name of an environment variable")
+    return given
 
 
 def expanded(path: str) -> Path:

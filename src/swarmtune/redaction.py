@@ -26,13 +26,16 @@ LEAST, SURE = 4, 8  # letters of a secret; shorter ones than SURE are hidden onl
 OPAQUE_LETTERS, OPAQUE_PART, OPAQUE_BITS = 20, 16, 3.5
 MOST_KNOWN = 2000
 NAMES = (
-    r"(?i)secret|passw(or)?d|passphrase|credential|(^|_)(key|pwd|token)(_|$)|apikey|token$|(^|[^a-z]|ssh)pass$"
-    r"|(^|_)(pat|jwt|bearer)$"
+    r"(?i)secret|passw(or)?d|passphrase|passcode|credential|(^|_)(key|pwd|token|pw|otp|creds)(_|$)|token$|pass$"
+    r"|(api|access|private|auth|master|signing|account|shared|encryption)_?key|(^|_)(pat|jwt|bearer|passkey)$"
+    r"|(db|root|admin|user)pw$|session_?id$|conn(ection)?_?str(ing)?$|totp|xsrf|csrf"
 )
 """What the supervisor looks for in the environment of its node, which knows none of our code."""
-_SECRET_WORDS = frozenset({"key", "pwd", "token"})
+_SECRET_WORDS = frozenset({"key", "pwd", "pw", "token", "otp", "creds"})
 _SECRET = re.compile(
-    r"secret|passw(or)?d|passphrase|credential|apikey|token$|(^|[^a-z]|ssh)pass$|(^|[^a-z])(pat|jwt|bearer)$",
+    r"secret|passw(or)?d|passphrase|passcode|credential|token$|(?<!by)(?<!com)pass$|(^|[^a-z])(pat|jwt|bearer|passkey)$"
+    r"|(api|access|private|auth|master|signing|account|shared|encryption)[_-]?key|(db|root|admin|user)pw$"
+    r"|session[_-]?id$|conn(ection)?[_-]?str(ing)?$|totp",
     re.IGNORECASE,
 )
 # MAX_PREFILL_TOKEN and --long-prefill-token-threshold are numbers of tokens, --speculative-token-map is a file
@@ -71,6 +74,11 @@ ENVIRONMENTS = ("-e", "--env")
 # NAME=VALUE of a shell
 _SETS = re.compile(r"(?:^|[\s;&|(])([A-Za-z_]\w{0,80})=(?:\"([^\"]{4,500})\"|'([^']{4,500})'|([^\s;&|)\"']{4,500}))")
 _FIGURE = re.compile(r"[0-9]{1,7}|(?=.{1,12}\Z)[-+]?[0-9]*[.,:][0-9.,:]*(?:e[-+]?[0-9]+)?[a-z%]{0,2}", re.IGNORECASE)
+_ESCAPED = re.compile(  # one letter or byte, as strings, addresses and pages write it, once or twice
+    r"\\{1,4}u(?P<u>[0-9a-fA-F]{4})|\\{1,4}x(?P<x>[0-9a-fA-F]{2})|%(?:25)?(?P<p>[0-9a-fA-F]{2})"
+    r"|&\#(?P<n>[0-9]{1,7});|&\#[xX](?P<h>[0-9a-fA-F]{1,6});|\\{1,3}(?P<o>[0-3][0-7]{2})|\\{1,3}(?P<c>[\"'/\\])"
+)
+MOST_JSON = 100_000  # letters of a value that is read as JSON
 _COMMAND = re.compile(r"(^|\s)--?[a-z]")
 _OWN_NAME = re.compile("[a-z_]{0,40}")
 _WORD = re.compile(r"[\w.~+/=-]+")
@@ -80,16 +88,24 @@ _FORM = (
     r"\bsk-[A-Za-z0-9_-]{16,}|\bhf_[A-Za-z0-9]{20,}|\bgh[pousr]_[A-Za-z0-9]{30,}|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}"
     r"|\bxox[abeprs]-[\w-]{10,}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}|\bnvapi-[\w-]{20,}"
     r"|\bnpm_[A-Za-z0-9]{30,}|\bdop_v1_[0-9a-f]{40,}|\bSG\.[\w-]{16,}\.[\w-]{16,}"
+    r"|\b(?:gsk|r8|fw|pa|sbp|ntn|glsa|glc|lsv2_pt|jina|wandb_v1|dckr_pat|lin_api|figd|pscale_tkn|sntrys|rubygems)_[\w-]{20,}"
+    r"|\b(?:sk|rk)_(?:live|test)_\w{16,}|\b(?:whsec|shpat|shpss|shpca)_\w{20,}|\bgl(?:dt|rt|ptt|cbt|ft)-[\w-]{20,}"
+    r"|\b(?:xai|pplx|csk|tskey|PMAK|GOCSPX|NRAK|pul|pypi|xapp)-[\w-]{20,}|\b(?:ya29|hvs|hvb)\.[\w-]{20,}"
+    r"|\bdp\.(?:pt|st|ct)\.[\w.-]{20,}|\bAGE-SECRET-KEY-1[0-9A-Z]{40,}|\bdapi[0-9a-f]{32}\b|\bATATT3[\w=-]{20,}"
+    r"|\b[A-Za-z0-9]{14}\.atlasv1\.[\w-]{40,}|\bABSK[A-Za-z0-9+/=]{40,}|\bkey-[0-9a-f]{32}\b|\b[0-9]{8,10}:AA[\w-]{33}\b"
     r"|\bhttps://(?:hooks\.slack\.com|discord(?:app)?\.com/api/webhooks|[\w.-]{1,80}\.webhook\.office\.com)/[\w/@.-]{16,}"
     r"|\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]{0,20000}?(?:-----END [A-Z ]+-----|\Z)"
 )
+FORMS = _FORM
+"""The forms of keys, for what knows none of our code; they hold for bytes, too."""
 _NAMED = r"(?:api_?key|access_?key|passw(?:or)?d|passphrase|client_?secret|secret_?key|(?:access|auth|hf|api)_?token)"
 _PLACES = re.compile(
     r"(?P<before>://)(?P<user>[^/@\s\"'<>]{1,500})(?=@)"
     r"|(?P<name>[?&][^=&\s]{0,80}(?:key|token|secret|sig|password|code|auth)[^=&\s]{0,80}=)(?P<field>[^&\s,#\"'<>]+)"
     r"|(?P<header>\b(?:proxy-)?authorization[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:[A-Za-z]{2,20}\s{1,4})?)(?P<key>[^\s\"',}]{4,})"
     r"|(?P<bearer>\bbearer\s{1,4})(?P<borne>[\w.~+/=-]{8,})|(?P<login>\blogin\s+\S{1,80}\s+password\s+)(?P<net>\S{4,})"
-    r"|(?P<part>(?:[;?&\s](?:password|pwd)|\b(?:account|shared_?access)_?key)=)(?P<parted>[^;&\s\"']{4,})"
+    r"|(?P<part>(?:[;?&\s](?:password|pwd)|\b(?:account|shared_?access)_?key)=)"
+    r"(?P<parted>\{[^}\s]{4,200}\}|[^;&\s\"']{4,})"
     r"|(?P<pair>(?<![\w:])[A-Za-z_][\w.-]{0,60}:)(?P<paired>(?!//)[^\s/@:]{4,80})(?=@(?!sha\d{3}:)[A-Za-z0-9\[])"
     rf"|(?P<said>\b{_NAMED}[\"']?\s{{0,4}}[:=]\s{{0,4}}\[?[\"'])(?P<value>[^\s\"',)\]}}]{{4,}})"
     rf"|(?P<form>{_FORM})",
@@ -147,10 +163,18 @@ class Redactor:
                         html.escape(line),
                         *escaped,
                         *slashes,
+                        *(json.dumps(form)[1:-1] for form in escaped),  # JSON inside of JSON
+                        *(form.replace("/", "\\/") for form in escaped),
+                        *(re.sub("%[0-9A-F]{2}", lambda f: f[0].lower(), quote(line, safe=safe)) for safe in ("", "/")),
+                        repr(line.encode(errors="surrogatepass"))[2:-1],
+                        line.encode(errors="surrogatepass").decode("latin-1"),  # bytes, each as a letter
                     )
                     self._values[line] = None
                     self._known.update({line, *filter(_is_telling, coded)})
                     self._coded.update(_in_base64(line))
+                    if len(line) >= SURE:
+                        digits = line.encode(errors="surrogatepass").hex()
+                        self._coded.update((digits, digits.upper()))
                     self._pattern = None
 
     def learn_in(self, data: Any, name: str = "") -> None:
@@ -166,6 +190,8 @@ class Redactor:
             if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
                 self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
             self.learn(*_placed(data), *_parts_of_hook(name, data))
+            if (inner := _json_in(data)) is not None:
+                self.learn_in(inner)
             self.learn(
                 *(next(filter(None, found.groups()[1:])) for found in _SETS.finditer(data) if looks_secret(found[1]))
             )
@@ -184,11 +210,16 @@ class Redactor:
     def learn_header(self, name: str, value: str) -> None:
         """Learn the key in a header: each word of one that authenticates, and what is no word in any other."""
         self.learn(*_placed(value))
-        words = [w for w in value.split() if w.lower() not in _SCHEMES and (_HEADER.search(name) or _is_opaque(w))]
+        words = [
+            w
+            for w in value.split()
+            if w.lower() not in _SCHEMES and (_HEADER.search(name) or looks_secret(name) or _is_opaque(w))
+        ]
         self.learn(*words, *(w.partition("=")[2].rstrip(";") for w in words))  # of a cookie
+        self.learn(*_borne(name, value))
 
     def _learn_words(self, words: Iterable[Any], name: str) -> None:
-        before = ""
+        before = last = ""
         for word in words:
             if not isinstance(word, str):
                 self.learn_in(word, name)
@@ -204,6 +235,8 @@ class Redactor:
                 self.learn(value)
             elif before.startswith("-") and "=" not in before and not word.startswith("--") and looks_secret(before):
                 self.learn(word)
+            elif last.startswith("-") and "=" not in last and looks_secret(last) and _is_further(word):
+                self.learn(word)  # --api-key takes several
             if colon and re.fullmatch(r"[\w-]{1,80}", header) and not words_of(header) & _COUNT_WORDS:
                 self.learn_header(header, rest)
             if colon and (before in LOGINS or flag in LOGINS):
@@ -211,7 +244,7 @@ class Redactor:
             if before in ENVIRONMENTS or flag in ENVIRONMENTS:  # --env NAME=VALUE, --env=NAME=VALUE
                 named, _, key = (value if equals and flag in ENVIRONMENTS else word).partition("=")
                 self.learn_in({named: key})
-            before = word
+            before, last = word, word if word.startswith("-") else last
 
     def hide(self, text: str) -> str:
         """The text with stars for each secret: known ones wherever they stand, others by their place or form."""
@@ -221,6 +254,8 @@ class Redactor:
                 forms = (re.escape(form) if form in self._coded else _anywhere(form) for form in longest_first)
                 self._pattern = re.compile("|".join(forms))
             text = self._pattern.sub(HIDDEN, text)
+            if "\\" in text or "%" in text or "&#" in text:
+                text = "\n".join(_sub_escaped(self._pattern, line) for line in text.split("\n"))
         return _PLACES.sub(_starred, text)
 
     def hide_in(self, data: Any) -> Any:
@@ -237,11 +272,61 @@ class Redactor:
         return data
 
 
+def _sub_escaped(pattern: re.Pattern[str], text: str) -> str:
+    """A line with stars also for what the pattern finds once escapes are read as the letters that they stand for."""
+    parts, places, end = list[str](), list[int](), 0  # places: where each letter of the plain text begins
+    for found in _ESCAPED.finditer(text):
+        parts.append(text[end : found.start()])
+        places += range(end, found.start())
+        number = int(found["u"] or found["x"] or found["p"] or found["h"] or "0", 16)
+        number = int(found["o"], 8) if found["o"] else int(found["n"]) if found["n"] else number
+        parts.append(found["c"] or chr(min(number, 0x10FFFF)))
+        places.append(found.start())
+        end = found.end()
+    if not parts:
+        return text
+    parts.append(text[end:])
+    places += range(end, len(text) + 1)
+    shown, at = list[str](), 0
+    for found in pattern.finditer("".join(parts)):
+        first, behind = places[found.start()], places[found.end()]
+        shown += [text[at:first], HIDDEN]
+        at = behind
+    return "".join([*shown, text[at:]])
+
+
+def _json_in(text: str) -> Any:
+    """The object or list that a text is, or that stands behind ``NAME=`` in it; None: there is none."""
+    found = re.match(r"\s*(?:--?[\w.-]{1,80}=|[A-Za-z_]\w{0,80}=)?\s*(?=[\[{])", text)
+    if found is None or len(text) > MOST_JSON:
+        return None
+    try:
+        read = json.loads(text[found.end() :])
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, (dict, list)) else None
+
+
+def _is_further(word: str) -> bool:
+    """Could a word behind the first value of ``--api-key`` be another key, and no name of a program or model?"""
+    return len(word) >= SURE and not word.startswith("-") and "/" not in word and any(c.isdigit() for c in word)
+
+
+def _password_in(coded: str) -> Iterator[str]:
+    """The password of ``user:password`` in base64, as Basic authentication and registries have it."""
+    with contextlib.suppress(ValueError):
+        user, colon, password = base64.b64decode(coded, validate=True).decode().partition(":")
+        if user and colon and password.isprintable():
+            yield password
+
+
 def _borne(name: str, value: str) -> Iterator[str]:
     """What an authorization, a cookie or a DSN carries, whatever its name or scheme says of itself."""
     scheme, _, rest = value.strip().partition(" ")
     if scheme.lower() in ("basic", "bearer") and len(rest) >= SURE and re.fullmatch(r"(?=.*\d)[\w.~+/=-]+", rest):
         yield rest
+    if scheme.lower() == "basic" or "auth" in words_of(name):
+        yield from _password_in(rest or scheme)
     if "cookie" in words_of(name):
         yield from (pair.partition("=")[2].strip() for pair in value.split(";"))
     if "dsn" in words_of(name) and (user := re.match(r"\w+://([^/@:\s]{8,200})@", value)):
@@ -295,6 +380,7 @@ def _in_base64(secret: str) -> Iterator[str]:
         if len(form) >= SURE:
             yield form
             yield form.replace("+", "-").replace("/", "_")
+            yield quote(form, safe="")
 
 
 def _placed(text: str) -> Iterator[str]:
@@ -308,7 +394,9 @@ def _placed(text: str) -> Iterator[str]:
             yield base64.b64encode(f"{name}:{password}".encode()).decode()
         else:
             value = _value_of(found)
-            if found["form"] or found["field"] or _is_key(value):
+            if found["parted"] and value.startswith("{"):  # of ODBC, which quotes so
+                yield from (value, value.strip("{}"))
+            elif found["form"] or found["field"] or _is_key(value):
                 yield value
 
 
@@ -320,7 +408,7 @@ def _starred(found: re.Match[str]) -> str:
     word = (
         (":" not in value and not _is_opaque(value))
         if found["user"]
-        else not (found["form"] or found["field"] or _is_key(value))
+        else not (found["form"] or found["field"] or (found["parted"] and value.startswith("{")) or _is_key(value))
     )
     if word or value == HIDDEN:
         return found[0]

@@ -43,6 +43,7 @@ OLD_VARIABLES = {
     "OPTIX_DEPLOY_PATH": ("deploy", "path_prefix"),
 }
 
+UNUSED = "read for older files"  # how descriptions of keys without effect begin
 # Tables and keys of the older tuner that are read and have no effect here, because what they steered is gone or done
 # in another way. They are listed so that an old file stays valid and a typing error does not.
 OLD_TABLES = (

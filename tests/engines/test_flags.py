@@ -852,3 +852,49 @@ def test_known_values_are_of_flags_whose_help_shows_none() -> None:
         for known in read_flags((folder / f"{engine}_values.txt").read_text(encoding="utf-8")):
             assert takes[known.name].takes == TEXT, known.name
             assert takes[known.name].choices == (), known.name
+
+
+LORAS = {"name": "loras", "config_position": "--max-loras", "min": 1, "max": 4}
+IDLE = [
+    ("vllm", "", LORAS, True),
+    ("vllm", "--enable-lora", LORAS, False),
+    ("vllm", "--config more.yaml", LORAS, False),  # which may turn it on
+    ("vllm", "--enforce-eager", {"config_position": "-cc.cudagraph_mode", "dtype_param": ["NONE", "FULL"]}, True),
+    ("vllm", "", {"config_position": "-cc.cudagraph_mode", "dtype_param": ["NONE", "FULL"]}, False),
+    ("vllm", "", {"config_position": "--eplb-config.window_size", "min": 100, "max": 1000}, True),
+    ("vllm", "", {"config_position": "--kv-offloading-backend", "dtype_param": ["native", "lmcache"]}, True),
+    ("vllm", "--kv-offloading-size 4", {"config_position": "--kv-offloading-backend", "dtype_param": ["native", "lmcache"]},
+     False),
+    ("vllm", "-tp 1", {"config_position": "--disable-custom-all-reduce", "dtype": "bool"}, True),
+    ("vllm", "-tp 2", {"config_position": "--disable-custom-all-reduce", "dtype": "bool"}, False),
+    ("sglang", "", {"config_position": "--hicache-ratio", "dtype": "float", "min": 1.5, "max": 4}, True),
+    ("sglang", "--enable-hierarchical-cache", {"config_position": "--hicache-ratio", "dtype": "float", "min": 1.5, "max": 4},
+     False),
+    ("sglang", "", {"config_position": "--max-loras-per-batch", "min": 1, "max": 4}, True),
+    ("sglang", "--lora-paths a=/x", {"config_position": "--max-loras-per-batch", "min": 1, "max": 4}, False),
+    ("sglang", "--disable-radix-cache", {"config_position": "--radix-eviction-policy", "dtype_param": ["lru", "lfu"]}, True),
+    ("sglang", "", {"config_position": "--radix-eviction-policy", "dtype_param": ["lru", "lfu"]}, False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("engine", "others", "field", "idle"), IDLE)
+def test_a_flag_without_what_it_belongs_to_is_not_searched(
+    engine: str, others: str, field: dict[str, Any], idle: bool
+) -> None:
+    kind = {"dtype": "enum", "value": field["dtype_param"][0]} if "dtype_param" in field else {}
+    batch = {"vllm": "--max-num-seqs", "sglang": "--max-running-requests"}[engine]
+    fields = [{"name": "x", **kind, **field}, {"name": "batch", "config_position": batch, "min": 1, "max": 64}]
+    made = make(engine, command={"model": "m", "others": others}, target_field=fields)
+    name = field.get("name", "x")
+    assert (
+        f"{name} has no effect beside the other settings of this service: it is not searched" in made.notes()
+    ) == idle
+    assert next(one.searched for one in made.fields() if one.name == name) != idle
+
+
+def test_a_flag_is_searched_where_what_it_belongs_to_is() -> None:
+    fields = [LORAS, {"name": "on", "config_position": "--enable-lora", "dtype": "bool"}]
+    made = make("vllm", command={"model": "m"}, target_field=fields)
+    space = Space(made.fields(), made.constraints())
+    assert {dimension.name for dimension in space.dimensions} == {"loras", "on"}
+    assert space.setting({"on": False, "loras": 4}).values["loras"] == 1, "at rest"

@@ -29,6 +29,19 @@ network_error = ["peer vanished"]
 """
 
 
+def test_either_table_may_hold_any_cause(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(
+        '[health_check.service_errors.fatal_patterns]\nio_error = ["a"]\nnetwork_error = ["b"]\n'
+        '[health_check.service_errors.retryable_patterns]\nio_error = ["c"]\nout_of_memory = ["d"]\n'
+    )
+    seen = read_settings(path, {}).health_check.service_errors
+    causes = {line: seen.cause(line) for line in ("a1", "b2", "c3", "d4")}
+    assert causes == {
+        "a1": ("io_error", "a1"), "b2": ("network_error", "b2"), "c3": ("io_error", "c3"), "d4": ("out_of_memory", "d4")
+    }  # fmt: skip
+
+
 @pytest.fixture
 def health(tmp_path: Path) -> HealthCheck:
     path = tmp_path / "config.toml"
@@ -69,14 +82,14 @@ def test_a_load_generator_has_texts_of_its_own(health: HealthCheck) -> None:
 def test_mistakes_in_the_tables_are_told(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     path.write_text(
-        '[health_check.service_errors.fatal_patterns]\nout_of_memroy = []\nio_error = ["x"]\ndevice_error = [""]'
+        '[health_check.service_errors.fatal_patterns]\nout_of_memroy = []\nio_errors = ["x"]\ndevice_error = [""]'
     )
     with pytest.raises(ConfigValidationError) as caught:
         read_settings(path, {})
     where = f"{path}: health_check.service_errors.fatal_patterns"
     assert sorted(caught.value.mistakes) == [
         f"{where}.device_error.0: string should have at least 1 character (it is '')",
-        f"{where}.io_error: unknown key; did you mean device_error?",
+        f"{where}.io_errors: unknown key; did you mean io_error or device_error?",
         f"{where}.out_of_memroy: unknown key; did you mean out_of_memory?",
     ]
 

@@ -343,7 +343,11 @@ def test_any_mixture_says_what_openssh_says(tmp_path: Path, seed: int) -> None:
         "StreamLocalBindMask": "9 0177 777", "LocalForward": "x 8080|localhost:80 8080",
         "RekeyLimit": "x 1 15 1G|1h default|none 1K", "AddressFamily": "inet7 inet6 ANY",
         "CanonicalizeHostname": "x", "SetEnv": "x A=1 A=1|B A=1|B=2 =1",
-        "ProxyJump": "me@j:99999 a:0 a:x a, none ssh://a:22/ a@b@c [::1]:22 a:65535 a:65536 :22 @a me@",
+        "DynamicForward": "1080 [::1]:1080 h:1080 0 x:y:z *:1080 :1080 x /tmp/%h",
+        "RemoteForward": "80|a:80 80 a:b [::]:80|x:22 /tmp/s|/tmp/t 0 h:0|a:1",
+        "PermitRemoteOpen": "any none a:1 a a:*|b:2 [::1]:22",
+        "Port": "+22 022 0 +0 22x",
+        "ProxyJump": "me@j:99999 a:0 a:x a, none ssh://a:22/ a@b@c [::1]:22 a:65535 a:65536 :22 @a me@ j1,|j2",
     }.items() for key in keys.split() for value in values.replace("none none", "none").split(" ")
      for value in [value.replace("|", " ")] if not (key == "RequiredRSASize" and value == "1")],
 )  # fmt: skip

@@ -24,6 +24,7 @@ import pytest
 
 from swarmtune.execution import supervisor
 from swarmtune.execution.executors.supervised import left_behind
+from swarmtune.redaction import FORMS
 from swarmtune.testing.executor import FAMILY, STUBBORN, alive, python
 
 ORIGINAL = b'{"original": true}\r\n\xff'
@@ -690,15 +691,40 @@ class TestLog:
         assert (tmp_path / "log").read_bytes() == b"abc*** *** abca-longe abc!***"
 
     @pytest.mark.parametrize("size", [1, 2, 7, 1000])
+    def test_keys_that_nobody_named_in_pieces(self, tmp_path: Path, size: int) -> None:
+        log = supervisor.Log(tmp_path / "log", ["known-1"], FORMS)
+        pem = b"-----BEGIN PRIVATE KEY-----\nMIIE\nabc=\n-----END PRIVATE KEY-----"
+        text = (
+            b"a known-1 hf_"
+            + b"aB3" * 9
+            + b" b\n"
+            + pem
+            + b"\nsk-lm and gsk_"
+            + b"x1" * 12
+            + b" words.words "
+            + b"-" * 5000
+        )
+        for start in range(0, len(text), size):
+            log.write(text[start : start + size])
+        log.write(b"", last=True)
+        assert (tmp_path / "log").read_bytes() == b"a *** *** b\n***\nsk-lm and *** words.words " + b"-" * 5000
+
+    def test_what_is_whole_is_written_at_once(self, tmp_path: Path) -> None:
+        log = supervisor.Log(tmp_path / "log", ["known-1"], FORMS)
+        log.write(b"ready on port 8000\n")
+        assert (tmp_path / "log").read_bytes() == b"ready on port 8000\n"
+
+    @pytest.mark.parametrize("size", [1, 2, 7, 1000])
     def test_nothing_steers_the_terminal_of_who_reads_it(self, tmp_path: Path, size: int) -> None:
         log = supervisor.Log(tmp_path / "log", ())
         text = "\x1b[31mred\x1b[0m \x1b]0;title\x07a\x1b]8;;http://x\x1b\\b\x9b31m"
         text += "\u2028\u200b\ufeff\U0001f600c\u202ed\u2066e\x07\x00 10 %\r20 %\r\n\tä€\x1bM\x1b["
+        text += "\u061c\u180e\xad\u2060\u206a\ufff9\U000e0041"
         data = text.encode()
         for start in range(0, len(data), size):
             log.write(data[start : start + size])
         log.write(b"", last=True)
-        assert (tmp_path / "log").read_bytes().decode() == "red ab31m\U0001f600cde 10 %\r20 %\r\n\tä€["
+        assert (tmp_path / "log").read_bytes().decode() == "red ab31m\U0001f600cde 10 %\n20 %\r\n\tä€["
 
 
 def test_it_is_old_python_without_dependencies() -> None:

@@ -117,3 +117,15 @@ def test_what_a_finished_trial_has_no_need_of_costs_nothing(
 
 def test_a_sound_study_goes_on(sound: Path, tmp_path: Path) -> None:
     assert gone_on_with(Path(shutil.copy(sound, tmp_path / "a.db"))) == [TrialState.COMPLETE] * 4
+
+
+@pytest.mark.parametrize("column", ["lease_expires_at", "ended_at", "started_at"])
+def test_the_times_of_what_is_finished_cost_no_result(sound: Path, tmp_path: Path, column: str) -> None:
+    path = Path(shutil.copy(sound, tmp_path / "a.db"))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute(f"UPDATE swarmtune_attempts SET {column} = '../x' WHERE trial_number < 2")
+        database.commit()
+    assert gone_on_with(path) == [TrialState.COMPLETE] * 4
+    with closing(sqlite3.connect(path)) as database:
+        counts = database.execute("SELECT count(*) FROM swarmtune_attempts GROUP BY trial_number").fetchall()
+    assert counts[:2] == [(1,), (1,)], "nothing is measured twice"

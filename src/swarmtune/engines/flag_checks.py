@@ -14,7 +14,7 @@ from swarmtune.engines.baseline import is_sound
 from swarmtune.engines.flags import Spelling, is_flag, size
 from swarmtune.engines.placement import PLACES, load_field, split, substitute, unknown_tokens
 from swarmtune.engines.placement import text as written_text
-from swarmtune.engines.schema import Schema, normal, underscored
+from swarmtune.engines.schema import FILE, Schema, normal, underscored
 from swarmtune.records import Value
 from swarmtune.space import Dimension, Field
 
@@ -84,7 +84,8 @@ class FlagChecks:
     def known(self) -> dict[str, Value]:
         """The parameters that the further arguments fix, as rules name them, with their values."""
         fixed = literals(self.arguments.given)
-        return {underscored(flag): _value(text) for (flag, path), text in fixed.items() if not path and len(text) <= 40}
+        kept = {flag: text for (flag, path), text in fixed.items() if not path and (len(text) <= 40 or flag == FILE)}
+        return {underscored(flag): _value(text) for flag, text in kept.items()}
 
     def _all(self, flag: str) -> list[Given]:
         return [one for one in self.arguments.given if one.spelling and one.spelling.flag.name == flag]
@@ -146,7 +147,7 @@ class FlagChecks:
         """
         unseen = f"{self.where}: the flags in the file of --config are not seen: baselines and rules leave them out"
         return [
-            *([unseen] if self._all("--config") else []),
+            *([unseen] if self._all(FILE) else []),
             *filter(None, map(self._moved, self._all("--host")[-1:])),
             *repeated(self.arguments.given, self.schema.appending, self.where),
         ]

@@ -18,6 +18,7 @@ from swarmtune.records import Setting, Value
 from swarmtune.space import Constraint, Dimension, Field
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
+FILE = "--config"  # names a file of further flags, which is not read
 WITHOUT_FLAG = "as it runs without the flag"
 _KINDS = {"bool": PAIR, "int": INT, "float": FLOAT}
 
@@ -60,7 +61,8 @@ class Schema:
     be more, and only a name that looks like a misspelling of a known one is a mistake. ``rules`` are constraints with
     parameters in braces, in lower case and with underscores, the last part of a dotted path alone:
     ``{max_num_batched_tokens} >= {max_num_seqs}``. ``sure``: parameters whose defaults hold on every machine.
-    ``resting``: what flags that are no parameters do where they are left out. ``ranks``: the parameters that multiply
+    ``resting``: what flags that are no parameters do where they are left out; ``idle``: the conditions of such flags and of
+    keys of JSON flags (``eplb_config.window_size``), each as ``Parameter.when``. ``ranks``: the parameters that multiply
     into the number of devices. ``switches``: how an unknown boolean flag is written. ``way_out``: the key that turns the
     checks off; ``elsewhere``: a sentence on flags that it does not have. ``shortened``: the beginning of a flag's name
     may stand for it, if it is that of no other one; ``installed``: of these flags, where the engine was asked.
@@ -75,6 +77,7 @@ class Schema:
     rules: tuple[str, ...] = ()
     sure: frozenset[str] = field(default_factory=frozenset)
     resting: Mapping[str, Value] = field(default_factory=dict)
+    idle: Mapping[str, str] = field(default_factory=dict)
     ranks: tuple[str, ...] = ()
     underscores: bool = False
     switches: bool = False
@@ -229,19 +232,26 @@ class Schema:
         """The fields, each with the condition without which its parameter has no effect."""
         names = self.fields_by_parameter(fields)
         by_name = {name: key for key, name in names.items()}
-        parameters = {underscored(p.name): p for p in self.parameters if p.when}
-        return tuple(self._with_when(f, parameters.get(by_name.get(f.name, "")), names, known) for f in fields)
+        idle = {} if underscored(FILE) in known else self.idle  # what rests may be turned on there
+        conditions = {**idle, **{underscored(p.name): p.when for p in self.parameters if p.when}}
+        keys = {f.name: by_name.get(f.name) or self._key_of_json(f) for f in fields}
+        return tuple(self._with_when(f, conditions.get(keys[f.name]), names, known) for f in fields)
+
+    def _key_of_json(self, made: Field) -> str:
+        spelling = self.spelling(made)
+        inside = spelling is not None and spelling.path
+        return f"{underscored(spelling.flag.name)}.{underscored(made.config_position)}" if spelling and inside else ""
 
     def _with_when(
-        self, made: Field, parameter: Parameter | None, names: Mapping[str, str], known: Mapping[str, Value]
+        self, made: Field, condition: str | None, names: Mapping[str, str], known: Mapping[str, Value]
     ) -> Field:
-        told = self._told(parameter.when, names, known) if parameter else None
+        told = self._told(condition, names, known) if condition else None
         if told is None or made.live:
             return made
-        condition = Constraint.parse(told)
-        if condition.names:
+        rule = Constraint.parse(told)
+        if rule.names:
             return replace(made, when=told if made.when is None else f"({made.when}) and ({told})")
-        if condition.holds({}) or not made.searched or not is_sound(made):
+        if rule.holds({}) or not made.searched or not is_sound(made):
             return made
         resting = Dimension.of(made).decode(0.5) if made.value is None else made.value
         return replace(made, constant=resting, when="false")

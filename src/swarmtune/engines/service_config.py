@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 from pydantic import Field as Option
 
 from swarmtune.engines.memory import MemoryConfig
 from swarmtune.engines.placement import split
 from swarmtune.engines.target_field import TargetField
+from swarmtune.files import environment_names
 
 PLACEHOLDERS = frozenset({"", "port", "host", "model", "model_path", "served_model_name", "model_name"})
 
@@ -21,7 +23,9 @@ class ServiceConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     target_field: tuple[TargetField, ...] = Option((), description="parameters to tune; the engine's own if empty")
-    env: dict[str, str] = Option(default_factory=dict, description="environment variables of the service")
+    env: Annotated[dict[str, str], AfterValidator(environment_names)] = Option(
+        default_factory=dict, description="environment variables of the service"
+    )
     memory_limit_bytes: int | None = Option(None, gt=0, description="address space that each process may take, bytes")
     memory: MemoryConfig | None = Option(None, description="bounds batch sizes by what the KV cache holds")
     work_path: str = Option("", description="directory in which the service runs; the executor's choice if empty")

@@ -74,7 +74,20 @@ RESTING: Mapping[str, Value] = {
     "retraction_policy": "length",
     "moe_a2a_backend": "none",
     "speculative_algorithm": "",
+    "enable_lora": False,
+    "lora_paths": "",
     "ep_num_redundant_experts": 0,
+}
+IDLE: Mapping[str, str] = {
+    **dict.fromkeys(("hicache_ratio", "hicache_size", "hicache_write_policy"), "{enable_hierarchical_cache}"),
+    **dict.fromkeys(("hicache_io_backend", "hicache_mem_layout"), "{enable_hierarchical_cache}"),
+    **dict.fromkeys(("max_loras_per_batch", "max_lora_rank", "lora_backend"), "{enable_lora} or {lora_paths} != ''"),
+    **dict.fromkeys(("speculative_num_steps", "speculative_eagle_topk"), "{speculative_algorithm} != ''"),
+    "speculative_num_draft_tokens": "{speculative_algorithm} != ''",
+    "torch_compile_max_bs": "{enable_torch_compile}",
+    "radix_eviction_policy": "not {disable_radix_cache}",
+    "deepep_mode": "{moe_a2a_backend} != 'none'",
+    "load_balance_method": "{dp_size} > 1",
 }
 RANKS = ("tp_size", "pp_size", "dp_size")
 
@@ -92,6 +105,7 @@ def sglang_schema() -> Schema:
         rules=RULES,
         sure=frozenset({"attn_dp_size", *RANKS}),
         resting=RESTING,
+        idle=IDLE,
         ranks=RANKS,
         switches=True,
         way_out="sglang.check_flags = false",

@@ -24,37 +24,29 @@ BLAME: Mapping[str, Culprit] = {
 """The party that must act, by cause."""
 
 
-class FatalPatterns(BaseModel):
-    """Texts in a log that show a cause which does not go away by itself."""
+class CauseTexts(BaseModel):
+    """Texts in a log that show a cause."""
 
     model_config = _FROZEN
 
     out_of_memory: _Patterns = Option((), description="the setting needs too much memory")
     device_error: _Patterns = Option((), description="a device failed; tried again")
-
-
-class RetryablePatterns(BaseModel):
-    """Texts in a log that show a cause which may go away."""
-
-    model_config = _FROZEN
-
     network_error: _Patterns = Option((), description="the network failed; tried again")
     io_error: _Patterns = Option((), description="a disk or file failed; tried again")
 
 
 class ErrorPatterns(BaseModel):
-    """Causes by texts in a log."""
+    """Causes by texts in a log. Both tables mean the same: the cause says who must act, and whether it is tried again."""
 
     model_config = _FROZEN
 
-    fatal_patterns: FatalPatterns = FatalPatterns()
-    retryable_patterns: RetryablePatterns = RetryablePatterns()
+    fatal_patterns: CauseTexts = CauseTexts()
+    retryable_patterns: CauseTexts = CauseTexts()
 
     def cause(self, log: str) -> tuple[str, str] | None:
         """The cause that the last line with one of these texts shows, and that line; None if no line has one."""
-        texts = {**dict(self.fatal_patterns), **dict(self.retryable_patterns)}
         for line in reversed(log.splitlines()):
-            for cause, patterns in texts.items():
+            for cause, patterns in (*self.fatal_patterns, *self.retryable_patterns):
                 if any(pattern in line for pattern in patterns):
                     return cause, line.strip()
         return None

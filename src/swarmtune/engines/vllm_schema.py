@@ -85,6 +85,7 @@ RESTING: Mapping[str, Value] = {
     "enable_auto_tool_choice": False,
     "enable_lora": False,
     "max_cpu_loras": 0,
+    "kv_offloading_size": 0,
     "max_loras": 1,
     "tool_call_parser": "",
     "all2all_backend": "allgather_reducescatter",
@@ -92,6 +93,17 @@ RESTING: Mapping[str, Value] = {
     "distributed_executor_backend": "mp",
     "dbo_decode_token_threshold": 32,
     "dbo_prefill_token_threshold": 512,
+}
+IDLE: Mapping[str, str] = {
+    **dict.fromkeys(("max_cudagraph_capture_size", "compilation_config.cudagraph_mode"), "not {enforce_eager}"),
+    **dict.fromkeys(("max_loras", "max_lora_rank", "max_cpu_loras", "lora_dtype"), "{enable_lora}"),
+    **dict.fromkeys(("fully_sharded_loras", "specialize_active_lora"), "{enable_lora}"),
+    **dict.fromkeys(("dbo_decode_token_threshold", "dbo_prefill_token_threshold"), "{enable_dbo}"),
+    **{f"eplb_config.{key}": "{enable_eplb}" for key in ("window_size", "step_interval", "num_redundant_experts")},
+    **dict.fromkeys(("expert_placement_strategy", "all2all_backend"), "{enable_expert_parallel}"),
+    "prefix_caching_hash_algo": "{enable_prefix_caching}",
+    "kv_offloading_backend": "{kv_offloading_size} > 0",
+    "disable_custom_all_reduce": "{tensor_parallel_size} > 1",
 }
 RANKS = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
 
@@ -109,6 +121,7 @@ def vllm_schema() -> Schema:
         rules=RULES,
         sure=frozenset({"enable_chunked_prefill", *RANKS}),
         resting=RESTING,
+        idle=IDLE,
         ranks=RANKS,
         underscores=True,
         way_out="vllm.check_flags = false",

@@ -416,24 +416,30 @@ def restore(paths: Iterable[str]) -> list[str]:
 # marks that turn words around. Source: ECMA-48 5.4, Unicode 9 (UAX 9) 2.
 STEERING = re.compile(
     rb"\x1b\[[0-?]{0,64}[ -/]{0,8}[@-~]|\x1b\][^\x07\x1b\n]{0,300}(?:\x07|\x1b\\)|\x1b[ -/]{0,4}[0-Z\\^-~]"
-    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\x8b-\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
-    rb"|\xef\xbb\xbf|(?<![\x80-\xff])[\x80-\x9f]"  # the latter alone, as no UTF-8 has them
+    rb"|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f\xad]|\xd8\x9c|\xe1\xa0\x8e|\xe2\x80[\x8b-\x8f\xa8-\xae]"
+    rb"|\xe2\x81[\xa0-\xaf]|\xef\xbb\xbf|\xef\xbf[\xb9-\xbb]|\xf3\xa0[\x80\x81][\x80-\xbf]|\xed[\xa0-\xbf][\x80-\xbf]"
+    rb"|(?<![\x80-\xff])[\x80-\x9f]"  # the latter alone, as no UTF-8 has them
 )
+ALONE = re.compile(rb"\r+(?!\n)")  # what stands behind it would be shown in place of what stands before
+LAST_WORD = re.compile(rb"[^\s]+\Z")
+END_OF_KEY = re.compile(rb"-----END [A-Z ]+-----")
+MOST_WORD, MOST_KEY = 4096, 20_000  # bytes of output that wait: a key may go on in the next piece
 UNFINISHED = re.compile(
     rb"(?:\x1b(?:\[[0-?]{0,64}[ -/]{0,8}|\][^\x07\x1b\n]{0,300}\x1b?|[ -/]{0,4})"
-    rb"|[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"  # or a character that is not whole
+    rb"|[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}|\r)\Z"  # or a character that is not whole
 )
 
 
 class Log:
     """The command's output: never more than head + 2 x tail bytes; the middle of a long one is left out.
 
-    Values in ``redact`` are replaced, and what steers a terminal is left out, also when they arrive in pieces. A full disk
-    loses output, not the command.
+    Values in ``redact``, and what has one of the ``forms`` (a pattern) of keys, are replaced, and what steers a terminal is
+    left out, also when they arrive in pieces. A full disk loses output, not the command.
     """
 
-    def __init__(self, path: Path, redact: Iterable[str]) -> None:
+    def __init__(self, path: Path, redact: Iterable[str], forms: str = "") -> None:
         self.path = path
+        self._forms = re.compile(forms.encode()) if forms else None
         self._secrets = sorted((r.encode() for r in redact if len(r) >= 4), key=len, reverse=True)
         self._held = self._unfinished = b""
         self._size = self._total = 0
@@ -452,15 +458,34 @@ class Log:
         data = self._unfinished + data
         begun = None if last else UNFINISHED.search(data, max(0, len(data) - 320))
         self._unfinished = begun.group() if begun else b""
-        data = self._held + STEERING.sub(b"", data[: len(data) - len(self._unfinished)])
+        data = ALONE.sub(b"\n", STEERING.sub(b"", data[: len(data) - len(self._unfinished)]))
+        data = self._held + data
         for secret in self._secrets:
             data = data.replace(secret, b"***")
         longest = min(len(data), max(map(len, self._secrets), default=1) - 1)
         held = next((n for n in range(longest, 0, -1) if any(s.startswith(data[-n:]) for s in self._secrets)), 0)
+        if self._forms is not None:
+            data = self._forms.sub(b"***", data) if last else self._without_forms(data)
+            held = max(held, len(data) - self._begun(data))
         if last:
             held = 0
         self._held = data[len(data) - held :]
         self._append(data[: len(data) - held])
+
+    def _without_forms(self, data: bytes) -> bytes:
+        """Without the keys that end in it; what a later piece may go on with stays as it is."""
+        assert self._forms is not None  # noqa: S101 - ``write`` has looked
+        end = self._begun(data)
+        return self._forms.sub(b"***", data[:end]) + data[end:]
+
+    def _begun(self, data: bytes) -> int:
+        """Where the last word begins, or a private key that has no end before it."""
+        word = LAST_WORD.search(data, max(0, len(data) - MOST_WORD))
+        begun = word.start() if word else len(data)
+        key = data.rfind(b"-----BEGIN ", max(0, len(data) - MOST_KEY))
+        head = data[key : key + 80]
+        may_be = b"PRIVATE KEY-----" in head or (len(head) < 80 and b"\n" not in head)
+        return key if key >= 0 and may_be and not END_OF_KEY.search(data[key:begun]) else begun
 
     def _append(self, data: bytes) -> None:
         self._total += len(data)
@@ -515,7 +540,8 @@ class Supervisor:
     files [{path, content, restore}], relative to the directory; log_path (default output.log in the directory);
     memory_limit_bytes (of address space, per process); lives_on (the end of the main process with 0 is not the command's);
     nice (0 to 19, of it and of its session); grace_s; lease_s (null: none); token; redact (values that must not appear in
-    the log); redact_names (a pattern of the names of our variables whose values must not appear there either).
+    the log); redact_names (a pattern of the names of our variables whose values must not appear there either); redact_forms
+    (a pattern of keys as their makers publish them).
     """
 
     def __init__(self, spec: dict[str, Any], unread: bytes) -> None:
@@ -551,7 +577,7 @@ class Supervisor:
         hidden = {*self.spec.get("redact", ()), *secrets_of_node(self.spec.get("redact_names", ""))}
         log = Path(self.spec.get("log_path") or self.directory / "output.log")
         make_private(log.parent)
-        self.log = Log(log, hidden)
+        self.log = Log(log, hidden, self.spec.get("redact_forms", ""))
         self._write_files()
         self._spawn()
 

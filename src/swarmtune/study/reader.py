@@ -51,6 +51,9 @@ class StudyHead:
         return is_alive(self.owner) and is_in_force(self.owner_expires_at, now, 2 * LEASE_S)  # clocks differ
 
 
+TIMES = ("started_at", "ended_at", "lease_expires_at")
+
+
 @dataclass(frozen=True)
 class AttemptRow:
     """An attempt as it is stored. Times: seconds since the epoch; ``ended_at`` and ``result`` are None while it runs."""
@@ -191,6 +194,11 @@ class StudyReader:
     def _attempt(self, row: Any) -> AttemptRow | None:
         what = f"attempt {row.id}"
         values = {**row._asdict(), "group": row.service_group}
+        if not row.open:  # it is over: what it has measured does not depend on its times
+            sound = [value for name in TIMES if isinstance(value := values[name], int | float)]
+            for name in (name for name in TIMES if not isinstance(values[name], int | float)):
+                values[name] = max(sound, default=0.0)
+                self._note(f"{name} of {what} is damaged and left out")
         attempt = self._converted(values, AttemptRow, what)
         if attempt is None or row.open:
             return attempt

@@ -172,3 +172,50 @@ def test_the_folder_in_which_a_service_runs(cwd: str, directory: str, runs_in: s
     made = plan(COMMAND.replace('model = "m"', f'model = "m"\ncwd = "{cwd}"'))
     (command,) = made.commands(made.baseline(), made.groups[0])
     assert (command.directory, command.cwd) == (directory, runs_in)
+
+
+OLD_TOOLS = """
+[ais_bench]
+output_path = "ais_bench"
+work_path = "/tmp"
+process_name = "ais_bench"
+host_port = 1025
+[ais_bench.command]
+others = "--debug"
+[[ais_bench.target_field]]
+name = "CONCURRENCY"
+config_position = "env"
+min = 1
+max = 100
+dtype = "int"
+value = 10
+[vllm_benchmark]
+process_name = ""
+output_path = "vllm"
+[vllm_benchmark.command]
+serving = "vllm"
+backend = "vllm"
+[[vllm_benchmark.target_field]]
+name = "REQUESTRATE"
+config_position = "env"
+"""
+
+
+def test_keys_of_the_older_tools_are_read_and_named() -> None:
+    made = plan(SIMULATED + OLD_TOOLS)
+    (said,) = [n for n in made.notices if "no effect here" in n]
+    assert said.startswith(
+        "ais_bench.host_port, ais_bench.output_path, ais_bench.process_name, ais_bench.target_field, "
+    )
+    assert "vllm_benchmark.command.backend" in said
+    assert "vllm_benchmark.process_name" not in said, "it is empty"
+    assert "ais_bench.command.others" not in said, "it has an effect"
+    assert not [n for n in plan(SIMULATED).notices if "no effect here" in n]
+
+
+@pytest.mark.parametrize("name", ["", "A=B", "B C"])
+@pytest.mark.parametrize("table", ["vllm", "vllm_benchmark", "ais_bench"])
+def test_a_variable_must_have_a_name_that_a_process_can_have(table: str, name: str) -> None:
+    with pytest.raises(ConfigValidationError, match="cannot be the name of an environment variable"):
+        plan(f'{SIMULATED}[{table}]\nenv = {{ "{name}" = "x" }}\n')
+    plan(f'[optimizer]\nengine = "simulated"\n{SIMULATED}[{table}]\nenv = {{ "A.b-1" = "x=y z" }}\n')

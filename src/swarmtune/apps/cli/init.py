@@ -17,13 +17,12 @@ from swarmtune.apps.cli.options import add_plan_arguments
 from swarmtune.errors import ConfigPathError, ConfigurationError
 from swarmtune.files import expanded
 from swarmtune.settings import BaseSections, ObjectiveSection, Optimizer, read_settings
-from swarmtune.sources import section_name
+from swarmtune.sources import UNUSED, section_name
 from swarmtune.space import Field
 from swarmtune.study.place import write_private
 from swarmtune.tuner.planning.aims import DEFAULT_SLOS
 from swarmtune.tuner.planning.make import DEFAULT_EVALUATIONS
 
-UNUSED = "read for older files"  # how descriptions of keys without effect begin
 TEMPLATE = {"argv": ["./start.sh", "--port", "$PORT"]}  # of an engine of which nothing is known
 EXAMPLE = Field("max_num_seqs", "--max-num-seqs", 1, 256, value=16, log=True)
 
@@ -148,4 +147,10 @@ def toml(value: Any) -> str:
         return f"[{', '.join(toml(v) for v in value)}]"
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{k} = {toml(v)}' for k, v in value.items())} }}"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return "".join(c if c.isprintable() else _escape(c) for c in json.dumps(value, ensure_ascii=False))
+
+
+def _escape(character: str) -> str:
+    """As TOML writes what is not shown."""
+    number = ord(character)
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

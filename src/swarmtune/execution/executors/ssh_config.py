@@ -290,6 +290,8 @@ class _Reader:
             return pattern
 
     def _set(self, key: str, values: list[str]) -> None:
+        if key == "port" and re.fullmatch(r"\+[0-9]{1,5}", values[0]):
+            values = [values[0][1:]]
         if key == "port" and not re.fullmatch(r"[0-9]{1,5}", values[0]):
             with contextlib.suppress(OSError):
                 values = [str(socket.getservbyname(values[0], "tcp"))]

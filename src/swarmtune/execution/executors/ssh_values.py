@@ -14,6 +14,8 @@ _TIME = r"none|([0-9]+[smhdw]?)+"
 _SWITCH = "yes|no|true|false"
 _ASK = f"{_SWITCH}|ask"
 _QOS = r"af[1-4][1-3]|cs[0-7]|ef|le|va|lowdelay|throughput|reliability|none|0x[0-9a-f]{1,2}|[0-9]{1,3}"
+_BIND = r"(([^\s:\[\]]*|\[[^\s\]]*\]):)?"
+_FREE = r"\S*[$/%]\S*"  # paths of sockets, and what ssh fills in
 _SWITCHES = """
 BatchMode CheckHostIP ClearAllForwardings EnableEscapeCommandline EnableSSHKeysign ExitOnForwardFailure
 ForkAfterAuthentication ForwardX11 ForwardX11Trusted GatewayPorts HashKnownHosts NoHostAuthenticationForLocalhost
@@ -56,6 +58,9 @@ _FORMS = _table(
     ("ConnectionAttempts", "0*[1-9][0-9]{0,8}"),
     ("AddKeysToAgent", f"({_ASK}|confirm|{_TIME})( ({_TIME}))?"),
     ("AddressFamily", "any|inet6?"),
+    ("DynamicForward", rf"{_BIND}0*[1-9][0-9]{{0,4}}|{_FREE}"),
+    ("RemoteForward", rf"({_BIND}[0-9]{{1,5}}|{_FREE})( \S+)?"),
+    ("PermitRemoteOpen", rf"any|none|(\S+:([0-9]+|\*)|{_FREE})( (\S+:([0-9]+|\*)|{_FREE}))*"),
     ("CanonicalizeHostname", f"{_SWITCH}|always"),
     ("ControlMaster", f"{_SWITCH}|ask|auto|autoask"),
     ("ControlPersist", f"{_SWITCH}|{_TIME}"),
@@ -93,7 +98,7 @@ _ALGORITHMS: Mapping[str, frozenset[str]] = {
     "macs": frozenset(_MACS.split()),
     "kexalgorithms": frozenset(_KEX.split()),
 }
-_JUMP = re.compile(r"(?:ssh://)?(?:.+@)?(?:\[[^\]]+\]|[^@:/\[\]]+)(?::(?P<port>[0-9]+))?/?")
+_JUMP = re.compile(r"(?:ssh://)?(?:.+@)?(?:\[[^\]]+\]|[^@:/\[\]\s]+)(?::(?P<port>[0-9]+))?/?")
 NEAR = 0.8  # from here on a name is a misspelt one
 
 
@@ -133,8 +138,8 @@ def _algorithm_mistake(key: str, text: str) -> str:
 
 def jump_mistake(text: str) -> str:
     """As ``value_mistake``, of the value of ProxyJump."""
-    for jump in [] if text.lower() == "none" else text.split(","):
-        match = _JUMP.fullmatch(jump.strip())
+    for jump in [] if text.lower() == "none" else text.strip().split(","):
+        match = _JUMP.fullmatch(jump)
         if match is None or (match["port"] and not 0 < int(match["port"][:9]) < 65536):
             return (
                 f"ProxyJump {text[:80]!r}: {jump.strip()[:60]!r} is not [USER@]HOST[:PORT], with a port from 1 to 65535"

@@ -17,7 +17,7 @@ from swarmtune.errors import CommunicationError, Culprit, IPCCommandError, Simul
 from swarmtune.execution import supervisor
 from swarmtune.execution.executors.base import Handle
 from swarmtune.records import Command
-from swarmtune.redaction import NAMES, ours
+from swarmtune.redaction import FORMS, NAMES, ours
 
 GRACE_S = 5.0  # used where no caller gives another: the tuner died, or the command left processes behind
 RENEWALS_PER_LEASE = 3
@@ -92,6 +92,7 @@ def spec_of(
         "token": token,
         "redact": sorted({*command.secret_values, *hidden}),
         "redact_names": NAMES,
+        "redact_forms": FORMS,
     }
     return json.dumps(spec).encode() + b"\n"
 

@@ -29,6 +29,7 @@ from swarmtune.loadgen.adapters.tool import (
     ToolConfig,
     arguments,
     measured,
+    others_mistakes,
     program,
     read_result,
     request_count,
@@ -104,6 +105,7 @@ class AisCommand(BaseModel):
     mode: str = Field("perf", description="perf; nothing else measures")
     num_prompts: int | str = Field(DEFAULT_REQUESTS, description="requests to send")
     work_dir: str = Field("", description="read for older files; results are in the trial's directory")
+    others: str | tuple[str, ...] = Field("", description="further arguments, before those of ais_bench.others")
 
 
 class AisBenchConfig(ToolConfig):
@@ -115,6 +117,16 @@ class AisBenchConfig(ToolConfig):
         default_factory=PerformanceConfig, description="statistics for the older tuner's cost"
     )
     process_name: str = Field("", description="read for older files; every process of the tool is known and ended")
+    output_path: str = Field("", description="read for older files; results are in the trial's directory")
+    work_path: str = Field("", description="read for older files; the tool runs in the trial's directory")
+    model: str = Field("", description="read for older files; the engine's model name is used")
+    path: str = Field("", description="read for older files; tokenizer says where the model's tokenizer is")
+    host_ip: str = Field("", description="read for older files; the service's own address is used")
+    host_port: int | str = Field("", description="read for older files; the service's own address is used")
+    max_out_len: int | str = Field("", description="read for older files; output_tokens is the length of an answer")
+    target_field: tuple[dict[str, Any], ...] = Field(
+        (), description="read for older files; [load_search] finds the load"
+    )
     best_concurrency_coefficient: float = Field(3, description="read for older files; [load_search] finds the load")
     best_concurrency_threshold: float = Field(200, description="read for older files; [load_search] finds the load")
 
@@ -139,6 +151,7 @@ class AisBenchBenchmark(ToolBenchmark):
     def mistakes(self) -> list[str]:
         """Adds: placeholders that were never filled in, a mode that does not measure, and no tokenizer."""
         config, found = self.config, super().mistakes()
+        found += others_mistakes(f"{self.name}.command.others", lambda: arguments(config.command.others), self.needed)
         if config.requests is None:
             found.append(f"ais_bench.command.num_prompts: {config.command.num_prompts!r} is not a whole number above 0")
         if config.command.mode not in ("perf", *PLACEHOLDERS):
@@ -175,7 +188,7 @@ class AisBenchBenchmark(ToolBenchmark):
             "--num-prompts": str(requests),
             "--num-warmups": str(workload.warmup_requests),
         }
-        others = arguments(config.others)
+        others = [*arguments(config.command.others), *arguments(config.others)]
         written = {argument.partition("=")[0] for argument in others}
         argv = [program(config.executable)]
         for flag, value in flags.items():

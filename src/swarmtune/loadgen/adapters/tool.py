@@ -12,12 +12,12 @@ import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from swarmtune.errors import BenchmarkParseError
-from swarmtune.files import text_of
+from swarmtune.files import environment_names, text_of
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.loadgen.read.counts import FASTEST
 from swarmtune.records import Measurement
@@ -55,7 +55,9 @@ class ToolConfig(BaseModel):
     output_tokens_stddev: int = Field(0, ge=0, description="standard deviation of the answer length, tokens")
     ignore_eos: bool = Field(True, description="ask for answers of exactly the given length")
     others: str | tuple[str, ...] = Field("", description="further arguments of the tool")
-    env: dict[str, str] = Field(default_factory=dict, description="environment variables of the load generator")
+    env: Annotated[dict[str, str], AfterValidator(environment_names)] = Field(
+        default_factory=dict, description="environment variables of the load generator"
+    )
 
 
 class ToolBenchmark(Benchmark):

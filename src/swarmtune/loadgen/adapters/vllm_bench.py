@@ -13,10 +13,11 @@ import re
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from swarmtune.files import environment_names
 from swarmtune.loadgen.adapters.tool import (
     DEFAULT_CONCURRENCY,
     DEFAULT_REQUESTS,
@@ -52,6 +53,8 @@ class BenchCommand(BaseModel):
     dataset_path: str = Field("", description="file of the dataset, for those that need one")
     num_prompts: int | str = Field(DEFAULT_REQUESTS, description="requests to send")
     result_dir: str = Field("", description="read for older files; results are in the trial's directory")
+    serving: str = Field("", description="read for older files; the tool is called as vllm bench serve")
+    backend: str = Field("", description="read for older files; others may set --backend")
     others: str | tuple[str, ...] = Field("", description="further arguments; $CONCURRENCY and $REQUESTRATE are known")
 
 
@@ -90,7 +93,14 @@ class VllmBenchmarkConfig(BaseModel):
     request_rate: float | None = Field(None, gt=0, description="arrivals per second")
     warmup_requests: int = Field(0, ge=0, description="requests sent before, not counted")
     ignore_eos: bool = Field(True, description="ask for answers of exactly the given length")
-    env: dict[str, str] = Field(default_factory=dict, description="environment variables of the load generator")
+    env: Annotated[dict[str, str], AfterValidator(environment_names)] = Field(
+        default_factory=dict, description="environment variables of the load generator"
+    )
+    process_name: str = Field("", description="read for older files; every process of the tool is known and ended")
+    output_path: str = Field("", description="read for older files; results are in the trial's directory")
+    target_field: tuple[dict[str, Any], ...] = Field(
+        (), description="read for older files; [load_search] finds the load"
+    )
 
 
 class VllmBenchmark(Benchmark):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,15 @@ def rows(lines: Lines, started_ns: int, *, changes: bool = False) -> Iterator[di
         for i, ns in enumerate(one.ns)
         if not changes or i in (0, len(one.ns) - 1) or len({*one.values[i - 1 : i + 2]}) > 1
     ]
-    shown = {key: ours.hide_in(dict(key[2])) for key in lines.series}
+    shown = {key: _labels(dict(key[2])) for key in lines.series}
     for ns, key, value in sorted(found, key=lambda row: row[0]):
         seconds = round((ns - started_ns) / 1e9, 3)
         yield {"ns": ns, "s": seconds, "source": key[0], "name": key[1], "labels": shown[key], "value": value}
+
+
+def _labels(given: Mapping[str, str]) -> dict[str, str]:
+    """As a server or an exporter has them: also a value that could be a name of ours may be a secret."""
+    return {ours.hide(name): ours.hide(value) for name, value in given.items()}
 
 
 def write_jsonl(records: Records, directory: Path) -> None:
@@ -44,7 +49,7 @@ def write_jsonl(records: Records, directory: Path) -> None:
                 for row in rows(lines, records.started_ns, changes=name == SERVERS):
                     file.write(escaped(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)))
     found = [
-        {**row, "labels": ours.hide_in(dict(row["labels"]))}
+        {**row, "labels": _labels(row["labels"])}
         for lines in (observed.devices, observed.servers)
         for row in summary(lines, records.started_ns, records.ended_ns)
     ]

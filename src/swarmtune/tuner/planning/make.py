@@ -122,7 +122,9 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
 
 def _unused(settings: BaseSections) -> list[str]:
     """What was read and has no effect."""
-    return [*(f"{name} was read and has no effect here" for name in without_effect(settings)), *without_use(settings)]
+    names = without_effect(settings)
+    told = f"{', '.join(names)} {'was read and has' if len(names) == 1 else 'were read and have'} no effect here"
+    return [*([told] if names else []), *without_use(settings)]
 
 
 def _evaluations(settings: BaseSections) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,6 +38,8 @@ def check_study(url: str | None, mistakes: list[str]) -> None:
     kind = scheme.partition("+")[0]
     if not url.strip():
         mistakes.append("optimizer.study: an empty text is not an address; leave it out for a new folder")
+    elif not found and re.search(r"(^|\s)(host|hostaddr|dbname|user|password|port)\s*=", url):
+        mistakes.append("optimizer.study: write a PostgreSQL database as postgresql://USER:PASSWORD@HOST/DB")
     elif (folder := _folder_of(url)) is not None:
         mistakes.append(
             f"optimizer.study: {folder[:200]!r} is a folder, and a database is a file; name one in it, such as study.db; "
