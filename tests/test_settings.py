@@ -525,7 +525,7 @@ def test_an_older_mindie_file_gives_a_plan(folder: Path) -> None:
     assert plan.evaluations == 32
     assert plan.engine.model == "llama"
     notices = "\n".join(plan.notices)
-    assert "ais_bench" not in notices  # a real table by now: the settings of -b ais_bench
+    assert "ais_bench was read" not in notices  # a real table by now: the settings of -b ais_bench
     for word in ("kubectl", "ftol", "service", "CONCURRENCY", "REQUESTRATE"):
         assert word in notices
     (file,) = plan.engine.command(plan.baseline(), plan.groups[0]).files

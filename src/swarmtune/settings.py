@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -42,7 +42,6 @@ from swarmtune.sources import (
     MOST_WRONG,
     OLD_KEYS,
     OLD_TABLES,
-    UNUSED,
     Layer,
     Rest,
     dotted,
@@ -425,22 +424,6 @@ def _unusable(content: Mapping[str, Any]) -> list[tuple[tuple[Any, ...], str]]:
         waiting += [((*place, key), inner) for key, inner in items(value)]
         waiting += [((*place, "name"), key) for key, _ in items(value) if isinstance(key, str) and "\0" in key]
     return mistakes
-
-
-def without_effect(settings: BaseSections) -> list[str]:
-    """Keys of the older tuner that were given and have no effect."""
-    found = [name for name in (*OLD_TABLES, *OLD_KEYS) if getattr(settings, name, None) not in (None, {}, [])]
-    return [*found, *_unused(settings, ())]
-
-
-def _unused(table: BaseModel, place: tuple[str, ...]) -> Iterator[str]:
-    """Keys inside of tables that are only read."""
-    for name in sorted(table.model_fields_set & type(table).model_fields.keys()):
-        info, value = type(table).model_fields[name], getattr(table, name)
-        if (info.description or "").startswith(UNUSED) and value not in ("", (), info.default):
-            yield ".".join((*place, name))
-        elif isinstance(value, BaseModel):
-            yield from _unused(value, (*place, name))
 
 
 def _sentences(

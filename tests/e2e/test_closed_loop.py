@@ -249,6 +249,21 @@ def test_optuna_dashboard_shows_infeasible_trials_as_infeasible(workplace: Workp
         server.wait(20)
 
 
+def test_a_report_that_cannot_be_written_hides_no_result(workplace: Workplace) -> None:
+    workplace.tune()
+    report = workplace.study / "report.json"
+    report.unlink()
+    report.mkdir()
+    code, out, err = workplace.run("-lb")
+    assert code == 1, err
+    assert "report.json" in err
+    assert "resumes" not in err
+    assert "-lb" in err
+    assert "baseline" in out
+    report.rmdir()
+    assert workplace.tune("-lb")["evaluations"] == 5
+
+
 def test_a_full_disk_says_so_and_can_go_on(workplace: Workplace, tmp_path: Path) -> None:
     small = tmp_path / "swarmtune-studies"
     small.mkdir()

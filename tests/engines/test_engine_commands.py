@@ -133,7 +133,7 @@ def test_the_baseline_leaves_to_the_engine_what_it_chooses_itself(engine: str, b
     ("engine", "flag", "baseline", "left_out"),
     [
         ("vllm", "--enable-expert-parallel", False, True),
-        ("vllm", "--disable-custom-all-reduce", False, True),
+        ("vllm", "--disable-cascade-attn", False, True),
         ("sglang", "--disable-radix-cache", False, True),
         ("vllm", "--no-enforce-eager", True, False),
         ("vllm", "--no-enable-prefix-caching", False, True),

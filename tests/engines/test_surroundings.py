@@ -89,7 +89,7 @@ def test_mistakes_in_the_tables_are_told(tmp_path: Path) -> None:
     where = f"{path}: health_check.service_errors.fatal_patterns"
     assert sorted(caught.value.mistakes) == [
         f"{where}.device_error.0: string should have at least 1 character (it is '')",
-        f"{where}.io_errors: unknown key; did you mean io_error or device_error?",
+        f"{where}.io_errors: unknown key; did you mean io_error or device_error or network_error?",
         f"{where}.out_of_memroy: unknown key; did you mean out_of_memory?",
     ]
 

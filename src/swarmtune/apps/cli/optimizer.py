@@ -28,8 +28,8 @@ from swarmtune.apps.cli.options import (
 )
 from swarmtune.apps.cli.view import View, show_result
 from swarmtune.clock import RealClock
-from swarmtune.errors import ConfigValidationError, one_line
-from swarmtune.report.document import REPORT_FILE, write_report
+from swarmtune.errors import ConfigPathError, ConfigValidationError, one_line
+from swarmtune.report.document import REPORT_FILE, document, write_report
 from swarmtune.settings import BaseSections, read_settings
 from swarmtune.study.place import Place, keep_request, last_place, merged, new_place
 from swarmtune.tuner.planning.places import check_study
@@ -83,12 +83,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{message}", file=sys.stderr)
         args.result.fail(message, EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
-    report = write_report(result)
-    args.result.place = str(place.folder / REPORT_FILE)
+    unwritten = None
+    try:
+        report = write_report(result)
+        args.result.place = str(place.folder / REPORT_FILE)
+    except ConfigPathError as error:  # a full disk: the result is known, and the study goes on
+        report, unwritten = document(result), error
     if args.json:
         args.result.write_json(report)
     else:
         show_result(result, resume_line(args))
+    if unwritten is not None:
+        message = f"{unwritten.message} Everything else is done; `{resume_line(args)}` writes it."
+        print(f"\n{message}", file=sys.stderr)
+        return EXIT_FAILED
     if result.proof_failure is not None:
         print(f"\nThe proof failed; `{resume_line(args)}` tries it again.", file=sys.stderr)
         return EXIT_FAILED

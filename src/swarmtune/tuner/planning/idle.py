@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+
 from swarmtune.loadgen.base import Benchmark
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.settings import BaseSections
-from swarmtune.sources import section_name
+from swarmtune.sources import OLD_KEYS, OLD_TABLES, UNUSED, section_name
 from swarmtune.tuner.planning.aims import needs_slos
 
 
@@ -41,3 +45,21 @@ def idle_notes(
     if "log_snippet_length" in check.model_fields_set and not texts:
         found.append("health_check.log_snippet_length is not used: no texts are given that would be searched for")
     return found
+
+
+def read_only_notes(settings: BaseSections) -> list[str]:
+    """Keys of the older tuner that were given and have no effect, as sentences."""
+    found = [name for name in (*OLD_TABLES, *OLD_KEYS) if getattr(settings, name, None) not in (None, {}, [])]
+    inside = list(_read_only(settings, ()))
+    told = f"{', '.join(inside)} {'was read and has' if len(inside) == 1 else 'were read and have'} no effect here"
+    return [*(f"{name} was read and has no effect here" for name in found), *([told] if inside else [])]
+
+
+def _read_only(table: BaseModel, place: tuple[str, ...]) -> Iterator[str]:
+    """Keys inside of tables that are only read."""
+    for name in sorted(table.model_fields_set & type(table).model_fields.keys()):
+        info, value = type(table).model_fields[name], getattr(table, name)
+        if (info.description or "").startswith(UNUSED) and value not in ("", (), info.default):
+            yield ".".join((*place, name))
+        elif isinstance(value, BaseModel):
+            yield from _read_only(value, (*place, name))

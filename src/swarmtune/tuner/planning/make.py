@@ -19,10 +19,10 @@ from swarmtune.records import Group
 from swarmtune.search.base import Search
 from swarmtune.search.load import LoadSearch
 from swarmtune.search.swarm import SwarmOptions
-from swarmtune.settings import BaseSections, without_effect
+from swarmtune.settings import BaseSections
 from swarmtune.sources import section_name
 from swarmtune.tuner.planning import aims
-from swarmtune.tuner.planning.idle import idle_notes
+from swarmtune.tuner.planning.idle import idle_notes, read_only_notes
 from swarmtune.tuner.planning.inquiry import Inquiry
 from swarmtune.tuner.planning.installed import Installed
 from swarmtune.tuner.planning.parts import engine_and_benchmark, part_notes, search_class, tell, tell_of_part
@@ -122,9 +122,7 @@ def make_plan(settings: BaseSections, inquiry: Inquiry | None = None, engine_kno
 
 def _unused(settings: BaseSections) -> list[str]:
     """What was read and has no effect."""
-    names = without_effect(settings)
-    told = f"{', '.join(names)} {'was read and has' if len(names) == 1 else 'were read and have'} no effect here"
-    return [*([told] if names else []), *without_use(settings)]
+    return [*read_only_notes(settings), *without_use(settings)]
 
 
 def _evaluations(settings: BaseSections) -> int:
