@@ -6,20 +6,23 @@ import os
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Float, MetaData, String, Table, insert, select
+from sqlalchemy import Column, Float, MetaData, String, Table, insert, inspect, select
 from sqlalchemy.exc import OperationalError
 
 from swarmtune.clock import VirtualClock
 from swarmtune.database.address import database_url, shown_url
-from swarmtune.database.connection import open_database, read_only, snapshot, translated
+from swarmtune.database.connection import once_made, open_database, read_only, snapshot, translated
 from swarmtune.database.lease import Lease
 from swarmtune.errors import ConfigurationError, StoreError
+from swarmtune.study.tables import metadata
 
 
 def rows(place: Path | str) -> list[int]:
@@ -170,3 +173,33 @@ def test_a_lease_is_taken_over_when_it_has_run_out(tmp_path: Path) -> None:
     second.release()
     assert first.acquire() is None
     database.dispose()
+
+
+def test_several_that_begin_at_one_moment_share_a_new_database(tmp_path: Path) -> None:
+    url, begin = f"sqlite:///{tmp_path}/s.db", threading.Barrier(6)
+
+    def opened() -> list[str]:
+        begin.wait()
+        engine = open_database(url, metadata)
+        try:
+            return sorted(inspect(engine).get_table_names())
+        finally:
+            engine.dispose()
+
+    for _ in range(8):
+        with ThreadPoolExecutor(6) as pool:
+            found = [one.result() for one in [pool.submit(opened) for _ in range(6)]]
+        assert all(set(metadata.tables) <= {*names} for names in found)
+        (tmp_path / "s.db").unlink()
+
+
+def test_another_trouble_with_a_database_is_told_at_once() -> None:
+    calls = []
+
+    def create() -> None:
+        calls.append(1)
+        raise OperationalError("CREATE", {}, sqlite3.OperationalError("disk I/O error"))
+
+    with pytest.raises(OperationalError):
+        once_made(create)
+    assert len(calls) == 1

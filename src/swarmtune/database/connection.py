@@ -8,21 +8,23 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, MetaData, NullPool, create_engine, event
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from swarmtune.database.address import SHOWN, database_url
 from swarmtune.errors import ConfigurationError, StoreError
 from swarmtune.files import refuse_planted
 
 SQLITE_TIMEOUT_S = 60.0
+T = TypeVar("T")
+MOST_MEETINGS = 5  # tables that another process makes at the same moment
 MOST_COPIED_BYTES = 2**30
 MOST_VALUE_BYTES = 2**28  # of one value or row; SQLite itself allows four times that
 LONGEST_READ_S = 30.0  # of one connection that only reads
@@ -126,8 +128,19 @@ def open_database(url: str, metadata: MetaData) -> Engine:
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")  # a finished trial survives a power cut, too
 
-    metadata.create_all(engine)
+    once_made(lambda: metadata.create_all(engine))
     return engine
+
+
+def once_made(create: Callable[[], T]) -> T:
+    """The result of ``create``, which makes the tables that it does not find, and may meet another process that does."""
+    for _ in range(MOST_MEETINGS):
+        try:
+            return create()
+        except (OperationalError, ProgrammingError, IntegrityError) as error:
+            if not re.search("already exists|unique|duplicate", str(error.orig), re.IGNORECASE):
+                raise
+    return create()
 
 
 def _make_private(path: str) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from swarmtune.clock import Clock
 from swarmtune.database.address import database_url
-from swarmtune.database.connection import connect_arguments, open_database
+from swarmtune.database.connection import connect_arguments, once_made, open_database
 from swarmtune.errors import ConfigurationError, StoreError, one_line
 from swarmtune.records import Attempt, AttemptResult, Event, Measurement, Prediction, Setting, Trial, to_plain
 from swarmtune.redaction import ours
@@ -74,7 +74,8 @@ class StudyWriter(Store):
         with translated("be opened"):
             self._database = open_database(self.url, metadata)
             self.reader = StudyReader(self._database)
-            self._optuna = RDBStorage(self.url, engine_kwargs={"connect_args": connect_arguments(self.url)})
+            driver = {"connect_args": connect_arguments(self.url)}
+            self._optuna = once_made(lambda: RDBStorage(self.url, engine_kwargs=driver))
             try:
                 self._take_over()
             except BaseException:
