@@ -310,8 +310,10 @@ def test_a_password_in_base64_is_known_by_itself() -> None:
     registry = base64.b64encode(b"me:t3nPqZ8vLw5RkX2").decode()
     known.learn_environment({"DOCKER_AUTH_CONFIG": json.dumps({"auths": {"r.io": {"auth": registry}}})})
     known.learn_in({"DSN": "Driver=x;UID=u;PWD={A;b9K8b1mi59l};"})
-    said = f"{basic} larkspur-55 {registry} t3nPqZ8vLw5RkX2 A;b9K8b1mi59l"
-    assert known.hide(said) == " ".join([HIDDEN] * 5)
+    known.learn_environment({"HTTP_BASIC_AUTH": "alice:larkspur.66", "AUTH_URL": "http://h:8000/x"})
+    said = f"{basic} larkspur-55 {registry} t3nPqZ8vLw5RkX2 A;b9K8b1mi59l larkspur.66"
+    assert known.hide(said) == " ".join([HIDDEN] * 6)
+    assert known.hide("http://h:8000/x") == "http://h:8000/x"
 
 
 def _each(secret: str, form: str) -> str:

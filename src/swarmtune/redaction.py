@@ -58,6 +58,7 @@ _COUNT_WORDS = frozenset(
 ) | frozenset(("pad", "bos", "eos", "unk", "map", "time", "first", "output", "inter", "per"))
 # of secrets, too
 _FACT_WORDS = frozenset(("length", "len", "rounds", "policy", "path", "file", "dir", "folder", "type"))
+_ADDRESS_WORDS = frozenset(("url", "uri", "endpoint", "host", "issuer"))
 _SOFT = re.compile(r"(^|_)(auth|authorization|cookie|salt|session)(_|$)", re.IGNORECASE)  # names of keys, and of kinds
 _HEADER = re.compile(r"auth|key|token|secret|cookie|password", re.IGNORECASE)
 # What people write where a key is wanted and none is needed; to hide these would hide our own words.
@@ -187,7 +188,8 @@ class Redactor:
         elif isinstance(data, (list, tuple)):
             self._learn_words(data, name)
         elif isinstance(data, str):
-            if looks_secret(name) or (_SOFT.search(name) and any(c.isdigit() for c in data) and len(data) >= SURE):
+            soft = _SOFT.search(name) and not words_of(name) & _ADDRESS_WORDS
+            if looks_secret(name) or (soft and any(c.isdigit() for c in data) and len(data) >= SURE):
                 self.learn(data, *(word for word in data.split() if word.lower() not in _SCHEMES))
             self.learn(*_placed(data), *_parts_of_hook(name, data))
             if (inner := _json_in(data)) is not None:
@@ -327,6 +329,8 @@ def _borne(name: str, value: str) -> Iterator[str]:
         yield rest
     if scheme.lower() == "basic" or "auth" in words_of(name):
         yield from _password_in(rest or scheme)
+        if found := re.fullmatch(r"[^\s:/@]{1,80}:([^\s/]{4,200})", rest or scheme):  # user:password
+            yield found[1]
     if "cookie" in words_of(name):
         yield from (pair.partition("=")[2].strip() for pair in value.split(";"))
     if "dsn" in words_of(name) and (user := re.match(r"\w+://([^/@:\s]{8,200})@", value)):
