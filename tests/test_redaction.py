@@ -297,7 +297,9 @@ def test_json_without_a_key_teaches_nothing() -> None:
     known = Redactor()
     for text in ('{"max_tokens": "1234567890", "path": "/a/b-c-d-e-f-g"}', "[1, 2", "{" * 5000, '["prefill-decode-x"]'):
         known.learn_in(["--kv-transfer-config", text])
-    known.learn_in(["--api-key", "K1ab-22cc-33dd", "serve", "Qwen/Qwen2.5-7B", "second-key-77x", "--port", "18000"])
+    known.learn_in(
+        ["--api-key", "K1ab-22cc-33dd", "serve", "Qwen2.5-7B-Instruct", "second-key-77x", "--port", "18000-18009-ab"]
+    )
     assert known.values == ["K1ab-22cc-33dd", "second-key-77x"], "several keys, and no model"
     for name in ("BYPASS", "COMPASS", "KEYBOARD", "MONKEY", "MAX_PIN_MEMORY", "PWM_RATE"):
         assert not looks_secret(name), name

@@ -221,7 +221,7 @@ class Redactor:
         self.learn(*_borne(name, value))
 
     def _learn_words(self, words: Iterable[Any], name: str) -> None:
-        before = last = ""
+        before = first = ""
         for word in words:
             if not isinstance(word, str):
                 self.learn_in(word, name)
@@ -237,7 +237,8 @@ class Redactor:
                 self.learn(value)
             elif before.startswith("-") and "=" not in before and not word.startswith("--") and looks_secret(before):
                 self.learn(word)
-            elif last.startswith("-") and "=" not in last and looks_secret(last) and _is_further(word):
+                first = word
+            elif first and _is_further(word, first):
                 self.learn(word)  # --api-key takes several
             if colon and re.fullmatch(r"[\w-]{1,80}", header) and not words_of(header) & _COUNT_WORDS:
                 self.learn_header(header, rest)
@@ -246,7 +247,7 @@ class Redactor:
             if before in ENVIRONMENTS or flag in ENVIRONMENTS:  # --env NAME=VALUE, --env=NAME=VALUE
                 named, _, key = (value if equals and flag in ENVIRONMENTS else word).partition("=")
                 self.learn_in({named: key})
-            before, last = word, word if word.startswith("-") else last
+            before, first = word, "" if word.startswith("-") else first
 
     def hide(self, text: str) -> str:
         """The text with stars for each secret: known ones wherever they stand, others by their place or form."""
@@ -309,9 +310,10 @@ def _json_in(text: str) -> Any:
     return read if isinstance(read, (dict, list)) else None
 
 
-def _is_further(word: str) -> bool:
-    """Could a word behind the first value of ``--api-key`` be another key, and no name of a program or model?"""
-    return len(word) >= SURE and not word.startswith("-") and "/" not in word and any(c.isdigit() for c in word)
+def _is_further(word: str, first: str) -> bool:
+    """Is a word behind the first value of ``--api-key`` another key, and no name of a program or model?"""
+    alike = len(word) == len(first) >= SURE and any(c.isdigit() for c in word) and "/" not in word
+    return alike or _is_opaque(word)
 
 
 def _password_in(coded: str) -> Iterator[str]:
