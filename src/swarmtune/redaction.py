@@ -56,6 +56,9 @@ _COUNT_WORDS = frozenset(
         "ids",
     )
 ) | frozenset(("pad", "bos", "eos", "unk", "map", "time", "first", "output", "inter", "per"))
+_COUNT_WORDS |= frozenset(
+    ("stop", "sep", "cls", "mask", "image", "audio", "video", "special", "start", "end")
+)  # of models
 # of secrets, too
 _FACT_WORDS = frozenset(("length", "len", "rounds", "policy", "path", "file", "dir", "folder", "type"))
 _ADDRESS_WORDS = frozenset(("url", "uri", "endpoint", "host", "issuer"))
