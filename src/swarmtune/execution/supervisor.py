@@ -421,7 +421,7 @@ STEERING = re.compile(
     rb"|(?<![\x80-\xff])[\x80-\x9f]"  # the latter alone, as no UTF-8 has them
 )
 ALONE = re.compile(rb"\r+(?!\n)")  # what stands behind it would be shown in place of what stands before
-LAST_WORD = re.compile(rb"[^\s]+\Z")
+BLANKS = (b" ", b"\n", b"\t")
 END_OF_KEY = re.compile(rb"-----END [A-Z ]+-----")
 MOST_WORD, MOST_KEY = 4096, 20_000  # bytes of output that wait: a key may go on in the next piece
 UNFINISHED = re.compile(
@@ -480,8 +480,7 @@ class Log:
 
     def _begun(self, data: bytes) -> int:
         """Where the last word begins, or a private key that has no end before it."""
-        word = LAST_WORD.search(data, max(0, len(data) - MOST_WORD))
-        begun = word.start() if word else len(data)
+        begun = max(len(data) - MOST_WORD, *(data.rfind(blank) + 1 for blank in BLANKS))
         key = data.rfind(b"-----BEGIN ", max(0, len(data) - MOST_KEY))
         head = data[key : key + 80]
         may_be = b"PRIVATE KEY-----" in head or (len(head) < 80 and b"\n" not in head)
