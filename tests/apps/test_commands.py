@@ -314,7 +314,7 @@ BENCH = ("bench", "-m", "m", "-u", "127.0.0.1:9")
         ("pydantic_core", BENCH),
         ("swarmtune.loadgen.ask.spec", BENCH),
         ("numpy", BENCH),
-        ("numpy.random", BENCH),
+        ("numpy.linalg", BENCH),
         ("swarmtune.loadgen.judge.statistics", BENCH),
         ("numpy", ("optimizer", "-e", "simulated", "--dry-run")),
         ("swarmtune.space.checks", ("check", "-e", "simulated")),
