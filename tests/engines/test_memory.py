@@ -472,11 +472,11 @@ def test_mindie_says_in_its_file_how_the_model_is_divided(tmp_path: Path) -> Non
     ("changes", "told"),
     [
         ({"num_key_value_heads": 0}, "num_key_value_heads is 0, not a whole number from 1"),
-        ({"num_key_value_heads": 64}, "32 attention heads in groups for 64 KV heads is not possible"),
-        ({"num_key_value_heads": 5}, "32 attention heads in groups for 5 KV heads is not possible"),
+        ({"num_key_value_heads": 64}, "the number of attention heads, 32, cannot be divided evenly among 64 KV heads"),
+        ({"num_key_value_heads": 5}, "the number of attention heads, 32, cannot be divided evenly among 5 KV heads"),
         (
             {"hidden_size": 4000, "num_attention_heads": 30},
-            "a hidden_size of 4000 in 30 attention heads is not possible",
+            "hidden_size, 4000, cannot be divided evenly among 30 attention heads",
         ),
         ({"torch_dtype": "auto"}, None),
         ({"num_key_value_heads": None}, None),

@@ -157,7 +157,7 @@ def test_the_model_is_to_learn_once_two_results_disagree() -> None:
         agreeing.tell(one, score(hill(one) * 1.05))
         wrong.tell(one, score(hill(one) * 1.4))
         late.tell(one, score(hill(one), 0.1))
-    assert not agreeing.outdated, "what the model knows, and what is near, is no news"
+    assert not agreeing.outdated, "the baseline is known to the model, and the others are near their predictions"
     assert wrong.outdated
     assert late.outdated, "an SLO that was predicted to be kept is broken"
     again = made([baseline, *others[:2]], 1.0)

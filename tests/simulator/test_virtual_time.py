@@ -90,10 +90,8 @@ def test_requests_that_come_together_do_not_preempt_each_other_for_ever(
     rules = Rules(2, 36, 19, 2, by_priority=True, long_prefill_token_threshold=1, whole_prompt=False, version=version)
     replica = kind(rules, COST)
     replica.add(Requests.of([0.17] * 3, [12] * 3, [24] * 3, [2] * 3, [[]] * 3))
-    for _ in range(100):
-        if replica.run(replica.now + 1.0) is Reason.DRAINED:
-            return
-    pytest.fail(f"{replica.preemptions} preemptions, and no end")
+    told = [replica.run(replica.now + 1.0) for _ in range(100)]
+    assert told[-1] is Reason.DRAINED, f"{replica.preemptions} preemptions, and no end"
 
 
 @needs_native

@@ -219,7 +219,7 @@ def _attention(
     size = optional(model, "head_dim", "kv_channels", "attention_head_dim", "head_size", "hidden_size_per_head")
     if size is None and model.get("qk_nope_head_dim"):
         size = number(model, "qk_nope_head_dim") + (optional(model, "qk_rope_head_dim") or 0)
-    own_size, size = size, size or _evenly(number(model, *HIDDEN), heads, "a hidden_size of {} in {} attention heads")
+    own_size, size = size, size or _evenly(number(model, *HIDDEN), heads, "hidden_size", "attention heads")
     kv_heads, value_size = _kv_heads(model, heads, i), optional(model, "v_head_dim") or size
     if kind == FULL and (wide := optional(model, "global_head_dim")):
         size = value_size = wide
@@ -235,14 +235,14 @@ def _attention(
 
 def _kv_heads(model: Mapping[str, Any], heads: int, i: int) -> int:
     found = _kv_heads_given(model, heads, i)
-    _evenly(heads, found, "{} attention heads in groups for {} KV heads")
+    _evenly(heads, found, "the number of attention heads", "KV heads")
     return found
 
 
-def _evenly(whole: int, parts: int, what: str) -> int:
+def _evenly(whole: int, parts: int, what: str, among: str) -> int:
     """The size of each part; ValueError if they are not all of the same size."""
     if whole % parts:
-        raise ValueError(f"{what.format(whole, parts)} is not possible: {whole} / {parts} is no whole number")
+        raise ValueError(f"{what}, {whole}, cannot be divided evenly among {parts} {among}")
     return whole // parts
 
 
@@ -265,8 +265,8 @@ def _kv_heads_given(model: Mapping[str, Any], heads: int, i: int) -> int:
         return 1
     if counted := optional(model, *(name for name in KV_HEADS if model.get(name))):
         return counted
-    if none := next((name for name in KV_HEADS if model.get(name) is not None), None):
-        number(model, none)  # 0 is no number of heads
+    if any(model.get(name) is not None for name in KV_HEADS):
+        number(model, *KV_HEADS)  # it is 0 or no number: ValueError
     other = next((key for key, value in model.items() if value and key not in _NOT_HEADS and KV_LIKE.search(key)), None)
     if other is not None:
         raise UnknownLayerError(f"{other[:60]}, and no number of KV heads under a name that is known here")

@@ -77,7 +77,7 @@ def foresight_text(result: Result) -> str:
     if not result.foresights:
         return ""
     pairs = predicted_and_measured(result)
-    text = f"{len(result.foresights[-1].predictions)} settings were predicted, which is no measurement"
+    text = f"{len(result.foresights[-1].predictions)} settings were predicted; a prediction is no measurement"
     if not pairs:
         return f"{text}; none of them has a measured value."
     off = [100 * (measured / predicted - 1) for _, predicted, measured in pairs]

@@ -151,13 +151,10 @@ def _unreadable(text: str) -> str:
 
 def _doubtful(fields: Iterable[Field], key: str, mistakes: Sequence[str]) -> frozenset[str]:
     """The fields that mistakes speak of, by name or by the place that they set: whether their values are right is open."""
-    words = [set(text.replace(":", " ").split()) for text in mistakes]
+    words = set[str]().union(*(text.replace(":", " ").split() for text in mistakes)) - {"env"}
     starts = {f.name: (f"{key} {f.name}:", f"{key}: {f.name}:") for f in fields}
-    return frozenset(
-        f.name
-        for f in fields
-        if any(f.config_position in one for one in words) or any(text.startswith(starts[f.name]) for text in mistakes)
-    )
+    named = {name for name, start in starts.items() if any(text.startswith(start) for text in mistakes)}
+    return frozenset(f.name for f in fields if f.name in named or f.config_position in words)
 
 
 def _broken_baseline(
